@@ -1,0 +1,61 @@
+"""Does the engine still give PyTorch's answers?"""
+
+import numpy as np
+import pytest
+
+from trtgate import judge
+from trtgate.engines.base import REFERENCE, Engine
+from trtgate.expectations import Expectation
+from trtgate.plugin import Gate
+from trtgate.verdict.agreement import Agreement, measure_accuracy
+from trtgate.workbench import Workbench
+
+
+@pytest.mark.with_reference
+def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
+    size = min(workbench.settings.batch_sizes)
+    logits = engine.infer(workbench.batch(size))
+    assert logits.shape == (size, 1000)
+    assert np.isfinite(logits).all(), f"{engine.spec.id} answers NaN or infinity on the first photos"
+
+
+def test_top1_agreement(
+    agreement: Agreement,
+    expectation: Expectation,
+    engine: Engine,
+    workbench: Workbench,
+    gate: Gate,
+    request: pytest.FixtureRequest,
+) -> None:
+    decision = judge.agreement_decision(agreement, expectation)
+    details = judge.describe_flips(agreement, workbench.photos("evaluation").names)
+    gate.settle(request.node, decision, workbench.name, engine.spec.id, details=details)
+
+
+def test_logit_fidelity(
+    agreement: Agreement,
+    expectation: Expectation,
+    engine: Engine,
+    workbench: Workbench,
+    gate: Gate,
+    request: pytest.FixtureRequest,
+) -> None:
+    decision = judge.fidelity_decision(agreement, expectation)
+    gate.settle(request.node, decision, workbench.name, engine.spec.id)
+
+
+def test_labelled_accuracy(
+    agreement: Agreement,
+    expectation: Expectation,
+    engine: Engine,
+    workbench: Workbench,
+    gate: Gate,
+    request: pytest.FixtureRequest,
+) -> None:
+    photos = workbench.photos("evaluation")
+    if photos.labels is None:
+        pytest.skip("the photos have no labels; give --images DIR with DIR/<wnid>/*.jpg")
+    accuracy = measure_accuracy(workbench.logits(REFERENCE), workbench.logits(engine.spec), photos.labels)
+    gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))
+    decision = judge.accuracy_decision(accuracy, expectation)
+    gate.settle(request.node, decision, workbench.name, engine.spec.id)

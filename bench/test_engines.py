@@ -1,0 +1,28 @@
+"""Is the engine what was asked for: built in the right precision, from a plan of a sensible size?"""
+
+import pytest
+
+from trtgate import judge
+from trtgate.engines.base import Engine
+from trtgate.plugin import Gate
+from trtgate.workbench import Workbench
+
+
+@pytest.mark.with_reference
+def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, request: pytest.FixtureRequest) -> None:
+    audit = engine.audit()
+    gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
+    decision = judge.audit_decision(audit, allowed_float=workbench.kept_in_float(engine.spec))
+    gate.settle(request.node, decision, workbench.name, engine.spec.id)
+
+
+def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
+    plan = workbench.plan(engine.spec)
+    if plan is None:
+        pytest.skip(f"{engine.spec.id} has no plan: it runs the PyTorch model itself")
+    gate.note(workbench.name, engine.spec.id, plan={"bytes": plan.size, "build_seconds": plan.build_seconds})
+    if engine.spec.precision == "int8":
+        graph = workbench.graph("fp32")
+        assert plan.size < graph.size / 2, (
+            f"the plan of {engine.spec.id} has {plan.size} bytes, the FP32 graph {graph.size}: weights are not INT8"
+        )

@@ -1,0 +1,166 @@
+"""Saved sessions against saved sessions: what changed, by how much, and what the verdict is."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trtgate.errors import UserError
+from trtgate.expectations import Expectations
+from trtgate.plans import changed_fields
+from trtgate.records import EngineRecord, SessionRecord
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import change_text
+from trtgate.verdict.policy import worst
+from trtgate.verdict.sessions import decide_sessions
+
+Key = tuple[str, str, int]
+
+# Fields that name the machine. Another one makes every ratio meaningless, so such a baseline is refused.
+HARDWARE = ("cpu", "machine", "gpu")
+# Fields that change from run to run and explain nothing.
+NOISE = frozenset({"node"})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One engine, old against new. Times are medians over the sessions, in seconds; speedups likewise."""
+
+    key: Key
+    old_latency: float
+    new_latency: float
+    old_reference: float
+    new_reference: float
+    old_speedup: float
+    new_speedup: float
+    latency: Decision
+    speedup: Decision
+
+    @property
+    def decision(self) -> Decision:
+        """The worse of latency and speedup; the message says which and what each part contributed."""
+        return worst([self.latency, self.speedup])
+
+    @property
+    def attribution(self) -> str:
+        """log speedup = log reference - log engine: both parts, so that a faster PyTorch is seen as what it is."""
+        engine = float(np.log(self.new_latency / self.old_latency))
+        reference = float(np.log(self.new_reference / self.old_reference))
+        return f"engine {change_text(engine)}, reference {change_text(reference)}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole comparison; `missing` holds decisions on what the baseline has and the new side lacks."""
+
+    engines: tuple[Comparison, ...]
+    missing: Mapping[Key, Decision]
+    added: tuple[Key, ...]
+    stack_changes: tuple[str, ...]
+
+    def decisions(self) -> list[Decision]:
+        """All decisions of the report."""
+        return [each.decision for each in self.engines] + list(self.missing.values())
+
+
+def require_same_hardware(old: SessionRecord, stack: Mapping[str, Any]) -> None:
+    """Raises UserError when the baseline was measured on another CPU or GPU."""
+    for name in HARDWARE:
+        before, now = old.stack.get(name), stack.get(name)
+        if before != now:
+            raise UserError(
+                f"baseline {old.path} was measured on another {name} ({before}, this machine has {now}); "
+                "save a baseline on this machine"
+            )
+
+
+def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord], expectations: Expectations) -> Report:
+    """Decide on every engine of the baseline `old`.
+
+    Raises UserError when a side is empty, a session is unfit to be compared with, or the hardware differs.
+    """
+    if not old or not new:
+        raise UserError("a comparison needs at least one session on each side; save some with --benchmark-save")
+    for session in old:
+        if session.unfit:
+            raise UserError(
+                f"baseline {session.path} must not be used: its own run failed ({session.unfit[0]}); save a sound one"
+            )
+        require_same_hardware(session, new[0].stack)
+    for session in new[1:]:
+        require_same_hardware(session, new[0].stack)
+    before, after = _by_key(old), _by_key(new)
+    skipped = {name: reason for session in new for name, reason in session.skipped.items()}
+    return Report(
+        engines=tuple(_compare(key, before[key], after[key], expectations) for key in before if key in after),
+        missing={key: _missing(key, skipped, expectations) for key in before if key not in after},
+        added=tuple(key for key in after if key not in before),
+        stack_changes=tuple(
+            changed_fields(
+                {k: v for k, v in old[-1].stack.items() if k not in NOISE},
+                {k: v for k, v in new[-1].stack.items() if k not in NOISE},
+            )
+        ),
+    )
+
+
+def _by_key(sessions: Sequence[SessionRecord]) -> dict[Key, list[EngineRecord]]:
+    found: dict[Key, list[EngineRecord]] = {}
+    for session in sessions:
+        for key, record in session.engines.items():
+            found.setdefault(key, []).append(record)
+    return found
+
+
+def _compare(
+    key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectations: Expectations
+) -> Comparison:
+    expectation = expectations.of(key[0], key[1])
+    times_old, times_new = _values(old, "latency"), _values(new, "latency")
+    slowness_old, slowness_new = 1 / _values(old, "speedup"), 1 / _values(new, "speedup")
+    spread = max(record.log_spread() for record in old)
+    if any(not record.complete for record in [*old, *new]):
+        invalid = Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
+        latency = speedup = invalid
+    else:
+        latency = decide_sessions(
+            times_old,
+            times_new,
+            delta=expectation.delta,
+            absolute_floor=expectation.absolute_floor,
+            within_spread=spread,
+        )
+        # Engine time in units of the reference's: grows when the speedup shrinks, so the same rule applies.
+        speedup = decide_sessions(slowness_old, slowness_new, delta=expectation.delta, within_spread=spread)
+    return Comparison(
+        key=key,
+        old_latency=float(np.median(times_old)),
+        new_latency=float(np.median(times_new)),
+        old_reference=float(np.median(_values(old, "reference_latency"))),
+        new_reference=float(np.median(_values(new, "reference_latency"))),
+        old_speedup=float(np.median(1 / slowness_old)),
+        new_speedup=float(np.median(1 / slowness_new)),
+        latency=latency,
+        speedup=speedup,
+    )
+
+
+def _values(records: Sequence[EngineRecord], name: str) -> Any:
+    return np.array([getattr(record, name) for record in records], np.float64)
+
+
+def _missing(key: Key, skipped: Mapping[str, str], expectations: Expectations) -> Decision:
+    name = f"{key[0]} {key[1]}"
+    if any(fnmatch.fnmatch(name, pattern) for pattern in expectations.acknowledged_missing):
+        return Decision(Verdict.PASS, Reason.ACKNOWLEDGED, f"{name} is missing, as acknowledged")
+    why = f" ({skipped[name]})" if name in skipped else " (renamed, deselected or not asked for?)"
+    return Decision(
+        Verdict.REGRESSED,
+        Reason.MISSING,
+        f"{name} batch {key[2]} is in the baseline but was not measured{why}; "
+        "if that is meant, add it to acknowledged_missing in expectations.toml",
+    )

@@ -1,0 +1,98 @@
+"""PyTorch -> ONNX FP32: dynamic batch, checked, and compared with PyTorch before anyone builds on it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from trtgate.models import Model
+
+log = logging.getLogger(__name__)
+
+INPUT = "input"
+OUTPUT = "logits"
+# The oldest opset whose Q/DQ and FP16 operators every supported builder parses (TensorRT 8.6 to 11, ONNX Runtime
+# from 1.15, OpenVINO).
+OPSET = 19
+# FP32 arithmetic in another order differs by about 1e-6 of the largest logit; a lost layer or a wrong padding by 1e-1.
+EXPORT_TOLERANCE = 1e-4
+
+
+class ExportError(Exception):
+    """The exported graph is invalid, or does not compute what PyTorch computes."""
+
+
+def export(model: Model, path: Path) -> None:
+    """Write `model` as ONNX: `input` float32[batch,3,crop,crop] -> `logits` float32[batch,1000].
+
+    Raises ExportError when the graph is invalid or its logits differ from PyTorch's.
+    """
+    crop = model.preprocessing.crop
+    # A batch of 1 would be specialised into the graph, so the example has 2.
+    example = torch.zeros(2, 3, crop, crop)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True always returns one
+    graph = program.model_proto
+    name_nodes_by_module(graph)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the ONNX graph of {model.name} is invalid: {error}") from error
+    onnx.save(graph, path)
+    compare_with_pytorch(model, path)
+
+
+def name_nodes_by_module(graph: onnx.ModelProto) -> None:
+    """Name every node that has weights by its module, `layer1.0.conv1` say.
+
+    The exporter numbers nodes (`node_Conv_754`), differently in every PyTorch version, and expectations.toml names
+    nodes that must stay in float.
+    """
+    taken = {node.name for node in graph.graph.node}
+    for node in graph.graph.node:
+        if node.op_type in {"Conv", "Gemm", "MatMul"} and len(node.input) > 1:
+            name = node.input[1].removesuffix(".weight")
+            if name != node.input[1] and name not in taken:
+                node.name = name
+                taken.add(name)
+
+
+def compare_with_pytorch(model: Model, path: Path) -> None:
+    """Run the graph by ONNX Runtime on seeded noise at two batch sizes that the export did not see.
+
+    Raises ExportError when a logit is off by more than EXPORT_TOLERANCE of the largest one.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    crop = model.preprocessing.crop
+    for batch in (1, 3):
+        noise = np.random.default_rng(batch).standard_normal((batch, 3, crop, crop), np.float32)
+        with torch.inference_mode():
+            expected = model.module(torch.from_numpy(noise)).numpy()
+        got = session.run([OUTPUT], {INPUT: noise})[0]
+        error = float(np.abs(got - expected).max() / np.abs(expected).max())
+        log.debug("%s: export differs from PyTorch by %.1e of the largest logit at batch %d", model.name, error, batch)
+        if not error <= EXPORT_TOLERANCE:
+            raise ExportError(
+                f"the ONNX graph of {model.name} differs from PyTorch by {error:.1e} of the largest logit at batch "
+                f"{batch} (at most {EXPORT_TOLERANCE:.0e} is allowed)"
+            )

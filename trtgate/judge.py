@@ -1,0 +1,110 @@
+"""From a record and what is expected of it to decisions: which rule of `verdict` applies to which number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from trtgate.engines.base import PrecisionAudit
+from trtgate.expectations import Expectation
+from trtgate.models import image_classes
+from trtgate.race import Race
+from trtgate.records import EngineRecord
+from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import decide_floor
+
+# As trtexec warns: above this coefficient of variation of the rounds the machine is not quiet.
+VARIATION_WARNING = 0.025
+FLIPS_SHOWN = 10
+ASKED_TYPES = {
+    "fp32": frozenset({"float32"}),
+    "tf32": frozenset({"float32"}),
+    "fp16": frozenset({"float16"}),
+    "bf16": frozenset({"bfloat16"}),
+    "int8": frozenset({"int8"}),
+}
+
+
+def agreement_decision(agreement: Agreement, expectation: Expectation) -> Decision:
+    """Top-1 agreement against its floor."""
+    return decide_agreement(agreement, floor=expectation.agreement)
+
+
+def fidelity_decision(agreement: Agreement, expectation: Expectation) -> Decision:
+    """Cosine similarity and SQNR of the logits against their floors."""
+    if not agreement.finite:
+        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+    text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"
+    floors = f"floors are {expectation.cosine:g} and {expectation.sqnr_db:g} dB"
+    if agreement.cosine < expectation.cosine or agreement.sqnr_db < expectation.sqnr_db:
+        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}: {floors}")
+    return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}: {floors}")
+
+
+def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
+    """The numbers of an accuracy that a record keeps."""
+    return {**asdict(accuracy), "drop": accuracy.drop, "drop_high": accuracy.drop_high}
+
+
+def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
+    """Whether the layers run in what was asked for, but for `allowed_float` that were meant to stay in float."""
+    wanted = ASKED_TYPES[audit.asked]
+    outside = audit.outside(wanted)
+    built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
+    if not audit.layers:
+        return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
+    if len(outside) > allowed_float:
+        message = f"asked for {audit.asked}, built {built}; not in {'/'.join(sorted(wanted))}: {', '.join(outside)}"
+        return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, message)
+    return Decision(Verdict.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
+
+
+def accuracy_decision(accuracy: Accuracy, expectation: Expectation) -> Decision:
+    """Labelled accuracy against the reference's."""
+    return decide_accuracy(accuracy, max_drop=expectation.max_accuracy_drop)
+
+
+def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
+    """Speedup against its floor; INVALID when the race could not be finished."""
+    if not record.complete:
+        message = f"{record.dropped_rounds} rounds were disturbed, the machine is not fit to measure on"
+        return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+    return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation.speedup)
+
+
+def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
+    """What makes a measurement less sure without making it invalid."""
+    warnings = []
+    if not race.warm.get(arm, True):
+        warnings.append("did not become steady during warm-up")
+    variation = race.variation(arm)
+    if variation > VARIATION_WARNING:
+        warnings.append(f"coefficient of variation {variation:.1%} over {race.rounds} rounds")
+    if race.dropped:
+        warnings.append(f"{len(race.dropped)} rounds dropped ({race.dropped[0]})")
+    return tuple(warnings)
+
+
+def describe_flips(agreement: Agreement, names: Sequence[str]) -> str:
+    """One line per photo that flipped, the surest ones first: from what, to what, by which margin."""
+    classes = image_classes()
+    lines = [
+        f"  {names[flip.index]}: {classes[flip.reference].name} -> {classes[flip.engine].name}, "
+        f"margin {flip.margin:.2f}"
+        for flip in sorted(agreement.flips, key=lambda flip: -flip.margin)[:FLIPS_SHOWN]
+    ]
+    more = len(agreement.flips) - len(lines)
+    return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
+
+
+def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
+    """The numbers of an agreement that a record keeps."""
+    values = asdict(agreement)
+    del values["flips"]
+    # JSON has no infinity: an engine that equals the reference to the last bit has no noise to speak of.
+    if not np.isfinite(values["sqnr_db"]):
+        values["sqnr_db"] = None
+    return {**values, "low": agreement.low}

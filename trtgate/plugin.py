@@ -1,0 +1,396 @@
+"""The pytest plugin: options, the replay into pytest-benchmark, baselines, the closing table and the exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trtgate.baseline import find_baseline
+from trtgate.compare import Comparison, Report, compare_sessions
+from trtgate.engines import DEFAULT_ENGINES, all_specs, parse_spec
+from trtgate.engines.base import REFERENCE, EngineSpec
+from trtgate.errors import UserError
+from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.progress import SILENT, Progress
+from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
+from trtgate.report.terminal import comparison_notes, comparison_table, render, run_table
+from trtgate.stack import stack
+from trtgate.verdict.decision import Decision, Verdict
+from trtgate.verdict.policy import exit_status
+from trtgate.workbench import DEFAULT_MODELS, Settings, choose_weights
+
+GOOD = frozenset({Verdict.PASS, Verdict.IMPROVED})
+
+
+class ReplayTimer:
+    """A clock for pytest-benchmark that tells the times of a race that has already been run.
+
+    pytest-benchmark reads the clock before and after each of its rounds; between those two reads this one advances by
+    the next sample. So its table, its JSON and its --benchmark-compare show the interleaved measurement, through
+    nothing but the `timer` of the public `benchmark` marker.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._samples: Iterator[float] = iter(())
+        self._running = False
+
+    def load(self, samples: tuple[float, ...]) -> None:
+        """The seconds that the next rounds will seem to take."""
+        self._samples = iter(samples)
+        self._running = False
+
+    def __call__(self) -> float:
+        if self._running:
+            self._now += next(self._samples)
+        self._running = not self._running
+        return self._now
+
+
+REPLAY = ReplayTimer()
+
+
+class Gate:
+    """What one pytest session measured and decided."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._raced: dict[tuple[str, str, int], EngineRecord] = {}
+        self._facts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._decided: dict[tuple[str, str, int | None], list[Decision]] = {}
+        self.skipped: dict[str, str] = {}
+        self.decisions: list[Decision] = []
+        self.baseline: list[SessionRecord] = []
+        self._settled: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._report: Report | None = None
+        self._settings: Settings | None = None
+        self._stack: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The options of this run. Raises pytest.UsageError for wrong ones."""
+        if self._settings is None:
+            try:
+                self._settings = _read_settings(self.config)
+            except UserError as error:
+                raise pytest.UsageError(str(error)) from error
+        return self._settings
+
+    @property
+    def stack(self) -> Mapping[str, Any]:
+        """The fingerprint of this machine and its software."""
+        if self._stack is None:
+            self._stack = stack(self.settings.threads)
+        return self._stack
+
+    @property
+    def progress(self) -> Progress:
+        """Progress on pytest's own terminal, past its capturing."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None:
+            return SILENT
+
+        def line(text: str) -> None:
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                if reporter.isatty:
+                    reporter.rewrite(text, erase=True)
+                reporter.ensure_newline()
+                if not reporter.isatty:
+                    reporter.write_line(text)
+
+        def draft(text: str) -> None:
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                reporter.rewrite(text, erase=True)
+
+        return Progress(line, draft if reporter.isatty else None)
+
+    def required(self, spec: EngineSpec) -> bool:
+        """Whether --require names the engine or its backend."""
+        return bool({spec.id, spec.backend} & set(self.config.getoption("trtgate_require")))
+
+    def skip(self, model: str, spec: EngineSpec, reason: str) -> None:
+        """Note that an engine was not measured, so that a comparison can say why."""
+        self.skipped[f"{model} {spec.id}"] = reason
+
+    def add(self, record: EngineRecord) -> EngineRecord:
+        """Keep what a race says of an engine."""
+        return self._raced.setdefault(record.key, record)
+
+    def note(self, model: str, engine: str, **facts: Any) -> None:
+        """Keep facts of an engine that are no part of its race: fields of its record."""
+        self._facts.setdefault((model, engine), {}).update(facts)
+
+    @property
+    def records(self) -> dict[tuple[str, str, int], EngineRecord]:
+        """The records of all raced engines with everything noted and decided so far."""
+        return {key: self._complete(record) for key, record in self._raced.items()}
+
+    def _complete(self, record: EngineRecord) -> EngineRecord:
+        model, engine, batch = record.key
+        decided = [self._decided.get((model, engine, size), []) for size in (None, batch)]
+        facts = self._facts.get((model, engine), {})
+        return replace(record, **facts, decisions=tuple(decision for some in decided for decision in some))
+
+    def settle(
+        self,
+        node: pytest.Item,
+        decision: Decision,
+        model: str,
+        engine: str,
+        batch: int | None = None,
+        details: str = "",
+    ) -> None:
+        """Fail the test unless the decision is good; the exit status will say which kind of failure it was."""
+        self.decisions.append(decision)
+        self._decided.setdefault((model, engine, batch), []).append(decision)
+        if decision.verdict in GOOD:
+            return
+        self._settled.add(node.nodeid)
+        head = f"{decision.verdict.value} ({decision.reason.value}): {decision.message}"
+        pytest.fail("\n".join(filter(None, [head, details])), pytrace=False)
+
+    def note_failure(self, report: pytest.TestReport) -> None:
+        """Remember a failed test."""
+        self._failed[report.nodeid] = str(report.longrepr).strip().splitlines()[-1] if report.longrepr else ""
+
+    def report(self) -> Report | None:
+        """This run against the baseline, or None without one."""
+        if self.baseline and self._report is None:
+            self._report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
+        return self._report
+
+    def comparison(self, record: EngineRecord) -> Comparison | None:
+        """This engine against the baseline, or None where the baseline has no such engine."""
+        alone = replace(self.as_session(), engines={record.key: record})
+        report = compare_sessions(self.baseline, [alone], self.settings.expectations)
+        return next((each for each in report.engines if each.key == record.key), None)
+
+    def as_session(self) -> SessionRecord:
+        """What has been measured so far, in the form that a saved session has."""
+        return SessionRecord(Path("this run"), "", self.stack, self.records, dict(self.skipped), ())
+
+    @property
+    def used(self) -> bool:
+        """Whether this session is a gate's run at all, and not some other tests'."""
+        return bool(self._raced or self.skipped or self.decisions or self.baseline)
+
+    def unfit(self) -> list[str]:
+        """Why this run must not become a baseline; empty if it may."""
+        bad = [d.message for d in self.decisions if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
+        return bad + [f"{nodeid} failed" for nodeid in self._failed if nodeid not in self._settled]
+
+    def exit_status(self, status: int) -> int:
+        """The exit status of the run, given pytest's own."""
+        report = self.report()
+        missing = list(report.missing.values()) if report else []
+        if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            return status
+        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not missing:
+            return status
+        if any(nodeid not in self._settled for nodeid in self._failed):
+            return int(pytest.ExitCode.TESTS_FAILED)
+        return exit_status(decision.verdict for decision in [*self.decisions, *missing])
+
+
+GATE = pytest.StashKey[Gate]()
+
+
+def gate_of(config: pytest.Config) -> Gate:
+    """The session's gate."""
+    return config.stash[GATE]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("trtgate", "trtgate: gating inference engines")
+    group.addoption(
+        "--model", action="append", default=[], help=f"model to gate; repeats (default: {', '.join(DEFAULT_MODELS)})"
+    )
+    group.addoption(
+        "--engine", action="append", default=[], help=f"engine to gate; repeats (default: {', '.join(DEFAULT_ENGINES)})"
+    )
+    group.addoption(
+        "--require",
+        action="append",
+        default=[],
+        dest="trtgate_require",
+        metavar="ENGINE",
+        help="engine or backend whose absence is a failure, not a skip; repeats",
+    )
+    group.addoption("--batch-size", action="append", type=int, default=[], help="batch size; repeats (default: 1)")
+    group.addoption(
+        "--weights", action="append", default=[], metavar="MODEL=PATH", help="weights of a model (.safetensors, .pth)"
+    )
+    group.addoption("--images", type=Path, help="folder of evaluation photos, flat or <wnid>/*.jpg (labelled)")
+    group.addoption("--calibration-images", type=Path, help="folder of photos that INT8 ranges are measured on")
+    group.addoption("--skip-bad-images", action="store_true", help="leave unreadable photos out instead of failing")
+    group.addoption("--plan-cache", type=Path, default=Path(".trtgate"), help="folder of cached graphs and plans")
+    group.addoption("--expectations", type=Path, default=DEFAULT_PATH, help="floors and tolerances (TOML)")
+
+
+def _read_settings(config: pytest.Config) -> Settings:
+    batch_sizes = tuple(dict.fromkeys(config.getoption("--batch-size"))) or (1,)
+    if min(batch_sizes) < 1:
+        raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
+    models = tuple(dict.fromkeys(config.getoption("--model"))) or DEFAULT_MODELS
+    weights = choose_weights(config.getoption("--weights"))
+    for name in weights:
+        if name not in models:
+            raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+    chosen = [parse_spec(text) for text in config.getoption("--engine") or DEFAULT_ENGINES]
+    return Settings(
+        models=models,
+        engines=_with_required(chosen, config.getoption("trtgate_require")),
+        batch_sizes=batch_sizes,
+        weights=weights,
+        images=config.getoption("--images"),
+        calibration_images=config.getoption("--calibration-images"),
+        skip_bad_images=config.getoption("--skip-bad-images"),
+        plan_cache=config.getoption("--plan-cache"),
+        expectations=read_expectations(config.getoption("--expectations")),
+    )
+
+
+def _with_required(chosen: list[EngineSpec], required: list[str]) -> tuple[EngineSpec, ...]:
+    """The chosen engines with the reference first and the required ones added. Raises UserError for unknown names."""
+    specs = [REFERENCE, *chosen]
+    for text in required:
+        if text in {spec.id for spec in all_specs()}:
+            specs.append(parse_spec(text))
+        elif text not in {spec.backend for spec in all_specs()}:
+            raise UserError(f"--require {text} is neither an engine nor a backend")
+        elif text not in {spec.backend for spec in specs}:
+            specs += [spec for spec in all_specs() if spec.backend == text]
+    return tuple(dict.fromkeys(specs))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    gate = Gate(config)
+    config.stash[GATE] = gate
+    compare = config.getoption("benchmark_compare", [])
+    if not compare:
+        return
+    # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
+    try:
+        _refuse_what_cannot_compare(config)
+        files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
+        gate.baseline = [read_session(path) for path in files]
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
+    # Its own table then compares with the newest of exactly these files.
+    config.option.benchmark_compare = str(files[-1])
+
+
+def _refuse_what_cannot_compare(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") != "no" or os.environ.get("PYTEST_XDIST_WORKER"):
+        raise UserError("--benchmark-compare with xdist (-n) would measure nothing; run without -n")
+    if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
+        raise UserError("--benchmark-compare with --benchmark-disable would measure nothing; drop --benchmark-disable")
+    if config.getoption("benchmark_skip"):
+        raise UserError("--benchmark-compare with --benchmark-skip would measure nothing; drop --benchmark-skip")
+
+
+@pytest.fixture(scope="session")
+def gate(pytestconfig: pytest.Config) -> Gate:
+    """What this session measures and decides."""
+    return gate_of(pytestconfig)
+
+
+def replay(benchmark: Any, record: EngineRecord) -> None:
+    """Show a record's rounds to pytest-benchmark; the test must be marked `benchmark(timer=REPLAY)`.
+
+    Fails the test where benchmarks are disabled: under xdist nothing was measured undisturbed.
+    """
+    if not benchmark.enabled:
+        pytest.fail("benchmarks are disabled (xdist or --benchmark-disable): nothing can be gated", pytrace=False)
+    REPLAY.load(record.rounds)
+    benchmark.extra_info[KEY] = {"model": record.model, "engine": record.engine, "batch": record.batch}
+    benchmark.pedantic(_nothing, rounds=len(record.rounds), iterations=1)
+
+
+def _nothing() -> None:
+    return None
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info[KEY] = dict(gate_of(config).stack)
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    gate = gate_of(config)
+    if not gate.used:
+        return
+    records = gate.records
+    for entry in output_json["benchmarks"]:
+        key = entry["extra_info"].get(KEY)
+        if key:
+            entry["extra_info"][KEY] = to_json(records[key["model"], key["engine"], key["batch"]])
+    output_json[KEY] = {"schema": SCHEMA, "skipped": gate.skipped, "unfit": gate.unfit()}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> None:
+    # pytest-benchmark would now print both machines in full, and fails where the storage is outside the working
+    # directory. What changed in the stack is in our own report; so it is shown two equal ones.
+    if gate_of(config).baseline:
+        machine_info.clear()
+        machine_info.update(compared_benchmark["machine_info"])
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed and _CURRENT:
+        _CURRENT[-1].note_failure(report)
+
+
+# pytest_runtest_logreport is not given the config; pytester runs sessions inside sessions.
+_CURRENT: list[Gate] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    _CURRENT.append(gate_of(session.config))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    _CURRENT.pop()
+    gate = gate_of(session.config)
+    if gate.used:
+        session.exitstatus = gate.exit_status(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    gate = gate_of(config)
+    if not gate.used:
+        return
+    colour = bool(terminalreporter.hasmarkup)
+    records = gate.records.values()
+    if records:
+        terminalreporter.section("trtgate")
+        terminalreporter.write_line(render(run_table(records), colour=colour))
+        for record in records:
+            for warning in record.warnings:
+                terminalreporter.write_line(f"note: {record.name}: {warning}")
+    for name, reason in gate.skipped.items():
+        terminalreporter.write_line(f"skipped: {name}: {reason}")
+    report = gate.report()
+    if report is not None:
+        terminalreporter.section("trtgate: against the baseline")
+        terminalreporter.write_line(f"baseline: {', '.join(str(session.path) for session in gate.baseline)}")
+        terminalreporter.write_line(render(comparison_table(report.engines), colour=colour))
+        for line in comparison_notes(report):
+            terminalreporter.write_line(line)
+
+
+logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -1,0 +1,197 @@
+"""Racing arms against each other: warm-up, block calibration, interleaved rounds.
+
+Pure scheduling: an arm is a name and a function that times n back-to-back inferences. What the times mean is
+`verdict`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+
+# A percentile needs some samples beyond it: the 99th is left out below 1000 iterations, not guessed.
+P99_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The constants of a race, and why they are what they are.
+
+    They bound noise, they do not remove it: a race says nothing about a slow drift between two processes.
+    """
+
+    # 15 rounds give a 99.6 % bound from order statistics with room for two outliers on either side.
+    rounds: int = 15
+    # Long enough that one preemption of a few milliseconds is a small part of a block.
+    block_seconds: float = 0.1
+    block_iterations: int = 10
+    # Caches, frequency and thread pools belong to the arm that ran before; the first calls of a block pay for that.
+    lead_in_iterations: int = 2
+    warm_up_iterations: int = 10
+    warm_up_seconds: float = 0.5
+    warm_up_limit_seconds: float = 5.0
+    # Warm when two windows in a row agree this well: tighter is never reached on a shared machine.
+    warm_up_agreement: float = 0.05
+    # With more rounds lost than this the machine is not fit to measure on, and what is left is a biased sample.
+    dropped_share: float = 0.2
+
+    def doubled(self) -> Schedule:
+        """The same schedule with twice the rounds."""
+        return dataclasses.replace(self, rounds=2 * self.rounds)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One engine in a race; `block(n)` returns seconds, float64[n], of n back-to-back inferences."""
+
+    name: str
+    block: Callable[[int], Seconds]
+
+
+class Monitor(Protocol):
+    """Watches the machine around blocks, never inside the timed window."""
+
+    def start(self) -> None:
+        """A round begins."""
+
+    def stop(self) -> str | None:
+        """The round is over: why it must not count, or None."""
+
+
+class NoMonitor:
+    """Sees nothing."""
+
+    def start(self) -> None:
+        return None
+
+    def stop(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Race:
+    """All iterations of all rounds that counted: `blocks[arm][r]` is float64[n] of seconds."""
+
+    blocks: Mapping[str, tuple[Seconds, ...]]
+    warm: Mapping[str, bool]
+    dropped: tuple[str, ...] = ()
+    complete: bool = True
+    statistic: str = field(default="median")
+
+    @property
+    def rounds(self) -> int:
+        return len(next(iter(self.blocks.values())))
+
+    def round_latencies(self, arm: str) -> Seconds:
+        """Seconds, float64[R]: one number per round, the block statistic of its iterations."""
+        return np.array([block_statistic(block, self.statistic) for block in self.blocks[arm]])
+
+    def latency(self, arm: str) -> float:
+        """The arm's latency in seconds: the median of its rounds."""
+        return float(np.median(self.round_latencies(arm)))
+
+    def percentiles(self, arm: str) -> dict[str, float]:
+        """p50, p90 and, from enough iterations, p99 in seconds, over all iterations of all rounds."""
+        pooled = np.concatenate(self.blocks[arm])
+        wanted = [50, 90] + ([99] if pooled.size >= P99_ITERATIONS else [])
+        return {f"p{q}": float(np.percentile(pooled, q)) for q in wanted}
+
+    def iterations(self, arm: str) -> int:
+        """How many timed iterations the arm ran in all."""
+        return sum(block.size for block in self.blocks[arm])
+
+    def variation(self, arm: str) -> float:
+        """Coefficient of variation of the arm's rounds."""
+        rounds = self.round_latencies(arm)
+        return float(np.std(rounds, ddof=1) / np.mean(rounds)) if rounds.size > 1 else 0.0
+
+
+BLOCK_STATISTICS: Mapping[str, Callable[[Seconds], float]] = {
+    "median": lambda block: float(np.median(block)),
+    "lower_quartile": lambda block: float(np.percentile(block, 25)),
+    "minimum": lambda block: float(np.min(block)),
+}
+
+
+def block_statistic(block: Seconds, name: str) -> float:
+    """One number for a block, in seconds."""
+    return BLOCK_STATISTICS[name](block)
+
+
+def run_race(
+    arms: Sequence[Arm],
+    schedule: Schedule = Schedule(),
+    *,
+    monitor: Monitor | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Race:
+    """Warm up every arm, size its blocks, and run the rounds, odd ones in reverse order.
+
+    A round that the monitor objects to is dropped whole and redone; once more than `schedule.dropped_share` of the
+    planned rounds are lost the race stops with `complete=False`.
+    """
+    watch = monitor or NoMonitor()
+    lengths, warm = {}, {}
+    for arm in arms:
+        latency, warm[arm.name] = warm_up(arm, schedule)
+        lengths[arm.name] = block_length(latency, schedule)
+    kept: dict[str, list[Seconds]] = {arm.name: [] for arm in arms}
+    dropped: list[str] = []
+    done = attempt = 0
+    while done < schedule.rounds:
+        order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
+        attempt += 1
+        watch.start()
+        blocks = {arm.name: _timed_block(arm, lengths[arm.name], schedule) for arm in order}
+        objection = watch.stop()
+        if objection is not None:
+            dropped.append(objection)
+            if len(dropped) > schedule.dropped_share * schedule.rounds:
+                break
+            continue
+        for name, block in blocks.items():
+            kept[name].append(block)
+        done += 1
+        progress(done, schedule.rounds)
+    return Race({name: tuple(blocks) for name, blocks in kept.items()}, warm, tuple(dropped), done == schedule.rounds)
+
+
+def _timed_block(arm: Arm, n: int, schedule: Schedule) -> Seconds:
+    arm.block(schedule.lead_in_iterations)
+    return arm.block(n)
+
+
+def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
+    """Run an arm until two windows' medians agree; its latency in seconds, and whether it became steady in time."""
+    total = 0.0
+    iterations = 0
+    window = max(1, schedule.warm_up_iterations // 2)
+    previous = float("inf")
+    while True:
+        times = arm.block(window)
+        total += float(times.sum())
+        iterations += window
+        median = float(np.median(times))
+        steady = abs(median - previous) <= schedule.warm_up_agreement * previous
+        enough = iterations >= schedule.warm_up_iterations and total >= schedule.warm_up_seconds
+        if enough and steady:
+            return median, True
+        if total >= schedule.warm_up_limit_seconds:
+            return median, False
+        previous = median
+        # Windows of a quarter of the minimum time, so that two of them fit with room to spare.
+        with contextlib.suppress(OverflowError, ZeroDivisionError):
+            window = max(window, int(schedule.warm_up_seconds / 4 / median))
+
+
+def block_length(latency: float, schedule: Schedule) -> int:
+    """Iterations per block for an arm of that latency in seconds."""
+    return max(schedule.block_iterations, int(np.ceil(schedule.block_seconds / latency)))

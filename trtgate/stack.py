@@ -1,0 +1,105 @@
+"""The stack under test: hardware and software, read without importing any backend's runtime."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+# Distribution names whose version makes the stack, in the order they are printed. One runtime can come in several
+# distributions (CPU and GPU wheels of ONNX Runtime, TensorRT by CUDA version); the first one installed counts.
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "onnx": ("onnx",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "numpy": ("numpy",),
+    "opencv": ("opencv-python-headless", "opencv-python"),
+}
+
+# The instruction sets that decide which kernels a CPU backend picks.
+INSTRUCTION_SETS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
+
+
+def version_of(runtime: str) -> str | None:
+    """The installed version of one of DISTRIBUTIONS, or None."""
+    for distribution in DISTRIBUTIONS[runtime]:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The CPU's marketing name; on Arm, where Linux gives none, the machine's architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return re.sub(r"\s+", " ", value).strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """Those of INSTRUCTION_SETS that the kernel reports for this CPU."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    found: set[str] = set()
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            found.update(value.split())
+            break
+    return frozenset(found & set(INSTRUCTION_SETS))
+
+
+@functools.cache
+def usable_threads() -> int:
+    """Physical cores that this process may run on: one thread each, for every backend alike."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def stack(threads: int | None = None) -> dict[str, Any]:
+    """The fingerprint of this machine and its software, as plain JSON values."""
+    return {
+        "cpu": cpu_model(),
+        "cpu_features": sorted(cpu_features()),
+        "threads": threads or usable_threads(),
+        "logical_cpus": os.cpu_count(),
+        "node": platform.node(),
+        "kernel": platform.release(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{runtime: version_of(runtime) for runtime in DISTRIBUTIONS},
+    }

@@ -1,0 +1,58 @@
+"""The vocabulary of decisions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Verdict(enum.Enum):
+    """What the gate says of one engine."""
+
+    PASS = "PASS"
+    IMPROVED = "IMPROVED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+    REGRESSED = "REGRESSED"
+
+
+class Reason(enum.Enum):
+    """Why: one code per rule that can decide."""
+
+    # PASS and IMPROVED
+    WITHIN_DELTA = "within_delta"
+    WITHIN_ABSOLUTE_FLOOR = "within_absolute_floor"
+    FASTER = "faster"
+    FLOOR_MET = "floor_met"
+    NO_FLOOR = "no_floor"
+    AS_ASKED = "as_asked"
+    ACKNOWLEDGED = "acknowledged"
+    # REGRESSED
+    SLOWER = "slower"
+    FAR_BEYOND_SPREAD = "far_beyond_spread"
+    BELOW_FLOOR = "below_floor"
+    NOT_FINITE = "not_finite"
+    MISSING = "missing"
+    WRONG_PRECISION = "wrong_precision"
+    # INCONCLUSIVE
+    INTERVAL_TOO_WIDE = "interval_too_wide"
+    TOO_FEW_ROUNDS = "too_few_rounds"
+    TOO_FEW_IMAGES = "too_few_images"
+    UNDERPOWERED = "underpowered"
+    # INVALID
+    DISTURBED = "disturbed"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict with the rule that made it, a sentence for people, and the numbers it rests on.
+
+    `estimate`, `low` and `high` are a ratio with its interval where the rule has one (1.0 is no change).
+    """
+
+    verdict: Verdict
+    reason: Reason
+    message: str
+    estimate: float | None = field(default=None)
+    low: float | None = field(default=None)
+    high: float | None = field(default=None)

@@ -1,0 +1,116 @@
+"""Interleaved arms: the round is the sample, and the rounds of two arms are paired.
+
+Method: the confidence interval of a median from order statistics, the inversion of the sign test (Conover, *Practical
+Nonparametric Statistics*, 3rd ed., 3.2; Hettmansperger and McKean, *Robust Nonparametric Statistical Methods*, 1.3).
+It assumes rounds that are exchangeable, no shape of noise; noise that both arms of a round share cancels in the ratio.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.verdict.decision import Decision, Reason, Verdict
+
+Floats = npt.NDArray[np.float64]
+
+# One-sided error of each bound. 15 rounds then give the 3rd smallest and 3rd largest (99.63 %).
+ALPHA = 0.005
+
+
+@functools.cache
+def rank_of_bound(rounds: int, alpha: float = ALPHA) -> int:
+    """k such that the k-th smallest of `rounds` samples lies above the median with probability <= `alpha`; 0 if none.
+
+    The number of samples below the median is Bin(rounds, 1/2); the k-th smallest exceeds it when fewer than k are.
+    """
+    tail = 0.0
+    for k in range(rounds + 1):
+        tail += math.comb(rounds, k) / 2.0**rounds
+        if tail > alpha:
+            return k
+    return rounds
+
+
+def require_times(times: Floats) -> None:
+    """Raises ValueError for NaN, infinite, zero or negative times: a clock that says so measured nothing."""
+    if not np.all(np.isfinite(times)) or np.any(times <= 0):
+        raise ValueError("times must be finite and positive")
+
+
+def interval(samples: Floats, alpha: float = ALPHA) -> tuple[float, float, float]:
+    """Median of float64[R] samples and the bounds of its interval.
+
+    Raises ValueError when there are too few samples for any bound at `alpha`.
+    """
+    k = rank_of_bound(samples.size, alpha)
+    if k == 0:
+        raise ValueError(f"{samples.size} rounds give no bound at {alpha}")
+    ordered = np.sort(samples)
+    return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[-k])
+
+
+def decide_paired(old: Floats, new: Floats, *, delta: float, absolute_floor: float = 0.0) -> Decision:
+    """Whether `new` is slower than `old` by more than `delta` (0.03 is 3 %), both float64[R] seconds, same rounds.
+
+    With d_r = log(new_r / old_r), L and U the bounds of its median: REGRESSED iff L > 0 and the median is beyond
+    log(1 + delta); IMPROVED is its mirror; PASS iff U < log(1 + delta). A difference below `absolute_floor` seconds is
+    never a regression, and passes when its upper bound is below it. Else INCONCLUSIVE.
+
+    Raises ValueError for arms of different lengths, and for NaN, zero or negative times.
+    """
+    if old.shape != new.shape or old.ndim != 1:
+        raise ValueError("the arms must have the same rounds")
+    require_times(old)
+    require_times(new)
+    if rank_of_bound(old.size) == 0:
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{old.size} rounds are too few for a verdict")
+    median, low, high = interval(np.log(new / old))
+    absolute, _, absolute_high = interval(new - old)
+    limit = math.log1p(delta)
+    ratio = {"estimate": math.exp(median), "low": math.exp(low), "high": math.exp(high)}
+    change = f"{change_text(median)} [{change_text(low)}, {change_text(high)}]"
+    if low > 0 and median > limit and absolute > absolute_floor:
+        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"slower by {change}, delta is {delta:.1%}", **ratio)
+    if high < 0 and median < -limit and -absolute > absolute_floor:
+        return Decision(Verdict.IMPROVED, Reason.FASTER, f"faster: {change}, delta is {delta:.1%}", **ratio)
+    if high < limit:
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{change}, within {delta:.1%}", **ratio)
+    if absolute_high < absolute_floor:
+        message = f"{change}, at most {absolute_high * 1e6:.0f} us and below the absolute floor"
+        return Decision(Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
+    message = f"{change} neither excludes {delta:.1%} nor shows it"
+    return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
+
+
+def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> Decision:
+    """Whether the speedup reference / engine, float64[R] seconds each and paired by round, reaches `floor`.
+
+    PASS iff the lower bound reaches it, REGRESSED iff the upper bound does not, else INCONCLUSIVE. Raises ValueError
+    as `decide_paired` does.
+    """
+    if reference.shape != engine.shape or reference.ndim != 1:
+        raise ValueError("the arms must have the same rounds")
+    require_times(reference)
+    require_times(engine)
+    if rank_of_bound(reference.size) == 0:
+        message = f"{reference.size} rounds are too few for a verdict"
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, message)
+    median, low, high = (math.exp(value) for value in interval(np.log(reference / engine)))
+    ratio = {"estimate": median, "low": low, "high": high}
+    text = f"speedup {median:.2f} [{low:.2f}, {high:.2f}]"
+    if floor is None:
+        return Decision(Verdict.PASS, Reason.NO_FLOOR, f"{text}, no floor is set", **ratio)
+    if low >= floor:
+        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text} reaches the floor {floor:g}", **ratio)
+    if high < floor:
+        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text} is below the floor {floor:g}", **ratio)
+    return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, f"{text} straddles the floor {floor:g}", **ratio)
+
+
+def change_text(log_ratio: float) -> str:
+    """A log ratio as a signed percentage."""
+    return f"{math.expm1(log_ratio):+.1%}"

@@ -1,0 +1,311 @@
+"""One model on the bench: from its photos and graphs to its engines, their agreement and their race."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from trtgate import images, models
+from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
+from trtgate.engines.base import REFERENCE, BuildRequest, Engine, EngineSpec, GraphKind
+from trtgate.errors import UserError
+from trtgate.expectations import Expectations, read_expectations
+from trtgate.graphs import export, quantize
+from trtgate.images import ImageSet
+from trtgate.plans import CachedFile, PlanCache
+from trtgate.progress import SILENT, Progress
+from trtgate.race import Arm, Race, Schedule, run_race
+from trtgate.stack import cpu_features, cpu_model, usable_threads, version_of
+from trtgate.telemetry import CpuMonitor
+
+DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
+# The reference answers in batches: it is arithmetic there, not a measurement.
+REFERENCE_BATCH = 16
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked to do; the fields are the options of pytest and of the command line."""
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES)))
+    batch_sizes: tuple[int, ...] = (1,)
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    images: Path | None = None
+    calibration_images: Path | None = None
+    skip_bad_images: bool = False
+    plan_cache: Path = Path(".trtgate")
+    threads: int = field(default_factory=usable_threads)
+    expectations: Expectations = field(default_factory=read_expectations)
+
+
+class Workbench:
+    """Everything of one model, made when it is first asked for and kept until `close`."""
+
+    def __init__(self, name: str, settings: Settings, progress: Progress = SILENT) -> None:
+        self.name = name
+        self.settings = settings
+        self._progress = progress
+        self._cache = PlanCache(settings.plan_cache)
+        self._made: dict[Any, Any] = {}
+        self._exit = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Free the engines and forget the rest."""
+        self._exit.close()
+        self._made.clear()
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    @property
+    def model(self) -> models.Model:
+        """The PyTorch model with the best weights to be had."""
+
+        def load() -> models.Model:
+            with self._progress.step(f"{self.name}: loading weights"):
+                return models.load_model(self.name, self.settings.weights.get(self.name))
+
+        made: models.Model = self._once("model", load)
+        return made
+
+    def photos(self, split: str) -> ImageSet:
+        """The "evaluation" or "calibration" photos, prepared for this model."""
+
+        def read() -> ImageSet:
+            folder = self.settings.images if split == "evaluation" else self.settings.calibration_images
+            if folder is None:
+                return images.sample_crops(split, self.model.preprocessing)
+            with self._progress.step(f"{self.name}: reading {split} photos") as count:
+                return images.read_folder(
+                    folder, self.model.preprocessing, skip_bad=self.settings.skip_bad_images, progress=count
+                )
+
+        made: ImageSet = self._once(split, read)
+        return made
+
+    def graph(self, kind: GraphKind) -> CachedFile:
+        """The ONNX graph of that kind, from the cache or made now."""
+        made: CachedFile = self._once(("graph", kind), lambda: self._make_graph(kind))
+        return made
+
+    def _make_graph(self, kind: GraphKind) -> CachedFile:
+        if kind == "fp32":
+            depends: dict[str, Any] = {
+                "graph": kind,
+                "model": self.name,
+                "weights": self.model.weights.digest,
+                "crop": self.model.preprocessing.crop,
+                "opset": export.OPSET,
+                "torch": version_of("torch"),
+                "onnx": version_of("onnx"),
+            }
+            return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
+        flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
+        fp32, photos = self.graph("fp32"), self.photos("calibration")
+        options = self.settings.expectations.quantize(self.name)
+        reduce_range = quantize.needs_reduced_range(cpu_features()) and flavour == "asymmetric"
+        depends = {
+            "graph": kind,
+            "model": self.name,
+            "fp32": fp32.digest,
+            "calibration_images": photos.digest,
+            "calibration": options.calibration,
+            "keep_float": list(options.keep_float),
+            "reduce_range": reduce_range,
+            "placement": quantize.PLACEMENT,
+            "onnxruntime": version_of("onnxruntime"),
+        }
+
+        def build(path: Path) -> None:
+            quantize.quantize(fp32.path, path, flavour, photos, options, reduce_range=reduce_range)
+
+        return self._cached("graphs", f"{self.name}: calibrating INT8 ({flavour})", "graph.onnx", depends, build)
+
+    def _export(self, path: Path) -> None:
+        export.export(self.model, path)
+
+    def _cached(
+        self, kind: str, text: str, filename: str, depends: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> CachedFile:
+        """From the cache, or built with progress shown."""
+
+        def build_showing(path: Path) -> None:
+            with self._progress.step(text):
+                build(path)
+
+        return self._cache.get_or_build(kind, filename, depends, build_showing)
+
+    def _request(self, spec: EngineSpec) -> BuildRequest:
+        kind = backend(spec.backend).graph_kind(spec.precision)
+        graph = self.graph(kind).path if kind is not None else None
+        return BuildRequest(self.model, graph, self.settings.batch_sizes, self.settings.threads)
+
+    def kept_in_float(self, spec: EngineSpec) -> int:
+        """How many convolutions and matrix products of an INT8 engine were meant to stay in float."""
+        if spec.precision != "int8":
+            return 0
+        graph = onnx.load(self.graph("fp32").path, load_external_data=False)
+        return len(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
+
+    def plan(self, spec: EngineSpec) -> CachedFile | None:
+        """The engine's plan, from the cache or built now; None for an engine that has none."""
+        made: CachedFile | None = self._once(("plan", spec), lambda: self._make_plan(spec))
+        return made
+
+    def _make_plan(self, spec: EngineSpec) -> CachedFile | None:
+        maker = backend(spec.backend)
+        if maker.plan_file is None:
+            return None
+        request = self._request(spec)
+        kind = maker.graph_kind(spec.precision)
+        source = {"weights": self.model.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
+        depends = {
+            "model": self.name,
+            "engine": spec.id,
+            **source,
+            "batch_sizes": list(request.batch_sizes),
+            "threads": request.threads,
+            "cpu": cpu_model(),
+            "options": dict(maker.build_options(spec.precision, request)),
+        }
+        return self._cached(
+            "plans",
+            f"{self.name}: building {spec.id}",
+            maker.plan_file,
+            depends,
+            lambda path: maker.build(spec.precision, request, path),
+        )
+
+    def engine(self, spec: EngineSpec) -> Engine:
+        """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""
+
+        def load() -> Engine | Exception:
+            try:
+                plan = self.plan(spec)
+                made = backend(spec.backend).load(spec.precision, self._request(spec), plan.path if plan else None)
+            except Exception as error:  # kept for whoever asks for this engine; the others can still race
+                return error
+            return self._exit.enter_context(made)
+
+        engine: Engine | Exception = self._once(("engine", spec), load)
+        if isinstance(engine, Exception):
+            raise engine
+        return engine
+
+    def loadable(self) -> tuple[EngineSpec, ...]:
+        """The engines of the settings that are available and could be built and loaded."""
+
+        def loads(spec: EngineSpec) -> bool:
+            if not available(spec).ok:
+                return False
+            with contextlib.suppress(Exception):
+                return bool(self.engine(spec))
+            return False
+
+        return tuple(spec for spec in self.settings.engines if loads(spec))
+
+    def logits(self, spec: EngineSpec) -> Logits:
+        """float32[N,1000] of the evaluation photos, at the smallest batch size that is raced; the reference's come
+        from the cache when nothing they depend on has changed."""
+        made: Logits = self._once(
+            ("logits", spec), lambda: self._reference_logits() if spec == REFERENCE else self._engine_logits(spec)
+        )
+        return made
+
+    def _engine_logits(self, spec: EngineSpec, batch: int | None = None) -> Logits:
+        engine, photos = self.engine(spec), self.photos("evaluation")
+        size = batch or min(self.settings.batch_sizes)
+        rows: list[Logits] = []
+        with self._progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
+            for chunk in photos.batches(size):
+                # Padded to a whole batch: an engine may be built for exactly that one.
+                whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
+                rows.append(engine.infer(whole)[: len(chunk)])
+                count(sum(map(len, rows)), len(photos))
+        return np.concatenate(rows)
+
+    def _reference_logits(self) -> Logits:
+        depends = {
+            "model": self.name,
+            "weights": self.model.weights.digest,
+            "images": self.photos("evaluation").digest,
+            "torch": version_of("torch"),
+            "cpu": cpu_model(),
+            "threads": self.settings.threads,
+            "batch": REFERENCE_BATCH,
+        }
+
+        def build(path: Path) -> None:
+            np.save(path, self._engine_logits(REFERENCE, REFERENCE_BATCH))
+
+        logits: Logits = np.load(self._cache.get_or_build("references", "logits.npy", depends, build).path)
+        return logits
+
+    def batch(self, size: int) -> npt.NDArray[np.float32]:
+        """float32[size,3,crop,crop]: evaluation photos, repeated if there are fewer."""
+        photos = self.photos("evaluation")
+        chosen = np.resize(np.arange(len(photos)), size)
+        return images.normalise(photos.pixels[chosen], photos.preprocessing)
+
+    def race(self, batch_size: int, undecided: Callable[[Race], bool] = lambda race: False) -> Race:
+        """Race all loadable engines at one batch size; once more with twice the rounds if `undecided` by the first."""
+
+        def run() -> Race:
+            batch = self.batch(batch_size)
+            arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
+            text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
+            return race_until_decided(arms, Schedule(), undecided, self._progress, text)
+
+        made: Race = self._once(("race", batch_size), run)
+        return made
+
+
+def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
+    """An engine as a racing arm on one batch, under its id unless another name is given."""
+    return Arm(name or engine.spec.id, lambda n: engine.block(n, batch).seconds)
+
+
+def race_until_decided(
+    arms: list[Arm],
+    schedule: Schedule,
+    undecided: Callable[[Race], bool],
+    progress: Progress,
+    text: str,
+) -> Race:
+    """A race, and one more with twice the rounds if the first leaves a verdict open; then it fails closed."""
+    with progress.step(text) as count:
+        race = run_race(arms, schedule, monitor=CpuMonitor(), progress=count)
+    if race.complete and undecided(race):
+        longer = schedule.doubled()
+        with progress.step(f"{text}, again with {longer.rounds} rounds") as count:
+            race = run_race(arms, longer, monitor=CpuMonitor(), progress=count)
+    return race
+
+
+def choose_weights(pairs: list[str]) -> dict[str, Path]:
+    """`MODEL=PATH` options as a mapping. Raises UserError for anything else."""
+    chosen = {}
+    for pair in pairs:
+        model, separator, path = pair.partition("=")
+        if not separator or not model or not path:
+            raise UserError(f"--weights {pair}: give MODEL=PATH, for example resnet50=resnet50.safetensors")
+        chosen[model] = Path(path).expanduser()
+    return chosen
