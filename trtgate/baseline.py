@@ -22,18 +22,27 @@ def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -
     """
     if wanted is True:
         return [_newest(storage, stack)]
-    text = str(wanted)
-    if Path(text).is_file():
-        return [Path(text)]
+    return find_named(storage, str(wanted))
+
+
+def find_named(storage: Path, name: str) -> list[Path]:
+    """The saved files of a name, a running number, or the file itself. Raises UserError naming what there is."""
+    if Path(name).is_file():
+        return [Path(name)]
     saved = _saved(storage)
-    found = [path for path in saved if text in _names(path)]
+    found = [path for path in saved if name in _names(path)]
     if not found:
-        names = sorted({NUMBERED.fullmatch(path.name)[2] for path in saved})  # type: ignore[index]
+        known = sorted({path.stem.split("_", 1)[1] for path in saved})
         raise UserError(
-            f"--benchmark-compare={text}: no such baseline in {storage}; "
-            + (f"there are {', '.join(names)}" if names else f"save one with --benchmark-save={text}")
+            f"no saved session is called {name} in {storage}; "
+            + (f"there are {', '.join(known)}" if known else f"save one with --benchmark-save={name}")
         )
     return found
+
+
+def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
+    """All saved sessions of a name, number or file. Raises UserError when there is none or one cannot be read."""
+    return [read_session(path) for path in find_named(storage, name)]
 
 
 def _names(path: Path) -> set[str]:

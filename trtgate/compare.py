@@ -12,7 +12,7 @@ import numpy as np
 from trtgate.errors import UserError
 from trtgate.expectations import Expectations
 from trtgate.plans import changed_fields
-from trtgate.records import EngineRecord, SessionRecord
+from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_json
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import worst
@@ -164,3 +164,33 @@ def _missing(key: Key, skipped: Mapping[str, str], expectations: Expectations) -
         f"{name} batch {key[2]} is in the baseline but was not measured{why}; "
         "if that is meant, add it to acknowledged_missing in expectations.toml",
     )
+
+
+def report_to_json(report: Report) -> dict[str, Any]:
+    """A comparison as plain JSON values."""
+    return {
+        "schema": SCHEMA,
+        "stack_changes": list(report.stack_changes),
+        "engines": [
+            {
+                "model": each.key[0],
+                "engine": each.key[1],
+                "batch": each.key[2],
+                "old_latency": each.old_latency,
+                "new_latency": each.new_latency,
+                "old_reference": each.old_reference,
+                "new_reference": each.new_reference,
+                "old_speedup": each.old_speedup,
+                "new_speedup": each.new_speedup,
+                "latency": decision_to_json(each.latency),
+                "speedup": decision_to_json(each.speedup),
+                "decision": decision_to_json(each.decision),
+            }
+            for each in report.engines
+        ],
+        "missing": [
+            {"model": key[0], "engine": key[1], "batch": key[2], "decision": decision_to_json(decision)}
+            for key, decision in report.missing.items()
+        ],
+        "added": [list(key) for key in report.added],
+    }

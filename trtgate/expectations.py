@@ -109,3 +109,33 @@ def _check_values(path: Path, name: str, values: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {key} in [{name}] is unknown; keys are {', '.join(sorted(KEYS))}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{path}: {key} in [{name}] must be a number, not {value!r}")
+
+
+def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
+    """Set `delta` of one engine of one model in the file, keeping its comments and layout.
+
+    Raises UserError when the result would not be the file it should be; nothing is written then.
+    """
+    lines = path.read_text().splitlines()
+    header = f"[models.{model}.engines.{engine}]"
+    value = f"delta = {delta:g}"
+    if header in lines:
+        start = lines.index(header) + 1
+        end = next((i for i in range(start, len(lines)) if lines[i].startswith("[")), len(lines))
+        at = next((i for i in range(start, end) if lines[i].partition("=")[0].strip() == "delta"), None)
+        if at is None:
+            lines.insert(start, value)
+        else:
+            lines[at] = value
+    else:
+        lines += ["", header, value]
+    text = "\n".join(lines) + "\n"
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    try:
+        written = read_expectations(temporary).of(model, engine).delta
+        if written != delta:
+            raise UserError(f"{path}: delta of {model} {engine} could not be set; edit it by hand")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

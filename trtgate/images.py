@@ -53,6 +53,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def first(self, n: int) -> ImageSet:
+        """The first n photos as a set of their own."""
+        labels = None if self.labels is None else self.labels[:n]
+        return ImageSet(self.names[:n], self.pixels[:n], self.preprocessing, labels)
+
     def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
         """Normalised float32[n,3,crop,crop] batches in order; the last one may be smaller."""
         for start in range(0, len(self), size):

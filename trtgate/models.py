@@ -6,7 +6,6 @@ import csv
 import functools
 import hashlib
 import logging
-import os
 import socket
 import threading
 import urllib.error
@@ -255,8 +254,6 @@ def _torchvision_pretrained(name: str, module: torch.nn.Module) -> Model | None:
 
 def _unreachable(url: str) -> str | None:
     """Why the address does not answer, or None. A name look-up has no time-out of its own, so it gets a thread."""
-    if os.environ.get("TRTGATE_OFFLINE"):
-        return "TRTGATE_OFFLINE is set"
     answer: list[str | None] = []
 
     def ask() -> None:

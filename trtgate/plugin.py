@@ -14,17 +14,16 @@ import pytest
 
 from trtgate.baseline import find_baseline
 from trtgate.compare import Comparison, Report, compare_sessions
-from trtgate.engines import DEFAULT_ENGINES, all_specs, parse_spec
-from trtgate.engines.base import REFERENCE, EngineSpec
+from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
-from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
-from trtgate.report.terminal import comparison_notes, comparison_table, render, run_table
+from trtgate.report.terminal import answers_table, comparison_notes, comparison_table, render, run_table
 from trtgate.stack import stack
 from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.policy import exit_status
-from trtgate.workbench import DEFAULT_MODELS, Settings, choose_weights
+from trtgate.workbench import Settings
 
 GOOD = frozenset({Verdict.PASS, Verdict.IMPROVED})
 
@@ -79,7 +78,7 @@ class Gate:
         """The options of this run. Raises pytest.UsageError for wrong ones."""
         if self._settings is None:
             try:
-                self._settings = _read_settings(self.config)
+                self._settings = read_settings(self.config.getoption, self.config.getoption("require"))
             except UserError as error:
                 raise pytest.UsageError(str(error)) from error
         return self._settings
@@ -115,7 +114,7 @@ class Gate:
 
     def required(self, spec: EngineSpec) -> bool:
         """Whether --require names the engine or its backend."""
-        return bool({spec.id, spec.backend} & set(self.config.getoption("trtgate_require")))
+        return bool({spec.id, spec.backend} & set(self.config.getoption("require")))
 
     def skip(self, model: str, spec: EngineSpec, reason: str) -> None:
         """Note that an engine was not measured, so that a comparison can say why."""
@@ -133,6 +132,11 @@ class Gate:
     def records(self) -> dict[tuple[str, str, int], EngineRecord]:
         """The records of all raced engines with everything noted and decided so far."""
         return {key: self._complete(record) for key, record in self._raced.items()}
+
+    @property
+    def facts(self) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """What was noted of each engine, raced or not."""
+        return self._facts
 
     def _complete(self, record: EngineRecord) -> EngineRecord:
         model, engine, batch = record.key
@@ -211,65 +215,14 @@ def gate_of(config: pytest.Config) -> Gate:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
-    group.addoption(
-        "--model", action="append", default=[], help=f"model to gate; repeats (default: {', '.join(DEFAULT_MODELS)})"
-    )
-    group.addoption(
-        "--engine", action="append", default=[], help=f"engine to gate; repeats (default: {', '.join(DEFAULT_ENGINES)})"
-    )
+    add_options(group.addoption)
     group.addoption(
         "--require",
         action="append",
         default=[],
-        dest="trtgate_require",
         metavar="ENGINE",
         help="engine or backend whose absence is a failure, not a skip; repeats",
     )
-    group.addoption("--batch-size", action="append", type=int, default=[], help="batch size; repeats (default: 1)")
-    group.addoption(
-        "--weights", action="append", default=[], metavar="MODEL=PATH", help="weights of a model (.safetensors, .pth)"
-    )
-    group.addoption("--images", type=Path, help="folder of evaluation photos, flat or <wnid>/*.jpg (labelled)")
-    group.addoption("--calibration-images", type=Path, help="folder of photos that INT8 ranges are measured on")
-    group.addoption("--skip-bad-images", action="store_true", help="leave unreadable photos out instead of failing")
-    group.addoption("--plan-cache", type=Path, default=Path(".trtgate"), help="folder of cached graphs and plans")
-    group.addoption("--expectations", type=Path, default=DEFAULT_PATH, help="floors and tolerances (TOML)")
-
-
-def _read_settings(config: pytest.Config) -> Settings:
-    batch_sizes = tuple(dict.fromkeys(config.getoption("--batch-size"))) or (1,)
-    if min(batch_sizes) < 1:
-        raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
-    models = tuple(dict.fromkeys(config.getoption("--model"))) or DEFAULT_MODELS
-    weights = choose_weights(config.getoption("--weights"))
-    for name in weights:
-        if name not in models:
-            raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
-    chosen = [parse_spec(text) for text in config.getoption("--engine") or DEFAULT_ENGINES]
-    return Settings(
-        models=models,
-        engines=_with_required(chosen, config.getoption("trtgate_require")),
-        batch_sizes=batch_sizes,
-        weights=weights,
-        images=config.getoption("--images"),
-        calibration_images=config.getoption("--calibration-images"),
-        skip_bad_images=config.getoption("--skip-bad-images"),
-        plan_cache=config.getoption("--plan-cache"),
-        expectations=read_expectations(config.getoption("--expectations")),
-    )
-
-
-def _with_required(chosen: list[EngineSpec], required: list[str]) -> tuple[EngineSpec, ...]:
-    """The chosen engines with the reference first and the required ones added. Raises UserError for unknown names."""
-    specs = [REFERENCE, *chosen]
-    for text in required:
-        if text in {spec.id for spec in all_specs()}:
-            specs.append(parse_spec(text))
-        elif text not in {spec.backend for spec in all_specs()}:
-            raise UserError(f"--require {text} is neither an engine nor a backend")
-        elif text not in {spec.backend for spec in specs}:
-            specs += [spec for spec in all_specs() if spec.backend == text]
-    return tuple(dict.fromkeys(specs))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -379,6 +332,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if records:
         terminalreporter.section("trtgate")
         terminalreporter.write_line(render(run_table(records), colour=colour))
+    if any("agreement" in facts for facts in gate.facts.values()):
+        terminalreporter.section("trtgate: answers, against PyTorch's")
+        terminalreporter.write_line(render(answers_table(gate.facts), colour=colour))
+    if records:
         for record in records:
             for warning in record.warnings:
                 terminalreporter.write_line(f"note: {record.name}: {warning}")

@@ -15,7 +15,6 @@ import onnx
 from trtgate import images, models
 from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
 from trtgate.engines.base import REFERENCE, BuildRequest, Engine, EngineSpec, GraphKind
-from trtgate.errors import UserError
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.graphs import export, quantize
 from trtgate.images import ImageSet
@@ -298,14 +297,3 @@ def race_until_decided(
         with progress.step(f"{text}, again with {longer.rounds} rounds") as count:
             race = run_race(arms, longer, monitor=CpuMonitor(), progress=count)
     return race
-
-
-def choose_weights(pairs: list[str]) -> dict[str, Path]:
-    """`MODEL=PATH` options as a mapping. Raises UserError for anything else."""
-    chosen = {}
-    for pair in pairs:
-        model, separator, path = pair.partition("=")
-        if not separator or not model or not path:
-            raise UserError(f"--weights {pair}: give MODEL=PATH, for example resnet50=resnet50.safetensors")
-        chosen[model] = Path(path).expanduser()
-    return chosen

@@ -112,8 +112,12 @@ class Engine(ABC):
         """float32[N,3,H,W] -> float32[N,1000] logits in memory of their own, copying as a caller would."""
 
     @abstractmethod
+    def bind(self, batch: Batch) -> Callable[[], object]:
+        """One inference of `batch`, made ready so that calling it does nothing else: what `block` times."""
+
     def block(self, n: int, batch: Batch) -> Block:
         """n back-to-back inferences of `batch`, each timed."""
+        return Block(time_calls(self.bind(batch), n))
 
     @abstractmethod
     def audit(self) -> PrecisionAudit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from trtgate.engines.base import (
     Availability,
     Backend,
     Batch,
-    Block,
     BuildRequest,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
-    time_calls,
 )
 from trtgate.stack import cpu_features, version_of
 
@@ -40,10 +38,9 @@ class InductorEngine(Engine):
             logits: Batch = self._run(torch.from_numpy(batch)).numpy().copy()
         return logits
 
-    def block(self, n: int, batch: Batch) -> Block:
+    def bind(self, batch: Batch) -> Callable[[], object]:
         run, images = self._run, torch.from_numpy(batch)
-        with torch.inference_mode():
-            return Block(time_calls(lambda: run(images), n))
+        return torch.inference_mode()(lambda: run(images))
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, self._layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ from trtgate.engines.base import (
     Availability,
     Backend,
     Batch,
-    Block,
     BuildRequest,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
-    time_calls,
 )
 from trtgate.graphs.export import INPUT, OUTPUT
 from trtgate.stack import cpu_features, version_of
@@ -44,9 +42,9 @@ class OnnxRuntimeEngine(Engine):
         logits: Batch = self._session.run([OUTPUT], {INPUT: batch})[0]
         return logits
 
-    def block(self, n: int, batch: Batch) -> Block:
+    def bind(self, batch: Batch) -> Callable[[], object]:
         run, outputs, inputs = self._session.run, [OUTPUT], {INPUT: batch}
-        return Block(time_calls(lambda: run(outputs, inputs), n))
+        return lambda: run(outputs, inputs)
 
     def audit(self) -> PrecisionAudit:
         layers = {}

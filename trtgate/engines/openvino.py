@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ from trtgate.engines.base import (
     Availability,
     Backend,
     Batch,
-    Block,
     BuildRequest,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
-    time_calls,
 )
 from trtgate.stack import cpu_features, version_of
 
@@ -41,19 +39,16 @@ class OpenVINOEngine(Engine):
         self._request = self._compiled.create_infer_request()
 
     def infer(self, batch: Batch) -> Batch:
-        self._bind(batch)
-        self._request.infer()
+        self.bind(batch)()
         return np.array(self._request.get_output_tensor().data, np.float32)
 
-    def block(self, n: int, batch: Batch) -> Block:
-        self._bind(batch)
-        return Block(time_calls(self._request.infer, n))
-
-    def _bind(self, batch: Batch) -> None:
+    def bind(self, batch: Batch) -> Callable[[], object]:
         import openvino
 
         # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
         self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch), shared_memory=True))
+        infer: Callable[[], object] = self._request.infer
+        return infer
 
     def audit(self) -> PrecisionAudit:
         layers = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ from trtgate.engines.base import (
     Availability,
     Backend,
     Batch,
-    Block,
     BuildRequest,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
-    time_calls,
 )
 from trtgate.stack import cpu_features
 
@@ -38,13 +36,13 @@ class PyTorchEngine(Engine):
             logits: Batch = self._module(torch.from_numpy(batch).to(self._dtype)).float().numpy()
         return logits
 
-    def block(self, n: int, batch: Batch) -> Block:
+    def bind(self, batch: Batch) -> Callable[[], object]:
         module, images, dtype = self._module, torch.from_numpy(batch), self._dtype
-        with torch.inference_mode():
-            if dtype is torch.float32:
-                return Block(time_calls(lambda: module(images), n))
-            # The caller has float32 and wants float32, as from every other engine.
-            return Block(time_calls(lambda: module(images.to(dtype)).float(), n))
+        infer = torch.inference_mode()
+        if dtype is torch.float32:
+            return infer(lambda: module(images))
+        # The caller has float32 and wants float32, as from every other engine.
+        return infer(lambda: module(images.to(dtype)).float())
 
     def audit(self) -> PrecisionAudit:
         layers = {

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["symmetric", "asymmetric"]
 QUANTIZED = ("Conv", "Gemm", "Add", "MaxPool", "ReduceMean")
+# Those of them that carry weights.
+WEIGHTED = ("Conv", "Gemm")
 # Raised whenever the rules below put a Q/DQ node elsewhere, so that cached graphs of the old rules are not reused.
 PLACEMENT = 1
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +15,8 @@ from rich.text import Text
 from trtgate.compare import Comparison, Report
 from trtgate.engines.base import REFERENCE
 from trtgate.records import EngineRecord
+from trtgate.selftest import Selftest, binomial_upper, compare_statistics
+from trtgate.sensitivity import Sensitivity
 from trtgate.verdict.decision import Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import worst
@@ -40,6 +44,11 @@ def _table(*columns: str) -> Table:
         left = name in {"model", "engine", "verdict"}
         table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="fold")
     return table
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output, in colour where that is a terminal."""
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
 
 
 def verdict_text(verdict: Verdict) -> Text:
@@ -73,6 +82,35 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         )
         previous = record.model
     return table
+
+
+def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+    """How faithful the answers are: one row per model and engine whose answers were compared."""
+    table = _table("model", "engine", "agreement", "top-5", "cosine", "SQNR dB", "labelled top-1", "labelled top-5")
+    for (model, engine), each in facts.items():
+        agreement, accuracy = each.get("agreement"), each.get("accuracy")
+        if not agreement:
+            continue
+        n = agreement["n"]
+        sqnr = agreement["sqnr_db"]
+        table.add_row(
+            model,
+            engine,
+            f"{agreement['top1']}/{n}",
+            f"{agreement['top5']}/{n}",
+            f"{agreement['cosine']:.4f}",
+            "exact" if sqnr is None else f"{sqnr:.1f}",
+            _accuracy_text(accuracy, "top1"),
+            _accuracy_text(accuracy, "top5"),
+        )
+    return table
+
+
+def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
+    if not accuracy:
+        return ""
+    ours, reference = (accuracy[f"{who}_{what}"] / accuracy["n"] for who in ("engine", "reference"))
+    return f"{ours:.1%} ({(ours - reference) * 100:+.1f})"
 
 
 def _agreement_text(record: EngineRecord, is_reference: bool) -> str:
@@ -120,3 +158,50 @@ def comparison_notes(report: Report) -> list[str]:
     lines += [f"MISSING: {decision.message}" for decision in report.missing.values()]
     lines += [f"new: {model} {engine} batch {batch} has no baseline" for model, engine, batch in report.added]
     return lines
+
+
+def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:
+    """One row per group of layers, the lowest SQNR first."""
+    table = _table("engine", "layers", "agreement", "SQNR dB", "ms")
+    table.columns[0].header = "quantised"
+    for row in sorted(rows, key=lambda row: row.agreement.sqnr_db):
+        agreement = row.agreement
+        table.add_row(
+            row.group,
+            str(len(row.nodes)),
+            f"{agreement.top1}/{agreement.n}",
+            f"{agreement.sqnr_db:.1f}",
+            milliseconds(row.latency),
+        )
+    return table
+
+
+def selftest_lines(result: Selftest) -> list[str]:
+    """What a selftest found, in sentences and one table."""
+    n, m = len(result.same), len(result.slowed)
+    missed = m - result.caught
+    counts = {
+        name: ", ".join(
+            f"{sum(trial.decision.verdict is verdict for trial in trials)} {verdict.value}"
+            for verdict in Verdict
+            if any(trial.decision.verdict is verdict for trial in trials)
+        )
+        for name, trials in (("same", result.same), ("slowed", result.slowed))
+    }
+    reruns = sum(trial.reran for trial in (*result.same, *result.slowed))
+    table = _table("engine", "width", "false alarms", "A/A passed", "caught", "inconclusive")
+    table.columns[0].header = "block statistic, no rerun"
+    for row in compare_statistics(result):
+        table.add_row(
+            row.statistic, f"{row.width:.2%}", str(row.false_alarms), str(row.passed), str(row.caught), str(row.open)
+        )
+    return [
+        f"{result.model} {result.engine} batch {result.batch}: {milliseconds(result.latency)} ms, "
+        f"delta {result.delta:.1%}, {result.seconds:.0f} s, {reruns} reruns",
+        f"A/A races: {counts['same']}; {result.false_alarms} false alarms in {n}, "
+        f"at most {binomial_upper(result.false_alarms, n):.1%} of races with 95 % confidence",
+        f"slowed by {result.slowdown:.1%}: {counts['slowed']}; {missed} missed in {m}, "
+        f"at most {binomial_upper(missed, m):.1%} of races with 95 % confidence",
+        f"the smallest delta this machine can gate at: {result.smallest_delta:.1%}",
+        render(table),
+    ]

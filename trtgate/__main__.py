@@ -1,0 +1,196 @@
+"""The command line: `python -m trtgate sensitivity | selftest | sessions | compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trtgate.baseline import saved_sessions
+from trtgate.compare import compare_sessions, report_to_json
+from trtgate.engines import available, parse_spec
+from trtgate.errors import UserError
+from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
+from trtgate.options import add_options, read_settings
+from trtgate.progress import console_progress
+from trtgate.report.markdown import comparison_markdown
+from trtgate.report.terminal import (
+    comparison_notes,
+    comparison_table,
+    print_table,
+    selftest_lines,
+    sensitivity_table,
+)
+from trtgate.selftest import run_selftest, summary
+from trtgate.sensitivity import sensitivities
+from trtgate.telemetry import CpuMonitor
+from trtgate.verdict.policy import exit_status
+from trtgate.workbench import Settings, Workbench
+
+STORAGE = Path(".benchmarks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trtgate").setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_sensitivity, _add_selftest, _add_sessions, _add_compare):
+        add(commands)
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"trtgate: {error}", file=sys.stderr)
+        return 2
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return read_settings(lambda name: getattr(options, name))
+
+
+def _percent(text: str) -> float:
+    """`5%` or `0.05`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give 5% or 0.05") from error
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie between 0 and 100%")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
+
+
+def _add_sensitivity(commands: Any) -> None:
+    parser = commands.add_parser("sensitivity", help="which layers cost an INT8 engine its agreement")
+    add_options(parser.add_argument)
+    parser.add_argument(
+        "--depth", type=int, default=2, help="group layers by this many parts of their name; 0: each one (default 2)"
+    )
+    parser.set_defaults(run=_sensitivity)
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    specs = [spec for spec in settings.engines if spec.precision == "int8"]
+    if not specs:
+        raise UserError("sensitivity needs an INT8 engine; give --engine onnxruntime-int8 or --engine openvino-int8")
+    progress = console_progress()
+    for name in settings.models:
+        with Workbench(name, settings, progress) as bench:
+            for spec in specs:
+                rows = list(sensitivities(bench, spec, options.depth, progress))
+                print(f"{name} {spec.id}: quantising one group at a time, the most harmful first")
+                print_table(sensitivity_table(rows))
+    return 0
+
+
+def _add_selftest(commands: Any) -> None:
+    parser = commands.add_parser("selftest", help="how often the gate is wrong on this machine")
+    add_options(parser.add_argument)
+    parser.add_argument("--races", type=_positive, default=60, help="A/A races (default 60); two thirds as many slowed")
+    parser.add_argument("--slowdown", type=_percent, default=0.10, help="of the slowed arm (default 10%%)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every race")
+    parser.add_argument("--write", action="store_true", help="write the smallest delta to expectations.toml")
+    parser.set_defaults(run=_selftest)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    if not options.model:
+        options.model = ["efficientnet_lite0"]
+    if not options.engine:
+        options.engine = ["onnxruntime-int8"]
+    settings = _settings(options)
+    # The last one: the reference is always among the engines, and comes first.
+    spec = parse_spec(options.engine[-1])
+    if not available(spec).ok:
+        raise UserError(f"--engine {spec.id}: {available(spec)}")
+    name = settings.models[0]
+    expectation = settings.expectations.of(name, spec.id)
+    progress = console_progress()
+    with Workbench(name, settings, progress) as bench:
+        result = run_selftest(
+            bench.engine(spec),
+            bench.batch(settings.batch_sizes[0]),
+            model=name,
+            races=(options.races, max(1, options.races * 2 // 3)),
+            slowdown=options.slowdown,
+            # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
+            delta=min(expectation.delta, options.slowdown / 2),
+            absolute_floor=0.0,
+            monitor=CpuMonitor,
+            progress=progress,
+        )
+    for line in selftest_lines(result):
+        print(line)
+    if options.json:
+        options.json.write_text(json.dumps(summary(result), indent=1))
+    path = settings.expectations.path
+    if options.write:
+        write_delta(path, name, spec.id, result.smallest_delta)
+        print(f"wrote delta = {result.smallest_delta:g} for {name} {spec.id} to {path}")
+    else:
+        print(f"--write puts delta = {result.smallest_delta:g} for {name} {spec.id} into {path}")
+    return 1 if result.false_alarms else 0
+
+
+def _add_sessions(commands: Any) -> None:
+    parser = commands.add_parser("sessions", help="record N fresh sessions under one name")
+    parser.add_argument("count", type=_positive, metavar="N")
+    parser.add_argument("--save", required=True, metavar="NAME", help="name for --benchmark-compare and `compare`")
+    parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST ARGUMENTS")
+    parser.set_defaults(run=_sessions)
+
+
+def _sessions(options: argparse.Namespace) -> int:
+    """Each session is a process of its own, since what differs between processes belongs to the spread."""
+    worst = 0
+    for number in range(1, options.count + 1):
+        print(f"session {number} of {options.count}", flush=True)
+        command = [sys.executable, "-m", "pytest", "bench/", f"--benchmark-save={options.save}"]
+        status = subprocess.run([*command, *options.pytest_arguments], check=False).returncode
+        if status not in {0, 6}:
+            print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
+            return status
+        worst = max(worst, status)
+    return worst
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser("compare", help="decide on saved sessions without running anything")
+    parser.add_argument("old", help="name, number or file of the baseline's sessions")
+    parser.add_argument("new", help="name, number or file of the new sessions")
+    parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
+    parser.add_argument("--expectations", type=Path, default=DEFAULT_PATH, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
+    report = compare_sessions(old, new, read_expectations(options.expectations))
+    print_table(comparison_table(report.engines))
+    for line in comparison_notes(report):
+        print(line)
+    if options.json:
+        options.json.write_text(json.dumps(report_to_json(report), indent=1))
+    if options.markdown:
+        options.markdown.write_text(comparison_markdown(report))
+    return exit_status(decision.verdict for decision in report.decisions())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The options that say what to measure: the same words for pytest and for `python -m trtgate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trtgate.engines import DEFAULT_ENGINES, all_specs, parse_spec
+from trtgate.engines.base import REFERENCE, EngineSpec
+from trtgate.errors import UserError
+from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.workbench import DEFAULT_MODELS, Settings
+
+# Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
+OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--model", {"action": "append", "default": [], "help": f"repeats; default {', '.join(DEFAULT_MODELS)}"}),
+    ("--engine", {"action": "append", "default": [], "help": f"repeats; default {', '.join(DEFAULT_ENGINES)}"}),
+    ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1"}),
+    (
+        "--weights",
+        {"action": "append", "default": [], "metavar": "MODEL=PATH", "help": ".safetensors, .pth or .pt; repeats"},
+    ),
+    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <wnid>/*.jpg (labelled)"}),
+    ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
+    ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
+    ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
+    ("--expectations", {"type": Path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"}),
+)
+
+
+def add_options(add: Callable[..., Any]) -> None:
+    """Declare OPTIONS through argparse's `add_argument` or pytest's `addoption`."""
+    for flag, keywords in OPTIONS:
+        add(flag, **keywords)
+
+
+def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Settings:
+    """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
+    batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or (1,)
+    if min(batch_sizes) < 1:
+        raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
+    models = tuple(dict.fromkeys(get("model"))) or DEFAULT_MODELS
+    weights = choose_weights(get("weights"))
+    for name in weights:
+        if name not in models:
+            raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+    chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES]
+    return Settings(
+        models=models,
+        engines=with_required(chosen, require),
+        batch_sizes=batch_sizes,
+        weights=weights,
+        images=get("images"),
+        calibration_images=get("calibration_images"),
+        skip_bad_images=get("skip_bad_images"),
+        plan_cache=get("plan_cache"),
+        expectations=read_expectations(get("expectations")),
+    )
+
+
+def with_required(chosen: Sequence[EngineSpec], required: Iterable[str]) -> tuple[EngineSpec, ...]:
+    """The chosen engines with the reference first and the required ones added. Raises UserError for unknown names."""
+    specs = [REFERENCE, *chosen]
+    backends = {spec.backend for spec in all_specs()}
+    for text in required:
+        if text in {spec.id for spec in all_specs()}:
+            specs.append(parse_spec(text))
+        elif text not in backends:
+            raise UserError(f"--require {text} is neither an engine nor a backend ({', '.join(sorted(backends))})")
+        elif text not in {spec.backend for spec in specs}:
+            specs += [spec for spec in all_specs() if spec.backend == text]
+    return tuple(dict.fromkeys(specs))
+
+
+def choose_weights(pairs: Iterable[str]) -> dict[str, Path]:
+    """`MODEL=PATH` options as a mapping. Raises UserError for anything else."""
+    chosen = {}
+    for pair in pairs:
+        model, separator, path = pair.partition("=")
+        if not separator or not model or not path:
+            raise UserError(f"--weights {pair}: give MODEL=PATH, for example resnet50=resnet50.safetensors")
+        chosen[model] = Path(path).expanduser()
+    return chosen

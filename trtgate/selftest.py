@@ -1,0 +1,247 @@
+"""The gate proves itself on this machine: races whose right answer is known.
+
+A/A races pit an engine against itself, so every REGRESSED is a false alarm. Slowed races pit it against itself with a
+busy wait of known length inside the timed region, so everything but REGRESSED is a miss.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.engines.base import Batch, Engine, time_calls
+from trtgate.progress import SILENT, Progress
+from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, run_race
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import Floats, decide_paired, interval
+
+# The engine is warm after its first race; later ones only need to settle.
+SHORT_WARM_UP = Schedule(warm_up_seconds=0.05, warm_up_limit_seconds=1.0)
+# The smallest delta is the one at which this share of A/A races would have passed.
+PASSING_SHARE = 0.95
+STEP = 0.005
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One race with a known answer: the rounds of both arms, and the verdict after at most one rerun."""
+
+    old: Floats
+    new: Floats
+    decision: Decision
+    reran: bool
+    race: Race
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """All trials of one engine. `slowdown` and `delta` are fractions (0.05 is 5 %)."""
+
+    model: str
+    engine: str
+    batch: int
+    latency: float
+    delta: float
+    slowdown: float
+    same: tuple[Trial, ...]
+    slowed: tuple[Trial, ...]
+    seconds: float
+
+    @property
+    def false_alarms(self) -> int:
+        return sum(trial.decision.verdict is Verdict.REGRESSED for trial in self.same)
+
+    @property
+    def caught(self) -> int:
+        return sum(trial.decision.verdict is Verdict.REGRESSED for trial in self.slowed)
+
+    @property
+    def smallest_delta(self) -> float:
+        """The smallest delta, in steps of half a percent, at which PASSING_SHARE of the A/A races pass."""
+        highs = [interval(np.log(trial.new / trial.old))[2] for trial in self.same if trial.race.complete]
+        if not highs:
+            return math.inf
+        quantile = float(np.quantile(highs, PASSING_SHARE, method="higher"))
+        return round(max(STEP, math.ceil(math.expm1(quantile) / STEP) * STEP), 3)
+
+
+def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
+    """Exact one-sided upper bound of a probability seen k times in n (Clopper and Pearson 1934), by bisection."""
+    if k >= n:
+        return 1.0
+    low, high = k / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = sum(math.comb(n, i) * middle**i * (1 - middle) ** (n - i) for i in range(k + 1))
+        low, high = (middle, high) if below > alpha else (low, middle)
+    return high
+
+
+def slowed_block(engine: Engine, batch: Batch, seconds: float) -> Callable[[int], npt.NDArray[np.float64]]:
+    """Blocks of the engine whose every inference is followed by a busy wait, inside the timed region."""
+    ticks = int(seconds * 1e9)
+    clock = time.perf_counter_ns
+
+    def block(n: int) -> npt.NDArray[np.float64]:
+        call = engine.bind(batch)
+
+        def slow_call() -> None:
+            call()
+            until = clock() + ticks
+            while clock() < until:
+                pass
+
+        return time_calls(slow_call, n)
+
+    return block
+
+
+def plain_block(engine: Engine, batch: Batch) -> Callable[[int], npt.NDArray[np.float64]]:
+    """The same without the wait, so that both arms differ in nothing else."""
+    return slowed_block(engine, batch, 0.0)
+
+
+def run_selftest(
+    engine: Engine,
+    batch: Batch,
+    *,
+    model: str,
+    races: tuple[int, int],
+    slowdown: float,
+    delta: float,
+    absolute_floor: float,
+    monitor: Callable[[], Monitor],
+    progress: Progress = SILENT,
+) -> Selftest:
+    """Run `races[0]` A/A races and `races[1]` slowed ones, in turns so that both see the same hours."""
+    started = time.monotonic()
+    plain = Arm("old", plain_block(engine, batch))
+    latency = run_race([plain], Schedule(rounds=3)).latency("old")
+    arms = {
+        "same": Arm("new", plain_block(engine, batch)),
+        "slowed": Arm("new", slowed_block(engine, batch, slowdown * latency)),
+    }
+    trials: dict[str, list[Trial]] = {"same": [], "slowed": []}
+    turns = _turns(*races)
+    with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
+        for index, kind in enumerate(turns):
+            trials[kind].append(_trial(plain, arms[kind], delta, absolute_floor, monitor))
+            count(index + 1, len(turns))
+    return Selftest(
+        model,
+        engine.spec.id,
+        len(batch),
+        latency,
+        delta,
+        slowdown,
+        tuple(trials["same"]),
+        tuple(trials["slowed"]),
+        time.monotonic() - started,
+    )
+
+
+def _turns(same: int, slowed: int) -> list[str]:
+    pairs = itertools.zip_longest(["same"] * same, ["slowed"] * slowed)
+    return [kind for pair in pairs for kind in pair if kind]
+
+
+def _trial(old: Arm, new: Arm, delta: float, absolute_floor: float, monitor: Callable[[], Monitor]) -> Trial:
+    """One race, and one more with twice the rounds where the first is inconclusive: as the gate does it."""
+    trial = _decided(run_race([old, new], SHORT_WARM_UP, monitor=monitor()), delta, absolute_floor, False)
+    if trial.decision.verdict is not Verdict.INCONCLUSIVE:
+        return trial
+    return _decided(run_race([old, new], SHORT_WARM_UP.doubled(), monitor=monitor()), delta, absolute_floor, True)
+
+
+def _decided(race: Race, delta: float, absolute_floor: float, reran: bool) -> Trial:
+    old, new = race.round_latencies("old"), race.round_latencies("new")
+    if race.complete:
+        decision = decide_paired(old, new, delta=delta, absolute_floor=absolute_floor)
+    else:
+        message = f"{len(race.dropped)} rounds were disturbed ({race.dropped[-1]})"
+        decision = Decision(Verdict.INVALID, Reason.DISTURBED, message)
+    return Trial(old, new, decision, reran, race)
+
+
+@dataclass(frozen=True)
+class StatisticRow:
+    """What a block statistic would have said of the same races, without reruns."""
+
+    statistic: str
+    width: float
+    false_alarms: int
+    passed: int
+    caught: int
+    open: int
+
+
+def compare_statistics(result: Selftest) -> list[StatisticRow]:
+    """Every block statistic on the raw iterations of the same races: median interval width, and verdicts."""
+    rows = []
+    for name, statistic in BLOCK_STATISTICS.items():
+        verdicts: dict[str, list[Verdict]] = {}
+        widths = []
+        for kind, trials in (("same", result.same), ("slowed", result.slowed)):
+            verdicts[kind] = []
+            for trial in trials:
+                if not trial.race.complete:
+                    continue
+                old, new = (
+                    np.array([statistic(block) for block in trial.race.blocks[arm]][: SHORT_WARM_UP.rounds])
+                    for arm in ("old", "new")
+                )
+                _, low, high = interval(np.log(new / old))
+                widths.append(high - low)
+                verdicts[kind].append(decide_paired(old, new, delta=result.delta).verdict)
+        both = verdicts["same"] + verdicts["slowed"]
+        rows.append(
+            StatisticRow(
+                name,
+                float(np.median(widths)) if widths else math.nan,
+                verdicts["same"].count(Verdict.REGRESSED),
+                verdicts["same"].count(Verdict.PASS),
+                verdicts["slowed"].count(Verdict.REGRESSED),
+                both.count(Verdict.INCONCLUSIVE),
+            )
+        )
+    return rows
+
+
+def summary(result: Selftest) -> dict[str, object]:
+    """The result as plain JSON values, with every trial's rounds."""
+
+    def trials(some: Sequence[Trial]) -> list[dict[str, object]]:
+        return [
+            {
+                "verdict": trial.decision.verdict.value,
+                "reason": trial.decision.reason.value,
+                "message": trial.decision.message,
+                "reran": trial.reran,
+                "old": list(map(float, trial.old)),
+                "new": list(map(float, trial.new)),
+                "dropped": list(trial.race.dropped),
+            }
+            for trial in some
+        ]
+
+    return {
+        "model": result.model,
+        "engine": result.engine,
+        "batch": result.batch,
+        "latency": result.latency,
+        "delta": result.delta,
+        "slowdown": result.slowdown,
+        "seconds": result.seconds,
+        "false_alarms": result.false_alarms,
+        "caught": result.caught,
+        "smallest_delta": result.smallest_delta,
+        "statistics": [vars(row) for row in compare_statistics(result)],
+        "same": trials(result.same),
+        "slowed": trials(result.slowed),
+    }

@@ -1,0 +1,85 @@
+"""Which layers cost the agreement: quantise one group of layers at a time, everything else in float."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from trtgate.engines import backend
+from trtgate.engines.base import REFERENCE, BuildRequest, EngineSpec
+from trtgate.errors import UserError
+from trtgate.graphs.quantize import QUANTIZED, WEIGHTED, quantize
+from trtgate.progress import Progress
+from trtgate.race import Arm, Schedule, run_race
+from trtgate.verdict.agreement import Agreement, compare_logits
+from trtgate.workbench import Workbench, engine_arm
+
+# Enough photos to rank layers by SQNR; agreement itself moves in steps of one photo.
+PHOTOS = 120
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantising only `nodes` costs: agreement and SQNR against PyTorch, and latency in seconds."""
+
+    group: str
+    nodes: tuple[str, ...]
+    agreement: Agreement
+    latency: float
+
+
+def group_nodes(names: list[str], depth: int) -> dict[str, list[str]]:
+    """Node names by their first `depth` dotted parts; 0 keeps every node on its own."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        parts = re.split(r"\.", name)
+        groups.setdefault(".".join(parts[:depth]) if depth else name, []).append(name)
+    return groups
+
+
+def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Progress) -> Iterator[Sensitivity]:
+    """One result per group in the order of the graph, then one for `(all)` groups quantised together.
+
+    Latency is the median of one block, for ranking only. Raises UserError for an engine that is not INT8.
+    """
+    kind = backend(spec.backend).graph_kind(spec.precision)
+    if kind not in {"int8-symmetric", "int8-asymmetric"}:
+        raise UserError(f"--engine {spec.id} is not built from an INT8 graph; give an INT8 engine")
+    if not bench.model.weights.trained:
+        raise UserError(f"{bench.name} is untrained, its answers mean nothing; give --weights {bench.name}=PATH")
+    fp32 = bench.graph("fp32").path
+    nodes = onnx.load(fp32).graph.node
+    quantizable = [node.name for node in nodes if node.op_type in QUANTIZED]
+    groups = group_nodes([node.name for node in nodes if node.op_type in WEIGHTED], depth)
+    photos = bench.photos("evaluation").first(PHOTOS)
+    reference = bench.logits(REFERENCE)[: len(photos)]
+    options = bench.settings.expectations.quantize(bench.name)
+    with TemporaryDirectory() as folder, progress.step(f"{bench.name}: {spec.id} by layer") as count:
+        for index, (group, members) in enumerate([*groups.items(), ("(all)", quantizable)]):
+            graph, plan = Path(folder) / "graph.onnx", Path(folder) / "plan"
+            quantize(
+                fp32,
+                graph,
+                "symmetric" if kind == "int8-symmetric" else "asymmetric",
+                bench.photos("calibration"),
+                replace(options, keep_float=tuple(name for name in quantizable if name not in members)),
+            )
+            request = BuildRequest(bench.model, graph, (1,), bench.settings.threads)
+            maker = backend(spec.backend)
+            maker.build(spec.precision, request, plan)
+            with maker.load(spec.precision, request, plan) as engine:
+                logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+                latency = quick_latency(engine_arm(engine, bench.batch(1)))
+            count(index + 1, len(groups) + 1)
+            yield Sensitivity(group, tuple(members), compare_logits(reference, logits), latency)
+
+
+def quick_latency(arm: Arm) -> float:
+    """Seconds, the median of a single round after a short warm-up."""
+    return run_race([arm], Schedule(rounds=1, warm_up_seconds=0.1, warm_up_limit_seconds=1.0)).latency(arm.name)
