@@ -43,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_sensitivity, _add_selftest, _add_sessions, _add_compare):
         add(commands)
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
+    cut = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:cut])
+    options.pytest_arguments = given[cut + 1 :]
+    if options.pytest_arguments and options.command != "sessions":
+        parser.error("only sessions hands arguments after -- on to pytest")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -147,10 +153,13 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _add_sessions(commands: Any) -> None:
-    parser = commands.add_parser("sessions", help="record N fresh sessions under one name")
+    parser = commands.add_parser(
+        "sessions",
+        help="record N fresh sessions under one name",
+        usage="python -m trtgate sessions N --save NAME [-- PYTEST ARGUMENTS]",
+    )
     parser.add_argument("count", type=_positive, metavar="N")
     parser.add_argument("--save", required=True, metavar="NAME", help="name for --benchmark-compare and `compare`")
-    parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST ARGUMENTS")
     parser.set_defaults(run=_sessions)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trtgate.compare import require_same_hardware
+from trtgate.compare import require_usable
 from trtgate.errors import UserError
 from trtgate.records import SessionRecord, read_session
 
@@ -61,8 +61,7 @@ def _newest(storage: Path, stack: Mapping[str, Any]) -> Path:
     reasons = []
     for path in reversed(_saved(storage)):
         try:
-            session = read_session(path)
-            _require_usable(session, stack)
+            require_usable(read_session(path), stack)
         except UserError as error:
             reasons.append(str(error))
             continue
@@ -71,9 +70,3 @@ def _newest(storage: Path, stack: Mapping[str, Any]) -> Path:
         f"--benchmark-compare: {storage} holds no session that this machine can be compared with"
         + (f"; the newest: {reasons[0]}" if reasons else "; save one with --benchmark-save=before")
     )
-
-
-def _require_usable(session: SessionRecord, stack: Mapping[str, Any]) -> None:
-    require_same_hardware(session, stack)
-    if session.unfit:
-        raise UserError(f"{session.path} must not be a baseline: its own run failed ({session.unfit[0]})")

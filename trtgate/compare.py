@@ -67,6 +67,15 @@ class Report:
         return [each.decision for each in self.engines] + list(self.missing.values())
 
 
+def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
+    """Raises UserError when the baseline's own run failed, or when it was measured on another CPU or GPU."""
+    if baseline.unfit:
+        raise UserError(
+            f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); save a sound one"
+        )
+    require_same_hardware(baseline, stack)
+
+
 def require_same_hardware(old: SessionRecord, stack: Mapping[str, Any]) -> None:
     """Raises UserError when the baseline was measured on another CPU or GPU."""
     for name in HARDWARE:
@@ -86,11 +95,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     if not old or not new:
         raise UserError("a comparison needs at least one session on each side; save some with --benchmark-save")
     for session in old:
-        if session.unfit:
-            raise UserError(
-                f"baseline {session.path} must not be used: its own run failed ({session.unfit[0]}); save a sound one"
-            )
-        require_same_hardware(session, new[0].stack)
+        require_usable(session, new[0].stack)
     for session in new[1:]:
         require_same_hardware(session, new[0].stack)
     before, after = _by_key(old), _by_key(new)

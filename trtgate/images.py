@@ -53,10 +53,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def part(self, start: int, stop: int) -> ImageSet:
+        """The photos from `start` to before `stop` as a set of their own."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return ImageSet(self.names[start:stop], self.pixels[start:stop], self.preprocessing, labels)
+
     def first(self, n: int) -> ImageSet:
         """The first n photos as a set of their own."""
-        labels = None if self.labels is None else self.labels[:n]
-        return ImageSet(self.names[:n], self.pixels[:n], self.preprocessing, labels)
+        return self.part(0, n)
 
     def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
         """Normalised float32[n,3,crop,crop] batches in order; the last one may be smaller."""

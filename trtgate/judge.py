@@ -77,7 +77,7 @@ def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
 
 def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
     """What makes a measurement less sure without making it invalid."""
-    warnings = []
+    warnings = list(race.notes)
     if not race.warm.get(arm, True):
         warnings.append("did not become steady during warm-up")
     variation = race.variation(arm)

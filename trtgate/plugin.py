@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from trtgate.baseline import find_baseline
-from trtgate.compare import Comparison, Report, compare_sessions
+from trtgate.compare import Comparison, Report, compare_sessions, require_usable
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
@@ -229,6 +229,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     gate = Gate(config)
     config.stash[GATE] = gate
+    _ = gate.settings  # a wrong option is told now, not in the middle of a run
     compare = config.getoption("benchmark_compare", [])
     if not compare:
         return
@@ -237,6 +238,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_what_cannot_compare(config)
         files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
+        for session in gate.baseline:
+            require_usable(session, gate.stack)
     except UserError as error:
         raise pytest.UsageError(str(error)) from error
     # Its own table then compares with the newest of exactly these files.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,7 +59,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     groups = group_nodes([node.name for node in nodes if node.op_type in WEIGHTED], depth)
     photos = bench.photos("evaluation").first(PHOTOS)
     reference = bench.logits(REFERENCE)[: len(photos)]
-    options = bench.settings.expectations.quantize(bench.name)
+    ranges = bench.ranges()
     with TemporaryDirectory() as folder, progress.step(f"{bench.name}: {spec.id} by layer") as count:
         for index, (group, members) in enumerate([*groups.items(), ("(all)", quantizable)]):
             graph, plan = Path(folder) / "graph.onnx", Path(folder) / "plan"
@@ -67,8 +67,8 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
                 fp32,
                 graph,
                 "symmetric" if kind == "int8-symmetric" else "asymmetric",
-                bench.photos("calibration"),
-                replace(options, keep_float=tuple(name for name in quantizable if name not in members)),
+                ranges,
+                tuple(name for name in quantizable if name not in members),
             )
             request = BuildRequest(bench.model, graph, (1,), bench.settings.threads)
             maker = backend(spec.backend)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from pathlib import Path
 
-# Other processes may use this share of one core on average over a round before it is dropped: a background service
-# does not reach it, a compiler on the other core does.
-OTHERS_SHARE = 0.5
+# Other processes using more than this share of one core, in the median round, are worth a note. Such rounds still
+# count: the verdict rests on what both arms suffered alike.
+OTHERS_NOTED = 0.1
 
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -30,10 +31,10 @@ def _busy_seconds() -> float | None:
 
 
 class CpuMonitor:
-    """Objects to a round in which other processes used more than OTHERS_SHARE of a core."""
+    """Notes how much of the processors other processes used; it objects to no round."""
 
     def __init__(self) -> None:
-        self.others: list[float] = []
+        self._others: list[float] = []
         self._wall = self._own = 0.0
         self._busy: float | None = None
 
@@ -44,9 +45,12 @@ class CpuMonitor:
 
     def stop(self) -> str | None:
         busy = _busy_seconds()
-        if busy is None or self._busy is None:
-            return None
-        wall = time.monotonic() - self._wall
-        others = max(0.0, busy - self._busy - (time.process_time() - self._own)) / wall
-        self.others.append(others)
+        if busy is not None and self._busy is not None:
+            foreign = busy - self._busy - (time.process_time() - self._own)
+            self._others.append(max(0.0, foreign) / (time.monotonic() - self._wall))
         return None
+
+    def notes(self) -> tuple[str, ...]:
+        if not self._others or statistics.median(self._others) <= OTHERS_NOTED:
+            return ()
+        return (f"other processes used {statistics.median(self._others):.1f} of the cores meanwhile",)

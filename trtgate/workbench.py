@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,15 +119,14 @@ class Workbench:
             }
             return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
-        fp32, photos = self.graph("fp32"), self.photos("calibration")
+        fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
         reduce_range = quantize.needs_reduced_range(cpu_features()) and flavour == "asymmetric"
         depends = {
             "graph": kind,
             "model": self.name,
             "fp32": fp32.digest,
-            "calibration_images": photos.digest,
-            "calibration": options.calibration,
+            "ranges": ranges.digest,
             "keep_float": list(options.keep_float),
             "reduce_range": reduce_range,
             "placement": quantize.PLACEMENT,
@@ -134,9 +134,32 @@ class Workbench:
         }
 
         def build(path: Path) -> None:
-            quantize.quantize(fp32.path, path, flavour, photos, options, reduce_range=reduce_range)
+            quantize.quantize(fp32.path, path, flavour, self.ranges(), options.keep_float, reduce_range=reduce_range)
 
-        return self._cached("graphs", f"{self.name}: calibrating INT8 ({flavour})", "graph.onnx", depends, build)
+        return self._cached("graphs", f"{self.name}: quantising to INT8 ({flavour})", "graph.onnx", depends, build)
+
+    def ranges(self) -> quantize.Ranges:
+        """The activation ranges that INT8 graphs are made with, measured on the calibration photos."""
+        found: quantize.Ranges = json.loads(self._ranges_file().path.read_text())
+        return found
+
+    def _ranges_file(self) -> CachedFile:
+        fp32, photos = self.graph("fp32"), self.photos("calibration")
+        calibration = self.settings.expectations.quantize(self.name).calibration
+        depends = {
+            "model": self.name,
+            "fp32": fp32.digest,
+            "images": photos.digest,
+            "calibration": calibration,
+            "tensors_of": list(quantize.QUANTIZED),
+            "onnxruntime": version_of("onnxruntime"),
+        }
+
+        def build(path: Path) -> None:
+            path.write_text(json.dumps(quantize.measure_ranges(fp32.path, photos, calibration)))
+
+        text = f"{self.name}: calibrating INT8 on {len(photos)} photos ({calibration})"
+        return self._cached("ranges", text, "ranges.json", depends, build)
 
     def _export(self, path: Path) -> None:
         export.export(self.model, path)

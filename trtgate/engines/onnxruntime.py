@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,15 @@ class OnnxRuntimeEngine(Engine):
         layers = {}
         for node in onnx.load(self._plan).graph.node:
             if node.op_type in INTEGER_OPERATORS:
-                layers[node.name] = "int8"
+                layers[module_name(node.name)] = "int8"
             elif node.op_type in FLOAT_OPERATORS:
-                layers[node.name] = "float32"
+                layers[module_name(node.name)] = "float32"
         return PrecisionAudit(self.spec.precision, layers)
+
+
+def module_name(node: str) -> str:
+    """The module behind a node of an optimised graph, whose name carries the optimiser's own endings."""
+    return re.sub(r"(\.(output|activation))?(_nchwc)?(_token_\d+)?$", "", node)
 
 
 def _session_options(threads: int) -> Any:

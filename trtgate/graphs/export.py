@@ -61,18 +61,32 @@ def export(model: Model, path: Path) -> None:
 
 
 def name_nodes_by_module(graph: onnx.ModelProto) -> None:
-    """Name every node that has weights by its module, `layer1.0.conv1` say.
+    """Name every node that has weights by its module, `layer1.0.conv1` say, in place.
 
     The exporter numbers nodes (`node_Conv_754`), differently in every PyTorch version, and expectations.toml names
-    nodes that must stay in float.
+    nodes that must stay in float. Its output becomes `layer1.0.conv1.output`, that of an activation right behind it
+    `layer1.0.conv1.activation`: builders name fused layers by their outputs.
     """
     taken = {node.name for node in graph.graph.node}
+    outputs = {output.name for output in graph.graph.output}
+    renamed: dict[str, str] = {}
     for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        new = ""
         if node.op_type in {"Conv", "Gemm", "MatMul"} and len(node.input) > 1:
-            name = node.input[1].removesuffix(".weight")
-            if name != node.input[1] and name not in taken:
-                node.name = name
-                taken.add(name)
+            module = node.input[1].removesuffix(".weight")
+            if module != node.input[1] and module not in taken:
+                node.name = module
+                taken.add(module)
+                new = f"{module}.output"
+        elif node.op_type in {"Relu", "Clip"} and node.input[0].endswith(".output"):
+            new = f"{node.input[0].removesuffix('.output')}.activation"
+        if new and node.output[0] not in outputs and new not in renamed.values():
+            renamed[node.output[0]] = new
+            node.output[0] = new
+    for info in graph.graph.value_info:
+        info.name = renamed.get(info.name, info.name)
 
 
 def compare_with_pytorch(model: Model, path: Path) -> None:

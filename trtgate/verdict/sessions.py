@@ -19,8 +19,9 @@ from trtgate.verdict.paired import change_text, require_times
 
 Floats = npt.NDArray[np.float64]
 
-# One-sided error of each bound: 5 against 5 sessions reach 2/252 = 0.8 %, 4 against 4 only 1/70 = 1.4 %.
-ALPHA = 0.01
+# One-sided error of each bound, as for rounds: 5 against 5 sessions reach 1/252 = 0.4 %, when all of one side lie beyond
+# all of the other; 4 against 4 only 1/70 = 1.4 %.
+ALPHA = 0.005
 MIN_SESSIONS = 5
 # With fewer sessions a change must exceed delta by this many times the widest spread that the baseline itself shows.
 FAR = 3.0

@@ -1,0 +1,78 @@
+"""What the harness adds: the latency that the suite reports against a bare loop around the same call.
+
+    python tests/studies/harness.py [--model M] [--engine E] ...
+
+The bare loop calls the runtime itself, without any of trtgate, and reads the clock around each call. Both are arms of
+one race, so the noise of the machine cancels; printed is the ratio suite / bare with its 99 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from trtgate.engines import parse_spec
+from trtgate.engines.base import Batch
+from trtgate.options import add_options, read_settings
+from trtgate.progress import console_progress
+from trtgate.race import Arm, Schedule, run_race
+from trtgate.verdict.paired import interval
+from trtgate.workbench import Workbench, engine_arm
+
+
+def bare_onnxruntime(plan: Path, batch: Batch, threads: int) -> Arm:
+    """A session on the same plan, called in a plain loop."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(plan), options, providers=["CPUExecutionProvider"])
+
+    def block(n: int) -> npt.NDArray[np.float64]:
+        times = []
+        for _ in range(n):
+            start = time.perf_counter()
+            session.run(["logits"], {"input": batch})
+            times.append(time.perf_counter() - start)
+        return np.array(times)
+
+    return Arm("bare loop", block)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser.add_argument)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    options.engine = options.engine or ["onnxruntime-fp32", "onnxruntime-int8"]
+    settings = read_settings(lambda name: getattr(options, name))
+    for name in settings.models:
+        with Workbench(name, settings, console_progress()) as bench:
+            for text in options.engine:
+                spec = parse_spec(text)
+                plan = bench.plan(spec)
+                assert plan is not None
+                batch = bench.batch(settings.batch_sizes[0])
+                suite = engine_arm(bench.engine(spec), batch, "suite")
+                race = run_race(
+                    [suite, bare_onnxruntime(plan.path, batch, settings.threads)], Schedule(rounds=options.rounds)
+                )
+                logs = np.log(race.round_latencies("suite") / race.round_latencies("bare loop"))
+                ratio, low, high = map(float, np.exp(interval(logs)))
+                print(
+                    f"{name} {text}: suite {race.latency('suite') * 1e3:.3f} ms, bare loop "
+                    f"{race.latency('bare loop') * 1e3:.3f} ms, ratio {ratio:.4f} [{low:.4f}, {high:.4f}]"
+                )
+
+
+if __name__ == "__main__":
+    main()

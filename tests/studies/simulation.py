@@ -1,0 +1,136 @@
+"""How often the rules are wrong, by simulation: noise made up of all that a shared machine does.
+
+    python tests/studies/simulation.py [--trials N]
+
+Each round's log latency is shared by both arms up to: an autocorrelated wobble of the machine (AR(1)), a drift over the
+race, a drift within the round (what one arm sees before the other), and heavy-tailed noise of its own (Student's t with
+3 degrees of freedom). For sessions, an offset of each session takes the place of the round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from trtgate.verdict import Verdict
+from trtgate.verdict.paired import decide_paired
+from trtgate.verdict.sessions import decide_sessions
+
+Floats = npt.NDArray[np.float64]
+DELTA = 0.05
+ROUNDS = 15
+SESSIONS = 5
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations of log latency (0.01 is 1 %), and drifts per race and per round."""
+
+    name: str
+    own: float
+    wobble: float
+    drift: float
+    within: float
+    session: float
+
+
+QUIET = Noise("quiet", own=0.005, wobble=0.02, drift=0.0, within=0.0, session=0.004)
+SHARED = Noise("shared", own=0.010, wobble=0.05, drift=0.10, within=0.002, session=0.008)
+LOADED = Noise("loaded", own=0.025, wobble=0.15, drift=0.20, within=0.005, session=0.015)
+# Noise as large as delta: the rules can only say that they cannot tell, and here their error rates are put to the test.
+HOSTILE = Noise("hostile", own=0.10, wobble=0.15, drift=0.30, within=0.01, session=0.08)
+
+
+def student(rng: np.random.Generator, size: int) -> Floats:
+    """Heavy tails of unit variance: Student's t with 3 degrees of freedom."""
+    return rng.standard_t(3, size) / np.sqrt(3)
+
+
+def wobble(rng: np.random.Generator, size: int, coefficient: float = 0.8) -> Floats:
+    """AR(1) of unit variance."""
+    values = np.empty(size)
+    values[0] = rng.normal()
+    for i in range(1, size):
+        values[i] = coefficient * values[i - 1] + np.sqrt(1 - coefficient**2) * rng.normal()
+    return values
+
+
+def paired_arms(rng: np.random.Generator, noise: Noise, effect: float, rounds: int) -> tuple[Floats, Floats]:
+    """Seconds of both arms; the second is slower by `effect` (0.07 is 7 %)."""
+    shared = noise.wobble * wobble(rng, rounds) + noise.drift * np.linspace(0, 1, rounds)
+    # Odd rounds run in reverse order, so a drift within the round favours the arms in turns.
+    within = noise.within * np.where(np.arange(rounds) % 2 == 0, 1, -1)
+    old = shared + noise.own * student(rng, rounds)
+    new = shared + noise.own * student(rng, rounds) + within + np.log1p(effect)
+    return 1e-3 * np.exp(old), 1e-3 * np.exp(new)
+
+
+def paired_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+    """As the gate does it: one race, and one more with twice the rounds if the first is inconclusive."""
+    verdict = decide_paired(*paired_arms(rng, noise, effect, ROUNDS), delta=DELTA).verdict
+    if verdict is Verdict.INCONCLUSIVE:
+        verdict = decide_paired(*paired_arms(rng, noise, effect, 2 * ROUNDS), delta=DELTA).verdict
+    return verdict
+
+
+def sessions_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+    """Five sessions a side."""
+    old, new = (1e-3 * np.exp(noise.session * student(rng, SESSIONS)) for _ in range(2))
+    return decide_sessions(old, new * (1 + effect), delta=DELTA).verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    rule: str
+    noise: str
+    effect: float
+    verdicts: dict[Verdict, int]
+    trials: int
+
+    def share(self, verdict: Verdict) -> float:
+        return self.verdicts.get(verdict, 0) / self.trials
+
+
+def simulate(trials: int, seed: int = 0) -> list[Row]:
+    """Every rule under every noise, without an effect and at delta + 2 points."""
+    rules: dict[str, Callable[[np.random.Generator, Noise, float], Verdict]] = {
+        "paired": paired_verdict,
+        "sessions 5:5": sessions_verdict,
+    }
+    rows = []
+    for rule, verdict in rules.items():
+        for noise in (QUIET, SHARED, LOADED, HOSTILE):
+            for effect in (0.0, DELTA + 0.02):
+                rng = np.random.default_rng([seed, len(rows)])
+                counts: dict[Verdict, int] = {}
+                for _ in range(trials):
+                    found = verdict(rng, noise, effect)
+                    counts[found] = counts.get(found, 0) + 1
+                rows.append(Row(rule, noise.name, effect, counts, trials))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=20_000)
+    trials = parser.parse_args().trials
+    print(f"delta {DELTA:.0%}, {trials} trials a row")
+    print("| rule | noise | slower by | REGRESSED | INCONCLUSIVE | PASS |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for row in simulate(trials):
+        shares = " | ".join(
+            f"{row.share(verdict):.2%}" for verdict in (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
+        )
+        print(f"| {row.rule} | {row.noise} | {row.effect:.0%} | {shares} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""bench/ itself, run for real on one small model: what a user sees and what is saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bench(*arguments: str, storage: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "bench/", f"--benchmark-storage=file://{storage}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory, plan_cache: Path) -> list[str]:
+    expectations = tmp_path_factory.mktemp("bench") / "expectations.toml"
+    # No speedup floor: this machine's load must not decide a unit test.
+    expectations.write_text("[models.efficientnet_lite0.quantize]\nkeep_float = ['_conv_stem']\n")
+    return [
+        "--model=efficientnet_lite0",
+        "--engine=onnxruntime-int8",
+        f"--plan-cache={plan_cache}",
+        f"--expectations={expectations}",
+    ]
+
+
+def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], tmp_path: Path) -> None:
+    result = bench(*quick, "--benchmark-save=before", storage=tmp_path)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+    lines = result.stdout.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if "= trtgate =" in line) :]
+    [row] = [line for line in table if "onnxruntime-int8 " in line and "[" in line]
+    assert row.rstrip().endswith("PASS")
+    assert all(len(line) <= 100 for line in table)
+    assert any("racing 2 engines" in line for line in lines)
+
+    [path] = tmp_path.glob("*/0001_before.json")
+    document = json.loads(path.read_text())
+    [entry] = [b for b in document["benchmarks"] if "onnxruntime-int8" in b["name"]]
+    record = entry["extra_info"]["trtgate"]
+    assert record["agreement"]["n"] == 240
+    assert record["layers"] == {"float32": 1, "int8": 49}
+    assert record["plan"]["bytes"] > 1_000_000
+    assert {"p50", "p90"} <= set(record["percentiles"])
+    assert document["machine_info"]["trtgate"]["onnxruntime"]
+
+    # And again: nothing is rebuilt, and one session against one cannot pass.
+    again = bench(*quick, "--benchmark-compare=before", storage=tmp_path)
+    assert again.returncode in {1, 6}, again.stdout[-3000:]
+    assert "building" not in again.stdout
+    assert "exporting" not in again.stdout
+    assert "stack: nothing changed" in again.stdout
+
+
+def test_answers_that_differ_fail_and_name_the_photos(quick: list[str], tmp_path: Path) -> None:
+    expectations = Path(quick[-1].partition("=")[2])
+    strict = expectations.with_name("strict.toml")
+    strict.write_text(expectations.read_text() + "[default]\nagreement = 0.999\n")
+    result = bench(*quick[:-1], f"--expectations={strict}", "-k", "agreement", storage=tmp_path)
+    assert result.returncode == 1
+    assert "REGRESSED (below_floor): top-1 agreement" in result.stdout
+    assert "margin" in result.stdout
+    assert "cat#" in result.stdout or "raccoon#" in result.stdout
+
+
+def test_what_is_required_must_not_be_missing(quick: list[str], tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['openvino'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ["bench/test_engines.py", *quick, "--engine=openvino-int8"]
+    for required, status in (([], 0), (["--require=openvino"], 1)):
+        result = subprocess.run(
+            [sys.executable, "-c", hidden, *arguments, *required], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == status, result.stdout[-3000:]
+        assert "pip install openvino" in result.stdout

@@ -1,0 +1,142 @@
+"""Saved sessions against saved sessions, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trtgate.__main__ import main
+from trtgate.records import EngineRecord, to_json
+from trtgate.stack import stack
+
+WOBBLE = [1 + 0.002 * (i * 7 % 5) for i in range(15)]
+
+
+def save(
+    number: int,
+    name: str,
+    engine: float = 1e-3,
+    reference: float = 4e-3,
+    changes: dict[str, Any] | None = None,
+    engines: tuple[str, ...] = ("onnxruntime-int8",),
+) -> None:
+    """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
+    own = 1 + 0.001 * (number % 5)
+    records = [
+        EngineRecord(
+            "resnet50",
+            spec,
+            1,
+            "file",
+            tuple(engine * own * w for w in WOBBLE),
+            tuple(reference * own * w for w in WOBBLE),
+            {"p50": engine, "p90": engine},
+            150,
+        )
+        for spec in engines
+    ]
+    document = {
+        "machine_info": {"trtgate": {**stack(), **(changes or {})}},
+        "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in records],
+        "datetime": "2026-01-01",
+        "trtgate": {"schema": 1, "skipped": {}, "unfit": []},
+    }
+    folder = Path(".benchmarks/Linux")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{number:04}_{name}.json").write_text(json.dumps(document))
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def sessions(name: str, first: int, **keywords: Any) -> None:
+    for number in range(first, first + 5):
+        save(number, name, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("new", "status", "verdict"),
+    [
+        ({}, 0, "PASS"),
+        ({"engine": 0.8e-3}, 0, "IMPROVED"),
+        ({"engine": 1.08e-3}, 1, "REGRESSED"),
+        # A faster reference shrinks the speedup; both parts are shown, nothing is excused.
+        ({"reference": 3.6e-3}, 1, "REGRESSED"),
+        # A driver that slows both leaves the speedup alone; the absolute latency is gated too.
+        ({"engine": 1.1e-3, "reference": 4.4e-3}, 1, "REGRESSED"),
+    ],
+)
+def test_five_sessions_against_five(
+    new: dict[str, Any], status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6, **new)
+    assert main(["compare", "before", "after"]) == status
+    assert verdict in capsys.readouterr().out
+
+
+def test_both_parts_of_a_changed_speedup_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6, reference=3.6e-3)
+    main(["compare", "before", "after"])
+    assert "speedup: 4.00 -> 3.60; engine +0.0%, reference -10.0%" in capsys.readouterr().out
+
+
+def test_four_sessions_are_too_few(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    save(6, "after")
+    assert main(["compare", "before", "after"]) == 6
+    assert "underpowered" in capsys.readouterr().out
+
+
+def test_json_and_markdown_say_the_same(tmp_path: Path) -> None:
+    sessions("before", 1, engines=("onnxruntime-int8", "openvino-int8"))
+    sessions("after", 6, engine=1.2e-3, changes={"onnxruntime": "99.0"})
+    status = main(["compare", "before", "after", "--json", "out.json", "--markdown", "out.md"])
+    assert status == 1
+    report = json.loads(Path("out.json").read_text())
+    assert report["engines"][0]["decision"]["verdict"] == "REGRESSED"
+    assert report["missing"][0]["engine"] == "openvino-int8"
+    assert any("99.0" in change for change in report["stack_changes"])
+    text = Path("out.md").read_text()
+    assert "| resnet50 | onnxruntime-int8 | 1 | 1.0" in text
+    assert "| resnet50 | openvino-int8 | 1 | | | | | REGRESSED | missing |" in text
+
+
+def test_an_unfinished_race_is_invalid(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    path = Path(".benchmarks/Linux/0007_after.json")
+    document = json.loads(path.read_text())
+    document["benchmarks"][0]["extra_info"]["trtgate"]["complete"] = False
+    path.write_text(json.dumps(document))
+    assert main(["compare", "before", "after"]) == 7
+    assert "INVALID" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["before", "later"], "later"),
+        (["before", "after", "--expectations", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_another_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, changes={"gpu": "NVIDIA T4"})
+    sessions("after", 6, changes={"gpu": "NVIDIA L4"})
+    assert main(["compare", "before", "after"]) == 2
+    assert "another gpu" in capsys.readouterr().err

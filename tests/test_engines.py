@@ -1,0 +1,161 @@
+"""Every CPU engine: answers, audit, plans, timing's shape."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trtgate import engines, judge
+from trtgate.engines import all_specs, available, backend, parse_spec
+from trtgate.engines.base import AVAILABLE, EngineSpec, PrecisionAudit, time_calls
+from trtgate.engines.openvino import BACKEND as OPENVINO
+from trtgate.errors import UserError
+from trtgate.expectations import read_expectations
+from trtgate.stack import cpu_features, usable_threads
+from trtgate.verdict import Verdict
+from trtgate.verdict.agreement import compare_logits
+from trtgate.workbench import Settings, Workbench
+
+from .conftest import ENGINES
+
+FLOORS = {"fp32": 60.0, "int8": 10.0}
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_an_engine_answers_like_the_reference(text: str, lite0: Workbench) -> None:
+    spec = parse_spec(text)
+    photos = lite0.photos("evaluation").first(24)
+    engine = lite0.engine(spec)
+    reference = np.concatenate([lite0.engine(engines.base.REFERENCE).infer(batch) for batch in photos.batches(8)])
+    answers = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+    agreement = compare_logits(reference, answers)
+    assert agreement.sqnr_db >= FLOORS[spec.precision]
+    assert agreement.top1 >= 20
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_the_answer_is_the_callers_own(text: str, lite0: Workbench) -> None:
+    engine = lite0.engine(parse_spec(text))
+    first, second = lite0.photos("evaluation").first(2).batches(1)
+    answer = engine.infer(first)
+    kept = answer.copy()
+    engine.infer(second)
+    assert np.array_equal(answer, kept)
+    assert answer.dtype == np.float32
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_a_block_times_each_inference(text: str, lite0: Workbench) -> None:
+    seconds = lite0.engine(parse_spec(text)).block(4, lite0.batch(1)).seconds
+    assert seconds.shape == (4,)
+    assert (seconds > 0).all()
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_an_engine_is_built_in_what_was_asked_for(text: str, lite0: Workbench) -> None:
+    spec = parse_spec(text)
+    audit = lite0.engine(spec).audit()
+    assert len(audit.layers) == 50
+    decision = judge.audit_decision(audit, lite0.kept_in_float(spec))
+    assert decision.verdict is Verdict.PASS, decision.message
+
+
+def test_an_engine_built_in_another_precision_is_found(lite0: Workbench) -> None:
+    float_layers = lite0.engine(parse_spec("onnxruntime-fp32")).audit().layers
+    decision = judge.audit_decision(PrecisionAudit("int8", float_layers), allowed_float=1)
+    assert decision.verdict is Verdict.REGRESSED
+    assert "_conv_stem" in decision.message
+    assert judge.audit_decision(PrecisionAudit("int8", {}), allowed_float=9).verdict is Verdict.REGRESSED
+
+
+def test_a_second_workbench_rebuilds_nothing(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    lite0.engine(parse_spec("openvino-int8"))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("must not be built again")
+
+    monkeypatch.setattr(type(OPENVINO), "build", refuse)
+    with Workbench("efficientnet_lite0", lite0.settings) as again:
+        plan = again.plan(parse_spec("openvino-int8"))
+        assert plan is not None
+        assert plan.reused
+        assert again.engine(parse_spec("openvino-int8")).infer(again.batch(1)).shape == (1, 1000)
+
+
+def test_several_batch_sizes_share_one_plan(lite0: Workbench) -> None:
+    settings = Settings(engines=lite0.settings.engines, batch_sizes=(1, 4), plan_cache=lite0.settings.plan_cache)
+    with Workbench("efficientnet_lite0", settings) as bench:
+        engine = bench.engine(parse_spec("openvino-int8"))
+        together = engine.infer(bench.batch(4))
+        alone = engine.infer(bench.batch(1))
+        np.testing.assert_allclose(together[:1], alone, atol=0.5)
+
+
+def test_an_engine_that_cannot_be_built_fails_alone(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def fail(*_: object) -> None:
+        tries.append(1)
+        raise RuntimeError("no kernel for this layer")
+
+    monkeypatch.setattr(type(OPENVINO), "build", fail)
+    broken, sound = parse_spec("openvino-fp32"), parse_spec("onnxruntime-fp32")
+    settings = Settings(engines=(sound, broken), batch_sizes=(2,), plan_cache=lite0.settings.plan_cache)
+    with Workbench("efficientnet_lite0", settings) as bench:
+        assert bench.loadable() == (sound,)
+        with pytest.raises(RuntimeError, match="no kernel"):
+            bench.engine(broken)
+    assert len(tries) == 1
+
+
+def test_ids_are_parsed_and_unknown_ones_refused() -> None:
+    assert {spec.id for spec in all_specs()} >= {*ENGINES, "pytorch-bf16", "openvino-bf16", "inductor-fp32"}
+    assert EngineSpec.parse("tensorrt-int8") == EngineSpec("tensorrt", "int8")
+    for wrong in ("onnxruntime", "onnxruntime-int4", "-int8"):
+        with pytest.raises(ValueError, match="precision"):
+            EngineSpec.parse(wrong)
+    with pytest.raises(UserError, match="onnxruntime-int8"):
+        parse_spec("onnxruntime-int4")
+
+
+def test_a_missing_runtime_is_a_reason_and_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    found = backend("openvino").available("int8")
+    assert not found.ok
+    assert "pip install openvino" in str(found)
+    assert available(parse_spec("pytorch-fp32")) == AVAILABLE
+
+
+def test_bf16_wants_bf16_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("openvino", "pytorch"):
+        monkeypatch.setattr(f"trtgate.engines.{module}.cpu_features", lambda: frozenset({"avx2"}))
+        assert not backend(module).available("bf16").ok
+        monkeypatch.setattr(f"trtgate.engines.{module}.cpu_features", lambda: frozenset({"avx512_bf16"}))
+        assert backend(module).available("bf16").ok
+
+
+def test_threads_are_the_physical_cores_that_may_be_used() -> None:
+    assert 1 <= usable_threads() <= len(os.sched_getaffinity(0))
+    assert isinstance(cpu_features(), frozenset)
+
+
+def test_time_calls_reads_the_clock_once_per_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(0, 10_000_000, 1_000_000))
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(ticks))
+    calls: list[int] = []
+    seconds = time_calls(lambda: calls.append(1), 5)
+    assert seconds.tolist() == [1e-3] * 5
+    assert len(calls) == 5
+    assert next(ticks) == 6_000_000
+
+
+def test_what_stays_in_float_comes_from_the_expectations(lite0: Workbench, tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    path.write_text('[models.efficientnet_lite0.quantize]\nkeep_float = ["_fc", "_blocks.15.*"]')
+    settings = Settings(plan_cache=lite0.settings.plan_cache, expectations=read_expectations(path))
+    with Workbench("efficientnet_lite0", settings) as bench:
+        audit = bench.engine(parse_spec("onnxruntime-int8")).audit()
+        assert audit.histogram["float32"] == bench.kept_in_float(parse_spec("onnxruntime-int8")) == 4

@@ -1,0 +1,76 @@
+"""expectations.toml: look-up, mistakes, writing a delta."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trtgate.errors import UserError
+from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
+
+
+def test_the_most_particular_section_counts(tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    path.write_text(
+        """
+        [default]
+        agreement = 0.1
+        speedup = 1
+        delta = 0.01
+        cosine = 0.5
+        [default.engines.onnxruntime-int8]
+        agreement = 0.2
+        speedup = 2
+        delta = 0.02
+        [models.resnet50]
+        agreement = 0.3
+        speedup = 3
+        [models.resnet50.engines.onnxruntime-int8]
+        agreement = 0.4
+        """
+    )
+    found = read_expectations(path).of("resnet50", "onnxruntime-int8")
+    assert (found.agreement, found.speedup, found.delta, found.cosine) == (0.4, 3, 0.02, 0.5)
+    other = read_expectations(path).of("resnet18", "openvino-int8")
+    assert (other.agreement, other.speedup, other.delta) == (0.1, 1, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[default", "TOML"),
+        ("[defaults]", "defaults"),
+        ("[default]\nagrement = 0.9", "agrement"),
+        ('[default]\nagreement = "high"', "agreement"),
+        ("[default.engine.a-fp32]\ndelta = 0.1", "default.engine"),
+        ("[models.a.quantize]\ncalibration = 'max'", "calibration"),
+        ("[models.a.quantize]\nkeep = ['conv1']", "keep"),
+        ("[models.a.quantize]\nkeep_float = 'conv1'", "keep_float"),
+        ("acknowledged_missing = 'all'", "acknowledged_missing"),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_file_and_key(text: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="mine.toml") as caught:
+        read_expectations(path)
+    assert named in str(caught.value)
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.toml"):
+        read_expectations(tmp_path / "nowhere.toml")
+
+
+def test_a_delta_can_be_written_and_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    shutil.copy(DEFAULT_PATH, path)
+    for delta in (0.02, 0.035):
+        write_delta(path, "resnet50", "onnxruntime-int8", delta)
+        assert read_expectations(path).of("resnet50", "onnxruntime-int8").delta == delta
+    before, after = DEFAULT_PATH.read_text(), path.read_text()
+    assert after.startswith(before)
+    assert after.count("[models.resnet50.engines.onnxruntime-int8]") == 1
+    assert read_expectations(path).of("resnet50", "openvino-int8").delta == read_expectations().of("a", "b").delta

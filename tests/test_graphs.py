@@ -1,0 +1,177 @@
+"""Graphs: the export against PyTorch, and where Q/DQ stands on ResNet-50's real graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+
+from trtgate.errors import UserError
+from trtgate.graphs import export, quantize
+from trtgate.graphs.quantize import matching_nodes, needs_reduced_range
+from trtgate.images import sample_crops
+from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
+from trtgate.workbench import Workbench
+
+
+def untrained(name: str) -> Model:
+    module = _torchvision_module(name).eval()
+    return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resnet50") / "fp32.onnx"
+    export.export(untrained("resnet50"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def symmetric(resnet50: Path) -> Iterator[onnx.ModelProto]:
+    path = resnet50.with_name("symmetric.onnx")
+    ranges = quantize.measure_ranges(resnet50, sample_crops("calibration", Preprocessing()).first(2), "minmax")
+    quantize.quantize(resnet50, path, "symmetric", ranges)
+    return onnx.load(path)
+
+
+class Edges:
+    """Who makes and who reads each tensor of a graph."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.nodes = {node.name: node for node in graph.graph.node}
+        self.producers = {output: node for node in graph.graph.node for output in node.output}
+        self.initializers = {value.name: value for value in graph.graph.initializer}
+
+    def source(self, tensor: str) -> tuple[str, bool]:
+        """The node behind a tensor, looking through Q/DQ, and whether there was any."""
+        node = self.producers.get(tensor)
+        if node is not None and node.op_type == "DequantizeLinear":
+            quantize_node = self.producers[node.input[0]]
+            assert quantize_node.op_type == "QuantizeLinear"
+            return self.source(quantize_node.input[0])[0], True
+        return (node.name if node is not None else tensor), False
+
+
+def test_nodes_are_named_by_their_modules(resnet50: Path) -> None:
+    nodes = [node for node in onnx.load(resnet50).graph.node if node.op_type in {"Conv", "Gemm"}]
+    names = [node.name for node in nodes]
+    assert len(names) == 54
+    assert names[0] == "conv1"
+    assert names[-1] == "fc"
+    assert all(re.fullmatch(r"conv1|fc|layer[1-4]\.\d\.(conv[123]|downsample\.0)", name) for name in names)
+
+
+def test_every_convolution_reads_quantised_activations_and_weights(symmetric: onnx.ModelProto) -> None:
+    edges = Edges(symmetric)
+    weighted = [node for node in symmetric.graph.node if node.op_type in {"Conv", "Gemm"}]
+    assert len(weighted) == 54
+    for node in weighted:
+        assert edges.source(node.input[0])[1], f"the input of {node.name} has no Q/DQ"
+        weight = edges.producers[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        values, scales = (edges.initializers[name] for name in weight.input[:2])
+        assert values.data_type == onnx.TensorProto.INT8
+        assert len(scales.dims) == 1, f"the weights of {node.name} are not quantised per channel"
+        assert len(node.input) < 3 or node.input[2] in edges.initializers, f"the bias of {node.name} is quantised"
+
+
+def test_at_a_residual_add_only_the_skip_is_quantised(symmetric: onnx.ModelProto) -> None:
+    edges = Edges(symmetric)
+    blocks: dict[str, tuple[str, str]] = {}
+    for node in symmetric.graph.node:
+        if node.op_type != "Add":
+            continue
+        sources = [edges.source(name) for name in node.input]
+        [main] = [name for name, quantised in sources if not quantised]
+        [skip] = [name for name, quantised in sources if quantised]
+        blocks[main.removesuffix(".conv3")] = (main, skip)
+    assert len(blocks) == 16
+    for block, (main, skip) in blocks.items():
+        assert main == f"{block}.conv3"
+        if block.endswith(".0"):
+            assert skip == f"{block}.downsample.0"
+        else:
+            assert edges.nodes[skip].op_type == "Relu"
+
+
+def test_nothing_is_rounded_between_a_convolution_and_its_activation(symmetric: onnx.ModelProto) -> None:
+    edges = Edges(symmetric)
+    for node in symmetric.graph.node:
+        if node.op_type == "Relu":
+            assert edges.producers[node.input[0]].op_type in {"Conv", "Add"}
+    assert edges.producers[symmetric.graph.output[0].name].op_type == "Gemm"
+
+
+def test_zero_points_are_zero_and_activations_int8(symmetric: onnx.ModelProto) -> None:
+    edges = Edges(symmetric)
+    for node in symmetric.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            zero = onnx.numpy_helper.to_array(edges.initializers[node.input[2]])
+            assert zero.dtype == "int8"
+            assert not zero.any()
+
+
+def test_asymmetric_is_uint8_with_integer_biases(lite0: Workbench) -> None:
+    graph = onnx.load(lite0.graph("int8-asymmetric").path)
+    edges = Edges(graph)
+    quantizers = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    assert {edges.initializers[node.input[2]].data_type for node in quantizers} == {onnx.TensorProto.UINT8}
+    kept = {node.name for node in graph.graph.node if node.op_type == "Conv" and node.input[1] in edges.initializers}
+    assert kept == {"_conv_stem"}
+
+
+def test_a_name_that_no_node_has_is_an_error(resnet50: Path) -> None:
+    graph = onnx.load(resnet50)
+    assert matching_nodes(graph, ("layer4.2.*", "conv1")) == [f"layer4.2.conv{i}" for i in (1, 2, 3)] + ["conv1"]
+    with pytest.raises(UserError, match="layer5"):
+        matching_nodes(graph, ("layer5.*",))
+
+
+def test_weights_are_narrowed_only_where_integers_would_overflow() -> None:
+    assert needs_reduced_range(frozenset({"avx2"}))
+    assert needs_reduced_range(frozenset({"avx2", "avx512f"}))
+    assert not needs_reduced_range(frozenset({"avx2", "avx512f", "avx512_vnni"}))
+    assert not needs_reduced_range(frozenset({"avx2", "avx_vnni"}))
+    assert not needs_reduced_range(frozenset({"asimddp"}))
+
+
+def test_a_graph_that_differs_from_pytorch_is_refused(lite0: Workbench, tmp_path: Path) -> None:
+    graph = onnx.load(lite0.graph("fp32").path)
+    weight = next(value for value in graph.graph.initializer if value.name == "_fc.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0] += 0.1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(graph, tmp_path / "wrong.onnx")
+    with pytest.raises(export.ExportError, match="differs from PyTorch"):
+        export.compare_with_pytorch(lite0.model, tmp_path / "wrong.onnx")
+
+
+def test_entropy_clips_what_min_max_keeps(lite0: Workbench) -> None:
+    photos = lite0.photos("calibration").first(4)
+    minmax, entropy = (
+        quantize.measure_ranges(lite0.graph("fp32").path, photos, method) for method in ("minmax", "entropy")
+    )
+    assert minmax.keys() == entropy.keys()
+    narrower = [name for name in minmax if entropy[name][1] < 0.999 * minmax[name][1]]
+    # With as many bins as levels, ONNX Runtime's default, there would be none.
+    assert len(narrower) > 10
+
+
+def test_ranges_do_not_depend_on_the_chunks(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = lite0.photos("calibration").first(5)
+    chunked = quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax")
+    monkeypatch.setattr(quantize, "CHUNK", 100)
+    assert quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax") == chunked
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_any_torchvision_classifier_can_be_exported_and_quantised(name: str, tmp_path: Path) -> None:
+    model = untrained(name)
+    export.export(model, tmp_path / "fp32.onnx")
+    photos = sample_crops("calibration", Preprocessing()).first(2)
+    ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
+    for kind in ("symmetric", "asymmetric"):
+        quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", kind, ranges)

@@ -1,0 +1,121 @@
+"""The paired rule: properties that must hold whatever the times are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trtgate.verdict import Reason, Verdict
+from trtgate.verdict.paired import decide_floor, decide_paired, interval, rank_of_bound
+
+ROUNDS = 15
+times = arrays(np.float64, ROUNDS, elements=st.floats(1e-4, 1e-1))
+deltas = st.floats(0.005, 0.3)
+MIRROR = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
+
+
+def test_fifteen_rounds_use_the_third_from_either_end() -> None:
+    assert rank_of_bound(15) == 3
+    assert sum(math.comb(15, i) for i in range(3)) / 2**15 == pytest.approx(0.0037, abs=1e-4)
+    assert interval(np.arange(1.0, 16.0)) == (8.0, 3.0, 13.0)
+
+
+@given(st.integers(0, 60))
+def test_the_bound_keeps_its_error_and_is_the_tightest_that_does(rounds: int) -> None:
+    k = rank_of_bound(rounds)
+    below = [sum(math.comb(rounds, i) for i in range(j)) / 2**rounds for j in range(rounds + 2)]
+    assert below[k] <= 0.005
+    assert below[k + 1] > 0.005
+
+
+@given(times, times, deltas)
+def test_swapping_the_arms_swaps_the_verdict(old: np.ndarray, new: np.ndarray, delta: float) -> None:
+    forward = decide_paired(old, new, delta=delta).verdict
+    backward = decide_paired(new, old, delta=delta).verdict
+    if forward in MIRROR or backward in MIRROR:
+        assert backward is MIRROR.get(forward)
+
+
+@given(times, times, deltas, st.sampled_from([2.0**-20, 2.0**10, 1024.0]))
+def test_units_do_not_matter(old: np.ndarray, new: np.ndarray, delta: float, unit: float) -> None:
+    plain = decide_paired(old, new, delta=delta, absolute_floor=1e-5)
+    scaled = decide_paired(old * unit, new * unit, delta=delta, absolute_floor=1e-5 * unit)
+    assert (plain.verdict, plain.reason) == (scaled.verdict, scaled.reason)
+
+
+RANK = {Verdict.IMPROVED: 0, Verdict.PASS: 1, Verdict.INCONCLUSIVE: 2, Verdict.REGRESSED: 3}
+
+
+@given(times, times, deltas, st.floats(1.0, 3.0))
+def test_slower_never_looks_better(old: np.ndarray, new: np.ndarray, delta: float, factor: float) -> None:
+    before = decide_paired(old, new, delta=delta).verdict
+    after = decide_paired(old, new * factor, delta=delta).verdict
+    assert RANK[after] >= RANK[before]
+
+
+@given(times, st.integers(0, 7))
+def test_too_few_rounds_give_no_verdict(old: np.ndarray, rounds: int) -> None:
+    decision = decide_paired(old[:rounds], 10 * old[:rounds], delta=0.05)
+    assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS)
+    assert decide_floor(old[:rounds], old[:rounds], floor=5.0).reason is Reason.TOO_FEW_ROUNDS
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1e-3])
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_impossible_times_are_refused(bad: float, side: str) -> None:
+    good = np.full(ROUNDS, 1e-3)
+    wrong = good.copy()
+    wrong[7] = bad
+    arms = (wrong, good) if side == "old" else (good, wrong)
+    with pytest.raises(ValueError, match="finite and positive"):
+        decide_paired(*arms, delta=0.05)
+    with pytest.raises(ValueError, match="finite and positive"):
+        decide_floor(*arms, floor=1.0)
+
+
+def test_arms_of_different_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="same rounds"):
+        decide_paired(np.ones(15), np.ones(14), delta=0.05)
+
+
+def test_the_four_verdicts() -> None:
+    old = np.full(ROUNDS, 1e-3)
+    wide = old * np.linspace(0.9, 1.2, ROUNDS)
+    assert decide_paired(old, old * 1.04, delta=0.05).verdict is Verdict.PASS
+    assert decide_paired(old, old * 1.06, delta=0.05).verdict is Verdict.REGRESSED
+    assert decide_paired(old, old * 0.90, delta=0.05).verdict is Verdict.IMPROVED
+    assert decide_paired(old, wide, delta=0.05).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_difference_below_the_absolute_floor_is_no_regression() -> None:
+    old = np.full(ROUNDS, 20e-6)
+    decision = decide_paired(old, old * 1.5, delta=0.05, absolute_floor=20e-6)
+    assert (decision.verdict, decision.reason) == (Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR)
+    assert decide_paired(old, old * 1.5, delta=0.05, absolute_floor=5e-6).verdict is Verdict.REGRESSED
+
+
+def test_noise_that_both_arms_share_cancels() -> None:
+    rng = np.random.default_rng(0)
+    machine = np.exp(rng.normal(0, 0.3, ROUNDS))
+    decision = decide_paired(1e-3 * machine, 1.07e-3 * machine, delta=0.05)
+    assert decision.verdict is Verdict.REGRESSED
+    assert decision.estimate == pytest.approx(1.07)
+
+
+@given(times, times, st.floats(0.1, 10))
+def test_the_floor_asks_for_the_whole_interval(reference: np.ndarray, engine: np.ndarray, floor: float) -> None:
+    decision = decide_floor(reference, engine, floor=floor)
+    assert decision.low is not None
+    assert decision.high is not None
+    assume(abs(decision.low - floor) > 1e-9)
+    assert (decision.verdict is Verdict.PASS) == (decision.low >= floor)
+    assert (decision.verdict is Verdict.REGRESSED) == (decision.high < floor)
+
+
+def test_without_a_floor_any_speedup_passes() -> None:
+    assert decide_floor(np.ones(ROUNDS), 2 * np.ones(ROUNDS), floor=None).reason is Reason.NO_FLOOR

@@ -1,0 +1,308 @@
+"""The plugin, and the traps that plain pytest-benchmark passes in silence.
+
+The inner runs use bench/'s own test_latency.py and test_speedup.py on records that need no engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+PLAN = {"slow-fp32": 2e-3, "fast-int8": 1e-3}
+
+CONFTEST = f"""
+import json, sys
+from pathlib import Path
+import pytest
+sys.path.insert(0, {str(BENCH)!r})
+from trtgate.expectations import Expectation
+from trtgate.records import EngineRecord
+
+PLAN = json.loads(Path("plan.json").read_text())
+WOBBLE = [1 + 0.002 * (i * 7 % 5) for i in range(15)]
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "with_reference: as in bench/")
+
+def pytest_generate_tests(metafunc):
+    if "record" in metafunc.fixturenames:
+        metafunc.parametrize("name", sorted(PLAN))
+
+@pytest.fixture
+def expectation():
+    return Expectation(speedup=PLAN_FLOOR)
+
+PLAN_FLOOR = json.loads(Path("floor.json").read_text())
+
+@pytest.fixture
+def record(name, gate):
+    if PLAN[name] is None:
+        gate.skipped["toy " + name] = "its runtime is gone"
+        pytest.skip("its runtime is gone")
+    rounds = tuple(PLAN[name] * w for w in WOBBLE)
+    reference = tuple(4e-3 * w for w in reversed(WOBBLE))
+    percentiles = {{"p50": rounds[0], "p90": rounds[1]}}
+    return gate.add(EngineRecord("toy", name, 1, "file", rounds, reference, percentiles, 150))
+"""
+
+TESTS = """
+from test_latency import test_latency
+from test_speedup import test_no_regression, test_speedup_floor
+"""
+
+AGREEMENT = """
+from trtgate.verdict import Decision, Reason, Verdict
+
+def test_agreement(record, gate, request):
+    bad = Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, "top-1 agreement 3/10")
+    gate.settle(request.node, bad, record.model, record.engine)
+"""
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Run:
+    """Run the inner suite; `plan` gives each engine's latency, None for one that is skipped."""
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_toy=TESTS)
+
+    def run(*arguments: str, plan: dict[str, Any] = PLAN, floor: float | None = None, xdist: bool = False) -> Any:
+        Path("plan.json").write_text(json.dumps(plan))
+        Path("floor.json").write_text(json.dumps(floor))
+        plugins = ("-p", "trtgate.plugin", "-p", "no:cacheprovider", *(() if xdist else ("-p", "no:xdist")))
+        return pytester.runpytest_inprocess(*plugins, *arguments)
+
+    return run
+
+
+def saved(name: str = "before") -> Path:
+    return next(Path(".benchmarks").glob(f"*/*_{name}.json"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def refused(result: pytest.RunResult, *words: str) -> None:
+    """A usage error before anything ran, in one sentence that holds the words."""
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    text = "\n".join(result.errlines + result.outlines)
+    assert "INTERNALERROR" not in text
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+def test_the_table_and_the_record(run: Run) -> None:
+    result = run("--benchmark-save=before")
+    assert result.ret == 0
+    result.stdout.re_match_lines([r"toy\s+fast-int8\s+1\s+1\.000\s+1\.\d+ 4\.00 \[3\.98,4\.02\] .*PASS"])
+    document = json.loads(saved().read_text())
+    [entry] = [b for b in document["benchmarks"] if "fast-int8" in b["name"]]
+    record = entry["extra_info"]["trtgate"]
+    assert len(record["rounds"]) == len(record["reference_rounds"]) == entry["stats"]["rounds"] == 15
+    assert sorted(record["rounds"])[7] == pytest.approx(entry["stats"]["median"])
+    assert document["machine_info"]["trtgate"]["cpu"]
+    assert document["trtgate"]["unfit"] == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "status", "verdict"), [(3.5, 1, "REGRESSED"), (1.996, 6, "INCONCLUSIVE"), (1.5, 0, "PASS")]
+)
+def test_speedup_floors_decide_the_exit_status(run: Run, floor: float, status: int, verdict: str) -> None:
+    result = run(floor=floor, plan={"slow-fp32": 2e-3})
+    assert result.ret == status
+    result.stdout.fnmatch_lines([f"toy *slow-fp32*{verdict}*"])
+
+
+def test_a_slower_engine_fails_and_the_report_says_by_how_much(run: Run) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before", plan={**PLAN, "fast-int8": 1.4e-3})
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*fast-int8*1.004*1.406*+40.0%*REGRESSED*"])
+    result.stdout.fnmatch_lines(["*engine +40.0%, reference +0.0%*"])
+
+
+def test_one_session_against_one_never_passes(run: Run) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before")
+    assert result.ret == 6
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE (underpowered)*"])
+
+
+# The traps.
+
+
+def test_trap_xdist_with_compare(run: Run) -> None:
+    run("--benchmark-save=before")
+    refused(run("-n", "2", "--benchmark-compare=before", xdist=True), "-n")
+
+
+def test_trap_xdist_without_compare_is_no_pass_either(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    result = pytester.runpytest_subprocess("-p", "trtgate.plugin", "-n", "2")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*nothing can be gated*"])
+
+
+@pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
+def test_trap_disabled_benchmarks_with_compare(run: Run, option: str) -> None:
+    run("--benchmark-save=before")
+    refused(run(option, "--benchmark-compare=before"), option)
+
+
+def test_trap_deselected_test(run: Run) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before", "-k", "slow-fp32")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*MISSING: toy fast-int8*"])
+
+
+def test_trap_everything_deselected(run: Run) -> None:
+    run("--benchmark-save=before")
+    assert run("--benchmark-compare=before", "-k", "nothing_is_called_this").ret == 1
+
+
+def test_trap_renamed_engine(run: Run) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before", plan={"slow-fp32": 2e-3, "faster-int8": 1e-3})
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*MISSING: toy fast-int8*", "new: toy faster-int8*"])
+
+
+def test_trap_renamed_test_is_still_compared(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_toy=TESTS.replace("import test_latency", "import test_latency as test_renamed"))
+    result = run("--benchmark-compare=before", plan={**PLAN, "fast-int8": 1.4e-3})
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
+
+
+def test_trap_skipped_engine_that_the_baseline_has(run: Run) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before", plan={**PLAN, "fast-int8": None})
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*MISSING: toy fast-int8*its runtime is gone*"])
+
+
+def test_a_missing_engine_can_be_acknowledged(run: Run) -> None:
+    run("--benchmark-save=before")
+    Path("mine.toml").write_text('acknowledged_missing = ["toy fast-*"]')
+    result = run("--benchmark-compare=before", "--expectations=mine.toml", plan={"slow-fp32": 2e-3})
+    assert result.ret == 6
+
+
+@pytest.mark.parametrize("option", ["--benchmark-compare", "--benchmark-compare=before", "--benchmark-compare=0001"])
+def test_trap_no_saved_baseline(run: Run, option: str) -> None:
+    refused(run(option), ".benchmarks")
+
+
+def test_trap_a_bare_compare_never_meets_itself(run: Run) -> None:
+    refused(run("--benchmark-compare", "--benchmark-save=now"))
+    assert not list(Path(".benchmarks").glob("*/*.json"))
+
+
+def test_a_bare_compare_takes_the_newest_sound_session_of_this_machine(run: Run) -> None:
+    run("--benchmark-save=old")
+    run("--benchmark-save=elsewhere")
+    edit(saved("elsewhere"), lambda d: d["machine_info"]["trtgate"].update(cpu="Another CPU"))
+    result = run("--benchmark-compare")
+    assert result.ret == 6
+    result.stdout.fnmatch_lines(["baseline: *0001_old.json"])
+
+
+def test_trap_only_another_machines_file(run: Run) -> None:
+    run("--benchmark-save=before")
+    edit(saved(), lambda d: d["machine_info"]["trtgate"].update(gpu="NVIDIA T4"))
+    refused(run("--benchmark-compare"), "another gpu", "NVIDIA T4")
+    refused_later = run("--benchmark-compare=before")
+    refused(refused_later, "another gpu")
+
+
+def test_another_driver_is_the_point_and_is_printed(run: Run) -> None:
+    run("--benchmark-save=before")
+    edit(saved(), lambda d: d["machine_info"]["trtgate"].update(driver="570.1", onnxruntime="1.0"))
+    result = run("--benchmark-compare=before")
+    assert result.ret == 6
+    result.stdout.fnmatch_lines(["stack: *driver: 570.1 -> None; onnxruntime: 1.0 -> *"])
+
+
+def test_trap_baseline_without_rounds(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_toy="def test_latency(benchmark):\n    benchmark(lambda: None)\n")
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_toy=TESTS)
+    refused(run("--benchmark-compare=before"), "no rounds")
+
+
+def test_trap_emptied_rounds(run: Run) -> None:
+    run("--benchmark-save=before")
+    edit(saved(), lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(rounds=[]))
+    refused(run("--benchmark-compare=before"), "no rounds", "before.json")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"benchmarks": 3, "machine_info": {}}', ""])
+def test_trap_corrupt_baseline(run: Run, content: str) -> None:
+    run("--benchmark-save=before")
+    saved().write_text(content)
+    refused(run("--benchmark-compare=before"), "before.json", "damaged")
+
+
+def test_trap_newer_baseline(run: Run) -> None:
+    run("--benchmark-save=before")
+    edit(saved(), lambda d: d["trtgate"].update(schema=99))
+    refused(run("--benchmark-compare=before"), "schema 99")
+
+
+def test_trap_storage_outside_the_working_directory_of_a_machine_that_differs(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    run(f"--benchmark-storage=file://{outside}", "--benchmark-save=before")
+    [path] = outside.glob("*/*.json")
+    edit(path, lambda d: d["machine_info"].update(node="another-host"))
+    result = run(f"--benchmark-storage=file://{outside}", "--benchmark-compare=before")
+    assert result.ret == 6
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.fnmatch_lines(["*fast-int8*INCONCLUSIVE*"])
+
+
+def test_trap_a_run_whose_agreement_failed_is_no_baseline(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_toy=TESTS + AGREEMENT)
+    assert run("--benchmark-save=before").ret == 1
+    pytester.makepyfile(test_toy=TESTS)
+    refused(run("--benchmark-compare=before"), "must not be", "3/10")
+    refused(run("--benchmark-compare"), "must not be", "3/10")
+
+
+def test_trap_a_run_with_any_other_failure_is_no_baseline(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_toy=TESTS + "\ndef test_other():\n    assert False\n")
+    assert run("--benchmark-save=before").ret == 1
+    pytester.makepyfile(test_toy=TESTS)
+    refused(run("--benchmark-compare=before"), "test_other failed")
+
+
+def test_an_ordinary_failure_is_status_1_whatever_else_is_open(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_toy=TESTS + "\ndef test_other():\n    assert False\n")
+    assert run("--benchmark-compare=before").ret == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--engine=tensorflow-fp32"], "tensorflow-fp32"),
+        (["--require=tensorflow"], "tensorflow"),
+        (["--batch-size=0"], "--batch-size"),
+        (["--weights=resnet50"], "MODEL=PATH"),
+        (["--weights=resnet18=a.pth"], "resnet18"),
+        (["--expectations=nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(run: Run, options: list[str], named: str) -> None:
+    refused(run(*options), named)
