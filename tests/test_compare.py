@@ -22,6 +22,7 @@ def save(
     reference: float = 4e-3,
     changes: dict[str, Any] | None = None,
     engines: tuple[str, ...] = ("onnxruntime-int8",),
+    clock: float | None = None,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
     own = 1 + 0.001 * (number % 5)
@@ -35,6 +36,7 @@ def save(
             tuple(reference * own * w for w in WOBBLE),
             {"p50": engine, "p90": engine},
             150,
+            clock_mhz=clock,
         )
         for spec in engines
     ]
@@ -85,6 +87,13 @@ def test_both_parts_of_a_changed_speedup_are_printed(capsys: pytest.CaptureFixtu
     sessions("after", 6, reference=3.6e-3)
     main(["compare", "before", "after"])
     assert "speedup: 4.00 -> 3.60; engine +0.0%, reference -10.0%" in capsys.readouterr().out
+
+
+def test_a_slower_clock_is_told_from_more_cycles(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, clock=2000.0)
+    sessions("after", 6, engine=1.25e-3, clock=1600.0)
+    assert main(["compare", "before", "after"]) == 1
+    assert "clock 2000 -> 1600 MHz, cycles +0.0%" in capsys.readouterr().out
 
 
 def test_four_sessions_are_too_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,8 +119,9 @@ def test_asymmetric_is_uint8_with_integer_biases(lite0: Workbench) -> None:
     edges = Edges(graph)
     quantizers = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
     assert {edges.initializers[node.input[2]].data_type for node in quantizers} == {onnx.TensorProto.UINT8}
-    kept = {node.name for node in graph.graph.node if node.op_type == "Conv" and node.input[1] in edges.initializers}
-    assert kept == {"_conv_stem"}
+    for node in graph.graph.node:
+        if node.op_type == "Conv":
+            assert edges.initializers[edges.producers[node.input[2]].input[0]].data_type == onnx.TensorProto.INT32
 
 
 def test_a_name_that_no_node_has_is_an_error(resnet50: Path) -> None:
@@ -149,7 +150,8 @@ def test_a_graph_that_differs_from_pytorch_is_refused(lite0: Workbench, tmp_path
         export.compare_with_pytorch(lite0.model, tmp_path / "wrong.onnx")
 
 
-def test_entropy_clips_what_min_max_keeps(lite0: Workbench) -> None:
+def test_entropy_clips_what_min_max_keeps(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "QUANTIZED", ("Gemm", "ReduceMean", "Add"))  # the search takes half a second a tensor
     photos = lite0.photos("calibration").first(4)
     minmax, entropy = (
         quantize.measure_ranges(lite0.graph("fp32").path, photos, method) for method in ("minmax", "entropy")
@@ -157,7 +159,7 @@ def test_entropy_clips_what_min_max_keeps(lite0: Workbench) -> None:
     assert minmax.keys() == entropy.keys()
     narrower = [name for name in minmax if entropy[name][1] < 0.999 * minmax[name][1]]
     # With as many bins as levels, ONNX Runtime's default, there would be none.
-    assert len(narrower) > 10
+    assert len(narrower) > len(minmax) / 2
 
 
 def test_ranges_do_not_depend_on_the_chunks(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,14 @@ def test_noise_that_both_arms_share_cancels() -> None:
     assert decision.estimate == pytest.approx(1.07)
 
 
+def test_the_worked_example_of_the_documentation() -> None:
+    ratios = [0.998, 1.001, 1.027, 1.029, 1.030, 1.031, 1.031, 1.032]
+    ratios += [1.033, 1.034, 1.034, 1.036, 1.041, 1.055, 1.120]
+    old = np.full(ROUNDS, 2e-3)
+    verdicts = {delta: decide_paired(old, old * np.array(ratios), delta=delta).verdict for delta in (0.05, 0.035, 0.02)}
+    assert verdicts == {0.05: Verdict.PASS, 0.035: Verdict.INCONCLUSIVE, 0.02: Verdict.REGRESSED}
+
+
 @given(times, times, st.floats(0.1, 10))
 def test_the_floor_asks_for_the_whole_interval(reference: np.ndarray, engine: np.ndarray, floor: float) -> None:
     decision = decide_floor(reference, engine, floor=floor)

@@ -39,6 +39,17 @@ class Comparison:
     new_speedup: float
     latency: Decision
     speedup: Decision
+    old_clock: float | None = None
+    new_clock: float | None = None
+
+    @property
+    def clocks(self) -> str:
+        """Whether the clock moved or the cycles did (time x clock), where both sides know their clock in MHz."""
+        if not self.old_clock or not self.new_clock:
+            return "clock unknown"
+        clock = float(np.log(self.new_clock / self.old_clock))
+        cycles = float(np.log(self.new_latency / self.old_latency)) + clock
+        return f"clock {self.old_clock:.0f} -> {self.new_clock:.0f} MHz, cycles {change_text(cycles)}"
 
     @property
     def decision(self) -> Decision:
@@ -151,7 +162,14 @@ def _compare(
         new_speedup=float(np.median(1 / slowness_new)),
         latency=latency,
         speedup=speedup,
+        old_clock=_clock(old),
+        new_clock=_clock(new),
     )
+
+
+def _clock(records: Sequence[EngineRecord]) -> float | None:
+    known = [record.clock_mhz for record in records if record.clock_mhz]
+    return float(np.median(known)) if known else None
 
 
 def _values(records: Sequence[EngineRecord], name: str) -> Any:
@@ -187,6 +205,8 @@ def report_to_json(report: Report) -> dict[str, Any]:
                 "new_reference": each.new_reference,
                 "old_speedup": each.old_speedup,
                 "new_speedup": each.new_speedup,
+                "old_clock_mhz": each.old_clock,
+                "new_clock_mhz": each.new_clock,
                 "latency": decision_to_json(each.latency),
                 "speedup": decision_to_json(each.speedup),
                 "decision": decision_to_json(each.decision),

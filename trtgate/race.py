@@ -87,6 +87,9 @@ class Monitor(Protocol):
     def notes(self) -> tuple[str, ...]:
         """After the race: what makes its measurement less sure without making it invalid."""
 
+    def clock_mhz(self) -> float | None:
+        """After the race: the median clock of the processor that did the work, or None where nobody tells."""
+
 
 class NoMonitor:
     """Sees nothing."""
@@ -100,6 +103,9 @@ class NoMonitor:
     def notes(self) -> tuple[str, ...]:
         return ()
 
+    def clock_mhz(self) -> float | None:
+        return None
+
 
 @dataclass(frozen=True)
 class Race:
@@ -110,6 +116,7 @@ class Race:
     dropped: tuple[str, ...] = ()
     complete: bool = True
     notes: tuple[str, ...] = ()
+    clock_mhz: float | None = None
     statistic: str = BLOCK_STATISTIC
 
     @property
@@ -176,7 +183,7 @@ def run_race(
         done += 1
         progress(done, schedule.rounds)
     counted = {name: tuple(blocks) for name, blocks in kept.items()}
-    return Race(counted, warm, tuple(dropped), done == schedule.rounds, watch.notes())
+    return Race(counted, warm, tuple(dropped), done == schedule.rounds, watch.notes(), watch.clock_mhz())
 
 
 def _timed_round(order: Sequence[Arm], lengths: Mapping[str, int], schedule: Schedule) -> dict[str, Seconds]:

@@ -42,6 +42,7 @@ class EngineRecord:
     iterations: int
     dropped_rounds: int = 0
     complete: bool = True
+    clock_mhz: float | None = None
     agreement: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -112,6 +113,7 @@ def from_race(
         iterations=race.iterations(engine),
         dropped_rounds=len(race.dropped),
         complete=race.complete,
+        clock_mhz=race.clock_mhz,
         warnings=warnings,
     )
 

@@ -7,6 +7,8 @@ import statistics
 import time
 from pathlib import Path
 
+import psutil
+
 # Other processes using more than this share of one core, in the median round, are worth a note. Such rounds still
 # count: the verdict rests on what both arms suffered alike.
 OTHERS_NOTED = 0.1
@@ -35,6 +37,7 @@ class CpuMonitor:
 
     def __init__(self) -> None:
         self._others: list[float] = []
+        self._clocks: list[float] = []
         self._wall = self._own = 0.0
         self._busy: float | None = None
 
@@ -48,9 +51,15 @@ class CpuMonitor:
         if busy is not None and self._busy is not None:
             foreign = busy - self._busy - (time.process_time() - self._own)
             self._others.append(max(0.0, foreign) / (time.monotonic() - self._wall))
+        clock = psutil.cpu_freq()
+        if clock is not None and clock.current > 0:
+            self._clocks.append(clock.current)
         return None
 
     def notes(self) -> tuple[str, ...]:
         if not self._others or statistics.median(self._others) <= OTHERS_NOTED:
             return ()
         return (f"other processes used {statistics.median(self._others):.1f} of the cores meanwhile",)
+
+    def clock_mhz(self) -> float | None:
+        return statistics.median(self._clocks) if self._clocks else None

@@ -2,7 +2,7 @@
 
     python tests/studies/harness.py [--model M] [--engine E] ...
 
-The bare loop calls the runtime itself, without any of trtgate, and reads the clock around each call. Both are arms of
+The bare loop calls ONNX Runtime's session itself and reads the clock around each call. Both are arms of
 one race, so the noise of the machine cancels; printed is the ratio suite / bare with its 99 % interval.
 """
 
@@ -19,7 +19,8 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.engines import parse_spec
-from trtgate.engines.base import Batch
+from trtgate.engines.base import Batch, Engine
+from trtgate.engines.onnxruntime import OnnxRuntimeEngine
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
 from trtgate.race import Arm, Schedule, run_race
@@ -27,15 +28,10 @@ from trtgate.verdict.paired import interval
 from trtgate.workbench import Workbench, engine_arm
 
 
-def bare_onnxruntime(plan: Path, batch: Batch, threads: int) -> Arm:
-    """A session on the same plan, called in a plain loop."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(plan), options, providers=["CPUExecutionProvider"])
+def bare_loop(engine: Engine, batch: Batch) -> Arm:
+    """The engine's own ONNX Runtime session in a plain loop: another session would lie elsewhere in memory."""
+    assert isinstance(engine, OnnxRuntimeEngine)
+    session = engine._session
 
     def block(n: int) -> npt.NDArray[np.float64]:
         times = []
@@ -51,7 +47,7 @@ def bare_onnxruntime(plan: Path, batch: Batch, threads: int) -> Arm:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser.add_argument)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     options.engine = options.engine or ["onnxruntime-fp32", "onnxruntime-int8"]
     settings = read_settings(lambda name: getattr(options, name))
@@ -59,13 +55,9 @@ def main() -> None:
         with Workbench(name, settings, console_progress()) as bench:
             for text in options.engine:
                 spec = parse_spec(text)
-                plan = bench.plan(spec)
-                assert plan is not None
-                batch = bench.batch(settings.batch_sizes[0])
-                suite = engine_arm(bench.engine(spec), batch, "suite")
-                race = run_race(
-                    [suite, bare_onnxruntime(plan.path, batch, settings.threads)], Schedule(rounds=options.rounds)
-                )
+                engine, batch = bench.engine(spec), bench.batch(settings.batch_sizes[0])
+                arms = [engine_arm(engine, batch, "suite"), bare_loop(engine, batch)]
+                race = run_race(arms, Schedule(rounds=options.rounds))
                 logs = np.log(race.round_latencies("suite") / race.round_latencies("bare loop"))
                 ratio, low, high = map(float, np.exp(interval(logs)))
                 print(

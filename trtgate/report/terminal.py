@@ -153,7 +153,7 @@ def comparison_notes(report: Report) -> list[str]:
         if slower_speedup:
             lines.append(
                 f"  speedup: {each.old_speedup:.2f} -> {each.new_speedup:.2f}; {each.attribution}; "
-                f"time relative to the reference {change_text(math.log(slower_speedup))}"
+                f"time relative to the reference {change_text(math.log(slower_speedup))}; {each.clocks}"
             )
     lines += [f"MISSING: {decision.message}" for decision in report.missing.values()]
     lines += [f"new: {model} {engine} batch {batch} has no baseline" for model, engine, batch in report.added]

@@ -112,5 +112,6 @@ def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> D
 
 
 def change_text(log_ratio: float) -> str:
-    """A log ratio as a signed percentage."""
-    return f"{math.expm1(log_ratio):+.1%}"
+    """A log ratio as a signed percentage, without a negative zero."""
+    text = f"{math.expm1(log_ratio):+.1%}"
+    return "+0.0%" if text == "-0.0%" else text

@@ -19,8 +19,8 @@ from trtgate.verdict.paired import change_text, require_times
 
 Floats = npt.NDArray[np.float64]
 
-# One-sided error of each bound, as for rounds: 5 against 5 sessions reach 1/252 = 0.4 %, when all of one side lie beyond
-# all of the other; 4 against 4 only 1/70 = 1.4 %.
+# One-sided error of each bound, as for rounds: 5 against 5 sessions reach 1/252 = 0.4 %, when all of one side lie above
+# the other; 4 against 4 only 1/70 = 1.4 %.
 ALPHA = 0.005
 MIN_SESSIONS = 5
 # With fewer sessions a change must exceed delta by this many times the widest spread that the baseline itself shows.
