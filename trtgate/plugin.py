@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from trtgate.baseline import find_baseline
 from trtgate.compare import Comparison, Report, compare_sessions, require_usable
@@ -19,7 +20,7 @@ from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
-from trtgate.report.terminal import answers_table, comparison_notes, comparison_table, render, run_table
+from trtgate.report.terminal import WIDTH, answers_table, comparison_notes, comparison_table, render, run_table
 from trtgate.stack import stack
 from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.policy import exit_status
@@ -331,26 +332,30 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not gate.used:
         return
     colour = bool(terminalreporter.hasmarkup)
+    width = max(WIDTH, terminalreporter._tw.fullwidth)
+
+    def show(title: str, table: Table) -> None:
+        terminalreporter.section(title)
+        terminalreporter.write_line(render(table, colour=colour, width=width))
+
     records = gate.records.values()
-    if records:
-        terminalreporter.section("trtgate")
-        terminalreporter.write_line(render(run_table(records), colour=colour))
+    notes = [f"{record.name}: {warning}" for record in records for warning in record.warnings]
+    notes += [f"{name} skipped: {reason}" for name, reason in gate.skipped.items()]
+    if notes:
+        terminalreporter.section("trtgate: notes")
+        for note in notes:
+            terminalreporter.write_line(note)
     if any("agreement" in facts for facts in gate.facts.values()):
-        terminalreporter.section("trtgate: answers, against PyTorch's")
-        terminalreporter.write_line(render(answers_table(gate.facts), colour=colour))
-    if records:
-        for record in records:
-            for warning in record.warnings:
-                terminalreporter.write_line(f"note: {record.name}: {warning}")
-    for name, reason in gate.skipped.items():
-        terminalreporter.write_line(f"skipped: {name}: {reason}")
+        show("trtgate: answers, against PyTorch's", answers_table(gate.facts))
     report = gate.report()
     if report is not None:
         terminalreporter.section("trtgate: against the baseline")
         terminalreporter.write_line(f"baseline: {', '.join(str(session.path) for session in gate.baseline)}")
-        terminalreporter.write_line(render(comparison_table(report.engines), colour=colour))
         for line in comparison_notes(report):
             terminalreporter.write_line(line)
+        terminalreporter.write_line(render(comparison_table(report.engines), colour=colour, width=width))
+    if records:
+        show("trtgate", run_table(records))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

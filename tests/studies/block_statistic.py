@@ -3,8 +3,8 @@
     python tests/studies/block_statistic.py [--races N] [--load] [--model M] [--engine E]
 
 Races an engine against itself, its rounds cut into one, two or four parts in turns, then judges the same raw times by
-every block statistic: the width of the interval, how many of the A/A races pass at delta 5 %, and how many are found when one
-arm is multiplied by 1.10 (delta 5 %) or 1.05 (delta 2.5 %). --load keeps another process computing all the while.
+every block statistic: the width of the interval, how many of the A/A races pass at delta 5 %, and how many are found
+when one arm is multiplied by 1.10 (delta 5 %) or 1.05 (delta 2.5 %). --load keeps another process computing meanwhile.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def render(table: Table, *, colour: bool = False, width: int = WIDTH) -> str:
     """A table as text."""
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False).print(table)
-    return out.getvalue().rstrip("\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _table(*columns: str) -> Table:
@@ -86,7 +86,9 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
 
 def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """How faithful the answers are: one row per model and engine whose answers were compared."""
-    table = _table("model", "engine", "agreement", "top-5", "cosine", "SQNR dB", "labelled top-1", "labelled top-5")
+    labelled = any(each.get("accuracy") for each in facts.values())
+    columns = ["model", "engine", "agreement", "top-5", "cosine", "SQNR dB"]
+    table = _table(*columns, *(["labelled top-1", "labelled top-5"] if labelled else []))
     for (model, engine), each in facts.items():
         agreement, accuracy = each.get("agreement"), each.get("accuracy")
         if not agreement:
@@ -100,8 +102,7 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
             f"{agreement['top5']}/{n}",
             f"{agreement['cosine']:.4f}",
             "exact" if sqnr is None else f"{sqnr:.1f}",
-            _accuracy_text(accuracy, "top1"),
-            _accuracy_text(accuracy, "top5"),
+            *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
         )
     return table
 
