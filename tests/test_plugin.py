@@ -146,7 +146,10 @@ def test_trap_xdist_with_compare(run: Run) -> None:
     refused(run("-n", "2", "--benchmark-compare=before", xdist=True), "-n")
 
 
-def test_trap_xdist_without_compare_is_no_pass_either(run: Run, pytester: pytest.Pytester) -> None:
+def test_trap_xdist_without_compare_is_no_pass_either(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
     run("--benchmark-save=before")
     result = pytester.runpytest_subprocess("-p", "trtgate.plugin", "-n", "2")
     assert result.ret == 1
