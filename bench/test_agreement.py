@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fixtures.engines import Settle
 from trtgate import judge
 from trtgate.engines.base import REFERENCE, Engine
 from trtgate.expectations import Expectation
@@ -19,43 +20,21 @@ def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
     assert np.isfinite(logits).all(), f"{engine.spec.id} answers NaN or infinity on the first photos"
 
 
-def test_top1_agreement(
-    agreement: Agreement,
-    expectation: Expectation,
-    engine: Engine,
-    workbench: Workbench,
-    gate: Gate,
-    request: pytest.FixtureRequest,
-) -> None:
-    decision = judge.agreement_decision(agreement, expectation)
-    details = judge.describe_flips(agreement, workbench.photos("evaluation").names)
-    gate.settle(request.node, decision, workbench.name, engine.spec.id, details=details)
+def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
+    flips = judge.describe_flips(agreement, workbench.photos("evaluation").names)
+    settle(judge.agreement_decision(agreement, expectation), details=flips)
 
 
-def test_logit_fidelity(
-    agreement: Agreement,
-    expectation: Expectation,
-    engine: Engine,
-    workbench: Workbench,
-    gate: Gate,
-    request: pytest.FixtureRequest,
-) -> None:
-    decision = judge.fidelity_decision(agreement, expectation)
-    gate.settle(request.node, decision, workbench.name, engine.spec.id)
+def test_logit_fidelity(agreement: Agreement, expectation: Expectation, settle: Settle) -> None:
+    settle(judge.fidelity_decision(agreement, expectation))
 
 
 def test_labelled_accuracy(
-    agreement: Agreement,
-    expectation: Expectation,
-    engine: Engine,
-    workbench: Workbench,
-    gate: Gate,
-    request: pytest.FixtureRequest,
+    trained: None, expectation: Expectation, workbench: Workbench, engine: Engine, gate: Gate, settle: Settle
 ) -> None:
     photos = workbench.photos("evaluation")
     if photos.labels is None:
         pytest.skip("the photos have no labels; give --images DIR with DIR/<wnid>/*.jpg")
     accuracy = measure_accuracy(workbench.logits(REFERENCE), workbench.logits(engine.spec), photos.labels)
     gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))
-    decision = judge.accuracy_decision(accuracy, expectation)
-    gate.settle(request.node, decision, workbench.name, engine.spec.id)
+    settle(judge.accuracy_decision(accuracy, expectation))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.engines import Settle
 from trtgate import judge
 from trtgate.engines.base import Engine
 from trtgate.plugin import Gate
@@ -9,11 +10,10 @@ from trtgate.workbench import Workbench
 
 
 @pytest.mark.with_reference
-def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, request: pytest.FixtureRequest) -> None:
+def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settle: Settle) -> None:
     audit = engine.audit()
     gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
-    decision = judge.audit_decision(audit, allowed_float=workbench.kept_in_float(engine.spec))
-    gate.settle(request.node, decision, workbench.name, engine.spec.id)
+    settle(judge.audit_decision(audit, allowed_float=workbench.kept_in_float(engine.spec)))
 
 
 def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:

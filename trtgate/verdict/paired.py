@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -69,20 +70,39 @@ def decide_paired(old: Floats, new: Floats, *, delta: float, absolute_floor: flo
     if rank_of_bound(old.size) == 0:
         return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{old.size} rounds are too few for a verdict")
     median, low, high = interval(np.log(new / old))
-    absolute, _, absolute_high = interval(new - old)
+    absolute, absolute_low, absolute_high = interval(new - old)
+    return decide_by_bounds(
+        Bounds(median, low, high), Bounds(absolute, absolute_low, absolute_high), delta, absolute_floor
+    )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """An estimate with the bounds of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def decide_by_bounds(change: Bounds, absolute: Bounds, delta: float, absolute_floor: float, of: str = "") -> Decision:
+    """The rule that paired rounds and sessions share: `change` in log latency, `absolute` in seconds.
+
+    `of` says what the bounds come from, for the message.
+    """
     limit = math.log1p(delta)
-    ratio = {"estimate": math.exp(median), "low": math.exp(low), "high": math.exp(high)}
-    change = f"{change_text(median)} [{change_text(low)}, {change_text(high)}]"
-    if low > 0 and median > limit and absolute > absolute_floor:
-        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"slower by {change}, delta is {delta:.1%}", **ratio)
-    if high < 0 and median < -limit and -absolute > absolute_floor:
-        return Decision(Verdict.IMPROVED, Reason.FASTER, f"faster: {change}, delta is {delta:.1%}", **ratio)
-    if high < limit:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{change}, within {delta:.1%}", **ratio)
-    if absolute_high < absolute_floor:
-        message = f"{change}, at most {absolute_high * 1e6:.0f} us and below the absolute floor"
+    ratio = {"estimate": math.exp(change.estimate), "low": math.exp(change.low), "high": math.exp(change.high)}
+    text = f"{change_text(change.estimate)} [{change_text(change.low)}, {change_text(change.high)}]{of}"
+    if change.low > 0 and change.estimate > limit and absolute.estimate > absolute_floor:
+        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"slower by {text}, delta is {delta:.1%}", **ratio)
+    if change.high < 0 and change.estimate < -limit and -absolute.estimate > absolute_floor:
+        return Decision(Verdict.IMPROVED, Reason.FASTER, f"faster: {text}, delta is {delta:.1%}", **ratio)
+    if change.high < limit:
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)
+    if absolute.high < absolute_floor:
+        message = f"{text}, at most {absolute.high * 1e6:.0f} us and below the absolute floor"
         return Decision(Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
-    message = f"{change} neither excludes {delta:.1%} nor shows it"
+    message = f"{text} neither excludes {delta:.1%} nor shows it"
     return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import change_text, require_times
+from trtgate.verdict.paired import Bounds, change_text, decide_by_bounds, require_times
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,14 +81,11 @@ def decide_sessions(
             return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
         message = f"{change_text(shift)} from {sessions}: {MIN_SESSIONS} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
-    low, high = float(differences[k - 1]), float(differences[-k])
-    ratio = {"estimate": math.exp(shift), "low": math.exp(low), "high": math.exp(high)}
-    change = f"{change_text(shift)} [{change_text(low)}, {change_text(high)}] from {sessions}"
-    if low > 0 and shift > limit and absolute > absolute_floor:
-        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"slower by {change}, delta is {delta:.1%}", **ratio)
-    if high < 0 and shift < -limit and -absolute > absolute_floor:
-        return Decision(Verdict.IMPROVED, Reason.FASTER, f"faster: {change}, delta is {delta:.1%}", **ratio)
-    if high < limit:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{change}, within {delta:.1%}", **ratio)
-    message = f"{change} neither excludes {delta:.1%} nor shows it"
-    return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
+    seconds = np.sort((new[:, None] - old[None, :]).ravel())
+    return decide_by_bounds(
+        Bounds(shift, float(differences[k - 1]), float(differences[-k])),
+        Bounds(absolute, float(seconds[k - 1]), float(seconds[-k])),
+        delta,
+        absolute_floor,
+        f" from {sessions}",
+    )
