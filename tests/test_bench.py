@@ -78,3 +78,14 @@ def test_what_is_required_must_not_be_missing(quick: list[str], tmp_path: Path) 
         )
         assert result.returncode == status, result.stdout[-3000:]
         assert "pip install openvino" in result.stdout
+
+
+def test_a_bad_photo_is_one_sentence_that_names_it(quick: list[str], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    result = bench("-k", "finite", *quick, f"--images={photos}", storage=tmp_path)
+    assert result.returncode == 1
+    assert "broken.jpg is not an image" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert "def decode" not in result.stdout

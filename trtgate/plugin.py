@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -303,6 +303,14 @@ def pytest_benchmark_compare_machine_info(
     if gate_of(config).baseline:
         machine_info.clear()
         machine_info.update(compared_benchmark["machine_info"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, UserError):
+        report.longrepr = str(call.excinfo.value)  # the sentence is for the user; a traceback would only hide it
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
