@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from trtgate.engines.base import REFERENCE
+from trtgate.expectations import Expectation
+from trtgate.judge import floor_decision
 from trtgate.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
+from trtgate.records import from_race
+from trtgate.report.terminal import render, run_table
+from trtgate.verdict import Reason, Verdict
 
 QUICK = Schedule(rounds=3, block_seconds=0.01, warm_up_seconds=0.0)
 
@@ -82,6 +90,15 @@ def test_too_many_disturbed_rounds_end_the_race() -> None:
     race = run_race([Scripted("a", 1e-3).arm], Schedule(rounds=10, block_seconds=0.01), monitor=Objector(*range(99)))
     assert not race.complete
     assert len(race.dropped) == 3
+
+
+def test_a_race_of_which_nothing_is_left_is_invalid_and_can_be_shown() -> None:
+    arms = [Scripted(REFERENCE.id, 2e-3).arm, Scripted("onnxruntime-int8", 1e-3).arm]
+    race = run_race(arms, Schedule(rounds=5, block_seconds=0.01), monitor=Objector(*range(99)))
+    record = from_race(race, "toy", "onnxruntime-int8", REFERENCE.id, 1, "file")
+    decision = floor_decision(record, Expectation(speedup=1.0))
+    assert (decision.verdict, decision.reason) == (Verdict.INVALID, Reason.DISTURBED)
+    assert "INVALID" in render(run_table([replace(record, decisions=(decision,))]))
 
 
 def race_of(blocks: list[list[float]], statistic: str) -> Race:

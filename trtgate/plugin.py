@@ -340,7 +340,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not gate.used:
         return
     colour = bool(terminalreporter.hasmarkup)
-    width = max(WIDTH, terminalreporter._tw.fullwidth)
+    width = max(WIDTH, config.get_terminal_writer().fullwidth)
 
     def show(title: str, table: Table) -> None:
         terminalreporter.section(title)

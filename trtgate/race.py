@@ -132,7 +132,9 @@ class Race:
         return float(np.median(self.round_latencies(arm)))
 
     def percentiles(self, arm: str) -> dict[str, float]:
-        """p50, p90 and, from enough iterations, p99 in seconds, over all iterations of all rounds."""
+        """p50, p90 and, from enough iterations, p99 in seconds over all iterations; empty without a round."""
+        if not self.rounds:
+            return {}
         pooled = np.concatenate(self.blocks[arm])
         wanted = [50, 90] + ([99] if pooled.size >= P99_ITERATIONS else [])
         return {f"p{q}": float(np.percentile(pooled, q)) for q in wanted}

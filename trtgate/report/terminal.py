@@ -68,14 +68,15 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
     previous = ""
     for record in records:
         bounds = record.speedup_interval()
-        speedup = f"{record.speedup:.2f}" + (f" [{bounds[0]:.2f},{bounds[1]:.2f}]" if bounds else "")
+        speedup = f"{record.speedup:.2f}" if record.rounds else "-"
+        if bounds:
+            speedup += f" [{bounds[0]:.2f},{bounds[1]:.2f}]"
         is_reference = record.engine == REFERENCE.id
         table.add_row(
             record.model if record.model != previous else "",
             record.engine,
             str(record.batch),
-            milliseconds(record.percentiles["p50"]),
-            milliseconds(record.percentiles["p90"]),
+            *(milliseconds(record.percentiles[q]) if q in record.percentiles else "-" for q in ("p50", "p90")),
             "reference" if is_reference else speedup,
             _agreement_text(record, is_reference),
             verdict_text(worst(record.decisions).verdict) if record.decisions else Text(""),
