@@ -48,7 +48,7 @@ def _table(*columns: str) -> Table:
 
 def print_table(table: Table) -> None:
     """A table on standard output, in colour where that is a terminal."""
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
+    print(render(table, colour=sys.stdout.isatty()))
 
 
 def verdict_text(verdict: Verdict) -> Text:
