@@ -53,6 +53,7 @@ def scripted_races(monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
         return run
 
     monkeypatch.setattr(selftest, "run_race", race)
+    monkeypatch.setattr("trtgate.race.run_race", race)
     monkeypatch.setattr(selftest, "slowed_block", block)
 
 
@@ -64,7 +65,6 @@ def run_toy(delta: float, slowdown: float) -> selftest.Selftest:
         races=(12, 8),
         slowdown=slowdown,
         delta=delta,
-        absolute_floor=0.0,
         monitor=lambda: None,  # type: ignore[arg-type, return-value]
     )
 

@@ -135,7 +135,6 @@ def _selftest(options: argparse.Namespace) -> int:
             slowdown=options.slowdown,
             # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
             delta=min(expectation.delta, options.slowdown / 2),
-            absolute_floor=0.0,
             monitor=CpuMonitor,
             progress=progress,
         )

@@ -22,7 +22,6 @@ from trtgate.errors import UserError
 log = logging.getLogger(__name__)
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-CLASSES = 1000
 
 # Connecting and every single read must answer within this, or the network counts as absent: a gate without
 # internet should lose seconds here, not a TCP time-out of minutes.

@@ -69,7 +69,7 @@ class Gate:
         self.decisions: list[Decision] = []
         self.baseline: list[SessionRecord] = []
         self._settled: set[str] = set()
-        self._failed: dict[str, str] = {}
+        self._failed: set[str] = set()
         self._report: Report | None = None
         self._settings: Settings | None = None
         self._stack: dict[str, Any] | None = None
@@ -165,7 +165,7 @@ class Gate:
 
     def note_failure(self, report: pytest.TestReport) -> None:
         """Remember a failed test."""
-        self._failed[report.nodeid] = str(report.longrepr).strip().splitlines()[-1] if report.longrepr else ""
+        self._failed.add(report.nodeid)
 
     def report(self) -> Report | None:
         """This run against the baseline, or None without one."""
@@ -191,7 +191,7 @@ class Gate:
     def unfit(self) -> list[str]:
         """Why this run must not become a baseline; empty if it may."""
         bad = [d.message for d in self.decisions if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
-        return bad + [f"{nodeid} failed" for nodeid in self._failed if nodeid not in self._settled]
+        return bad + [f"{nodeid} failed" for nodeid in sorted(self._failed - self._settled)]
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, given pytest's own."""
@@ -201,7 +201,7 @@ class Gate:
             return status
         if status == pytest.ExitCode.NO_TESTS_COLLECTED and not missing:
             return status
-        if any(nodeid not in self._settled for nodeid in self._failed):
+        if self._failed - self._settled:
             return int(pytest.ExitCode.TESTS_FAILED)
         return exit_status(decision.verdict for decision in [*self.decisions, *missing])
 

@@ -188,6 +188,21 @@ def run_race(
     return Race(counted, warm, tuple(dropped), done == schedule.rounds, watch.notes(), watch.clock_mhz())
 
 
+def race_until_decided(
+    arms: Sequence[Arm],
+    undecided: Callable[[Race], bool],
+    schedule: Schedule = Schedule(),
+    *,
+    monitor: Callable[[], Monitor] = NoMonitor,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Race:
+    """A race, and one more with twice the rounds if the first leaves a verdict open; then it fails closed."""
+    race = run_race(arms, schedule, monitor=monitor(), progress=progress)
+    if race.complete and undecided(race):
+        race = run_race(arms, schedule.doubled(), monitor=monitor(), progress=progress)
+    return race
+
+
 def _timed_round(order: Sequence[Arm], lengths: Mapping[str, int], schedule: Schedule) -> dict[str, Seconds]:
     """Every arm's block, in `schedule.passes` parts: through the arms in order, back, and so on."""
     parts: dict[str, list[Seconds]] = {arm.name: [] for arm in order}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trtgate.engines.base import Batch, Engine, time_calls
 from trtgate.progress import SILENT, Progress
-from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, run_race
+from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, race_until_decided, run_race
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import Floats, decide_paired, interval
 
@@ -115,7 +115,6 @@ def run_selftest(
     races: tuple[int, int],
     slowdown: float,
     delta: float,
-    absolute_floor: float,
     monitor: Callable[[], Monitor],
     progress: Progress = SILENT,
 ) -> Selftest:
@@ -131,7 +130,7 @@ def run_selftest(
     turns = _turns(*races)
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
-            trials[kind].append(_trial(plain, arms[kind], delta, absolute_floor, monitor))
+            trials[kind].append(_trial(plain, arms[kind], delta, monitor))
             count(index + 1, len(turns))
     return Selftest(
         model,
@@ -151,22 +150,22 @@ def _turns(same: int, slowed: int) -> list[str]:
     return [kind for pair in pairs for kind in pair if kind]
 
 
-def _trial(old: Arm, new: Arm, delta: float, absolute_floor: float, monitor: Callable[[], Monitor]) -> Trial:
-    """One race, and one more with twice the rounds where the first is inconclusive: as the gate does it."""
-    trial = _decided(run_race([old, new], SHORT_WARM_UP, monitor=monitor()), delta, absolute_floor, False)
-    if trial.decision.verdict is not Verdict.INCONCLUSIVE:
-        return trial
-    return _decided(run_race([old, new], SHORT_WARM_UP.doubled(), monitor=monitor()), delta, absolute_floor, True)
+def _trial(old: Arm, new: Arm, delta: float, monitor: Callable[[], Monitor]) -> Trial:
+    """One race with its rerun, as the gate does it."""
+
+    def undecided(race: Race) -> bool:
+        return _decide(race, delta).verdict is Verdict.INCONCLUSIVE
+
+    race = race_until_decided([old, new], undecided, SHORT_WARM_UP, monitor=monitor)
+    reran = race.rounds > SHORT_WARM_UP.rounds
+    return Trial(race.round_latencies("old"), race.round_latencies("new"), _decide(race, delta), reran, race)
 
 
-def _decided(race: Race, delta: float, absolute_floor: float, reran: bool) -> Trial:
-    old, new = race.round_latencies("old"), race.round_latencies("new")
+def _decide(race: Race, delta: float) -> Decision:
     if race.complete:
-        decision = decide_paired(old, new, delta=delta, absolute_floor=absolute_floor)
-    else:
-        message = f"{len(race.dropped)} rounds were disturbed ({race.dropped[-1]})"
-        decision = Decision(Verdict.INVALID, Reason.DISTURBED, message)
-    return Trial(old, new, decision, reran, race)
+        return decide_paired(race.round_latencies("old"), race.round_latencies("new"), delta=delta)
+    message = f"{len(race.dropped)} rounds were disturbed ({race.dropped[-1]})"
+    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
 
 
 @dataclass(frozen=True)

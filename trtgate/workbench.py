@@ -21,7 +21,7 @@ from trtgate.graphs import export, quantize
 from trtgate.images import ImageSet
 from trtgate.plans import CachedFile, PlanCache
 from trtgate.progress import SILENT, Progress
-from trtgate.race import Arm, Race, Schedule, run_race
+from trtgate.race import Arm, Race, race_until_decided
 from trtgate.stack import cpu_features, cpu_model, usable_threads, version_of
 from trtgate.telemetry import CpuMonitor
 
@@ -293,8 +293,8 @@ class Workbench:
         def run() -> Race:
             batch = self.batch(batch_size)
             arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
-            text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
-            return race_until_decided(arms, Schedule(), undecided, self._progress, text)
+            with self._progress.step(f"{self.name}: racing {len(arms)} engines at batch {batch_size}") as count:
+                return race_until_decided(arms, undecided, monitor=CpuMonitor, progress=count)
 
         made: Race = self._once(("race", batch_size), run)
         return made
@@ -303,20 +303,3 @@ class Workbench:
 def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
     return Arm(name or engine.spec.id, lambda n: engine.block(n, batch).seconds)
-
-
-def race_until_decided(
-    arms: list[Arm],
-    schedule: Schedule,
-    undecided: Callable[[Race], bool],
-    progress: Progress,
-    text: str,
-) -> Race:
-    """A race, and one more with twice the rounds if the first leaves a verdict open; then it fails closed."""
-    with progress.step(text) as count:
-        race = run_race(arms, schedule, monitor=CpuMonitor(), progress=count)
-    if race.complete and undecided(race):
-        longer = schedule.doubled()
-        with progress.step(f"{text}, again with {longer.rounds} rounds") as count:
-            race = run_race(arms, longer, monitor=CpuMonitor(), progress=count)
-    return race
