@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -137,6 +138,25 @@ def test_weights_are_narrowed_only_where_integers_would_overflow() -> None:
     assert not needs_reduced_range(frozenset({"avx2", "avx512f", "avx512_vnni"}))
     assert not needs_reduced_range(frozenset({"avx2", "avx_vnni"}))
     assert not needs_reduced_range(frozenset({"asimddp"}))
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
+def test_narrowed_weights_cannot_overflow_and_depthwise_ones_keep_their_bits(
+    kind: quantize.Kind, lite0: Workbench, tmp_path: Path
+) -> None:
+    for reduce_range, dense_bits in ((True, 64), (False, 127)):
+        path = tmp_path / "int8.onnx"
+        quantize.quantize(lite0.graph("fp32").path, path, kind, lite0.ranges(), reduce_range=reduce_range)
+        graph = onnx.load(path)
+        edges = Edges(graph)
+        largest: dict[bool, int] = {True: 0, False: 0}
+        for node in graph.graph.node:
+            if node.op_type in {"Conv", "Gemm"}:
+                values = onnx.numpy_helper.to_array(edges.initializers[edges.producers[node.input[1]].input[0]])
+                depthwise = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+                largest[depthwise] = max(largest[depthwise], int(np.abs(values.astype(int)).max()))
+        assert largest[True] == 127
+        assert dense_bits - 1 <= largest[False] <= dense_bits
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused(lite0: Workbench, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
                 "symmetric" if kind == "int8-symmetric" else "asymmetric",
                 ranges,
                 tuple(name for name in quantizable if name not in members),
+                reduce_range=bench.reduce_range,
             )
             request = BuildRequest(bench.model, graph, (1,), bench.settings.threads)
             maker = backend(spec.backend)

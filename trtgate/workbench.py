@@ -121,22 +121,28 @@ class Workbench:
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
         fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
-        reduce_range = quantize.needs_reduced_range(cpu_features()) and flavour == "asymmetric"
         depends = {
             "graph": kind,
             "model": self.name,
             "fp32": fp32.digest,
             "ranges": ranges.digest,
             "keep_float": list(options.keep_float),
-            "reduce_range": reduce_range,
+            "reduce_range": self.reduce_range,
             "placement": quantize.PLACEMENT,
             "onnxruntime": version_of("onnxruntime"),
         }
 
         def build(path: Path) -> None:
-            quantize.quantize(fp32.path, path, flavour, self.ranges(), options.keep_float, reduce_range=reduce_range)
+            quantize.quantize(
+                fp32.path, path, flavour, self.ranges(), options.keep_float, reduce_range=self.reduce_range
+            )
 
         return self._cached("graphs", f"{self.name}: quantising to INT8 ({flavour})", "graph.onnx", depends, build)
+
+    @property
+    def reduce_range(self) -> bool:
+        """Whether INT8 weights must be narrowed for the processor that will run them."""
+        return quantize.needs_reduced_range(cpu_features())
 
     def ranges(self) -> quantize.Ranges:
         """The activation ranges that INT8 graphs are made with, measured on the calibration photos."""
