@@ -20,7 +20,8 @@ def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
     plan = workbench.plan(engine.spec)
     if plan is None:
         pytest.skip(f"{engine.spec.id} has no plan: it runs the PyTorch model itself")
-    gate.note(workbench.name, engine.spec.id, plan={"bytes": plan.size, "build_seconds": plan.build_seconds})
+    plan_facts = {"bytes": plan.size, "build_seconds": plan.build_seconds, **engine.facts()}
+    gate.note(workbench.name, engine.spec.id, plan=plan_facts)
     if engine.spec.precision == "int8":
         graph = workbench.graph("fp32")
         assert plan.size < graph.size / 2, (

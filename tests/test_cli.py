@@ -16,7 +16,7 @@ from trtgate.__main__ import main
 from trtgate.engines import parse_spec
 from trtgate.progress import SILENT
 from trtgate.race import Arm, Race, Schedule
-from trtgate.selftest import binomial_upper, compare_statistics, slowed_block
+from trtgate.selftest import binomial_upper, compare_statistics
 from trtgate.sensitivity import group_nodes, sensitivities
 from trtgate.workbench import Workbench
 
@@ -45,16 +45,16 @@ def scripted_races(monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
     def race(arms: list[Arm], schedule: Schedule = Schedule(), **_: Any) -> Race:
         return Race({arm.name: times(arm, schedule) for arm in arms}, {arm.name: True for arm in arms})
 
-    def block(engine: object, batch: object, seconds: float) -> Any:
-        def run(n: int) -> None:
+    def arm(name: str, engine: object, batch: object, seconds: float) -> Arm:
+        def run(n: int) -> Any:
             raise AssertionError("no clock is read here")
 
         run.is_slow = seconds > 0  # type: ignore[attr-defined]
-        return run
+        return Arm(name, run)
 
     monkeypatch.setattr(selftest, "run_race", race)
     monkeypatch.setattr("trtgate.race.run_race", race)
-    monkeypatch.setattr(selftest, "slowed_block", block)
+    monkeypatch.setattr(selftest, "slowed_arm", arm)
 
 
 def run_toy(delta: float, slowdown: float) -> selftest.Selftest:
@@ -65,6 +65,7 @@ def run_toy(delta: float, slowdown: float) -> selftest.Selftest:
         races=(12, 8),
         slowdown=slowdown,
         delta=delta,
+        schedule=Schedule(),
         monitor=lambda: None,  # type: ignore[arg-type, return-value]
     )
 
@@ -87,7 +88,7 @@ def test_a_slowdown_within_delta_is_not_called_caught(monkeypatch: pytest.Monkey
 
 def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:
     engine, batch = lite0.engine(parse_spec("onnxruntime-int8")), lite0.batch(1)
-    assert slowed_block(engine, batch, 0.02)(3).min() >= 0.02
+    assert engine.slowed_block(3, batch, 0.02).seconds.min() >= 0.02
 
 
 def test_selftest_command(

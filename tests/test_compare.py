@@ -36,7 +36,7 @@ def save(
             tuple(reference * own * w for w in WOBBLE),
             {"p50": engine, "p90": engine},
             150,
-            clock_mhz=clock,
+            readings={"clock_mhz": clock} if clock else {},
         )
         for spec in engines
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trtgate import engines, judge
-from trtgate.engines import all_specs, available, backend, parse_spec
+from trtgate.engines import all_specs, available, parse_spec
 from trtgate.engines.base import AVAILABLE, EngineSpec, PrecisionAudit, time_calls
 from trtgate.engines.openvino import BACKEND as OPENVINO
 from trtgate.errors import UserError
@@ -123,18 +123,18 @@ def test_ids_are_parsed_and_unknown_ones_refused() -> None:
 
 def test_a_missing_runtime_is_a_reason_and_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    found = backend("openvino").available("int8")
+    found = available(parse_spec("openvino-int8"), "cpu")
     assert not found.ok
     assert "pip install openvino" in str(found)
-    assert available(parse_spec("pytorch-fp32")) == AVAILABLE
+    assert available(parse_spec("pytorch-fp32"), "cpu") == AVAILABLE
 
 
 def test_bf16_wants_bf16_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("openvino", "pytorch"):
         monkeypatch.setattr(f"trtgate.engines.{module}.cpu_features", lambda: frozenset({"avx2"}))
-        assert not backend(module).available("bf16").ok
+        assert not available(parse_spec(f"{module}-bf16"), "cpu").ok
         monkeypatch.setattr(f"trtgate.engines.{module}.cpu_features", lambda: frozenset({"avx512_bf16"}))
-        assert backend(module).available("bf16").ok
+        assert available(parse_spec(f"{module}-bf16"), "cpu").ok
 
 
 def test_threads_are_the_physical_cores_that_may_be_used() -> None:

@@ -17,6 +17,7 @@ from torchvision import models as torchvision_models
 
 from trtgate import models
 from trtgate.errors import UserError
+from trtgate.files import file_digest
 from trtgate.models import image_classes, load_model
 
 NAME = "squeezenet1_1"  # the smallest of torchvision's files, 5 MB
@@ -138,7 +139,7 @@ def test_damaged_pretrained_weights_are_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_a_copy_of_published_weights_gets_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(state(), tmp_path / "mine.pth")
-    digest = models.file_digest(tmp_path / "mine.pth")
+    digest = file_digest(tmp_path / "mine.pth")
     newer = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     real = newer.value
     url = f"https://example.invalid/resnet50-{digest[:8]}.pth"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trtgate.engines.base import REFERENCE
+from trtgate.engines.base import REFERENCE, Block
 from trtgate.expectations import Expectation
 from trtgate.judge import floor_decision
 from trtgate.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
@@ -27,10 +27,11 @@ class Scripted:
         self._seconds = list(seconds)
         self._log = log if log is not None else []
 
-    def block(self, n: int) -> np.ndarray:
+    def block(self, n: int) -> Block:
         self.sizes.append(n)
         self._log.append(self.arm.name)
-        return np.array([self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0] for _ in range(n)])
+        times = [self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0] for _ in range(n)]
+        return Block(np.array(times))
 
 
 def test_rounds_go_there_and_back_and_odd_ones_the_other_way() -> None:

@@ -14,10 +14,12 @@ from typing import Any
 from trtgate.baseline import saved_sessions
 from trtgate.compare import compare_sessions, report_to_json
 from trtgate.engines import available, parse_spec
+from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
-from trtgate.options import add_options, read_settings
+from trtgate.options import add_options, default_device, read_settings
 from trtgate.progress import console_progress
+from trtgate.race import SCHEDULES
 from trtgate.report.markdown import comparison_markdown
 from trtgate.report.terminal import (
     comparison_notes,
@@ -28,11 +30,13 @@ from trtgate.report.terminal import (
 )
 from trtgate.selftest import run_selftest, summary
 from trtgate.sensitivity import sensitivities
-from trtgate.telemetry import CpuMonitor
+from trtgate.telemetry import monitor_for
 from trtgate.verdict.policy import exit_status
 from trtgate.workbench import Settings, Workbench
 
 STORAGE = Path(".benchmarks")
+# Fast, so that noise shows, and there wherever the device is.
+SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorch-fp16-graph"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,12 +121,13 @@ def _selftest(options: argparse.Namespace) -> int:
     if not options.model:
         options.model = ["efficientnet_lite0"]
     if not options.engine:
-        options.engine = ["onnxruntime-int8"]
+        options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = _settings(options)
     # The last one: the reference is always among the engines, and comes first.
     spec = parse_spec(options.engine[-1])
-    if not available(spec).ok:
-        raise UserError(f"--engine {spec.id}: {available(spec)}")
+    availability = available(spec, settings.device)
+    if not availability.ok:
+        raise UserError(f"--engine {spec.id}: {availability}")
     name = settings.models[0]
     expectation = settings.expectations.of(name, spec.id)
     progress = console_progress()
@@ -135,7 +140,8 @@ def _selftest(options: argparse.Namespace) -> int:
             slowdown=options.slowdown,
             # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
             delta=min(expectation.delta, options.slowdown / 2),
-            monitor=CpuMonitor,
+            schedule=SCHEDULES[settings.device],
+            monitor=monitor_for(settings.device),
             progress=progress,
         )
     for line in selftest_lines(result):

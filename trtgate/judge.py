@@ -21,7 +21,7 @@ VARIATION_WARNING = 0.025
 FLIPS_SHOWN = 10
 ASKED_TYPES = {
     "fp32": frozenset({"float32"}),
-    "tf32": frozenset({"float32"}),
+    "tf32": frozenset({"tf32", "float32"}),
     "fp16": frozenset({"float16"}),
     "bf16": frozenset({"bfloat16"}),
     "int8": frozenset({"int8"}),
@@ -76,7 +76,7 @@ def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
 
 
 def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
-    """What makes a measurement less sure without making it invalid."""
+    """What makes an engine's measurement less sure without making it invalid."""
     warnings = list(race.notes)
     if not race.warm.get(arm, True):
         warnings.append("did not become steady during warm-up")
@@ -85,6 +85,27 @@ def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
         warnings.append(f"coefficient of variation {variation:.1%} over {race.rounds} rounds")
     if race.dropped:
         warnings.append(f"{len(race.dropped)} rounds dropped ({race.dropped[0]})")
+    return tuple(warnings)
+
+
+# As trtexec warns: a hand-over that takes this share of the GPU's time is what is really being measured.
+HOST_BOUND = 0.8
+
+
+def gpu_warnings(record: EngineRecord) -> tuple[str, ...]:
+    """When a GPU's number is really that of the host or of the link to it."""
+    warnings = []
+    enqueue, end_to_end = record.enqueue_seconds, record.end_to_end_latency
+    if enqueue is not None and enqueue > HOST_BOUND * record.latency:
+        warnings.append(
+            f"host-bound: handing an inference over takes {enqueue * 1e3:.2f} ms of {record.latency * 1e3:.2f} ms; "
+            "this is the CPU's number"
+        )
+    if end_to_end is not None and end_to_end > 2 * record.latency:
+        warnings.append(
+            f"copies and launch take longer than computing: end to end {end_to_end * 1e3:.2f} ms, computing "
+            f"{record.latency * 1e3:.2f} ms; end to end is the link's number"
+        )
     return tuple(warnings)
 
 

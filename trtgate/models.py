@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from trtgate.errors import UserError
+from trtgate.files import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -159,15 +160,6 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
         value = state[key].detach().cpu().contiguous()
         digest.update(f"{key}:{value.dtype}:{tuple(value.shape)};".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
     return digest.hexdigest()
 
 

@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtgate.engines import DEFAULT_ENGINES, all_specs, parse_spec
-from trtgate.engines.base import REFERENCE, EngineSpec
+import torch
+
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, parse_spec
+from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.nvml import current_gpu
 from trtgate.workbench import DEFAULT_MODELS, Settings
 
 # Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--model", {"action": "append", "default": [], "help": f"repeats; default {', '.join(DEFAULT_MODELS)}"}),
-    ("--engine", {"action": "append", "default": [], "help": f"repeats; default {', '.join(DEFAULT_ENGINES)}"}),
-    ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1"}),
+    ("--device", {"choices": DEVICES, "help": "default: cuda where PyTorch sees a GPU"}),
+    ("--engine", {"action": "append", "default": [], "help": "repeats; see README.md for the default of each device"}),
+    ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1, on a GPU 1 and 32"}),
+    ("--streams", {"type": int, "default": 1, "metavar": "N", "help": "on a GPU: throughput of N inferences at once"}),
+    ("--reuse-timing-cache", {"action": "store_true", "help": "TensorRT: build faster, but not from scratch"}),
     (
         "--weights",
         {"action": "append", "default": [], "metavar": "MODEL=PATH", "help": ".safetensors, .pth or .pt; repeats"},
@@ -29,6 +35,15 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+# What a GPU is bought for: one photo as fast as can be, and many.
+DEFAULT_BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 32)}
+
+
+def default_device() -> Device:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def add_options(add: Callable[..., Any]) -> None:
     """Declare OPTIONS through argparse's `add_argument` or pytest's `addoption`."""
     for flag, keywords in OPTIONS:
@@ -37,19 +52,29 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Settings:
     """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
-    batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or (1,)
+    device: Device = get("device") or default_device()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU; give --device cpu, or check the driver with nvidia-smi")
+    if device == "cuda" and current_gpu() is None:
+        raise UserError("--device cuda: NVML does not answer; run pip install nvidia-ml-py, or check nvidia-smi")
+    batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or DEFAULT_BATCH_SIZES[device]
     if min(batch_sizes) < 1:
         raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
+    if get("streams") < 1:
+        raise UserError(f"--streams {get('streams')}: give a number from 1 on")
     models = tuple(dict.fromkeys(get("model"))) or DEFAULT_MODELS
     weights = choose_weights(get("weights"))
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
-    chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES]
+    chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
     return Settings(
+        device=device,
         models=models,
         engines=with_required(chosen, require),
         batch_sizes=batch_sizes,
+        streams=get("streams"),
+        reuse_timing_cache=get("reuse_timing_cache"),
         weights=weights,
         images=get("images"),
         calibration_images=get("calibration_images"),

@@ -7,6 +7,7 @@ also holds the artifact's digest, which is checked before anyone deserialises it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from trtgate.errors import UserError
-from trtgate.models import file_digest
+from trtgate.files import file_digest, sync, write_synced
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +76,26 @@ class PlanCache:
         is renamed as the last step, so a killed build leaves nothing that has a manifest. A damaged entry is set aside
         beside the cache and rebuilt, with a warning.
         """
-        key = key_of(depends)
-        entry = self.root / kind / key[:32]
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry.with_suffix(".lock")):
+        with self._locked(kind, depends) as (entry, key):
             found = self._read(entry, filename, key)
             if found is not None:
                 return found
             self._log_why(kind, depends)
             return self._build(entry, filename, key, depends, build)
+
+    def find(self, kind: str, filename: str, depends: Depends) -> CachedFile | None:
+        """The artifact that `depends` describes if a sound one is there; a damaged one is set aside with a warning."""
+        with self._locked(kind, depends) as (entry, key):
+            return self._read(entry, filename, key)
+
+    @contextlib.contextmanager
+    def _locked(self, kind: str, depends: Depends) -> Iterator[tuple[Path, str]]:
+        """The folder and the key of an entry that no other process touches meanwhile."""
+        key = key_of(depends)
+        entry = self.root / kind / key[:32]
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.with_suffix(".lock")):
+            yield entry, key
 
     def entries(self, kind: str) -> list[Mapping[str, Any]]:
         """The manifests of all whole entries of a kind, oldest first."""
@@ -131,11 +143,11 @@ class PlanCache:
                 "build_seconds": seconds,
                 "depends": depends,
             }
-            _write_synced(working / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-            _sync(working / filename)
-            _sync(working)
+            write_synced(working / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+            sync(working / filename)
+            sync(working)
             working.rename(entry)
-            _sync(entry.parent)
+            sync(entry.parent)
         except BaseException:
             shutil.rmtree(working, ignore_errors=True)
             raise
@@ -164,18 +176,3 @@ def changed_fields(old: Depends, new: Depends, prefix: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text[:8] if len(text) == 64 else text
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

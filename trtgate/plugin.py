@@ -88,7 +88,7 @@ class Gate:
     def stack(self) -> Mapping[str, Any]:
         """The fingerprint of this machine and its software."""
         if self._stack is None:
-            self._stack = stack(self.settings.threads)
+            self._stack = stack(self.settings.threads, self.settings.device)
         return self._stack
 
     @property

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Seconds = npt.NDArray[np.float64]
+from trtgate.engines.base import Block, Device, Seconds
 
+# How the names of arms begin that are no engines but fixed work.
+CONTROL = "control-"
 # A percentile needs some samples beyond it: the 99th is left out below 1000 iterations, not guessed.
 P99_ITERATIONS = 1000
 
 
-# One number for a block. The minimum is the choice of a measurement, not of taste: with the other core busy the typical
-# iteration is a preempted one, and only the fastest still say how fast the engine is. It is blind to a change that
-# leaves the fastest iterations alone; p50 and p90 are over all iterations and stand beside it in every table.
-BLOCK_STATISTIC = "minimum"
+# One number for a block. On a CPU the minimum is the choice of a measurement, not of taste: with the other core busy
+# the typical iteration is a preempted one, and only the fastest still say how fast the engine is. It is blind to a
+# change that leaves the fastest iterations alone; p50 and p90 are over all iterations and stand beside it everywhere.
+BLOCK_STATISTIC: Mapping[Device, str] = {"cpu": "minimum", "cuda": "median"}
 BLOCK_STATISTICS: Mapping[str, Callable[[Seconds], float]] = {
     "median": lambda block: float(np.median(block)),
     "lower_quartile": lambda block: float(np.percentile(block, 25)),
@@ -61,18 +62,26 @@ class Schedule:
     warm_up_agreement: float = 0.05
     # With more rounds lost than this the machine is not fit to measure on, and what is left is a biased sample.
     dropped_share: float = 0.2
+    statistic: str = BLOCK_STATISTIC["cpu"]
 
     def doubled(self) -> Schedule:
         """The same schedule with twice the rounds."""
         return dataclasses.replace(self, rounds=2 * self.rounds)
 
 
+# A GPU's iterations are short, and nothing but its clock and its own scheduler comes between them.
+SCHEDULES: Mapping[Device, Schedule] = {
+    "cpu": Schedule(),
+    "cuda": Schedule(block_seconds=0.05, statistic=BLOCK_STATISTIC["cuda"]),
+}
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One engine in a race; `block(n)` returns seconds, float64[n], of n back-to-back inferences."""
+    """One engine in a race; `block(n)` times n back-to-back inferences."""
 
     name: str
-    block: Callable[[int], Seconds]
+    block: Callable[[int], Block]
 
 
 class Monitor(Protocol):
@@ -81,14 +90,18 @@ class Monitor(Protocol):
     def start(self) -> None:
         """A round begins."""
 
+    def sample(self) -> None:
+        """A block is over and the next has not begun."""
+
     def stop(self) -> str | None:
         """The round is over: why it must not count, or None."""
 
     def notes(self) -> tuple[str, ...]:
         """After the race: what makes its measurement less sure without making it invalid."""
 
-    def clock_mhz(self) -> float | None:
-        """After the race: the median clock of the processor that did the work, or None where nobody tells."""
+    def readings(self) -> dict[str, float]:
+        """After the race: medians over its blocks by name with unit, such as "clock_mhz" of the processor that did the
+        work; what nobody tells is left out."""
 
 
 class NoMonitor:
@@ -97,27 +110,34 @@ class NoMonitor:
     def start(self) -> None:
         return None
 
+    def sample(self) -> None:
+        return None
+
     def stop(self) -> str | None:
         return None
 
     def notes(self) -> tuple[str, ...]:
         return ()
 
-    def clock_mhz(self) -> float | None:
-        return None
+    def readings(self) -> dict[str, float]:
+        return {}
 
 
 @dataclass(frozen=True)
 class Race:
-    """All iterations of all rounds that counted: `blocks[arm][r]` is float64[n] of seconds."""
+    """All iterations of all rounds that counted: `blocks[arm][r]` is float64[n] of seconds.
+
+    `end_to_end` holds the second series in the same way, for the arms that have one.
+    """
 
     blocks: Mapping[str, tuple[Seconds, ...]]
     warm: Mapping[str, bool]
     dropped: tuple[str, ...] = ()
     complete: bool = True
     notes: tuple[str, ...] = ()
-    clock_mhz: float | None = None
-    statistic: str = BLOCK_STATISTIC
+    readings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    statistic: str = BLOCK_STATISTIC["cpu"]
+    end_to_end: Mapping[str, tuple[Seconds, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -127,17 +147,21 @@ class Race:
         """Seconds, float64[R]: one number per round, the block statistic of its iterations."""
         return np.array([block_statistic(block, self.statistic) for block in self.blocks[arm]])
 
+    def round_end_to_end(self, arm: str) -> Seconds:
+        """Seconds, float64[R], of the second series; float64[0] for an arm that has none."""
+        return np.array([block_statistic(block, self.statistic) for block in self.end_to_end.get(arm, ())])
+
     def latency(self, arm: str) -> float:
         """The arm's latency in seconds: the median of its rounds' block statistics."""
         return float(np.median(self.round_latencies(arm)))
 
     def percentiles(self, arm: str) -> dict[str, float]:
         """p50, p90 and, from enough iterations, p99 in seconds over all iterations; empty without a round."""
-        if not self.rounds:
-            return {}
-        pooled = np.concatenate(self.blocks[arm])
-        wanted = [50, 90] + ([99] if pooled.size >= P99_ITERATIONS else [])
-        return {f"p{q}": float(np.percentile(pooled, q)) for q in wanted}
+        return percentiles(self.blocks[arm])
+
+    def end_to_end_percentiles(self, arm: str) -> dict[str, float]:
+        """The same of the second series; empty for an arm that has none."""
+        return percentiles(self.end_to_end.get(arm, ()))
 
     def iterations(self, arm: str) -> int:
         """How many timed iterations the arm ran in all."""
@@ -147,6 +171,15 @@ class Race:
         """Coefficient of variation of the arm's rounds."""
         rounds = self.round_latencies(arm)
         return float(np.std(rounds, ddof=1) / np.mean(rounds)) if rounds.size > 1 else 0.0
+
+
+def percentiles(blocks: Sequence[Seconds]) -> dict[str, float]:
+    """p50, p90 and, from enough iterations, p99 in seconds over all iterations of the blocks; empty without any."""
+    if not blocks:
+        return {}
+    pooled = np.concatenate(blocks)
+    wanted = [50, 90] + ([99] if pooled.size >= P99_ITERATIONS else [])
+    return {f"p{q}": float(np.percentile(pooled, q)) for q in wanted}
 
 
 def run_race(
@@ -166,14 +199,14 @@ def run_race(
     for arm in arms:
         latency, warm[arm.name] = warm_up(arm, schedule)
         lengths[arm.name] = block_length(latency, schedule)
-    kept: dict[str, list[Seconds]] = {arm.name: [] for arm in arms}
+    kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
     dropped: list[str] = []
     done = attempt = 0
     while done < schedule.rounds:
         order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
         attempt += 1
         watch.start()
-        blocks = _timed_round(list(order), lengths, schedule)
+        blocks = _timed_round(list(order), lengths, schedule, watch.sample)
         objection = watch.stop()
         if objection is not None:
             dropped.append(objection)
@@ -184,8 +217,20 @@ def run_race(
             kept[name].append(block)
         done += 1
         progress(done, schedule.rounds)
-    counted = {name: tuple(blocks) for name, blocks in kept.items()}
-    return Race(counted, warm, tuple(dropped), done == schedule.rounds, watch.notes(), watch.clock_mhz())
+    return Race(
+        {name: tuple(block.seconds for block in blocks) for name, blocks in kept.items()},
+        warm,
+        tuple(dropped),
+        done == schedule.rounds,
+        watch.notes(),
+        watch.readings(),
+        schedule.statistic,
+        {
+            name: tuple(block.end_to_end for block in blocks if block.end_to_end is not None)
+            for name, blocks in kept.items()
+            if any(block.end_to_end is not None for block in blocks)
+        },
+    )
 
 
 def race_until_decided(
@@ -203,14 +248,22 @@ def race_until_decided(
     return race
 
 
-def _timed_round(order: Sequence[Arm], lengths: Mapping[str, int], schedule: Schedule) -> dict[str, Seconds]:
+def _timed_round(
+    order: Sequence[Arm], lengths: Mapping[str, int], schedule: Schedule, sample: Callable[[], None]
+) -> dict[str, Block]:
     """Every arm's block, in `schedule.passes` parts: through the arms in order, back, and so on."""
-    parts: dict[str, list[Seconds]] = {arm.name: [] for arm in order}
+    parts: dict[str, list[Block]] = {arm.name: [] for arm in order}
     for index in range(schedule.passes):
         for arm in order if index % 2 == 0 else reversed(order):
             arm.block(schedule.lead_in_iterations)
             parts[arm.name].append(arm.block(-(-lengths[arm.name] // schedule.passes)))
-    return {name: np.concatenate(some) for name, some in parts.items()}
+            sample()
+    return {name: _joined(some) for name, some in parts.items()}
+
+
+def _joined(parts: Sequence[Block]) -> Block:
+    second = [part.end_to_end for part in parts if part.end_to_end is not None]
+    return Block(np.concatenate([part.seconds for part in parts]), np.concatenate(second) if second else None)
 
 
 def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
@@ -220,7 +273,7 @@ def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
     window = max(1, schedule.warm_up_iterations // 2)
     previous = float("inf")
     while True:
-        times = arm.block(window)
+        times = arm.block(window).seconds
         total += float(times.sum())
         iterations += window
         median = float(np.median(times))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trtgate.errors import UserError
-from trtgate.race import Race
+from trtgate.race import CONTROL, Race
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import Floats, interval
 
@@ -29,7 +29,9 @@ SCHEMA = 1
 class EngineRecord:
     """One engine of one model at one batch size, as a session measured it. Times are seconds.
 
-    `rounds` and `reference_rounds` are the block statistics of the same rounds of one race, in order.
+    `rounds` and `reference_rounds` are the block statistics of the same rounds of one race, in order; on a GPU they lie
+    between events, and the `end_to_end` fields hold the second series, with copies. `readings` are medians of what the
+    machine told between blocks, `controls` the latencies of the fixed work raced along, `layer_times` milliseconds.
     """
 
     model: str
@@ -42,11 +44,18 @@ class EngineRecord:
     iterations: int
     dropped_rounds: int = 0
     complete: bool = True
-    clock_mhz: float | None = None
+    end_to_end_rounds: tuple[float, ...] = ()
+    reference_end_to_end_rounds: tuple[float, ...] = ()
+    end_to_end_percentiles: Mapping[str, float] = field(default_factory=dict)
+    enqueue_seconds: float | None = None
+    throughput: Mapping[str, float] = field(default_factory=dict)
+    readings: Mapping[str, float] = field(default_factory=dict)
+    controls: Mapping[str, float] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] = field(default_factory=dict)
+    layer_times: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
 
@@ -63,6 +72,21 @@ class EngineRecord:
     def latency(self) -> float:
         """Median of the rounds, in seconds."""
         return float(np.median(self.rounds))
+
+    @property
+    def end_to_end_latency(self) -> float | None:
+        """Median of the second series' rounds, in seconds; None where there is none."""
+        return float(np.median(self.end_to_end_rounds)) if self.end_to_end_rounds else None
+
+    @property
+    def images_per_second(self) -> float:
+        """Batch over median latency."""
+        return self.batch / self.latency
+
+    @property
+    def clock_mhz(self) -> float | None:
+        """The median clock of the processor that did the work, or None where nobody tells."""
+        return self.readings.get("clock_mhz")
 
     @property
     def reference_latency(self) -> float:
@@ -98,9 +122,7 @@ class SessionRecord:
     unfit: tuple[str, ...]
 
 
-def from_race(
-    race: Race, model: str, engine: str, reference: str, batch: int, weights: str, warnings: tuple[str, ...] = ()
-) -> EngineRecord:
+def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
     """What a race says of one engine."""
     return EngineRecord(
         model=model,
@@ -113,8 +135,11 @@ def from_race(
         iterations=race.iterations(engine),
         dropped_rounds=len(race.dropped),
         complete=race.complete,
-        clock_mhz=race.clock_mhz,
-        warnings=warnings,
+        end_to_end_rounds=_floats(race.round_end_to_end(engine)),
+        reference_end_to_end_rounds=_floats(race.round_end_to_end(reference)),
+        end_to_end_percentiles=race.end_to_end_percentiles(engine),
+        readings=race.readings,
+        controls={arm: race.latency(arm) for arm in race.blocks if arm.startswith(CONTROL) and race.rounds},
     )
 
 
@@ -141,12 +166,15 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
     }
 
 
+TUPLES = frozenset({"rounds", "reference_rounds", "end_to_end_rounds", "reference_end_to_end_rounds", "warnings"})
+
+
 def from_json(values: Mapping[str, Any]) -> EngineRecord:
     """A record from JSON values. Raises KeyError, TypeError or ValueError for anything else."""
     known = {field.name for field in dataclasses.fields(EngineRecord)}
     chosen = {key: value for key, value in values.items() if key in known}
-    for key in ("rounds", "reference_rounds", "warnings"):
-        chosen[key] = tuple(chosen[key])
+    for name in TUPLES & chosen.keys():
+        chosen[name] = tuple(chosen[name])
     chosen["decisions"] = tuple(
         Decision(
             Verdict(each["verdict"]),

@@ -1,11 +1,13 @@
 """The gate proves itself on this machine: races whose right answer is known.
 
 A/A races pit an engine against itself, so every REGRESSED is a false alarm. Slowed races pit it against itself with a
-busy wait of known length inside the timed region, so everything but REGRESSED is a miss.
+wait of known length inside the timed region (a busy processor, on a GPU a kernel that spins), so everything but
+REGRESSED is a miss.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -13,16 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from trtgate.engines.base import Batch, Engine, time_calls
+from trtgate.engines.base import Batch, Block, Engine
 from trtgate.progress import SILENT, Progress
 from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, race_until_decided, run_race
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import Floats, decide_paired, interval
 
-# The engine is warm after its first race; later ones only need to settle.
-SHORT_WARM_UP = Schedule(warm_up_seconds=0.05, warm_up_limit_seconds=1.0)
+
+def short_warm_up(schedule: Schedule) -> Schedule:
+    """The engine is warm after its first race; later ones only need to settle."""
+    return dataclasses.replace(schedule, warm_up_seconds=0.05, warm_up_limit_seconds=1.0)
+
+
 # The smallest delta is the one at which this share of A/A races would have passed.
 PASSING_SHARE = 0.95
 STEP = 0.005
@@ -83,28 +88,13 @@ def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
     return high
 
 
-def slowed_block(engine: Engine, batch: Batch, seconds: float) -> Callable[[int], npt.NDArray[np.float64]]:
-    """Blocks of the engine whose every inference is followed by a busy wait, inside the timed region."""
-    ticks = int(seconds * 1e9)
-    clock = time.perf_counter_ns
+def slowed_arm(name: str, engine: Engine, batch: Batch, seconds: float) -> Arm:
+    """An arm whose every inference is followed by a wait; one of no length still goes the same way."""
 
-    def block(n: int) -> npt.NDArray[np.float64]:
-        call = engine.bind(batch)
+    def block(n: int) -> Block:
+        return engine.slowed_block(n, batch, seconds)
 
-        def slow_call() -> None:
-            call()
-            until = clock() + ticks
-            while clock() < until:
-                pass
-
-        return time_calls(slow_call, n)
-
-    return block
-
-
-def plain_block(engine: Engine, batch: Batch) -> Callable[[int], npt.NDArray[np.float64]]:
-    """The same without the wait, so that both arms differ in nothing else."""
-    return slowed_block(engine, batch, 0.0)
+    return Arm(name, block)
 
 
 def run_selftest(
@@ -115,22 +105,24 @@ def run_selftest(
     races: tuple[int, int],
     slowdown: float,
     delta: float,
+    schedule: Schedule,
     monitor: Callable[[], Monitor],
     progress: Progress = SILENT,
 ) -> Selftest:
     """Run `races[0]` A/A races and `races[1]` slowed ones, in turns so that both see the same hours."""
     started = time.monotonic()
-    plain = Arm("old", plain_block(engine, batch))
-    latency = run_race([plain], Schedule(rounds=3)).latency("old")
+    plain = slowed_arm("old", engine, batch, 0.0)
+    latency = run_race([plain], dataclasses.replace(schedule, rounds=3)).latency("old")
     arms = {
-        "same": Arm("new", plain_block(engine, batch)),
-        "slowed": Arm("new", slowed_block(engine, batch, slowdown * latency)),
+        "same": slowed_arm("new", engine, batch, 0.0),
+        "slowed": slowed_arm("new", engine, batch, slowdown * latency),
     }
+    schedule = short_warm_up(schedule)
     trials: dict[str, list[Trial]] = {"same": [], "slowed": []}
     turns = _turns(*races)
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
-            trials[kind].append(_trial(plain, arms[kind], delta, monitor))
+            trials[kind].append(_trial(plain, arms[kind], delta, schedule, monitor))
             count(index + 1, len(turns))
     return Selftest(
         model,
@@ -150,14 +142,14 @@ def _turns(same: int, slowed: int) -> list[str]:
     return [kind for pair in pairs for kind in pair if kind]
 
 
-def _trial(old: Arm, new: Arm, delta: float, monitor: Callable[[], Monitor]) -> Trial:
+def _trial(old: Arm, new: Arm, delta: float, schedule: Schedule, monitor: Callable[[], Monitor]) -> Trial:
     """One race with its rerun, as the gate does it."""
 
     def undecided(race: Race) -> bool:
         return _decide(race, delta).verdict is Verdict.INCONCLUSIVE
 
-    race = race_until_decided([old, new], undecided, SHORT_WARM_UP, monitor=monitor)
-    reran = race.rounds > SHORT_WARM_UP.rounds
+    race = race_until_decided([old, new], undecided, schedule, monitor=monitor)
+    reran = race.rounds > schedule.rounds
     return Trial(race.round_latencies("old"), race.round_latencies("new"), _decide(race, delta), reran, race)
 
 
@@ -192,7 +184,7 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
                 if not trial.race.complete:
                     continue
                 old, new = (
-                    np.array([statistic(block) for block in trial.race.blocks[arm]][: SHORT_WARM_UP.rounds])
+                    np.array([statistic(block) for block in trial.race.blocks[arm]][: Schedule.rounds])
                     for arm in ("old", "new")
                 )
                 _, low, high = interval(np.log(new / old))

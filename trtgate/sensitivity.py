@@ -48,7 +48,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
 
     Latency is the median of one block, for ranking only. Raises UserError for an engine that is not INT8.
     """
-    kind = backend(spec.backend).graph_kind(spec.precision)
+    kind = backend(spec.backend).graph_kind(spec)
     if kind not in {"int8-symmetric", "int8-asymmetric"}:
         raise UserError(f"--engine {spec.id} is not built from an INT8 graph; give an INT8 engine")
     if not bench.model.weights.trained:
@@ -71,10 +71,12 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
                 tuple(name for name in quantizable if name not in members),
                 reduce_range=bench.reduce_range,
             )
-            request = BuildRequest(bench.model, graph, (1,), bench.settings.threads)
+            settings = bench.settings
+            crop = bench.model.preprocessing.crop
+            request = BuildRequest(bench.model, graph, (1,), settings.threads, settings.device, crop)
             maker = backend(spec.backend)
-            maker.build(spec.precision, request, plan)
-            with maker.load(spec.precision, request, plan) as engine:
+            maker.build(spec, request, plan)
+            with maker.load(spec, request, plan) as engine:
                 logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
                 latency = quick_latency(engine_arm(engine, bench.batch(1)))
             count(index + 1, len(groups) + 1)

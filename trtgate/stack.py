@@ -12,15 +12,21 @@ from typing import Any
 
 import psutil
 
+from trtgate.engines.base import Device
+from trtgate.nvml import current_gpu
+
 # Distribution names whose version makes the stack, in the order they are printed. One runtime can come in several
 # distributions (CPU and GPU wheels of ONNX Runtime, TensorRT by CUDA version); the first one installed counts.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
     "onnx": ("onnx",),
+    "converter": ("onnxconverter-common",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"),
+    "triton": ("triton",),
+    "pycuda": ("pycuda",),
     "numpy": ("numpy",),
     "opencv": ("opencv-python-headless", "opencv-python"),
 }
@@ -89,9 +95,23 @@ def usable_threads() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def stack(threads: int | None = None) -> dict[str, Any]:
-    """The fingerprint of this machine and its software, as plain JSON values."""
+def cuda_facts() -> dict[str, Any]:
+    """The GPU, its driver, and the CUDA libraries that PyTorch brings, as plain JSON values; empty without a GPU."""
+    gpu = current_gpu()
+    if gpu is None:
+        return {}
+    facts = gpu.identity()
+    try:
+        import torch
+    except ImportError:
+        return facts
+    return {**facts, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+
+
+def stack(threads: int | None = None, device: Device = "cpu") -> dict[str, Any]:
+    """The fingerprint of this machine and its software, as plain JSON values; a GPU counts where it does the work."""
     return {
+        **(cuda_facts() if device == "cuda" else {}),
         "cpu": cpu_model(),
         "cpu_features": sorted(cpu_features()),
         "threads": threads or usable_threads(),

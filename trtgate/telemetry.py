@@ -1,13 +1,18 @@
-"""The machine's state around a round, never inside the timed window: who else used its processors."""
+"""The machine's state between blocks, never inside the timed window: clocks, throttling, who else used it."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+
+from trtgate.engines.base import Device
+from trtgate.nvml import Gpu, Reading, current_gpu
+from trtgate.race import Monitor
 
 # Other processes using more than this share of one core, in the median round, are worth a note. Such rounds still
 # count: the verdict rests on what both arms suffered alike.
@@ -46,6 +51,9 @@ class CpuMonitor:
         self._own = time.process_time()
         self._wall = time.monotonic()
 
+    def sample(self) -> None:
+        return None
+
     def stop(self) -> str | None:
         busy = _busy_seconds()
         if busy is not None and self._busy is not None:
@@ -61,5 +69,73 @@ class CpuMonitor:
             return ()
         return (f"other processes used {statistics.median(self._others):.1f} of the cores meanwhile",)
 
-    def clock_mhz(self) -> float | None:
-        return statistics.median(self._clocks) if self._clocks else None
+    def readings(self) -> dict[str, float]:
+        return {"clock_mhz": statistics.median(self._clocks)} if self._clocks else {}
+
+
+# Something made the GPU slower than its settings would: such a round must not count. A power cap is not among them, it
+# is the steady state of small cards (T4, L4) under load; it is noted.
+THROTTLING = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
+# Another process that keeps more than this percentage of the multiprocessors busy disturbs a round.
+OTHERS_DISTURB = 1
+# A clock that moves by more than this share between blocks is worth a note: lock it.
+CLOCK_MOVED = 0.01
+
+
+class GpuMonitor:
+    """Objects to rounds in which the GPU throttled or another process used it; notes what else moves its clock."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._round: list[Reading] = []
+        self._readings: list[Reading] = []
+        _, self._seen = gpu.used_by_others(0)
+
+    def start(self) -> None:
+        self._round = []
+        _, self._seen = self._gpu.used_by_others(self._seen)
+
+    def sample(self) -> None:
+        self._round.append(self._gpu.read())
+
+    def stop(self) -> str | None:
+        self._readings += self._round
+        throttled = THROTTLING & frozenset[str]().union(*(reading.reasons for reading in self._round))
+        if throttled:
+            return f"the GPU throttled: {', '.join(sorted(throttled))}"
+        share, self._seen = self._gpu.used_by_others(self._seen)
+        if share > OTHERS_DISTURB:
+            return f"another process used {share} % of the GPU"
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        capped = sum("sw_power_cap" in reading.reasons for reading in self._readings)
+        if capped:
+            notes.append(f"the power cap held the clock down after {capped} of {len(self._readings)} blocks")
+        clocks = [reading.sm_mhz for reading in self._readings if reading.sm_mhz]
+        if clocks and max(clocks) > (1 + CLOCK_MOVED) * min(clocks):
+            notes.append(f"the SM clock moved between {min(clocks):.0f} and {max(clocks):.0f} MHz; lock it")
+        others = self._gpu.other_processes()
+        if others:
+            notes.append(f"{len(others)} other compute processes hold the GPU")
+        return tuple(notes)
+
+    def readings(self) -> dict[str, float]:
+        series: dict[str, Callable[[Reading], float | None]] = {
+            "clock_mhz": lambda reading: reading.sm_mhz,
+            "memory_mhz": lambda reading: reading.memory_mhz,
+            "watts": lambda reading: reading.watts,
+            "celsius": lambda reading: reading.celsius,
+        }
+        found = {
+            name: [value for each in self._readings if (value := read(each)) is not None]
+            for name, read in series.items()
+        }
+        return {name: float(statistics.median(values)) for name, values in found.items() if values}
+
+
+def monitor_for(device: Device) -> Callable[[], Monitor]:
+    """What makes a monitor of that kind of processor, one for each race."""
+    gpu = current_gpu() if device == "cuda" else None
+    return CpuMonitor if gpu is None else lambda: GpuMonitor(gpu)

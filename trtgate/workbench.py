@@ -15,15 +15,16 @@ import onnx
 
 from trtgate import images, models
 from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
-from trtgate.engines.base import REFERENCE, BuildRequest, Engine, EngineSpec, GraphKind
+from trtgate.engines.base import REFERENCE, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
 from trtgate.expectations import Expectations, read_expectations
-from trtgate.graphs import export, quantize
+from trtgate.files import write_synced
+from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
 from trtgate.plans import CachedFile, PlanCache
 from trtgate.progress import SILENT, Progress
-from trtgate.race import Arm, Race, race_until_decided
-from trtgate.stack import cpu_features, cpu_model, usable_threads, version_of
-from trtgate.telemetry import CpuMonitor
+from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
+from trtgate.stack import cpu_features, cpu_model, cuda_facts, usable_threads, version_of
+from trtgate.telemetry import monitor_for
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 # The reference answers in batches: it is arithmetic there, not a measurement.
@@ -37,8 +38,11 @@ class Settings:
     """What a run was asked to do; the fields are the options of pytest and of the command line."""
 
     models: tuple[str, ...] = DEFAULT_MODELS
-    engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES)))
+    device: Device = "cpu"
+    engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES["cpu"])))
     batch_sizes: tuple[int, ...] = (1,)
+    streams: int = 1
+    reuse_timing_cache: bool = False
     weights: Mapping[str, Path] = field(default_factory=dict)
     images: Path | None = None
     calibration_images: Path | None = None
@@ -118,6 +122,11 @@ class Workbench:
                 "onnx": version_of("onnx"),
             }
             return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
+        if kind == "fp16":
+            fp32 = self.graph("fp32")
+            depends = {"graph": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
+            text = f"{self.name}: converting to FP16"
+            return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
         fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
@@ -142,7 +151,7 @@ class Workbench:
     @property
     def reduce_range(self) -> bool:
         """Whether INT8 weights must be narrowed for the processor that will run them."""
-        return quantize.needs_reduced_range(cpu_features())
+        return self.settings.device == "cpu" and quantize.needs_reduced_range(cpu_features())
 
     def ranges(self) -> quantize.Ranges:
         """The activation ranges that INT8 graphs are made with, measured on the calibration photos."""
@@ -182,9 +191,43 @@ class Workbench:
         return self._cache.get_or_build(kind, filename, depends, build_showing)
 
     def _request(self, spec: EngineSpec) -> BuildRequest:
-        kind = backend(spec.backend).graph_kind(spec.precision)
-        graph = self.graph(kind).path if kind is not None else None
-        return BuildRequest(self.model, graph, self.settings.batch_sizes, self.settings.threads)
+        kind = backend(spec.backend).graph_kind(spec)
+        settings = self.settings
+        return BuildRequest(
+            self.model,
+            self.graph(kind).path if kind is not None else None,
+            settings.batch_sizes,
+            settings.threads,
+            settings.device,
+            self.model.preprocessing.crop,
+            self._calibration(spec) if spec.variant == "calibrated" else None,
+            self._cache.root / "timing" if settings.reuse_timing_cache else None,
+        )
+
+    def _calibration(self, spec: EngineSpec) -> Calibration:
+        """The calibration photos, with the plan cache as the memory of what a builder measured on them."""
+        photos = self.photos("calibration")
+        depends = {
+            "model": self.name,
+            "fp32": self.graph("fp32").digest,
+            "images": photos.digest,
+            spec.backend: version_of(spec.backend),
+        }
+
+        def read() -> bytes | None:
+            found = self._cache.find("calibrations", "ranges.cache", depends)
+            return found.path.read_bytes() if found else None
+
+        def write(content: bytes) -> None:
+            self._cache.get_or_build("calibrations", "ranges.cache", depends, lambda path: write_synced(path, content))
+
+        return Calibration(photos.digest, lambda: photos.batches(1), read, write)
+
+    def processor(self) -> dict[str, Any]:
+        """What a plan, and the reference's answers, depend on besides software: the processor that runs them."""
+        if self.settings.device == "cpu":
+            return {"cpu": cpu_model(), "threads": self.settings.threads}
+        return cuda_facts()
 
     def kept_in_float(self, spec: EngineSpec) -> int:
         """How many convolutions and matrix products of an INT8 engine were meant to stay in float."""
@@ -200,27 +243,22 @@ class Workbench:
 
     def _make_plan(self, spec: EngineSpec) -> CachedFile | None:
         maker = backend(spec.backend)
-        if maker.plan_file is None:
+        filename = maker.plan_file(spec)
+        if filename is None:
             return None
         request = self._request(spec)
-        kind = maker.graph_kind(spec.precision)
+        kind = maker.graph_kind(spec)
         source = {"weights": self.model.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
         depends = {
             "model": self.name,
             "engine": spec.id,
             **source,
             "batch_sizes": list(request.batch_sizes),
-            "threads": request.threads,
-            "cpu": cpu_model(),
-            "options": dict(maker.build_options(spec.precision, request)),
+            **self.processor(),
+            "options": dict(maker.build_options(spec, request)),
         }
-        return self._cached(
-            "plans",
-            f"{self.name}: building {spec.id}",
-            maker.plan_file,
-            depends,
-            lambda path: maker.build(spec.precision, request, path),
-        )
+        text = f"{self.name}: building {spec.id}"
+        return self._cached("plans", text, filename, depends, lambda path: maker.build(spec, request, path))
 
     def engine(self, spec: EngineSpec) -> Engine:
         """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""
@@ -228,7 +266,7 @@ class Workbench:
         def load() -> Engine | Exception:
             try:
                 plan = self.plan(spec)
-                made = backend(spec.backend).load(spec.precision, self._request(spec), plan.path if plan else None)
+                made = backend(spec.backend).load(spec, self._request(spec), plan.path if plan else None)
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
                 return error
             return self._exit.enter_context(made)
@@ -242,7 +280,7 @@ class Workbench:
         """The engines of the settings that are available and could be built and loaded."""
 
         def loads(spec: EngineSpec) -> bool:
-            if not available(spec).ok:
+            if not available(spec, self.settings.device).ok:
                 return False
             with contextlib.suppress(Exception):
                 return bool(self.engine(spec))
@@ -276,8 +314,7 @@ class Workbench:
             "weights": self.model.weights.digest,
             "images": self.photos("evaluation").digest,
             "torch": version_of("torch"),
-            "cpu": cpu_model(),
-            "threads": self.settings.threads,
+            **self.processor(),
             "batch": REFERENCE_BATCH,
         }
 
@@ -297,15 +334,44 @@ class Workbench:
         """Race all loadable engines at one batch size; once more with twice the rounds if `undecided` by the first."""
 
         def run() -> Race:
-            batch = self.batch(batch_size)
+            device, batch = self.settings.device, self.batch(batch_size)
             arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
-            with self._progress.step(f"{self.name}: racing {len(arms)} engines at batch {batch_size}") as count:
-                return race_until_decided(arms, undecided, monitor=CpuMonitor, progress=count)
+            text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
+            with controls(device) as control, self._progress.step(text) as count:
+                return race_until_decided(
+                    [*arms, *control], undecided, SCHEDULES[device], monitor=monitor_for(device), progress=count
+                )
 
         made: Race = self._once(("race", batch_size), run)
+        return made
+
+    def beside(self, spec: EngineSpec, batch_size: int) -> Mapping[str, Any]:
+        """What is measured of an engine besides the race, as fields of its record."""
+
+        def measure() -> dict[str, Any]:
+            engine, batch, streams = self.engine(spec), self.batch(batch_size), self.settings.streams
+            found: dict[str, Any] = {"enqueue_seconds": engine.enqueue_seconds(batch)}
+            found["layer_times"] = {
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+            }
+            if streams > 1 and (together := engine.throughput(batch, streams)) is not None:
+                alone = engine.throughput(batch, 1)
+                found["throughput"] = {"streams": streams, "images_per_second": together, "alone": alone}
+            return found
+
+        made: Mapping[str, Any] = self._once(("beside", spec, batch_size), measure)
         return made
 
 
 def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
-    return Arm(name or engine.spec.id, lambda n: engine.block(n, batch).seconds)
+    return Arm(name or engine.spec.id, lambda n: engine.block(n, batch))
+
+
+def controls(device: Device) -> contextlib.AbstractContextManager[tuple[Arm, ...]]:
+    """The arms that tell a change of the machine from one of the engines; none on a CPU."""
+    if device == "cpu":
+        return contextlib.nullcontext(())
+    from trtgate.engines.controls import control_arms
+
+    return control_arms()

@@ -14,12 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.engines import parse_spec
-from trtgate.engines.base import Batch, Engine
+from trtgate.engines.base import Batch, Block, Engine
 from trtgate.engines.onnxruntime import OnnxRuntimeEngine
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
@@ -33,13 +32,13 @@ def bare_loop(engine: Engine, batch: Batch) -> Arm:
     assert isinstance(engine, OnnxRuntimeEngine)
     session = engine._session
 
-    def block(n: int) -> npt.NDArray[np.float64]:
+    def block(n: int) -> Block:
         times = []
         for _ in range(n):
             start = time.perf_counter()
             session.run(["logits"], {"input": batch})
             times.append(time.perf_counter() - start)
-        return np.array(times)
+        return Block(np.array(times))
 
     return Arm("bare loop", block)
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Mapping
 
-from trtgate.engines.base import AVAILABLE, Availability, Backend, EngineSpec
+from trtgate.engines.base import Availability, Backend, Device, EngineSpec
 from trtgate.errors import UserError
 
 BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino")
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 # What a run measures unless --engine says otherwise, in the order of the table.
-DEFAULT_ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16", "openvino-int8")
+DEFAULT_ENGINES: Mapping[Device, tuple[str, ...]] = {
+    "cpu": ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16", "openvino-int8"),
+    "cuda": (
+        "pytorch-fp32",
+        "pytorch-tf32",
+        "pytorch-fp16",
+        "pytorch-fp16-graph",
+        "pytorch-bf16",
+        "pytorch-bf16-graph",
+        "inductor-fp16",
+        "onnxruntime-fp16",
+    ),
+}
 
 
 @functools.cache
@@ -25,7 +39,7 @@ def backend(name: str) -> Backend:
 
 def all_specs() -> tuple[EngineSpec, ...]:
     """Every engine that some backend can build somewhere."""
-    return tuple(EngineSpec(name, precision) for name in BACKENDS for precision in backend(name).precisions)
+    return tuple(spec for name in BACKENDS for spec in backend(name).specs)
 
 
 def parse_spec(text: str) -> EngineSpec:
@@ -36,9 +50,6 @@ def parse_spec(text: str) -> EngineSpec:
     return known[text]
 
 
-def available(spec: EngineSpec) -> Availability:
-    """Whether the engine can run on this machine."""
-    return backend(spec.backend).available(spec.precision)
-
-
-__all__ = ["AVAILABLE", "BACKENDS", "DEFAULT_ENGINES", "all_specs", "available", "backend", "parse_spec"]
+def available(spec: EngineSpec, device: Device) -> Availability:
+    """Whether the engine can run on this machine's processor of that kind."""
+    return backend(spec.backend).available(spec, device)

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from trtgate.models import Model
+if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
+    from trtgate.models import Model
 
 Batch = npt.NDArray[np.float32]
 Seconds = npt.NDArray[np.float64]
-GraphKind = Literal["fp32", "int8-symmetric", "int8-asymmetric"]
+GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-asymmetric"]
+Device = Literal["cpu", "cuda"]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True, order=True)
 class EngineSpec:
-    """What was asked for: a backend at a precision. `id` is `<backend>-<precision>`."""
+    """What was asked for: a backend at a precision, in one of several ways where there are several.
+
+    `id` is `<backend>-<precision>` or `<backend>-<precision>-<variant>`.
+    """
 
     backend: str
     precision: str
+    variant: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.backend}-{self.precision}"
+        return "-".join(filter(None, (self.backend, self.precision, self.variant)))
 
     @classmethod
     def parse(cls, text: str) -> EngineSpec:
         """The inverse of `id`. Raises ValueError for a text without a precision of PRECISIONS."""
-        backend, _, precision = text.rpartition("-")
+        backend, _, rest = text.partition("-")
+        precision, _, variant = rest.partition("-")
         if not backend or precision not in PRECISIONS:
             raise ValueError(f"{text!r} is not <backend>-<precision>")
-        return cls(backend, precision)
+        return cls(backend, precision, variant)
 
 
 REFERENCE = EngineSpec("pytorch", "fp32")
@@ -62,21 +70,69 @@ class Availability:
 AVAILABLE = Availability(True)
 
 
+def only_on(wanted: Device, device: Device) -> Availability:
+    """Availability of what exists on one kind of processor only."""
+    if wanted == device:
+        return AVAILABLE
+    name = {"cpu": "CPU", "cuda": "GPU"}[wanted]
+    return Availability(False, f"it runs on a {name} only", f"--device {wanted}")
+
+
+class EngineUnavailable(Exception):
+    """What looked available turned out not to be: its build or its first run brought down the process that tried."""
+
+
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the threads."""
+    """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor.
 
-    model: Model
+    `model` is None in a worker process, which has graphs only. `timing_cache` is a file that TensorRT may take kernel
+    timings from and add them to; None builds cold.
+    """
+
+    model: Model | None
     graph: Path | None
     batch_sizes: tuple[int, ...]
     threads: int
+    device: Device = "cpu"
+    crop: int = 224
+    calibration: Calibration | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Photos for a builder that measures INT8 ranges by itself, and a memory for what it measured.
+
+    `batches()` yields float32[1,3,crop,crop] and starts anew each time; `read()` is what `write` was once given for
+    the same photos, graph and builder, or None. `digest` stands for the photos.
+    """
+
+    digest: str
+    batches: Callable[[], Iterator[Batch]]
+    read: Callable[[], bytes | None]
+    write: Callable[[bytes], None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Latencies in seconds, float64[n], of n back-to-back inferences."""
+    """Latencies in seconds of n back-to-back inferences.
+
+    `seconds`, float64[n], is the series that is gated: on a CPU the whole call, on a GPU the time between two events
+    around the work. `end_to_end`, float64[m], is host time with both copies; None where it would be the same thing.
+    """
 
     seconds: Seconds
+    end_to_end: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in."""
+
+    name: str
+    seconds: float
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,15 +169,46 @@ class Engine(ABC):
 
     @abstractmethod
     def bind(self, batch: Batch) -> Callable[[], object]:
-        """One inference of `batch`, made ready so that calling it does nothing else: what `block` times."""
+        """One inference of `batch`, made ready so that calling it does nothing else and returns when it is done."""
 
     def block(self, n: int, batch: Batch) -> Block:
         """n back-to-back inferences of `batch`, each timed."""
         return Block(time_calls(self.bind(batch), n))
 
+    def slowed_block(self, n: int, batch: Batch, seconds: float) -> Block:
+        """As `block`, without a second series, each inference followed by a wait of `seconds` inside the timed region.
+
+        An arm that waits for nothing goes the same way, so that two such arms differ in the wait alone.
+        """
+        call, ticks, clock = self.bind(batch), int(seconds * 1e9), time.perf_counter_ns
+
+        def slow_call() -> None:
+            call()
+            until = clock() + ticks
+            while clock() < until:
+                pass
+
+        return Block(time_calls(slow_call, n))
+
     @abstractmethod
     def audit(self) -> PrecisionAudit:
         """What the built layers really run in."""
+
+    def enqueue_seconds(self, batch: Batch) -> float | None:
+        """Host seconds to hand one inference of `batch` to a GPU; None on a CPU, where that is the work itself."""
+        return None
+
+    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+        """Time of each layer from a separate pass that nobody times; empty where the runtime does not tell."""
+        return ()
+
+    def throughput(self, batch: Batch, streams: int) -> float | None:
+        """Images per second, end to end, of `streams` inferences at once; None where the engine cannot do that."""
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
+        """What else is worth a line in the record: device memory, number of layers, notes. JSON values."""
+        return {}
 
     def close(self) -> None:
         """Free what the engine holds; calling it twice does nothing."""
@@ -140,44 +227,53 @@ class Backend(ABC):
     """One runtime: what it can build, from which graph, and how its plans are loaded."""
 
     name: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]]
-    # The plan's file name; None where there is nothing to build and the model itself is loaded.
-    plan_file: ClassVar[str | None]
+    specs: ClassVar[tuple[EngineSpec, ...]]
 
     @abstractmethod
-    def available(self, precision: str) -> Availability:
-        """Whether an engine of that precision can run on this machine."""
+    def available(self, spec: EngineSpec, device: Device) -> Availability:
+        """Whether that engine can run on this machine's processor of that kind."""
+
+    def plan_file(self, spec: EngineSpec) -> str | None:
+        """The plan's file name; None where there is nothing to build and the model itself is loaded."""
+        return None
 
     @abstractmethod
-    def graph_kind(self, precision: str) -> GraphKind | None:
+    def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         """Which graph the engine is built from; None where it is built from the PyTorch model."""
 
-    @abstractmethod
-    def build_options(self, precision: str, request: BuildRequest) -> Mapping[str, Any]:
-        """Everything besides the graph that a plan depends on, by name, as JSON values."""
+    def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
+        """Everything besides the graph and the machine that a plan depends on, by name, as JSON values."""
+        return {}
+
+    def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
+        """Write the plan to `path`. Raises EngineUnavailable when building or a first run crashed its own process."""
+        raise AssertionError(f"{spec.id} has no plan")
 
     @abstractmethod
-    def build(self, precision: str, request: BuildRequest, path: Path) -> None:
-        """Write the plan to `path`."""
-
-    @abstractmethod
-    def load(self, precision: str, request: BuildRequest, plan: Path | None) -> Engine:
+    def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         """The engine of a plan, ready to run at any of `request.batch_sizes`."""
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's cyclic collector off: it would run in the middle of somebody's iteration."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def time_calls(call: Callable[[], object], n: int) -> Seconds:
     """Host seconds, float64[n], of n back-to-back calls: one clock read per call, no garbage collection inside."""
     stamps = [0] * (n + 1)
     clock = time.perf_counter_ns
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with no_garbage_collection():
         stamps[0] = clock()
         for index in range(1, n + 1):
             call()
             stamps[index] = clock()
-    finally:
-        if collecting:
-            gc.enable()
     ticks = np.asarray(stamps, np.int64)
     return (ticks[1:] - ticks[:-1]) / 1e9

@@ -1,13 +1,16 @@
-"""ONNX Runtime on the CPU. The plan is the graph after all of its optimisations, loaded with none left to do."""
+"""ONNX Runtime on the CPU, and on a GPU where its CUDA provider is installed.
+
+The plan is the graph after all of its optimisations, loaded with none left to do.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
+import numpy as np
 
 from trtgate.engines.base import (
     AVAILABLE,
@@ -15,29 +18,40 @@ from trtgate.engines.base import (
     Backend,
     Batch,
     BuildRequest,
+    Device,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
+    only_on,
 )
-from trtgate.graphs.export import INPUT, OUTPUT
+from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.graphs import INPUT, OUTPUT
 from trtgate.stack import cpu_features, version_of
 
-PROVIDERS = ["CPUExecutionProvider"]
+if TYPE_CHECKING:
+    import torch
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+# TF32 is on by default there, and would make an engine that was asked for FP32 something else.
+PROVIDERS: Mapping[Device, list[Any]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": [(CUDA_PROVIDER, {"device_id": 0, "use_tf32": 0})],
+}
+# Operators that carry the arithmetic, with the type that they compute in; floating ones follow their weights.
 FLOAT_OPERATORS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 INTEGER_OPERATORS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine(Engine):
+    """A session on the CPU."""
+
     def __init__(self, spec: EngineSpec, plan: Path, threads: int) -> None:
         super().__init__(spec)
-        import onnxruntime
-
-        options = _session_options(threads)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._plan = plan
-        self._session = onnxruntime.InferenceSession(plan, options, providers=PROVIDERS)
+        self._threads = threads
+        self._session = load_session(plan, threads, PROVIDERS["cpu"])
 
     def infer(self, batch: Batch) -> Batch:
         logits: Batch = self._session.run([OUTPUT], {INPUT: batch})[0]
@@ -48,13 +62,91 @@ class OnnxRuntimeEngine(Engine):
         return lambda: run(outputs, inputs)
 
     def audit(self) -> PrecisionAudit:
-        layers = {}
-        for node in onnx.load(self._plan).graph.node:
-            if node.op_type in INTEGER_OPERATORS:
-                layers[module_name(node.name)] = "int8"
-            elif node.op_type in FLOAT_OPERATORS:
-                layers[module_name(node.name)] = "float32"
-        return PrecisionAudit(self.spec.precision, layers)
+        return PrecisionAudit(self.spec.precision, layer_types(self._plan))
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeGpuEngine(GpuEngine):
+    """A session on the GPU: one stream, inputs and outputs bound to device memory."""
+
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, crop: int) -> None:
+        super().__init__(spec)
+        import torch
+
+        self._plan = plan
+        self._crop = crop
+        self._stream = torch.cuda.Stream()
+        name, options = PROVIDERS["cuda"][0]
+        provider = (name, {**options, "user_compute_stream": str(self._stream.cuda_stream)})
+        self._session = load_session(plan, threads, [provider])
+
+    def _prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+        import onnxruntime
+        import torch
+
+        logits = torch.zeros(len(images), 1000, device=images.device)
+        binding = self._session.io_binding()
+        binding.bind_input(INPUT, "cuda", 0, np.float32, tuple(images.shape), images.data_ptr())
+        binding.bind_output(OUTPUT, "cuda", 0, np.float32, tuple(logits.shape), logits.data_ptr())
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        run = self._session.run_with_iobinding
+
+        def call() -> torch.Tensor:
+            run(binding, options)
+            return logits
+
+        return call
+
+    def new_lane(self, size: int) -> Lane:
+        from trtgate.engines.pytorch import TorchLane
+
+        return TorchLane(self._prepare, size, self._crop, stream=self._stream)
+
+    def concurrent(self) -> bool:
+        return False  # a session has one stream
+
+    def audit(self) -> PrecisionAudit:
+        return PrecisionAudit(self.spec.precision, layer_types(self._plan))
+
+    def close(self) -> None:
+        super().close()
+        self._session = None
+
+
+def load_session(plan: Path, threads: int, providers: list[Any]) -> Any:
+    """A session that optimises nothing further.
+
+    Raises RuntimeError when the runtime fell back to another provider than the one asked for, which it does with no
+    more than a warning.
+    """
+    import onnxruntime
+
+    options = _session_options(threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(plan, options, providers=providers)
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != wanted:
+        raise RuntimeError(f"ONNX Runtime could not start its {wanted} and fell back to {session.get_providers()[0]}")
+    return session
+
+
+def layer_types(plan: Path) -> dict[str, str]:
+    """The type that each convolution and matrix product of an optimised graph computes in, by module name."""
+    import onnx
+
+    graph = onnx.load(plan).graph
+    float_types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
+    weights = {value.name: float_types.get(value.data_type, "float32") for value in graph.initializer}
+    layers = {}
+    for node in graph.node:
+        if node.op_type in INTEGER_OPERATORS:
+            layers[module_name(node.name)] = "int8"
+        elif node.op_type in FLOAT_OPERATORS:
+            layers[module_name(node.name)] = weights.get(node.input[1], "float32")
+    return layers
 
 
 def module_name(node: str) -> str:
@@ -74,39 +166,56 @@ def _session_options(threads: int) -> Any:
 
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
-    precisions = ("fp32", "int8")
-    plan_file = "plan.onnx"
+    specs = (
+        EngineSpec("onnxruntime", "fp32"),
+        EngineSpec("onnxruntime", "fp16"),
+        EngineSpec("onnxruntime", "int8"),
+    )
 
-    def available(self, precision: str) -> Availability:
+    def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:
-            import onnxruntime  # noqa: F401
+            import onnxruntime
         except ImportError as error:
             return Availability(False, f"ONNX Runtime cannot be imported: {error}", "pip install onnxruntime")
-        return AVAILABLE
+        if spec.precision == "fp16":
+            where = only_on("cuda", device)
+        elif spec.precision == "int8":
+            where = only_on("cpu", device)
+        else:
+            where = AVAILABLE
+        if where.ok and device == "cuda" and CUDA_PROVIDER not in onnxruntime.get_available_providers():
+            return Availability(False, f"ONNX Runtime has no {CUDA_PROVIDER}", "pip install onnxruntime-gpu")
+        return where
 
-    def graph_kind(self, precision: str) -> GraphKind | None:
-        return "int8-asymmetric" if precision == "int8" else "fp32"
+    def plan_file(self, spec: EngineSpec) -> str | None:
+        return "plan.onnx"
 
-    def build_options(self, precision: str, request: BuildRequest) -> Mapping[str, Any]:
-        # The optimised graph holds layouts chosen for this CPU.
+    def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
+        kinds: dict[str, GraphKind] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-asymmetric"}
+        return kinds[spec.precision]
+
+    def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
+        # The optimised graph holds layouts chosen for this processor.
         return {
             "version": version_of("onnxruntime"),
-            "providers": PROVIDERS,
+            "providers": PROVIDERS[request.device],
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "cpu_features": sorted(cpu_features()),
         }
 
-    def build(self, precision: str, request: BuildRequest, path: Path) -> None:
+    def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         import onnxruntime
 
         options = _session_options(request.threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS)
+        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[request.device])
 
-    def load(self, precision: str, request: BuildRequest, plan: Path | None) -> Engine:
+    def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        return OnnxRuntimeEngine(EngineSpec(self.name, precision), plan, request.threads)
+        if request.device == "cuda":
+            return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.crop)
+        return OnnxRuntimeEngine(spec, plan, request.threads)
 
 
 BACKEND = OnnxRuntimeBackend()

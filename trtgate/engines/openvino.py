@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from trtgate.engines.base import (
-    AVAILABLE,
     Availability,
     Backend,
     Batch,
     BuildRequest,
+    Device,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
+    only_on,
 )
 from trtgate.stack import cpu_features, version_of
 
@@ -74,44 +75,45 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
 
 class OpenVINOBackend(Backend):
     name = "openvino"
-    precisions = ("fp32", "bf16", "int8")
-    plan_file = "plan.blob"
+    specs = tuple(EngineSpec("openvino", precision) for precision in ("fp32", "bf16", "int8"))
 
-    def available(self, precision: str) -> Availability:
+    def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:
             import openvino  # noqa: F401
         except ImportError as error:
             return Availability(False, f"OpenVINO cannot be imported: {error}", "pip install openvino")
-        if precision == "bf16" and not cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
+        if spec.precision == "bf16" and not cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
             return Availability(False, "this CPU has no BF16 instructions")
-        return AVAILABLE
+        return only_on("cpu", device)
 
-    def graph_kind(self, precision: str) -> GraphKind | None:
-        return "int8-symmetric" if precision == "int8" else "fp32"
+    def plan_file(self, spec: EngineSpec) -> str | None:
+        return "plan.blob"
 
-    def build_options(self, precision: str, request: BuildRequest) -> Mapping[str, Any]:
+    def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
+        return "int8-symmetric" if spec.precision == "int8" else "fp32"
+
+    def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         return {
             "version": version_of("openvino"),
             "device": DEVICE,
-            "properties": _properties(precision, request.threads),
+            "properties": _properties(spec.precision, request.threads),
             "cpu_features": sorted(cpu_features()),
         }
 
-    def build(self, precision: str, request: BuildRequest, path: Path) -> None:
+    def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         import openvino
 
         core = openvino.Core()
         graph = core.read_model(request.graph)
         if len(request.batch_sizes) == 1:  # kernels for a known shape are about 5 % faster
-            crop = request.model.preprocessing.crop
-            graph.reshape([request.batch_sizes[0], 3, crop, crop])
-        compiled = core.compile_model(graph, DEVICE, _properties(precision, request.threads))
+            graph.reshape([request.batch_sizes[0], 3, request.crop, request.crop])
+        compiled = core.compile_model(graph, DEVICE, _properties(spec.precision, request.threads))
         blob = compiled.export_model()
         path.write_bytes(blob.getvalue() if isinstance(blob, io.BytesIO) else blob)
 
-    def load(self, precision: str, request: BuildRequest, plan: Path | None) -> Engine:
+    def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        return OpenVINOEngine(EngineSpec(self.name, precision), plan, request.threads)
+        return OpenVINOEngine(spec, plan, request.threads)
 
 
 BACKEND = OpenVINOBackend()

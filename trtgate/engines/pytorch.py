@@ -1,9 +1,14 @@
-"""PyTorch, eager: the reference at FP32, and BF16 through autocast-free conversion of the module."""
+"""PyTorch, eager and, on a GPU, in a CUDA graph: the reference at FP32, and what PyTorch itself offers below it.
+
+The reference on a GPU is plain eager FP32: cuDNN on, its algorithms by cuDNN's own heuristics (no benchmark mode),
+TF32 off. FP16 and BF16 are the module converted as a whole, in channels_last, with float32 in and out as every engine.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +20,36 @@ from trtgate.engines.base import (
     Backend,
     Batch,
     BuildRequest,
+    Device,
     Engine,
     EngineSpec,
     GraphKind,
     PrecisionAudit,
+    only_on,
 )
+from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.stack import cpu_features
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CLASSES = 1000
+# A few runs first, as PyTorch advises before a capture: lazy initialisation and compilation are over then.
+WARM_UP = 3
+# A spin this long is timed once to learn how many of its cycles are a second.
+SPIN_CYCLES = 10_000_000
+
+
+def layer_types(module: torch.nn.Module, precision: str) -> dict[str, str]:
+    """The type that each convolution and linear layer computes in, by module name; TF32 computes on float32 data."""
+    return {
+        name: "tf32" if precision == "tf32" else str(layer.weight.dtype).removeprefix("torch.")
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)
+    }
 
 
 class PyTorchEngine(Engine):
+    """Eager on the CPU."""
+
     def __init__(self, spec: EngineSpec, module: torch.nn.Module) -> None:
         super().__init__(spec)
         self._dtype = DTYPES[spec.precision]
@@ -45,39 +69,208 @@ class PyTorchEngine(Engine):
         return infer(lambda: module(images.to(dtype)).float())
 
     def audit(self) -> PrecisionAudit:
-        layers = {
-            name: str(module.weight.dtype).removeprefix("torch.")
-            for name, module in self._module.named_modules()
-            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
-        }
-        return PrecisionAudit(self.spec.precision, layers)
+        return PrecisionAudit(self.spec.precision, layer_types(self._module, self.spec.precision))
+
+
+@contextlib.contextmanager
+def arithmetic(*, tf32: bool, cudnn: bool = True) -> Iterator[None]:
+    """Whether FP32 convolutions and matrix products on the GPU may use TF32, and whether cuDNN is used at all."""
+    settings: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [each.fp32_precision for each in settings]
+    had_cudnn = torch.backends.cudnn.enabled
+    try:
+        for each in settings:
+            each.fp32_precision = "tf32" if tf32 else "ieee"
+        torch.backends.cudnn.enabled = cudnn
+        yield
+    finally:
+        torch.backends.cudnn.enabled = had_cudnn
+        for each, value in zip(settings, before, strict=True):
+            each.fp32_precision = value
+
+
+class FloatInOut(torch.nn.Module):
+    """A module in another type behind float32 images and float32 logits, in channels_last."""
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module.to(dtype).to(memory_format=torch.channels_last)
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(images.to(self.dtype, memory_format=torch.channels_last)).float()
+        return logits
+
+
+def on_gpu(module: torch.nn.Module, precision: str) -> torch.nn.Module:
+    """A copy of the module on the GPU, at that precision, float32[N,3,H,W] -> float32[N,1000]."""
+    copied = copy.deepcopy(module).cuda()
+    return copied if DTYPES[precision] is torch.float32 else FloatInOut(copied, DTYPES[precision])
+
+
+# Given the device tensor that images will lie in, a function that enqueues their inference and returns the logits.
+Prepare = Callable[[torch.Tensor], Callable[[], torch.Tensor]]
+
+
+class TorchStream(Lane):
+    """The part of a lane that is PyTorch's stream and events."""
+
+    def __init__(self, *, tf32: bool = False, stream: torch.cuda.Stream | None = None) -> None:
+        super().__init__()
+        self.stream = stream or torch.cuda.Stream()
+        self._tf32 = tf32
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        with torch.inference_mode(), arithmetic(tf32=self._tf32), self.current():
+            yield
+
+    def current(self) -> contextlib.AbstractContextManager[object]:
+        return torch.cuda.stream(self.stream)
+
+    def new_event(self) -> torch.cuda.Event:
+        return torch.cuda.Event(enable_timing=True)
+
+    def milliseconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        return float(start.elapsed_time(end))
+
+    def synchronize(self) -> object:
+        return self.stream.synchronize()
+
+    def waiting(self, seconds: float) -> Callable[[], object]:
+        cycles = int(seconds * cycles_per_second(self))
+        return lambda: torch.cuda._sleep(cycles)
+
+
+class TorchLane(TorchStream):
+    """A lane through torch.cuda, on a stream of its own unless one is given."""
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        size: int,
+        crop: int,
+        *,
+        tf32: bool = False,
+        graph: bool = False,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        super().__init__(tf32=tf32, stream=stream)
+        pinned_in = torch.zeros(size, 3, crop, crop).pin_memory()
+        pinned_out = torch.zeros(size, CLASSES).pin_memory()
+        self.host_in, self.host_out = pinned_in.numpy(), pinned_out.numpy()
+        images = torch.zeros(size, 3, crop, crop, device="cuda")
+        self._logits = torch.zeros(size, CLASSES, device="cuda")
+        call = prepare(images)
+
+        def run() -> None:
+            self._logits = call()
+
+        self.copy_in = lambda: images.copy_(pinned_in, non_blocking=True)
+        self.copy_out = lambda: pinned_out.copy_(self._logits, non_blocking=True)
+        self.run = run
+        with self.active():
+            for _ in range(WARM_UP):
+                run()
+            self.synchronize()
+            if graph:
+                captured = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(captured, stream=self.stream):
+                    run()
+                self.run = captured.replay
+
+    def close(self) -> None:
+        super().close()
+        self.synchronize()
+        # Buffers and graph live in these closures.
+        self.copy_in = self.copy_out = self.run = lambda: None
+        self._logits = torch.empty(0)
+
+
+def cycles_per_second(lane: Lane) -> float:
+    """How many cycles of PyTorch's spin kernel are a second, timed by two events on the lane's stream."""
+    start, end = lane.new_event(), lane.new_event()
+    torch.cuda._sleep(SPIN_CYCLES)  # clocks up
+    start.record(lane.stream)
+    torch.cuda._sleep(SPIN_CYCLES)
+    end.record(lane.stream)
+    lane.synchronize()
+    return SPIN_CYCLES / (lane.milliseconds(start, end) / 1e3)
+
+
+class TorchGpuEngine(GpuEngine):
+    """A module on the GPU, eager or captured in a CUDA graph."""
+
+    def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, *, graph: bool) -> None:
+        super().__init__(spec)
+        before = torch.cuda.memory_allocated()
+        self._module: torch.nn.Module | None = on_gpu(module, spec.precision)
+        self._weights_bytes = torch.cuda.memory_allocated() - before
+        self._crop = crop
+        self._graph = graph
+        self._layers = layer_types(module_inside(self._module), spec.precision)
+
+    def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """One inference of the images, float32[N,3,H,W] on the GPU, giving float32[N,1000] there."""
+        module = self._module
+        assert module is not None
+        return lambda: module(images)
+
+    def new_lane(self, size: int) -> Lane:
+        return TorchLane(self.prepare, size, self._crop, tf32=self.spec.precision == "tf32", graph=self._graph)
+
+    def audit(self) -> PrecisionAudit:
+        return PrecisionAudit(self.spec.precision, self._layers)
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"weights_bytes": self._weights_bytes}
+
+    def close(self) -> None:
+        super().close()
+        self._module = None
+        torch.cuda.empty_cache()
+
+
+def module_inside(module: torch.nn.Module) -> torch.nn.Module:
+    """The model's own module, whose layers have the names that everything else knows them by."""
+    return module.module if isinstance(module, FloatInOut) else module
 
 
 class PyTorchBackend(Backend):
     name = "pytorch"
-    precisions = ("fp32", "bf16")
-    plan_file = None
+    specs = tuple(
+        EngineSpec("pytorch", precision, variant)
+        for precision in ("fp32", "tf32", "fp16", "bf16")
+        for variant in ("", "graph")
+    )
 
-    def available(self, precision: str) -> Availability:
-        if precision == "bf16" and not cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
+    def available(self, spec: EngineSpec, device: Device) -> Availability:
+        if device == "cuda" or spec == EngineSpec(self.name, "fp32"):
+            return AVAILABLE
+        if spec != EngineSpec(self.name, "bf16"):
+            return only_on("cuda", device)
+        if not cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
             return Availability(False, "this CPU has no BF16 instructions")
         return AVAILABLE
 
-    def graph_kind(self, precision: str) -> GraphKind | None:
+    def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         return None
 
-    def build_options(self, precision: str, request: BuildRequest) -> Mapping[str, Any]:
-        return {}
-
-    def build(self, precision: str, request: BuildRequest, path: Path) -> None:
-        raise AssertionError("PyTorch's eager engines have no plan")
-
-    def load(self, precision: str, request: BuildRequest, plan: Path | None) -> Engine:
+    def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         torch.set_num_threads(request.threads)
+        assert request.model is not None
         module = request.model.module
-        if precision != "fp32":
-            module = copy.deepcopy(module).to(DTYPES[precision])
-        return PyTorchEngine(EngineSpec(self.name, precision), module)
+        if request.device == "cuda":
+            return TorchGpuEngine(spec, module, request.crop, graph=spec.variant == "graph")
+        if spec.precision != "fp32":
+            module = copy.deepcopy(module).to(DTYPES[spec.precision])
+        return PyTorchEngine(spec, module)
 
 
 BACKEND = PyTorchBackend()
+
+
+def reference_settings() -> str:
+    """What the reference runs with on a GPU, in words."""
+    version = torch.backends.cudnn.version()
+    return f"eager FP32, cuDNN {version} on (no benchmark mode), TF32 off"

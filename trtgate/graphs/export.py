@@ -12,12 +12,11 @@ import numpy as np
 import onnx
 import torch
 
+from trtgate.graphs import INPUT, OUTPUT
 from trtgate.models import Model
 
 log = logging.getLogger(__name__)
 
-INPUT = "input"
-OUTPUT = "logits"
 # The oldest opset whose Q/DQ and FP16 operators every supported builder parses (TensorRT 8.6 to 11, ONNX Runtime
 # from 1.15, OpenVINO).
 OPSET = 19

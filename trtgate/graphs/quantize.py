@@ -38,7 +38,7 @@ from onnxruntime.quantization import (
 )
 
 from trtgate.errors import UserError
-from trtgate.graphs.export import INPUT
+from trtgate.graphs import INPUT
 from trtgate.images import ImageSet
 
 log = logging.getLogger(__name__)

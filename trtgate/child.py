@@ -1,0 +1,60 @@
+"""Work that may bring its process down is tried in a process of its own first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from trtgate.engines.base import EngineUnavailable
+
+# The longest that a compilation may take; max-autotune of a large model takes minutes.
+TIMEOUT_SECONDS = 1800.0
+
+
+def run_in_child(what: str, function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT_SECONDS) -> Any:
+    """`function(*arguments)` in a fresh process, which is gone when this returns; all of them must be picklable.
+
+    Raises EngineUnavailable when the process crashes or takes longer than `timeout` seconds, and RuntimeError with the
+    child's traceback when the function raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(theirs, function, arguments), name=f"trtgate: {what}")
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(timeout):
+            raise EngineUnavailable(f"{what} took longer than {timeout:.0f} s in its own process, which was stopped")
+        succeeded, value = ours.recv()
+    except EOFError:
+        process.join()
+        raise EngineUnavailable(f"{what} crashed its own process ({_ending(process.exitcode)})") from None
+    finally:
+        ours.close()
+        if process.is_alive():
+            process.join(1.0)
+        if process.is_alive():
+            process.kill()
+        process.join()
+    if not succeeded:
+        raise RuntimeError(f"{what} failed:\n{value}")
+    return value
+
+
+def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        result = (True, function(*arguments))
+    except Exception:  # whatever it is, the parent is told
+        result = (False, traceback.format_exc())
+    pipe.send(result)
+    pipe.close()
+
+
+def _ending(status: int | None) -> str:
+    if status is not None and status < 0:
+        return signal.Signals(-status).name
+    return f"exit status {status}"

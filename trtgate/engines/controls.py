@@ -1,0 +1,52 @@
+"""A fixed amount of work raced along with the engines on a GPU.
+
+When the matrix product or the copy changes, the machine has changed (its clock, its power, who else is on it), whatever
+the engines say; when only an engine changes, the machine is not to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from trtgate.engines.base import Block
+from trtgate.engines.gpu import time_between_events
+from trtgate.engines.pytorch import TorchStream
+from trtgate.race import CONTROL, Arm
+
+# 137 GFLOP: 0.2 ms on an H200, 2 ms on a T4.
+MATRIX = 4096
+# Four times the largest second-level cache of any GPU so far, read and written.
+COPIED_BYTES = 256 << 20
+
+
+@contextlib.contextmanager
+def control_arms() -> Iterator[tuple[Arm, ...]]:
+    """Arms named `control-matmul` (float16, MATRIX x MATRIX) and `control-copy` (COPIED_BYTES within the device)."""
+    lane = TorchStream()
+    try:
+        yield _arms(lane)
+    finally:
+        lane.synchronize()
+        lane.close()
+        torch.cuda.empty_cache()
+
+
+def _arms(lane: TorchStream) -> tuple[Arm, ...]:
+    generator = torch.Generator("cuda").manual_seed(0)
+    left, right = torch.randn(2, MATRIX, MATRIX, device="cuda", generator=generator).half()
+    product = torch.empty_like(left)
+    source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def arm(name: str, run: Callable[[], object]) -> Arm:
+        def block(n: int) -> Block:
+            with lane.active():
+                return Block(time_between_events(lane, run, n))
+
+        return Arm(f"{CONTROL}{name}", block)
+
+    multiply = arm("matmul", lambda: torch.mm(left, right, out=product))
+    return multiply, arm("copy", lambda: target.copy_(source))

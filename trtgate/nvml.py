@@ -1,0 +1,154 @@
+"""What NVIDIA's management library says of one GPU. Nothing here changes a setting.
+
+Every reading may be missing: drivers, virtual machines and MIG slices each leave some out.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# Bits of nvmlClocksEventReasons (NVML API reference), by the names that nvidia-smi prints.
+REASONS = {
+    0x1: "gpu_idle",
+    0x2: "applications_clocks_setting",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The state of a GPU at one moment; None is what nobody tells."""
+
+    sm_mhz: float | None
+    memory_mhz: float | None
+    watts: float | None
+    celsius: float | None
+    reasons: frozenset[str]
+
+
+class Gpu:
+    """One GPU through NVML."""
+
+    def __init__(self, library: Any, handle: Any) -> None:
+        self._nvml = library
+        self._handle = handle
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        """The answer of an NVML device query, or None where this driver or GPU does not give it."""
+        try:
+            return getattr(self._nvml, name)(self._handle, *arguments)
+        except self._nvml.NVMLError:
+            return None
+
+    def read(self) -> Reading:
+        """Clocks, power, temperature and why the clock is what it is: some 0.1 ms."""
+        bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        return Reading(
+            self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
+            self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_MEM),
+            None if milliwatts is None else milliwatts / 1000,
+            self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
+            frozenset(name for bit, name in REASONS.items() if bits & bit),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this GPU and its driver a stack of their own, as JSON values."""
+        version = self._nvml.nvmlSystemGetCudaDriverVersion_v2()
+        capability = self._ask("nvmlDeviceGetCudaComputeCapability")
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        return {
+            "gpu": self._ask("nvmlDeviceGetName"),
+            "gpu_uuid": self._ask("nvmlDeviceGetUUID"),
+            "compute_capability": ".".join(map(str, capability)) if capability else None,
+            "gpu_memory_mib": memory.total >> 20 if memory else None,
+            "vbios": self._ask("nvmlDeviceGetVbiosVersion"),
+            "driver": self._nvml.nvmlSystemGetDriverVersion(),
+            "driver_cuda": f"{version // 1000}.{version % 1000 // 10}",
+        }
+
+    def other_processes(self) -> tuple[int, ...] | None:
+        """Process ids of other compute processes, or None where nobody tells.
+
+        In a container the ids may be of another namespace; this process then is one of those listed, whichever.
+        """
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if found is None:
+            return None
+        ids = [process.pid for process in found]
+        return tuple(pid for pid in ids if pid != os.getpid()) if os.getpid() in ids else tuple(ids[1:])
+
+    def used_by_others(self, since: int) -> tuple[int, int]:
+        """The largest share in percent of the multiprocessors that another process used after `since`, a time stamp
+        that an earlier call returned (0 at first), and the newest time stamp."""
+        samples = self._ask("nvmlDeviceGetProcessUtilization", since) or []
+        others = [sample.smUtil for sample in samples if sample.pid != os.getpid() and sample.timeStamp > since]
+        known = any(sample.pid == os.getpid() for sample in samples)
+        newest = max([since, *(sample.timeStamp for sample in samples)])
+        return (max(others, default=0) if known else 0), newest
+
+    def settings(self) -> dict[str, Any]:
+        """How the GPU is set up: persistence, MIG, compute mode, clock and power limits; JSON values."""
+        mig = self._ask("nvmlDeviceGetMigMode")
+        limit = self._ask("nvmlDeviceGetEnforcedPowerLimit")
+        return {
+            "persistence": _flag(self._ask("nvmlDeviceGetPersistenceMode")),
+            "mig": _flag(mig[0]) if mig else None,
+            "compute_mode": self._ask("nvmlDeviceGetComputeMode"),
+            "power_limit_watts": None if limit is None else limit / 1000,
+            "sm_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM),
+            "sm_mhz_applications": self._ask("nvmlDeviceGetApplicationsClock", self._nvml.NVML_CLOCK_SM),
+        }
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def torch_uuid() -> str | None:
+    """The UUID of the GPU that CUDA calls device 0, by PyTorch; CUDA_VISIBLE_DEVICES moves it, NVML does not follow."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
+def pycuda_bus_id() -> str | None:
+    """The PCI bus id of CUDA's device 0, by PyCUDA."""
+    try:
+        from pycuda import driver
+    except ImportError:
+        return None
+    driver.init()
+    bus_id: str = driver.Device(0).pci_bus_id()
+    return bus_id
+
+
+@functools.cache
+def current_gpu() -> Gpu | None:
+    """The GPU that a run on `--device cuda` uses, or None without NVML or without a GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        wanted = torch_uuid()
+        if wanted is not None:
+            return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(wanted))
+        bus_id = pycuda_bus_id()
+        return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)) if bus_id else None
+    except pynvml.NVMLError:
+        return None
