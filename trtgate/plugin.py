@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,24 @@ import pytest
 from rich.table import Table
 
 from trtgate.baseline import find_baseline
+from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report, compare_sessions, require_usable
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
-from trtgate.report.terminal import WIDTH, answers_table, comparison_notes, comparison_table, render, run_table
+from trtgate.report.terminal import (
+    WIDTH,
+    answers_table,
+    blog_table,
+    comparison_notes,
+    comparison_table,
+    gpu_table,
+    render,
+    run_table,
+    stack_line,
+)
 from trtgate.stack import stack
 from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.policy import exit_status
@@ -67,6 +78,7 @@ class Gate:
         self._decided: dict[tuple[str, str, int | None], list[Decision]] = {}
         self.skipped: dict[str, str] = {}
         self.decisions: list[Decision] = []
+        self.blog: list[BlogRow] = []
         self.baseline: list[SessionRecord] = []
         self._settled: set[str] = set()
         self._failed: set[str] = set()
@@ -224,6 +236,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="ENGINE",
         help="engine or backend whose absence is a failure, not a skip; repeats",
     )
+    group.addoption(
+        "--blog-protocol", action="store_true", help="also measure as the blog post did that this project began with"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("blog_protocol"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("blog_protocol")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -292,6 +316,8 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         if key:
             entry["extra_info"][KEY] = to_json(records[key["model"], key["engine"], key["batch"]])
     output_json[KEY] = {"schema": SCHEMA, "skipped": gate.skipped, "unfit": gate.unfit()}
+    if gate.blog:
+        output_json[KEY]["blog"] = [{**asdict(row), "speedup": row.speedup} for row in gate.blog]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -362,8 +388,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for line in comparison_notes(report):
             terminalreporter.write_line(line)
         terminalreporter.write_line(render(comparison_table(report.engines), colour=colour, width=width))
+    if gate.blog:
+        show("trtgate: the blog post's protocol beside this one", blog_table(gate.blog))
+    if any(record.end_to_end_rounds for record in records):
+        show("trtgate: on the GPU", gpu_table(records))
     if records:
         show("trtgate", run_table(records))
+        terminalreporter.write_line(stack_line(gate.stack))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -268,9 +268,3 @@ class PyTorchBackend(Backend):
 
 
 BACKEND = PyTorchBackend()
-
-
-def reference_settings() -> str:
-    """What the reference runs with on a GPU, in words."""
-    version = torch.backends.cudnn.version()
-    return f"eager FP32, cuDNN {version} on (no benchmark mode), TF32 off"

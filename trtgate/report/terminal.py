@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report
 from trtgate.engines.base import REFERENCE
 from trtgate.records import EngineRecord
@@ -83,6 +84,62 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         )
         previous = record.model
     return table
+
+
+def gpu_table(records: Iterable[EngineRecord]) -> Table:
+    """What a GPU adds to the table: time with copies, the host's share, and throughput."""
+    rows = list(records)
+    streams = next((int(row.throughput["streams"]) for row in rows if row.throughput), 1)
+    together = [f"{streams} streams\nimages/s"] if streams > 1 else []
+    table = _table(
+        "model", "engine", "batch", "compute\nms", "end to\nend ms", "enqueue\nms", "images/s", *together, "SM MHz"
+    )
+    previous = ""
+    for row in rows:
+        end_to_end = row.end_to_end_latency
+        clock = row.clock_mhz
+        table.add_row(
+            row.model if row.model != previous else "",
+            row.engine,
+            str(row.batch),
+            milliseconds(row.latency) if row.rounds else "-",
+            milliseconds(end_to_end) if end_to_end else "-",
+            milliseconds(row.enqueue_seconds) if row.enqueue_seconds else "-",
+            f"{row.images_per_second:.0f}" if row.rounds else "-",
+            *([f"{row.throughput['images_per_second']:.0f}" if row.throughput else "-"] if together else []),
+            f"{clock:.0f}" if clock else "-",
+        )
+        previous = row.model
+    return table
+
+
+def blog_table(rows: Iterable[BlogRow]) -> Table:
+    """Both protocols side by side."""
+    table = _table(
+        "model", "engine", "batch", "blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "this ms", "speedup"
+    )
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.engine,
+            str(row.batch),
+            milliseconds(row.baseline),
+            milliseconds(row.seconds),
+            f"{row.speedup:.2f}",
+            milliseconds(row.honest_seconds),
+            f"{row.honest_speedup:.2f}",
+        )
+    return table
+
+
+def stack_line(stack: Mapping[str, Any]) -> str:
+    """What a run was measured on, in one line."""
+    if stack.get("gpu"):
+        return (
+            f"{stack['gpu']}, driver {stack['driver']}, CUDA {stack['cuda']}, torch {stack['torch']}\n"
+            f"reference: eager FP32, cuDNN {stack['cudnn']} on without benchmark mode, TF32 off"
+        )
+    return f"{stack['cpu']}, {stack['threads']} threads, torch {stack['torch']}"
 
 
 def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
