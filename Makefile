@@ -5,6 +5,8 @@ BENCH ?=
 TESTS ?=
 
 BIN := $(VENV)/bin
+STUBS := $(VENV)/stubs
+TRT_STUBS := tensorrt-stubs==10.13.0.35.1
 
 .PHONY: bench test lint format clean
 
@@ -17,7 +19,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	MYPYPATH=$(STUBS) $(BIN)/mypy
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -32,6 +34,10 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	# In a folder of its own: among the packages it would pass for TensorRT itself. Its files are not quite Python: an
+	# argument is called "in", and one without a default follows some with one.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(STUBS) $(TRT_STUBS)
+	sed -i -e 's/\([,(]\) *in: /\1 in_: /' -e '/def add_scale_nd/s/ = None//g' $(STUBS)/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 clean:

@@ -22,7 +22,8 @@ def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
         pytest.skip(f"{engine.spec.id} has no plan: it runs the PyTorch model itself")
     plan_facts = {"bytes": plan.size, "build_seconds": plan.build_seconds, **engine.facts()}
     gate.note(workbench.name, engine.spec.id, plan=plan_facts)
-    if engine.spec.precision == "int8":
+    # TensorRT's plans hold kernels too, and some weights once for each batch size: there the audit has to do.
+    if engine.spec.precision == "int8" and engine.spec.backend != "tensorrt":
         graph = workbench.graph("fp32")
         assert plan.size < graph.size / 2, (
             f"the plan of {engine.spec.id} has {plan.size} bytes, the FP32 graph {graph.size}: weights are not INT8"

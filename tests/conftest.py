@@ -1,4 +1,4 @@
-"""What several test files share: one plan cache and one EfficientNet-Lite0 on the bench."""
+"""What several test files share: one plan cache, EfficientNet-Lite0 on the bench, ResNet-50's graphs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from trtgate.engines import parse_spec
+from trtgate.graphs import export, half, quantize
+from trtgate.images import sample_crops
+from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
 from trtgate.workbench import Settings, Workbench
 
 ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
@@ -23,3 +26,34 @@ def lite0(plan_cache: Path) -> Iterator[Workbench]:
     settings = Settings(engines=tuple(map(parse_spec, ENGINES)), plan_cache=plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
         yield bench
+
+
+def untrained(name: str) -> Model:
+    """A torchvision classifier with seeded weights."""
+    module = _torchvision_module(name).eval()
+    return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
+
+
+@pytest.fixture(scope="session")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ResNet-50's FP32 graph; where things stand in it does not depend on its weights."""
+    path = tmp_path_factory.mktemp("resnet50") / "fp32.onnx"
+    export.export(untrained("resnet50"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def resnet50_int8(resnet50: Path) -> Path:
+    """Its symmetric INT8 graph, as TensorRT gets it."""
+    path = resnet50.with_name("int8.onnx")
+    ranges = quantize.measure_ranges(resnet50, sample_crops("calibration", Preprocessing()).first(2), "minmax")
+    quantize.quantize(resnet50, path, "symmetric", ranges)
+    return path
+
+
+@pytest.fixture(scope="session")
+def resnet50_fp16(resnet50: Path) -> Path:
+    """Its FP16 graph."""
+    path = resnet50.with_name("fp16.onnx")
+    half.convert(resnet50, path)
+    return path

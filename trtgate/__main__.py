@@ -1,4 +1,4 @@
-"""The command line: `python -m trtgate sensitivity | selftest | sessions | compare`."""
+"""The command line: `python -m trtgate doctor | sensitivity | selftest | sessions | compare`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from typing import Any
 
 from trtgate.baseline import saved_sessions
 from trtgate.compare import compare_sessions, report_to_json
-from trtgate.engines import available, parse_spec
+from trtgate.doctor import examine
+from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
-from trtgate.options import add_options, default_device, read_settings
+from trtgate.nvml import current_gpu
+from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES
 from trtgate.report.markdown import comparison_markdown
 from trtgate.report.terminal import (
     comparison_notes,
     comparison_table,
+    doctor_lines,
     print_table,
     selftest_lines,
     sensitivity_table,
 )
 from trtgate.selftest import run_selftest, summary
 from trtgate.sensitivity import sensitivities
+from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.policy import exit_status
 from trtgate.workbench import Settings, Workbench
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_sensitivity, _add_selftest, _add_sessions, _add_compare):
+    for add in (_add_doctor, _add_sensitivity, _add_selftest, _add_sessions, _add_compare):
         add(commands)
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
@@ -81,6 +85,22 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser("doctor", help="what is installed, and whether this machine is fit to gate on")
+    parser.add_argument("--device", choices=DEVICES, help="default: cuda where PyTorch sees a GPU")
+    parser.add_argument("--require", action="append", default=[], metavar="ENGINE", help="engine or backend; repeats")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    device = choose_device(options.device)
+    with_required([], options.require)  # refuses names that are none
+    examination = examine(device, options.require, current_gpu() if device == "cuda" else None)
+    for line in doctor_lines(stack(device=device), examination):
+        print(line)
+    return 0 if examination.fit else 1
 
 
 def _add_sensitivity(commands: Any) -> None:

@@ -15,41 +15,58 @@ from trtgate.engines.base import EngineUnavailable
 TIMEOUT_SECONDS = 1800.0
 
 
-def run_in_child(what: str, function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT_SECONDS) -> Any:
+def run_in_child(
+    what: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    progress: Callable[[int, int], None] | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Any:
     """`function(*arguments)` in a fresh process, which is gone when this returns; all of them must be picklable.
 
-    Raises EngineUnavailable when the process crashes or takes longer than `timeout` seconds, and RuntimeError with the
-    child's traceback when the function raises.
+    With `progress` the function gets a keyword argument of that name whose calls arrive here. Raises EngineUnavailable
+    when the process crashes or says nothing for `timeout` seconds, and RuntimeError with the child's traceback when the
+    function raises.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(theirs, function, arguments), name=f"trtgate: {what}")
+    process = context.Process(
+        target=_report, args=(theirs, function, arguments, progress is not None), name=f"trtgate: {what}"
+    )
     process.start()
     theirs.close()
     try:
-        if not ours.poll(timeout):
-            raise EngineUnavailable(f"{what} took longer than {timeout:.0f} s in its own process, which was stopped")
-        succeeded, value = ours.recv()
+        while True:
+            if not ours.poll(timeout):
+                raise EngineUnavailable(
+                    f"{what} took longer than {timeout:.0f} s in its own process, which was stopped"
+                )
+            kind, value = ours.recv()
+            if kind == "progress" and progress is not None:
+                progress(*value)
+            elif kind == "failed":
+                raise RuntimeError(f"{what} failed:\n{value}")
+            else:
+                return value
     except EOFError:
         process.join()
         raise EngineUnavailable(f"{what} crashed its own process ({_ending(process.exitcode)})") from None
     finally:
         ours.close()
-        if process.is_alive():
-            process.join(1.0)
+        process.join(1.0)
         if process.is_alive():
             process.kill()
-        process.join()
-    if not succeeded:
-        raise RuntimeError(f"{what} failed:\n{value}")
-    return value
+            process.join()
 
 
-def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], with_progress: bool) -> None:
+    def show(done: int, total: int) -> None:
+        pipe.send(("progress", (done, total)))
+
     try:
-        result = (True, function(*arguments))
+        result = ("done", function(*arguments, **({"progress": show} if with_progress else {})))
     except Exception:  # whatever it is, the parent is told
-        result = (False, traceback.format_exc())
+        result = ("failed", traceback.format_exc())
     pipe.send(result)
     pipe.close()
 

@@ -51,7 +51,7 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
 
 def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
     """Whether the layers run in what was asked for, but for `allowed_float` that were meant to stay in float."""
-    wanted = ASKED_TYPES[audit.asked]
+    wanted = ASKED_TYPES[audit.asked] | audit.also
     outside = audit.outside(wanted)
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
@@ -59,6 +59,9 @@ def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
     if len(outside) > allowed_float:
         message = f"asked for {audit.asked}, built {built}; not in {'/'.join(sorted(wanted))}: {', '.join(outside)}"
         return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, message)
+    if audit.unknown():
+        message = f"asked for {audit.asked}, built {built}; the engine does not tell of: {', '.join(audit.unknown())}"
+        return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
     return Decision(Verdict.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 

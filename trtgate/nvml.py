@@ -96,6 +96,13 @@ class Gpu:
         newest = max([since, *(sample.timeStamp for sample in samples)])
         return (max(others, default=0) if known else 0), newest
 
+    def slowdown_celsius(self) -> float | None:
+        """The temperature at which the GPU slows itself down."""
+        found: float | None = self._ask(
+            "nvmlDeviceGetTemperatureThreshold", self._nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        )
+        return found
+
     def settings(self) -> dict[str, Any]:
         """How the GPU is set up: persistence, MIG, compute mode, clock and power limits; JSON values."""
         mig = self._ask("nvmlDeviceGetMigMode")

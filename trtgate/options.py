@@ -44,6 +44,16 @@ def default_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def choose_device(asked: Device | None) -> Device:
+    """The device that was asked for, or the default. Raises UserError for a GPU that is not there."""
+    device = asked or default_device()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU; give --device cpu, or check the driver with nvidia-smi")
+    if device == "cuda" and current_gpu() is None:
+        raise UserError("--device cuda: NVML does not answer; run pip install nvidia-ml-py, or check nvidia-smi")
+    return device
+
+
 def add_options(add: Callable[..., Any]) -> None:
     """Declare OPTIONS through argparse's `add_argument` or pytest's `addoption`."""
     for flag, keywords in OPTIONS:
@@ -52,11 +62,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Settings:
     """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
-    device: Device = get("device") or default_device()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU; give --device cpu, or check the driver with nvidia-smi")
-    if device == "cuda" and current_gpu() is None:
-        raise UserError("--device cuda: NVML does not answer; run pip install nvidia-ml-py, or check nvidia-smi")
+    device = choose_device(get("device"))
     batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or DEFAULT_BATCH_SIZES[device]
     if min(batch_sizes) < 1:
         raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")

@@ -125,9 +125,10 @@ class Gate:
 
         return Progress(line, draft if reporter.isatty else None)
 
-    def required(self, spec: EngineSpec) -> bool:
-        """Whether --require names the engine or its backend."""
-        return bool({spec.id, spec.backend} & set(self.config.getoption("require")))
+    def required(self, spec: EngineSpec, *, alone: bool = False) -> bool:
+        """Whether --require names the engine or, unless it has to be named `alone`, its backend."""
+        names = {spec.id} if alone else {spec.id, spec.backend}
+        return bool(names & set(self.config.getoption("require")))
 
     def skip(self, model: str, spec: EngineSpec, reason: str) -> None:
         """Note that an engine was not measured, so that a comparison can say why."""

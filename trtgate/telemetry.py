@@ -64,10 +64,14 @@ class CpuMonitor:
             self._clocks.append(clock.current)
         return None
 
+    def others(self) -> float:
+        """Cores' worth that other processes used, in the median round."""
+        return statistics.median(self._others) if self._others else 0.0
+
     def notes(self) -> tuple[str, ...]:
-        if not self._others or statistics.median(self._others) <= OTHERS_NOTED:
+        if self.others() <= OTHERS_NOTED:
             return ()
-        return (f"other processes used {statistics.median(self._others):.1f} of the cores meanwhile",)
+        return (f"other processes used {self.others():.1f} of the cores meanwhile",)
 
     def readings(self) -> dict[str, float]:
         return {"clock_mhz": statistics.median(self._clocks)} if self._clocks else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from trtgate.expectations import Expectations, read_expectations
 from trtgate.files import write_synced
 from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
-from trtgate.plans import CachedFile, PlanCache
+from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
 from trtgate.stack import cpu_features, cpu_model, cuda_facts, usable_threads, version_of
@@ -201,7 +201,7 @@ class Workbench:
             settings.device,
             self.model.preprocessing.crop,
             self._calibration(spec) if spec.variant == "calibrated" else None,
-            self._cache.root / "timing" if settings.reuse_timing_cache else None,
+            self._timing_cache(spec) if settings.reuse_timing_cache else None,
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
@@ -221,7 +221,12 @@ class Workbench:
         def write(content: bytes) -> None:
             self._cache.get_or_build("calibrations", "ranges.cache", depends, lambda path: write_synced(path, content))
 
-        return Calibration(photos.digest, lambda: photos.batches(1), read, write)
+        return Calibration(photos.digest, lambda: images.normalise(photos.pixels, photos.preprocessing), read, write)
+
+    def _timing_cache(self, spec: EngineSpec) -> Path:
+        """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
+        stack = {**self.processor(), spec.backend: version_of(spec.backend)}
+        return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
 
     def processor(self) -> dict[str, Any]:
         """What a plan, and the reference's answers, depend on besides software: the processor that runs them."""
@@ -257,8 +262,12 @@ class Workbench:
             **self.processor(),
             "options": dict(maker.build_options(spec, request)),
         }
-        text = f"{self.name}: building {spec.id}"
-        return self._cached("plans", text, filename, depends, lambda path: maker.build(spec, request, path))
+
+        def build(path: Path) -> None:
+            with self._progress.step(f"{self.name}: building {spec.id}") as count:
+                maker.build(spec, replace(request, progress=count), path)
+
+        return self._cache.get_or_build("plans", filename, depends, build)
 
     def engine(self, spec: EngineSpec) -> Engine:
         """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from trtgate.engines.base import Availability, Backend, Device, EngineSpec
 from trtgate.errors import UserError
 
-BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino")
+BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino", "tensorrt")
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 # What a run measures unless --engine says otherwise, in the order of the table.
@@ -24,6 +24,11 @@ DEFAULT_ENGINES: Mapping[Device, tuple[str, ...]] = {
         "pytorch-bf16-graph",
         "inductor-fp16",
         "onnxruntime-fp16",
+        "tensorrt-fp32",
+        "tensorrt-tf32",
+        "tensorrt-fp16",
+        "tensorrt-int8",
+        "tensorrt-int8-calibrated",
     ),
 }
 

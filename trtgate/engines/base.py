@@ -57,11 +57,15 @@ REFERENCE = EngineSpec("pytorch", "fp32")
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine can run here; if not, why, and the command that would change that."""
+    """Whether an engine can run here; if not, why, and the command that would change that.
+
+    `obsolete` says that the installed version of its runtime is sound but has no such engine any more.
+    """
 
     ok: bool
     reason: str = ""
     fix: str = ""
+    obsolete: bool = False
 
     def __str__(self) -> str:
         return "available" if self.ok else f"{self.reason}" + (f" (fix: {self.fix})" if self.fix else "")
@@ -98,18 +102,19 @@ class BuildRequest:
     crop: int = 224
     calibration: Calibration | None = None
     timing_cache: Path | None = None
+    progress: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Photos for a builder that measures INT8 ranges by itself, and a memory for what it measured.
 
-    `batches()` yields float32[1,3,crop,crop] and starts anew each time; `read()` is what `write` was once given for
-    the same photos, graph and builder, or None. `digest` stands for the photos.
+    `images()` is float32[N,3,crop,crop], `digest` stands for it; `read()` is what `write` was once given for the same
+    photos, graph and builder, or None.
     """
 
     digest: str
-    batches: Callable[[], Iterator[Batch]]
+    images: Callable[[], Batch]
     read: Callable[[], bytes | None]
     write: Callable[[bytes], None]
 
@@ -139,22 +144,28 @@ class LayerTime:
 class PrecisionAudit:
     """What the layers that carry the arithmetic (convolutions and matrix products) were really built with.
 
-    `layers` maps a layer's name to its type as the runtime calls it; `histogram` counts those types.
+    `layers` maps a layer's name to its type, "" where the runtime does not tell; `histogram` counts those types. `also`
+    are types that the builder was free to choose instead of what was asked for.
     """
 
     asked: str
     layers: Mapping[str, str] = field(default_factory=dict)
+    also: frozenset[str] = frozenset()
 
     @property
     def histogram(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for kind in self.layers.values():
-            counts[kind] = counts.get(kind, 0) + 1
+            counts[kind or "unknown"] = counts.get(kind or "unknown", 0) + 1
         return dict(sorted(counts.items()))
 
     def outside(self, allowed: frozenset[str]) -> list[str]:
-        """The names of the layers whose type is not among `allowed`."""
-        return [name for name, kind in self.layers.items() if kind not in allowed]
+        """The names of the layers whose type is known and not among `allowed`."""
+        return [name for name, kind in self.layers.items() if kind and kind not in allowed]
+
+    def unknown(self) -> list[str]:
+        """The names of the layers of which the runtime does not tell what they run in."""
+        return [name for name, kind in self.layers.items() if not kind]
 
 
 class Engine(ABC):
@@ -207,8 +218,12 @@ class Engine(ABC):
         return None
 
     def facts(self) -> Mapping[str, Any]:
-        """What else is worth a line in the record: device memory, number of layers, notes. JSON values."""
+        """What else is worth a line in the record, such as device memory and the number of layers. JSON values."""
         return {}
+
+    def notes(self, batch_size: int) -> tuple[str, ...]:
+        """What makes this engine's measurement at that batch size something else than one would think."""
+        return ()
 
     def close(self) -> None:
         """Free what the engine holds; calling it twice does nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report
+from trtgate.doctor import Examination, State
 from trtgate.engines.base import REFERENCE
 from trtgate.records import EngineRecord
 from trtgate.selftest import Selftest, binomial_upper, compare_statistics
@@ -217,6 +219,30 @@ def comparison_notes(report: Report) -> list[str]:
     lines += [f"MISSING: {decision.message}" for decision in report.missing.values()]
     lines += [f"new: {model} {engine} batch {batch} has no baseline" for model, engine, batch in report.added]
     return lines
+
+
+def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str]:
+    """What the doctor found: the stack, the engines, the machine, the conclusion."""
+    engines = _table("engine", "available", "fix")
+    for spec, found in examination.engines:
+        engines.add_row(spec.id, Text("yes", "green") if found.ok else found.reason, found.fix)
+    findings = _table("what", "state", "found", "fix")
+    for finding in examination.findings:
+        style = {State.OK: "green", State.NOTE: "yellow", State.UNFIT: "bold red"}[finding.state]
+        findings.add_row(finding.name, Text(finding.state.value, style), finding.text, finding.fix)
+    for table in (engines, findings):
+        for column in table.columns:
+            column.justify, column.no_wrap = "left", False
+    known = [f"{name} {value}" for name, value in stack.items() if value not in (None, [], "")]
+    return [
+        "\n".join(textwrap.wrap(", ".join(known), WIDTH)),
+        "",
+        render(engines, colour=sys.stdout.isatty()),
+        "",
+        render(findings, colour=sys.stdout.isatty()),
+        "",
+        "this machine is fit to gate on" if examination.fit else "this machine is NOT fit to gate on: see UNFIT above",
+    ]
 
 
 def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:

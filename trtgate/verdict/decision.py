@@ -39,6 +39,7 @@ class Reason(enum.Enum):
     TOO_FEW_ROUNDS = "too_few_rounds"
     TOO_FEW_IMAGES = "too_few_images"
     UNDERPOWERED = "underpowered"
+    NOT_TOLD = "not_told"
     # INVALID
     DISTURBED = "disturbed"
 

@@ -1,0 +1,163 @@
+"""CUDA through PyCUDA, in the primary context that PyTorch uses too, and graph capture through cuda-python.
+
+PyCUDA has buffers, streams and events but no stream capture; cuda-python's runtime bindings capture and replay on the
+same stream by its handle. (`pycuda.autoinit` would make a context of its own, whose memory PyTorch cannot see.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from trtgate.engines.gpu import Event, Lane
+
+IMAGE_CHANNELS = 3
+CLASSES = 1000
+
+
+class CudaError(Exception):
+    """A CUDA call did not succeed; the message names the call and CUDA's own error."""
+
+
+@functools.cache
+def driver() -> Any:
+    """`pycuda.driver` with the primary context current. Raises ImportError without PyCUDA."""
+    import pycuda.autoprimaryctx
+    import pycuda.driver
+
+    return pycuda.driver
+
+
+def runtime() -> Any:
+    """cuda-python's runtime API. Raises ImportError without it."""
+    from cuda.bindings import runtime as cudart
+
+    return cudart
+
+
+def check(call: str, result: tuple[Any, ...]) -> Any:
+    """What a runtime call returned besides its error code. Raises CudaError for any code but success."""
+    error, *values = result
+    if error != type(error).cudaSuccess:
+        raise CudaError(f"{call} failed: {error.name}")
+    return values[0] if values else None
+
+
+class CapturedGraph:
+    """Work captured from a stream once, to be launched on it many times."""
+
+    def __init__(self, stream: int, enqueue: Callable[[], object]) -> None:
+        """Capture what `enqueue` puts on the stream with that handle.
+
+        Raises what `enqueue` raises, and CudaError when the work cannot be captured; the stream is usable again then.
+        """
+        self._cudart = cudart = runtime()
+        self._stream = cudart.cudaStream_t(stream)
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        check("cudaStreamBeginCapture", cudart.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            enqueue()
+        except BaseException:
+            # An error of this call is a consequence of the one on its way.
+            _, *unfinished = cudart.cudaStreamEndCapture(self._stream)
+            for graph in filter(None, unfinished):
+                cudart.cudaGraphDestroy(graph)
+            raise
+        graph = check("cudaStreamEndCapture", cudart.cudaStreamEndCapture(self._stream))
+        try:
+            self._executable = check("cudaGraphInstantiate", cudart.cudaGraphInstantiate(graph, 0))
+        finally:
+            check("cudaGraphDestroy", cudart.cudaGraphDestroy(graph))
+
+    def launcher(self) -> Callable[[], None]:
+        """A function that enqueues the captured work. It raises CudaError when the launch fails."""
+        launch, executable, stream = self._cudart.cudaGraphLaunch, self._executable, self._stream
+        success = self._cudart.cudaError_t.cudaSuccess
+
+        def launch_checked() -> None:
+            (error,) = launch(executable, stream)
+            if error != success:
+                raise CudaError(f"cudaGraphLaunch failed: {error.name}")
+
+        return launch_checked
+
+    def close(self) -> None:
+        """Free the executable graph."""
+        check("cudaGraphExecDestroy", self._cudart.cudaGraphExecDestroy(self._executable))
+
+
+class PyCudaLane(Lane):
+    """A stream with page-locked and device buffers for one batch size; whoever makes it sets `run`.
+
+    Raises pycuda.driver.Error when memory runs out; what had been allocated is freed then.
+    """
+
+    def __init__(self, size: int, crop: int) -> None:
+        super().__init__()
+        self._cuda = cuda = driver()
+        self._cleanup = contextlib.ExitStack()
+        with contextlib.ExitStack() as made:
+            self.stream = cuda.Stream()
+            self.host_in = self._pinned(made, (size, IMAGE_CHANNELS, crop, crop))
+            self.host_out = self._pinned(made, (size, CLASSES))
+            self.device_in = self._allocated(made, self.host_in.nbytes)
+            self.device_out = self._allocated(made, self.host_out.nbytes)
+            self._cleanup = made.pop_all()
+        stream, host_in, host_out = self.stream, self.host_in, self.host_out
+        device_in, device_out = self.device_in, self.device_out
+        self.copy_in = lambda: cuda.memcpy_htod_async(device_in, host_in, stream)
+        self.copy_out = lambda: cuda.memcpy_dtoh_async(host_out, device_out, stream)
+
+    def _pinned(self, made: contextlib.ExitStack, shape: tuple[int, ...]) -> Any:
+        array = self._cuda.pagelocked_zeros(shape, np.float32)
+        made.callback(array.base.free)
+        return array
+
+    def _allocated(self, made: contextlib.ExitStack, size: int) -> Any:
+        allocation = self._cuda.mem_alloc(size)
+        made.callback(allocation.free)
+        return allocation
+
+    def on_close(self, free: Callable[[], object]) -> None:
+        """Call `free` when the lane is closed, before its buffers go."""
+        self._cleanup.callback(free)
+
+    def new_event(self) -> Event:
+        event: Event = self._cuda.Event()
+        return event
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        return float(start.time_till(end))
+
+    def synchronize(self) -> object:
+        return self.stream.synchronize()
+
+    def waiting(self, seconds: float) -> Callable[[], object]:
+        # PyTorch's spin kernel on this stream; PyCUDA would need nvcc to compile one.
+        import torch
+
+        from trtgate.engines.pytorch import cycles_per_second
+
+        stream = torch.cuda.ExternalStream(self.stream.handle)
+        with torch.cuda.stream(stream):
+            cycles = int(seconds * cycles_per_second(self))
+
+        def wait() -> None:
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(cycles)
+
+        return wait
+
+    def close(self) -> None:
+        super().close()
+        self.synchronize()
+        self.copy_in = self.copy_out = self.run = _closed
+        self._cleanup.close()
+
+
+def _closed() -> None:
+    raise CudaError("this lane is closed; its buffers are gone")

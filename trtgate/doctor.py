@@ -1,0 +1,187 @@
+"""Is this machine fit to gate on? What is installed, what is missing, and what would disturb a measurement."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtgate.engines import all_specs, available
+from trtgate.engines.base import Availability, Device, EngineSpec
+from trtgate.nvml import Gpu, Reading
+from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, THROTTLING, CpuMonitor
+
+# How long the machine is watched. Long enough for a clock to come up and, if it will, to go down again.
+WATCH_SECONDS = 2.0
+# Of one core: more than this, used by other processes, and single iterations wait for somebody else's.
+OTHERS_ON_CPU = 0.5
+# Degrees below the point where the GPU slows itself down.
+HOT = 5.0
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+class State(enum.Enum):
+    """What a finding means for a gate."""
+
+    OK = "ok"
+    NOTE = "note"
+    UNFIT = "UNFIT"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` is a command or an advice, empty where nothing is to be done."""
+
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All engines with their availability, and all findings."""
+
+    engines: tuple[tuple[EngineSpec, Availability], ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def fit(self) -> bool:
+        return all(finding.state is not State.UNFIT for finding in self.findings)
+
+
+def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examination:
+    """Look at everything; the GPU is put under load for a moment."""
+    engines = tuple((spec, available(spec, device)) for spec in all_specs())
+    findings = [*missing_engines(engines, required)]
+    if gpu is None:
+        findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR)]
+    else:
+        others = gpu.other_processes()
+        readings, busy = watch_gpu(gpu)
+        findings += gpu_findings(gpu, others, readings, busy)
+    return Examination(engines, tuple(findings))
+
+
+def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required: Sequence[str]) -> list[Finding]:
+    """A finding for each engine that must be there and is not."""
+    return [
+        Finding(spec.id, State.UNFIT, f"required, but {found.reason}", found.fix)
+        for spec, found in engines
+        if not found.ok and (spec.id in required or (spec.backend in required and not found.obsolete))
+    ]
+
+
+def watch_cpu() -> float:
+    """Cores' worth that other processes use on the cores that this one may run on."""
+    monitor = CpuMonitor()
+    monitor.start()
+    time.sleep(WATCH_SECONDS)
+    monitor.stop()
+    return monitor.others()
+
+
+def others_on_cpu(cores: float) -> Finding:
+    """Whether somebody else computes here."""
+    text = f"other processes use {cores:.1f} of the cores"
+    if cores > OTHERS_ON_CPU:
+        return Finding("other processes", State.UNFIT, text, "stop them, or run on cores of their own (taskset)")
+    return Finding("other processes", State.OK, text)
+
+
+def governor(path: Path) -> Finding:
+    """Whether the CPU's clock is left to guess at the load."""
+    try:
+        name = path.read_text().strip()
+    except OSError:
+        return Finding("CPU clock", State.OK, "the machine does not tell (a virtual one seldom does)")
+    if name == "performance":
+        return Finding("CPU clock", State.OK, "governor performance")
+    return Finding("CPU clock", State.NOTE, f"governor {name}", "sudo cpupower frequency-set -g performance")
+
+
+def watch_gpu(gpu: Gpu) -> tuple[list[Reading], int]:
+    """Readings while the control work runs, and the share in percent of the GPU that another process used meanwhile."""
+    from trtgate.engines.controls import control_arms
+
+    readings = []
+    _, seen = gpu.used_by_others(0)
+    with control_arms() as (multiply, _copy):
+        multiply.block(200)  # clocks up
+        start = time.monotonic()
+        while time.monotonic() - start < WATCH_SECONDS:
+            multiply.block(50)
+            readings.append(gpu.read())
+    busy, _ = gpu.used_by_others(seen)
+    return readings, busy
+
+
+def gpu_findings(gpu: Gpu, others: tuple[int, ...] | None, readings: Sequence[Reading], busy: int) -> list[Finding]:
+    """What the settings and the readings under load say."""
+    settings = gpu.settings()
+    return [
+        _clock(readings, settings["sm_mhz_max"]),
+        _throttling(readings),
+        _temperature(readings, gpu.slowdown_celsius()),
+        _others_on_gpu(others, busy),
+        _persistence(settings["persistence"]),
+        _mig(settings["mig"]),
+    ]
+
+
+def _clock(readings: Sequence[Reading], highest: float | None) -> Finding:
+    clocks = [reading.sm_mhz for reading in readings if reading.sm_mhz]
+    if not clocks:
+        return Finding(
+            "SM clock", State.NOTE, "the GPU does not tell its clock: a change of it will look like one of yours"
+        )
+    text = f"{min(clocks):.0f} to {max(clocks):.0f} MHz under load, {highest or 0:.0f} at most"
+    if max(clocks) > (1 + CLOCK_MOVED) * min(clocks):
+        return Finding("SM clock", State.UNFIT, text, f"lock it: sudo nvidia-smi -lgc {min(clocks):.0f}")
+    pinned = any("applications_clocks_setting" in reading.reasons for reading in readings)
+    return Finding(
+        "SM clock", State.OK, f"{text}, {'held by a setting' if pinned else 'steady, not known to be locked'}"
+    )
+
+
+def _throttling(readings: Sequence[Reading]) -> Finding:
+    seen = frozenset[str]().union(*(reading.reasons for reading in readings))
+    if seen & THROTTLING:
+        return Finding("throttling", State.UNFIT, ", ".join(sorted(seen & THROTTLING)), "cool it, or check its power")
+    if "sw_power_cap" in seen:
+        return Finding("throttling", State.NOTE, "held down by its power cap", "lock a clock that it can hold")
+    return Finding("throttling", State.OK, "none under load")
+
+
+def _temperature(readings: Sequence[Reading], limit: float | None) -> Finding:
+    degrees = max((reading.celsius for reading in readings if reading.celsius is not None), default=None)
+    if degrees is None:
+        return Finding("temperature", State.OK, "not told")
+    text = f"{degrees:.0f} C" + (f", slows down at {limit:.0f} C" if limit else "")
+    if limit and degrees > limit - HOT:
+        return Finding("temperature", State.UNFIT, text, "cool it")
+    return Finding("temperature", State.OK, text)
+
+
+def _others_on_gpu(others: tuple[int, ...] | None, busy: int) -> Finding:
+    if busy > OTHERS_DISTURB:
+        return Finding("other processes", State.UNFIT, f"another process uses {busy} % of the GPU", "stop it")
+    if others:
+        names = ", ".join(map(str, others))
+        return Finding("other processes", State.NOTE, f"processes {names} hold the GPU but do not compute", "stop them")
+    return Finding("other processes", State.OK, "none" if others is not None else "not told")
+
+
+def _persistence(on: bool | None) -> Finding:
+    if on is False:
+        text = "off: the driver is loaded anew for every process"
+        return Finding("persistence mode", State.NOTE, text, "sudo nvidia-smi -pm 1")
+    return Finding("persistence mode", State.OK, "on" if on else "not told")
+
+
+def _mig(on: bool | None) -> Finding:
+    if on:
+        return Finding("MIG", State.NOTE, "a slice shares its clock, its power and its memory with its neighbours")
+    return Finding("MIG", State.OK, "off" if on is False else "not told")
