@@ -23,6 +23,7 @@ def save(
     changes: dict[str, Any] | None = None,
     engines: tuple[str, ...] = ("onnxruntime-int8",),
     clock: float | None = None,
+    **more: Any,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
     own = 1 + 0.001 * (number % 5)
@@ -37,6 +38,7 @@ def save(
             {"p50": engine, "p90": engine},
             150,
             readings={"clock_mhz": clock} if clock else {},
+            **more,
         )
         for spec in engines
     ]
@@ -94,6 +96,36 @@ def test_a_slower_clock_is_told_from_more_cycles(capsys: pytest.CaptureFixture[s
     sessions("after", 6, engine=1.25e-3, clock=1600.0)
     assert main(["compare", "before", "after"]) == 1
     assert "clock 2000 -> 1600 MHz, cycles +0.0%" in capsys.readouterr().out
+
+
+def test_a_link_that_got_slower_is_found_though_computing_did_not(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, end_to_end_rounds=(2.0e-3,) * 15)
+    sessions("after", 6, end_to_end_rounds=(2.4e-3,) * 15)
+    assert main(["compare", "before", "after"]) == 1
+    assert "end to end: slower by +20.0%" in capsys.readouterr().out
+
+
+def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, controls={"control-matmul": 1e-3, "control-copy": 2e-3})
+    sessions("after", 6, engine=1.2e-3, controls={"control-matmul": 1.2e-3, "control-copy": 2e-3})
+    assert main(["compare", "before", "after"]) == 1
+    assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in capsys.readouterr().out
+
+
+def test_the_layers_that_changed_are_named_the_worst_first(capsys: pytest.CaptureFixture[str]) -> None:
+    before = {"conv1": {"ms": 0.4, "type": "int8"}, "conv2": {"ms": 0.3, "type": "int8"}, "fc": {"ms": 0.3, "type": ""}}
+    after = {
+        "conv1": {"ms": 0.4, "type": "int8"},
+        "conv2": {"ms": 0.6, "type": "float16"},
+        "pool": {"ms": 0.1, "type": ""},
+    }
+    sessions("before", 1, layer_times=before)
+    sessions("after", 6, engine=1.2e-3, layer_times=after)
+    assert main(["compare", "before", "after"]) == 1
+    text = capsys.readouterr().out
+    assert "layer conv2: 0.3000 -> 0.6000 ms (+0.3000), int8 -> float16" in text
+    assert "layer fc: 0.3000 -> none ms" in text
+    assert "conv1" not in text
 
 
 def test_four_sessions_are_too_few(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trtgate.errors import UserError
 from trtgate.expectations import Expectations
+from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
 from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_json
 from trtgate.verdict.decision import Decision, Reason, Verdict
@@ -28,7 +29,11 @@ NOISE = frozenset({"node"})
 
 @dataclass(frozen=True)
 class Comparison:
-    """One engine, old against new. Times are medians over the sessions, in seconds; speedups likewise."""
+    """One engine, old against new. Times are medians over the sessions, in seconds; speedups likewise.
+
+    `end_to_end` is the decision on the second series where there is one; `controls` are log ratios new / old of the
+    fixed work, `layers` what changed most between the newest sessions.
+    """
 
     key: Key
     old_latency: float
@@ -39,8 +44,11 @@ class Comparison:
     new_speedup: float
     latency: Decision
     speedup: Decision
+    end_to_end: Decision | None = None
     old_clock: float | None = None
     new_clock: float | None = None
+    controls: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[LayerChange, ...] = ()
 
     @property
     def clocks(self) -> str:
@@ -53,15 +61,16 @@ class Comparison:
 
     @property
     def decision(self) -> Decision:
-        """The worse of latency and speedup; the message says which and what each part contributed."""
-        return worst([self.latency, self.speedup])
+        """The worst of latency, speedup and end-to-end time; the message says which and what each contributed."""
+        return worst([self.latency, self.speedup, *([self.end_to_end] if self.end_to_end else [])])
 
     @property
     def attribution(self) -> str:
         """log speedup = log reference - log engine: both parts, so that a faster PyTorch is seen as what it is."""
         engine = float(np.log(self.new_latency / self.old_latency))
         reference = float(np.log(self.new_reference / self.old_reference))
-        return f"engine {change_text(engine)}, reference {change_text(reference)}"
+        controls = "".join(f", {name} {change_text(change)}" for name, change in self.controls.items())
+        return f"engine {change_text(engine)}, reference {change_text(reference)}{controls}"
 
 
 @dataclass(frozen=True)
@@ -139,10 +148,19 @@ def _compare(
     times_old, times_new = _values(old, "latency"), _values(new, "latency")
     slowness_old, slowness_new = 1 / _values(old, "speedup"), 1 / _values(new, "speedup")
     spread = max(record.log_spread() for record in old)
+    end_to_end = None
     if any(not record.complete for record in [*old, *new]):
         invalid = Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
         latency = speedup = invalid
     else:
+        if all(record.end_to_end_rounds for record in [*old, *new]):
+            end_to_end = decide_sessions(
+                _values(old, "end_to_end_latency"),
+                _values(new, "end_to_end_latency"),
+                delta=expectation.delta,
+                absolute_floor=expectation.absolute_floor,
+                within_spread=max(record.end_to_end_log_spread() for record in old),
+            )
         latency = decide_sessions(
             times_old,
             times_new,
@@ -162,9 +180,19 @@ def _compare(
         new_speedup=float(np.median(1 / slowness_new)),
         latency=latency,
         speedup=speedup,
+        end_to_end=end_to_end,
         old_clock=_clock(old),
         new_clock=_clock(new),
+        controls=_control_changes(old, new),
+        layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
     )
+
+
+def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
+    """Log ratios new / old of the fixed work that every record of both sides has."""
+    names = [name for name in old[0].controls if all(name in record.controls for record in [*old, *new])]
+    medians = [{name: np.median([record.controls[name] for record in side]) for name in names} for side in (old, new)]
+    return {name: float(np.log(medians[1][name] / medians[0][name])) for name in names}
 
 
 def _clock(records: Sequence[EngineRecord]) -> float | None:
@@ -209,6 +237,9 @@ def report_to_json(report: Report) -> dict[str, Any]:
                 "new_clock_mhz": each.new_clock,
                 "latency": decision_to_json(each.latency),
                 "speedup": decision_to_json(each.speedup),
+                "end_to_end": decision_to_json(each.end_to_end) if each.end_to_end else None,
+                "controls": dict(each.controls),
+                "layers": [str(layer) for layer in each.layers],
                 "decision": decision_to_json(each.decision),
             }
             for each in report.engines

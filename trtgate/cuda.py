@@ -99,6 +99,7 @@ class PyCudaLane(Lane):
     def __init__(self, size: int, crop: int) -> None:
         super().__init__()
         self._cuda = cuda = driver()
+        self._cycles_per_second: float | None = None
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as made:
             self.stream = cuda.Stream()
@@ -143,8 +144,10 @@ class PyCudaLane(Lane):
         from trtgate.engines.pytorch import cycles_per_second
 
         stream = torch.cuda.ExternalStream(self.stream.handle)
-        with torch.cuda.stream(stream):
-            cycles = int(seconds * cycles_per_second(self))
+        if self._cycles_per_second is None:
+            with torch.cuda.stream(stream):
+                self._cycles_per_second = cycles_per_second(self)
+        cycles = int(seconds * self._cycles_per_second)
 
         def wait() -> None:
             with torch.cuda.stream(stream):

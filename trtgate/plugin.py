@@ -29,6 +29,7 @@ from trtgate.report.terminal import (
     comparison_table,
     gpu_table,
     render,
+    run_notes,
     run_table,
     stack_line,
 )
@@ -374,8 +375,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(render(table, colour=colour, width=width))
 
     records = gate.records.values()
-    notes = [f"{record.name}: {warning}" for record in records for warning in record.warnings]
-    notes += [f"{name} skipped: {reason}" for name, reason in gate.skipped.items()]
+    notes = run_notes(records, gate.skipped)
     if notes:
         terminalreporter.section("trtgate: notes")
         for note in notes:

@@ -78,10 +78,14 @@ SCHEDULES: Mapping[Device, Schedule] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One engine in a race; `block(n)` times n back-to-back inferences."""
+    """One engine in a race; `block(n)` times n back-to-back inferences.
+
+    `share` is how much of a block's usual time it gets.
+    """
 
     name: str
     block: Callable[[int], Block]
+    share: float = 1.0
 
 
 class Monitor(Protocol):
@@ -198,7 +202,7 @@ def run_race(
     lengths, warm = {}, {}
     for arm in arms:
         latency, warm[arm.name] = warm_up(arm, schedule)
-        lengths[arm.name] = block_length(latency, schedule)
+        lengths[arm.name] = block_length(latency, schedule, arm.share)
     kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
     dropped: list[str] = []
     done = attempt = 0
@@ -278,7 +282,7 @@ def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
         iterations += window
         median = float(np.median(times))
         steady = abs(median - previous) <= schedule.warm_up_agreement * previous
-        enough = iterations >= schedule.warm_up_iterations and total >= schedule.warm_up_seconds
+        enough = iterations >= schedule.warm_up_iterations and total >= arm.share * schedule.warm_up_seconds
         if enough and steady:
             return median, True
         if total >= schedule.warm_up_limit_seconds:
@@ -289,6 +293,6 @@ def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
             window = max(window, int(schedule.warm_up_seconds / 4 / median))
 
 
-def block_length(latency: float, schedule: Schedule) -> int:
-    """Iterations per block for an arm of that latency in seconds."""
-    return max(schedule.block_iterations, int(np.ceil(schedule.block_seconds / latency)))
+def block_length(latency: float, schedule: Schedule, share: float = 1.0) -> int:
+    """Iterations per block for an arm of that latency in seconds and that share of a block's time."""
+    return max(schedule.block_iterations, int(np.ceil(share * schedule.block_seconds / latency)))

@@ -107,7 +107,15 @@ class EngineRecord:
 
     def log_spread(self) -> float:
         """Spread of the log of the rounds: from the first to the ninth decile."""
-        return float(np.diff(np.percentile(np.log(self.rounds), [10, 90]))[0])
+        return _log_spread(self.rounds)
+
+    def end_to_end_log_spread(self) -> float:
+        """The same of the second series."""
+        return _log_spread(self.end_to_end_rounds)
+
+
+def _log_spread(rounds: tuple[float, ...]) -> float:
+    return float(np.diff(np.percentile(np.log(rounds), [10, 90]))[0])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,12 +86,13 @@ class KernelContext:
 
     def execute_async_v3(self, handle: int) -> bool:
         if self._refuses:
-            torch.cuda.synchronize()  # not allowed while any stream of this thread is being captured
+            cuda.runtime().cudaDeviceSynchronize()  # not allowed while a stream of this thread is being captured
         return self._launch(handle, self._addresses["input"], self._addresses["logits"], self._size)
 
 
-def stand_in_tensorrt(refuses: bool = False) -> Any:
-    """A module with as much of TensorRT as TensorRTEngine uses, around the kernel."""
+@functools.cache
+def kernel() -> Any:
+    """The compiled kernel, as a CUDA function that stays loaded."""
     cuda.driver()
     from cuda.bindings import driver
     from pycuda.compiler import compile as nvcc
@@ -98,6 +101,14 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
     assert error == driver.CUresult.CUDA_SUCCESS, error
     error, function = driver.cuModuleGetFunction(module, b"stand_in")
     assert error == driver.CUresult.CUDA_SUCCESS, error
+    return function
+
+
+def stand_in_tensorrt(refuses: bool = False) -> Any:
+    """A module with as much of TensorRT as TensorRTEngine uses, around the kernel."""
+    from cuda.bindings import driver
+
+    function = kernel()
     types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
     def launch(handle: int, images: int, logits: int, size: int) -> bool:
@@ -247,6 +258,35 @@ def check_torch(model_name: str, spec_text: str) -> None:
           f"{(free - free_bytes()) / 2**20:.1f} MiB fewer free than before")  # fmt: skip
 
 
+def check_compiled(model_name: str) -> None:
+    """The compiled engine: its plan is what its own process saved, and its memory comes back."""
+    model, spec = load_model(model_name), parse_spec("inductor-fp16")
+    request = BuildRequest(model, None, (1, 8), 4, "cuda")
+    images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), np.float32)
+    with torch.inference_mode():
+        wanted = model.module(torch.from_numpy(images)).numpy()
+    maker = backend("inductor")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.artifacts"
+        maker.build(spec, request, plan)
+        torch.cuda.empty_cache()
+        allocated, free = torch.cuda.memory_allocated(), free_bytes()
+        start = time.monotonic()
+        with maker.load(spec, request, plan) as engine:
+            error = float(np.abs(engine.infer(images) - wanted).max() / np.abs(wanted).max())
+            seconds = time.monotonic() - start
+            check("inductor-fp16: answers", error < 2e-2, f"off by {error:.1e} of the largest logit")
+            from torch._dynamo.utils import counters
+
+            found = {name: counters["inductor"][name] for name in ("fxgraph_cache_hit", "fxgraph_cache_miss")}
+            check("inductor-fp16: loaded, not compiled", found == {"fxgraph_cache_hit": 1, "fxgraph_cache_miss": 0},
+                  f"{found} in {seconds:.1f} s")  # fmt: skip
+    left = torch.cuda.memory_allocated() - allocated
+    check("inductor-fp16: memory returned", left <= 0, f"{left} bytes still allocated")
+    check("inductor-fp16: memory given back to the GPU", free - free_bytes() < 64 << 20,
+          f"{(free - free_bytes()) / 2**20:.1f} MiB fewer free than before")  # fmt: skip
+
+
 def check_nvml() -> None:
     """Readings between blocks."""
     gpu = current_gpu()
@@ -267,8 +307,9 @@ def main() -> int:
     facts = {**cuda_facts(), "torch": torch.__version__}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     check_nvml()
-    for text in ("pytorch-fp32", "pytorch-tf32-graph", "pytorch-fp16-graph", "pytorch-bf16"):
+    for text in ("pytorch-fp32", "pytorch-tf32-graph", "pytorch-fp16-graph", "pytorch-fp16-fused", "pytorch-bf16"):
         check_torch("resnet50", text)
+    check_compiled("resnet18")
     check_pycuda()
     if options.json:
         options.json.write_text(json.dumps({"stack": facts, "checks": RESULTS}, indent=1))

@@ -20,7 +20,7 @@ DEFAULT_ENGINES: Mapping[Device, tuple[str, ...]] = {
         "pytorch-tf32",
         "pytorch-fp16",
         "pytorch-fp16-graph",
-        "pytorch-bf16",
+        "pytorch-fp16-fused",
         "pytorch-bf16-graph",
         "inductor-fp16",
         "onnxruntime-fp16",

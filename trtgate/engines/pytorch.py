@@ -27,6 +27,7 @@ from trtgate.engines.base import (
     PrecisionAudit,
     only_on,
 )
+from trtgate.engines.fusing import fuse
 from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.stack import cpu_features
 
@@ -102,9 +103,9 @@ class FloatInOut(torch.nn.Module):
         return logits
 
 
-def on_gpu(module: torch.nn.Module, precision: str) -> torch.nn.Module:
+def on_gpu(module: torch.nn.Module, precision: str, *, fused: bool = False) -> torch.nn.Module:
     """A copy of the module on the GPU, at that precision, float32[N,3,H,W] -> float32[N,1000]."""
-    copied = copy.deepcopy(module).cuda()
+    copied = (fuse(module) if fused else copy.deepcopy(module)).cuda()
     return copied if DTYPES[precision] is torch.float32 else FloatInOut(copied, DTYPES[precision])
 
 
@@ -119,6 +120,7 @@ class TorchStream(Lane):
         super().__init__()
         self.stream = stream or torch.cuda.Stream()
         self._tf32 = tf32
+        self._cycles_per_second: float | None = None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -138,7 +140,9 @@ class TorchStream(Lane):
         return self.stream.synchronize()
 
     def waiting(self, seconds: float) -> Callable[[], object]:
-        cycles = int(seconds * cycles_per_second(self))
+        if self._cycles_per_second is None:
+            self._cycles_per_second = cycles_per_second(self)
+        cycles = int(seconds * self._cycles_per_second)
         return lambda: torch.cuda._sleep(cycles)
 
 
@@ -199,12 +203,12 @@ def cycles_per_second(lane: Lane) -> float:
 
 
 class TorchGpuEngine(GpuEngine):
-    """A module on the GPU, eager or captured in a CUDA graph."""
+    """A module on the GPU, eager or captured in a CUDA graph, fused there or not."""
 
     def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, *, graph: bool) -> None:
         super().__init__(spec)
         before = torch.cuda.memory_allocated()
-        self._module: torch.nn.Module | None = on_gpu(module, spec.precision)
+        self._module: torch.nn.Module | None = on_gpu(module, spec.precision, fused=spec.variant == "fused")
         self._weights_bytes = torch.cuda.memory_allocated() - before
         self._crop = crop
         self._graph = graph
@@ -238,10 +242,11 @@ def module_inside(module: torch.nn.Module) -> torch.nn.Module:
 
 class PyTorchBackend(Backend):
     name = "pytorch"
-    specs = tuple(
-        EngineSpec("pytorch", precision, variant)
-        for precision in ("fp32", "tf32", "fp16", "bf16")
-        for variant in ("", "graph")
+    # "graph": in a CUDA graph; "fused": convolutions fused with what follows them, in a CUDA graph too.
+    specs = (
+        *(EngineSpec("pytorch", precision) for precision in DTYPES),
+        *(EngineSpec("pytorch", precision, "graph") for precision in DTYPES),
+        EngineSpec("pytorch", "fp16", "fused"),
     )
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
@@ -261,7 +266,7 @@ class PyTorchBackend(Backend):
         assert request.model is not None
         module = request.model.module
         if request.device == "cuda":
-            return TorchGpuEngine(spec, module, request.crop, graph=spec.variant == "graph")
+            return TorchGpuEngine(spec, module, request.crop, graph=spec.variant != "")
         if spec.precision != "fp32":
             module = copy.deepcopy(module).to(DTYPES[spec.precision])
         return PyTorchEngine(spec, module)

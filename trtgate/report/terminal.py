@@ -88,6 +88,24 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
     return table
 
 
+def run_notes(records: Iterable[EngineRecord], skipped: Mapping[str, str]) -> list[str]:
+    """What makes measurements less sure and what was left out; what several engines share is said once."""
+    said: dict[tuple[str, str], list[str]] = {}
+    raced: dict[str, list[str]] = {}
+    for record in records:
+        where = f"{record.model} batch {record.batch}"
+        raced.setdefault(where, []).append(record.engine)
+        for warning in record.warnings:
+            said.setdefault((where, warning), []).append(record.engine)
+    for name, reason in skipped.items():
+        model, _, engine = name.rpartition(" ")
+        said.setdefault((model, f"skipped: {reason}"), []).append(engine)
+    return [
+        f"{where} {'all engines' if engines == raced.get(where) else ', '.join(engines)}: {what}"
+        for (where, what), engines in said.items()
+    ]
+
+
 def gpu_table(records: Iterable[EngineRecord]) -> Table:
     """What a GPU adds to the table: time with copies, the host's share, and throughput."""
     rows = list(records)
@@ -216,6 +234,9 @@ def comparison_notes(report: Report) -> list[str]:
                 f"  speedup: {each.old_speedup:.2f} -> {each.new_speedup:.2f}; {each.attribution}; "
                 f"time relative to the reference {change_text(math.log(slower_speedup))}; {each.clocks}"
             )
+        if each.end_to_end:
+            lines.append(f"  end to end: {each.end_to_end.message}")
+        lines += [f"  layer {layer}" for layer in each.layers]
     lines += [f"MISSING: {decision.message}" for decision in report.missing.values()]
     lines += [f"new: {model} {engine} batch {batch} has no baseline" for model, engine, batch in report.added]
     return lines
