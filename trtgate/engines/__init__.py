@@ -17,8 +17,7 @@ DEFAULT_ENGINES: Mapping[Device, tuple[str, ...]] = {
     "cpu": ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16", "openvino-int8"),
     "cuda": (
         "pytorch-fp32",
-        "pytorch-tf32",
-        "pytorch-fp16",
+        "pytorch-tf32-graph",
         "pytorch-fp16-graph",
         "pytorch-fp16-fused",
         "pytorch-bf16-graph",

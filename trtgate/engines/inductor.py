@@ -38,7 +38,7 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
-from trtgate.engines.pytorch import TorchGpuEngine, TorchLane, layer_types, on_gpu
+from trtgate.engines.pytorch import TorchGpuEngine, TorchLane, give_back_memory, layer_types, on_gpu
 from trtgate.stack import cpu_features, version_of
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class PackagedGpuEngine(GpuEngine):
     def close(self) -> None:
         super().close()
         self._run = None
-        torch.cuda.empty_cache()
+        give_back_memory()
 
 
 class CompiledEngine(TorchGpuEngine):
@@ -98,10 +98,21 @@ class CompiledEngine(TorchGpuEngine):
     def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int) -> None:
         super().__init__(spec, module, crop, graph=False)
         self._compiled: Any = torch.compile(self._module, mode=MODES[spec.variant], fullgraph=True, dynamic=False)
+        self._recompiled: set[int] = set()
 
     def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
         compiled = self._compiled
         return lambda: compiled(images)
+
+    def new_lane(self, size: int) -> Lane:
+        before = kernels_compiled()
+        lane = super().new_lane(size)
+        if kernels_compiled() > before:
+            self._recompiled.add(size)
+        return lane
+
+    def notes(self, batch_size: int) -> tuple[str, ...]:
+        return ("compiled anew: PyTorch did not take the plan's artifacts",) if batch_size in self._recompiled else ()
 
     def concurrent(self) -> bool:
         # All of Inductor's graphs share one memory pool and one set of buffers.
@@ -111,7 +122,14 @@ class CompiledEngine(TorchGpuEngine):
         super().close()
         self._compiled = None
         torch.compiler.reset()
-        torch.cuda.empty_cache()
+        give_back_memory()
+
+
+def kernels_compiled() -> int:
+    """How often Inductor has compiled in this process what it did not find among its artifacts."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["inductor"]["fxgraph_cache_miss"])
 
 
 @functools.cache
@@ -129,8 +147,11 @@ def own_kernel_cache() -> Path:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def compile_in_child(spec: EngineSpec, module: torch.nn.Module, crop: int, sizes: tuple[int, ...], path: Path) -> None:
+def compile_in_child(
+    spec: EngineSpec, module: torch.nn.Module, crop: int, sizes: tuple[int, ...], threads: int, path: Path
+) -> None:
     """Compile for every batch size, run each once, and save what was compiled."""
+    torch.set_num_threads(threads)  # part of the key that Inductor finds its own work again by
     own_kernel_cache()
     with CompiledEngine(spec, module, crop) as engine:
         for size in sizes:
@@ -202,7 +223,8 @@ class InductorBackend(Backend):
             run_in_child(f"AOTInductor's compilation of {spec.id}", package_in_child, spec, module, crop, path)
             run_in_child(f"loading the package of {spec.id}", run_package_in_child, spec, path, crop, sizes)
         else:
-            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, crop, sizes, path)
+            threads = request.threads
+            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, crop, sizes, threads, path)
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
