@@ -1,4 +1,4 @@
-"""The command line: `python -m trtgate doctor | sensitivity | selftest | sessions | compare`."""
+"""The command line: `python -m trtgate doctor | sensitivity | selftest | sessions | compare | ab`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trtgate.ab import WorkerError, run_ab
+from trtgate.ab import report_to_json as ab_to_json
 from trtgate.baseline import saved_sessions
 from trtgate.compare import compare_sessions, report_to_json
 from trtgate.doctor import examine
@@ -21,9 +23,11 @@ from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.progress import console_progress
-from trtgate.race import SCHEDULES
-from trtgate.report.markdown import comparison_markdown
+from trtgate.race import SCHEDULES, Schedule
+from trtgate.report.markdown import ab_markdown, comparison_markdown
 from trtgate.report.terminal import (
+    ab_notes,
+    ab_table,
     comparison_notes,
     comparison_table,
     doctor_lines,
@@ -38,6 +42,8 @@ from trtgate.telemetry import monitor_for
 from trtgate.verdict.policy import exit_status
 from trtgate.workbench import Settings, Workbench
 
+# What a shell calls a command that Ctrl-C ended.
+INTERRUPTED = 130
 STORAGE = Path(".benchmarks")
 # Fast, so that noise shows, and there wherever the device is.
 SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorch-fp16-graph"}
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_doctor, _add_sensitivity, _add_selftest, _add_sessions, _add_compare):
+    for add in (_add_doctor, _add_sensitivity, _add_selftest, _add_sessions, _add_compare, _add_ab):
         add(commands)
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
@@ -61,9 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except UserError as error:
+    except (UserError, WorkerError) as error:
         print(f"trtgate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("trtgate: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -200,6 +209,38 @@ def _sessions(options: argparse.Namespace) -> int:
             return status
         worst = max(worst, status)
     return worst
+
+
+def _add_ab(commands: Any) -> None:
+    parser = commands.add_parser("ab", help="race two environments against each other on this machine")
+    parser.add_argument("--old", type=Path, required=True, metavar="PYTHON", help="python of the old environment")
+    parser.add_argument("--new", type=Path, required=True, metavar="PYTHON", help="python of the new environment")
+    add_options(parser.add_argument)
+    parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
+    parser.add_argument("--rebuilds", type=_positive, metavar="K", help="builds a side; default 3 for TensorRT, else 1")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.set_defaults(run=_ab)
+
+
+def _ab(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    report = run_ab(
+        {"old": options.old, "new": options.new},
+        settings,
+        options.engine,
+        rounds=options.rounds,
+        rebuilds=options.rebuilds,
+        progress=console_progress(),
+    )
+    print_table(ab_table(report.results))
+    for line in ab_notes(report):
+        print(line)
+    if options.json:
+        options.json.write_text(json.dumps(ab_to_json(report), indent=1))
+    if options.markdown:
+        options.markdown.write_text(ab_markdown(report))
+    return exit_status(result.decision.verdict for result in report.results)
 
 
 def _add_compare(commands: Any) -> None:

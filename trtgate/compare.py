@@ -14,6 +14,7 @@ from trtgate.expectations import Expectations
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
 from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_json
+from trtgate.stack import NOISE
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import worst
@@ -23,8 +24,6 @@ Key = tuple[str, str, int]
 
 # Fields that name the machine. Another one makes every ratio meaningless, so such a baseline is refused.
 HARDWARE = ("cpu", "machine", "gpu")
-# Fields that change from run to run and explain nothing.
-NOISE = frozenset({"node"})
 
 
 @dataclass(frozen=True)

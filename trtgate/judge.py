@@ -73,9 +73,15 @@ def accuracy_decision(accuracy: Accuracy, expectation: Expectation) -> Decision:
 def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
     """Speedup against its floor; INVALID when the race could not be finished."""
     if not record.complete:
-        message = f"{record.dropped_rounds} rounds were disturbed, the machine is not fit to measure on"
-        return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+        return unfinished(record.dropped_rounds)
     return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation.speedup)
+
+
+def unfinished(dropped: int, why: str = "") -> Decision:
+    """The decision on a race that could not be finished."""
+    reason = f" ({why})" if why else ""
+    message = f"{dropped} rounds were disturbed{reason}, the machine is not fit to measure on"
+    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
 
 
 def race_warnings(race: Race, arm: str) -> tuple[str, ...]:

@@ -35,10 +35,8 @@ from trtgate.report.terminal import (
 )
 from trtgate.stack import stack
 from trtgate.verdict.decision import Decision, Verdict
-from trtgate.verdict.policy import exit_status
+from trtgate.verdict.policy import GOOD, exit_status
 from trtgate.workbench import Settings
-
-GOOD = frozenset({Verdict.PASS, Verdict.IMPROVED})
 
 
 class ReplayTimer:

@@ -20,6 +20,10 @@ class Progress:
         self._draft = draft
         self._drawn = 0.0
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._line(text)
+
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[Callable[[int, int], None]]:
         """One step; yields a function to call with (done, total)."""

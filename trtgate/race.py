@@ -259,7 +259,8 @@ def _timed_round(
     parts: dict[str, list[Block]] = {arm.name: [] for arm in order}
     for index in range(schedule.passes):
         for arm in order if index % 2 == 0 else reversed(order):
-            arm.block(schedule.lead_in_iterations)
+            if schedule.lead_in_iterations:
+                arm.block(schedule.lead_in_iterations)
             parts[arm.name].append(arm.block(-(-lengths[arm.name] // schedule.passes)))
             sample()
     return {name: _joined(some) for name, some in parts.items()}

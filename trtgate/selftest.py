@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trtgate import judge
 from trtgate.engines.base import Batch, Block, Engine
 from trtgate.progress import SILENT, Progress
 from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, race_until_decided, run_race
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.paired import Floats, decide_paired, interval
 
 
@@ -156,8 +157,7 @@ def _trial(old: Arm, new: Arm, delta: float, schedule: Schedule, monitor: Callab
 def _decide(race: Race, delta: float) -> Decision:
     if race.complete:
         return decide_paired(race.round_latencies("old"), race.round_latencies("new"), delta=delta)
-    message = f"{len(race.dropped)} rounds were disturbed ({race.dropped[-1]})"
-    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+    return judge.unfinished(len(race.dropped), race.dropped[-1])
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "opencv": ("opencv-python-headless", "opencv-python"),
 }
 
+# Fields that change from run to run and explain nothing.
+NOISE = frozenset({"node"})
+
 # The instruction sets that decide which kernels a CPU backend picks.
 INSTRUCTION_SETS = (
     "avx2",

@@ -38,9 +38,13 @@ def _busy_seconds() -> float | None:
 
 
 class CpuMonitor:
-    """Notes how much of the processors other processes used; it objects to no round."""
+    """Notes how much of the processors other processes used; it objects to no round.
 
-    def __init__(self) -> None:
+    `own` gives the CPU seconds that the measurement itself has used, in whatever processes.
+    """
+
+    def __init__(self, own: Callable[[], float] = time.process_time) -> None:
+        self._own_seconds = own
         self._others: list[float] = []
         self._clocks: list[float] = []
         self._wall = self._own = 0.0
@@ -48,7 +52,7 @@ class CpuMonitor:
 
     def start(self) -> None:
         self._busy = _busy_seconds()
-        self._own = time.process_time()
+        self._own = self._own_seconds()
         self._wall = time.monotonic()
 
     def sample(self) -> None:
@@ -57,7 +61,7 @@ class CpuMonitor:
     def stop(self) -> str | None:
         busy = _busy_seconds()
         if busy is not None and self._busy is not None:
-            foreign = busy - self._busy - (time.process_time() - self._own)
+            foreign = busy - self._busy - (self._own_seconds() - self._own)
             self._others.append(max(0.0, foreign) / (time.monotonic() - self._wall))
         clock = psutil.cpu_freq()
         if clock is not None and clock.current > 0:
@@ -139,7 +143,7 @@ class GpuMonitor:
         return {name: float(statistics.median(values)) for name, values in found.items() if values}
 
 
-def monitor_for(device: Device) -> Callable[[], Monitor]:
+def monitor_for(device: Device, own: Callable[[], float] = time.process_time) -> Callable[[], Monitor]:
     """What makes a monitor of that kind of processor, one for each race."""
     gpu = current_gpu() if device == "cuda" else None
-    return CpuMonitor if gpu is None else lambda: GpuMonitor(gpu)
+    return (lambda: CpuMonitor(own)) if gpu is None else lambda: GpuMonitor(gpu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import numpy.typing as npt
 import onnx
 
 from trtgate import images, models
+from trtgate.building import cached_calibration, cached_plan, processor
 from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
 from trtgate.engines.base import REFERENCE, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
 from trtgate.expectations import Expectations, read_expectations
-from trtgate.files import write_synced
 from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
-from trtgate.stack import cpu_features, cpu_model, cuda_facts, usable_threads, version_of
+from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.telemetry import monitor_for
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
@@ -205,34 +205,20 @@ class Workbench:
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
-        """The calibration photos, with the plan cache as the memory of what a builder measured on them."""
         photos = self.photos("calibration")
-        depends = {
-            "model": self.name,
-            "fp32": self.graph("fp32").digest,
-            "images": photos.digest,
-            spec.backend: version_of(spec.backend),
-        }
-
-        def read() -> bytes | None:
-            found = self._cache.find("calibrations", "ranges.cache", depends)
-            return found.path.read_bytes() if found else None
-
-        def write(content: bytes) -> None:
-            self._cache.get_or_build("calibrations", "ranges.cache", depends, lambda path: write_synced(path, content))
-
-        return Calibration(photos.digest, lambda: images.normalise(photos.pixels, photos.preprocessing), read, write)
+        return cached_calibration(
+            self._cache,
+            self.name,
+            spec,
+            self.graph("fp32").digest,
+            photos.digest,
+            lambda: images.normalise(photos.pixels, photos.preprocessing),
+        )
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
         """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
-        stack = {**self.processor(), spec.backend: version_of(spec.backend)}
+        stack = {**processor(self.settings.device, self.settings.threads), spec.backend: version_of(spec.backend)}
         return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
-
-    def processor(self) -> dict[str, Any]:
-        """What a plan, and the reference's answers, depend on besides software: the processor that runs them."""
-        if self.settings.device == "cpu":
-            return {"cpu": cpu_model(), "threads": self.settings.threads}
-        return cuda_facts()
 
     def kept_in_float(self, spec: EngineSpec) -> int:
         """How many convolutions and matrix products of an INT8 engine were meant to stay in float."""
@@ -247,27 +233,14 @@ class Workbench:
         return made
 
     def _make_plan(self, spec: EngineSpec) -> CachedFile | None:
-        maker = backend(spec.backend)
-        filename = maker.plan_file(spec)
-        if filename is None:
+        if backend(spec.backend).plan_file(spec) is None:
             return None
-        request = self._request(spec)
-        kind = maker.graph_kind(spec)
-        source = {"weights": self.model.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
-        depends = {
-            "model": self.name,
-            "engine": spec.id,
-            **source,
-            "batch_sizes": list(request.batch_sizes),
-            **self.processor(),
-            "options": dict(maker.build_options(spec, request)),
-        }
+        return cached_plan(self._cache, self.name, spec, self._request(spec), self.source(spec), self._progress)
 
-        def build(path: Path) -> None:
-            with self._progress.step(f"{self.name}: building {spec.id}") as count:
-                maker.build(spec, replace(request, progress=count), path)
-
-        return self._cache.get_or_build("plans", filename, depends, build)
+    def source(self, spec: EngineSpec) -> dict[str, str]:
+        """The digest of what the engine is built from: its graph, or the weights where it needs no graph."""
+        kind = backend(spec.backend).graph_kind(spec)
+        return {"weights": self.model.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
 
     def engine(self, spec: EngineSpec) -> Engine:
         """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""
@@ -323,7 +296,7 @@ class Workbench:
             "weights": self.model.weights.digest,
             "images": self.photos("evaluation").digest,
             "torch": version_of("torch"),
-            **self.processor(),
+            **processor(self.settings.device, self.settings.threads),
             "batch": REFERENCE_BATCH,
         }
 

@@ -5,9 +5,11 @@ The plan is the graph after all of its optimisations, loaded with none left to d
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from trtgate.engines.base import (
     Engine,
     EngineSpec,
     GraphKind,
+    LayerTime,
     PrecisionAudit,
+    Seconds,
     only_on,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
@@ -42,6 +46,11 @@ PROVIDERS: Mapping[Device, list[Any]] = {
 FLOAT_OPERATORS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 INTEGER_OPERATORS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 ERRORS_ONLY = 3
+# Of a profiled pass: runs that are not kept, and runs whose median is.
+WARM_UP = 2
+PROFILED_RUNS = 10
+# How the profiler ends the name of a node whose computing it timed.
+KERNEL = "_kernel_time"
 
 
 class OnnxRuntimeEngine(Engine):
@@ -64,8 +73,34 @@ class OnnxRuntimeEngine(Engine):
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
 
+    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+        kinds = layer_types(self._plan)
+        with TemporaryDirectory() as folder:
+            session = load_session(self._plan, self._threads, PROVIDERS["cpu"], profile=Path(folder) / "profile")
+            for _ in range(WARM_UP + PROFILED_RUNS):
+                session.run([OUTPUT], {INPUT: batch})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        times: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+                name = module_name(event["name"].removesuffix(KERNEL))
+                times.setdefault(name, []).append(event["dur"] / 1e6)
+        # A node of an optimised graph may share its module's name with a reordering beside it: their times add up.
+        return tuple(
+            LayerTime(name, float(np.median(_by_run(seconds)[WARM_UP:])), kinds.get(name, ""))
+            for name, seconds in times.items()
+        )
+
     def close(self) -> None:
         self._session = None
+
+
+def _by_run(seconds: list[float]) -> Seconds:
+    """Times of one layer, one after the other over all runs, as float64[runs]."""
+    runs = WARM_UP + PROFILED_RUNS
+    whole = np.array(seconds[: len(seconds) // runs * runs])
+    summed: Seconds = whole.reshape(runs, -1).sum(1)
+    return summed
 
 
 class OnnxRuntimeGpuEngine(GpuEngine):
@@ -116,8 +151,8 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         self._session = None
 
 
-def load_session(plan: Path, threads: int, providers: list[Any]) -> Any:
-    """A session that optimises nothing further.
+def load_session(plan: Path, threads: int, providers: list[Any], profile: Path | None = None) -> Any:
+    """A session that optimises nothing further; with `profile` it times its layers into a file of that prefix.
 
     Raises RuntimeError when the runtime fell back to another provider than the one asked for, which it does with no
     more than a warning.
@@ -126,6 +161,9 @@ def load_session(plan: Path, threads: int, providers: list[Any]) -> Any:
 
     options = _session_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     session = onnxruntime.InferenceSession(plan, options, providers=providers)
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     if session.get_providers()[0] != wanted:

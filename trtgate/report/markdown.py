@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from trtgate.ab import AbReport
 from trtgate.compare import Report
-from trtgate.report.terminal import comparison_notes, milliseconds
+from trtgate.report.terminal import ab_notes, comparison_notes, milliseconds
+
+
+def ab_markdown(report: AbReport) -> str:
+    """The table of an A/B run, then the notes of the terminal."""
+    lines = [
+        "| model | engine | batch | old ms | new ms | change | verdict | reason |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for each in report.results:
+        cells = [
+            each.model,
+            each.engine,
+            str(each.batch),
+            milliseconds(each.old.latency),
+            milliseconds(each.new.latency),
+            "" if each.latency.estimate is None else f"{each.latency.estimate - 1:+.1%}",
+            each.decision.verdict.value,
+            each.decision.reason.value,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "```", *ab_notes(report), "```", ""])
 
 
 def comparison_markdown(report: Report) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trtgate.ab import AbReport, AbResult, SideFacts
 from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report
 from trtgate.doctor import Examination, State
@@ -264,6 +265,59 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
         "",
         "this machine is fit to gate on" if examination.fit else "this machine is NOT fit to gate on: see UNFIT above",
     ]
+
+
+def ab_table(results: Sequence[AbResult]) -> Table:
+    """Old against new, raced: one row per engine and batch size."""
+    table = _table("model", "engine", "batch", "old ms", "new ms", "change", "same\nanswers", "verdict")
+    previous = ""
+    for each in results:
+        bounds = (each.latency.estimate, each.latency.low, each.latency.high)
+        change = [f"{value - 1:+.1%}" for value in bounds if value is not None]
+        both = each.agreement["new with old"]
+        table.add_row(
+            each.model if each.model != previous else "",
+            each.engine,
+            str(each.batch),
+            milliseconds(each.old.latency),
+            milliseconds(each.new.latency),
+            f"{change[0]} [{change[1]}, {change[2]}]" if len(change) == len(bounds) else "-",
+            f"{both['top1']}/{both['n']}",
+            verdict_text(each.decision.verdict),
+        )
+        previous = each.model
+    return table
+
+
+def ab_notes(report: AbReport) -> list[str]:
+    """What the table has no room for: the stacks, what was built, the reasons, the layers."""
+    lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
+    lines += [f"left out: {engine} ({why})" for engine, why in report.left_out.items()]
+    for each in report.results:
+        decision = each.decision
+        name = f"{each.model} {each.engine} batch {each.batch}"
+        lines += [
+            f"{name}: {decision.verdict.value} ({decision.reason.value})",
+            f"  latency: {each.latency.message}",
+            *([f"  end to end: {each.end_to_end.message}"] if each.end_to_end else []),
+            *(f"  answers, {pair}: {_fidelity_text(found)}" for pair, found in each.agreement.items()),
+            *(f"  {bad.verdict.value}: {bad.message}" for bad in each.answers if bad.verdict is not Verdict.PASS),
+            f"  built: {_built_text(each.old)} -> {_built_text(each.new)}",
+            *(f"  layer {layer}" for layer in each.layers),
+            *(f"  note: {note}" for note in each.notes),
+        ]
+    return lines
+
+
+def _fidelity_text(found: Mapping[str, Any]) -> str:
+    sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
+    return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
+
+
+def _built_text(side: SideFacts) -> str:
+    plan = "" if side.plan_bytes is None else f"plan {side.plan_bytes / 1e6:.1f} MB, "
+    time = "" if side.build_seconds is None else f"in {side.build_seconds:.1f} s, "
+    return f"{plan}{time}memory {side.memory_bytes / 1e6:.0f} MB"
 
 
 def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:

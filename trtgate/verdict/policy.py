@@ -13,6 +13,7 @@ EXIT_INVALID = 7
 
 # The worst first. A proven regression outweighs an unfit machine: it was proven on the rounds that counted.
 SEVERITY = (Verdict.REGRESSED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.IMPROVED)
+GOOD = frozenset({Verdict.PASS, Verdict.IMPROVED})
 EXIT_STATUS = {
     Verdict.PASS: EXIT_PASS,
     Verdict.IMPROVED: EXIT_PASS,

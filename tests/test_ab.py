@@ -1,0 +1,355 @@
+"""A/B runs: the protocol, each way a worker can fail, turns, and a real run of this environment against itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from trtgate import ab
+from trtgate.__main__ import main
+from trtgate.ab import TurnMonitor, Turns, Worker, WorkerError, choose_engines
+from trtgate.engines import parse_spec
+from trtgate.errors import UserError
+from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
+from trtgate.race import NoMonitor
+from trtgate.verdict import Verdict
+from trtgate.workbench import Settings, Workbench
+from trtgate.worker import come_to_rest
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = Path(sys.executable)
+
+# The protocol.
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Frames, Frames]]:
+    """Two ends that talk to each other."""
+    first, second = os.pipe(), os.pipe()
+    ends = Frames(first[0], second[1]), Frames(second[0], first[1])
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_what_is_sent_is_received(pair: tuple[Frames, Frames]) -> None:
+    ours, theirs = pair
+    messages = [{"do": "block", "with": {"n": 3}}, {"answer": [1.5] * 5000}, {"error": "Ü"}]
+    for message in messages:
+        theirs.send(message)
+        assert ours.receive(1.0) == message
+
+
+def test_a_side_that_is_gone_silent_or_talks_nonsense(pair: tuple[Frames, Frames]) -> None:
+    ours, theirs = pair
+    with pytest.raises(ProtocolError, match="in time"):
+        ours.receive(0.05)
+    os.write(theirs._writing, HEADER.pack(4) + b"nope")
+    with pytest.raises(ProtocolError, match="no JSON"):
+        ours.receive(1.0)
+    os.write(theirs._writing, b"Warning: CUDA is old\n")
+    with pytest.raises(ProtocolError, match="no frame"):
+        ours.receive(1.0)
+    theirs.close()
+    with pytest.raises(ProtocolError, match="closed its pipe|no frame"):
+        ours.receive(1.0)
+
+
+def test_half_a_frame_is_waited_for_no_longer_than_asked(pair: tuple[Frames, Frames]) -> None:
+    ours, theirs = pair
+    os.write(theirs._writing, struct.pack(">I", 100) + b"{")
+    start = time.monotonic()
+    with pytest.raises(ProtocolError, match="in time"):
+        ours.receive(0.2)
+    assert time.monotonic() - start < 5
+
+
+# Each way a worker can fail. The workers here are scripts that do one thing wrong.
+
+HELLO = f"""
+import json, os, struct, sys, time
+def send(message):
+    body = json.dumps(message).encode()
+    os.write(int(sys.argv[4]), struct.pack(">I", len(body)) + body)
+def receive():
+    size, = struct.unpack(">I", os.read(int(sys.argv[3]), 4))
+    return json.loads(os.read(int(sys.argv[3]), size))
+print("loading libraries", file=sys.stderr, flush=True)
+GREETING = {{"protocol": {VERSION}, "python": "3", "pid": os.getpid()}}
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
+    """Start a worker that runs a script; none of them may outlive the test."""
+    monkeypatch.setattr(ab, "START_SECONDS", 5.0)
+    monkeypatch.setattr(ab, "GOODBYE_SECONDS", 0.5)
+    made: list[Worker] = []
+
+    def start(script: str, timeout: float = 5.0) -> Worker:
+        path = tmp_path / f"python{len(made)}"
+        path.write_text(f"#!{sys.executable}\n{HELLO}\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+        made.append(Worker("new", path, timeout=timeout))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+        assert not psutil.pid_exists(each.pid)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("sys.exit('No module named numpy')", r"(?s)the new worker .*status 1.*No module named numpy"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL \\(out of memory\\?\\)"),
+        ("send({'protocol': 99, 'pid': 1}); time.sleep(60)", "speaks protocol 99, this driver speaks 1"),
+        ("os.write(int(sys.argv[4]), b'Segmentation fault'); time.sleep(60)", "no frame"),
+        ("send([1, 2]); time.sleep(60)", "no answer"),
+    ],
+)
+def test_a_worker_that_does_not_start(script: str, message: str, worker: Callable[..., Worker]) -> None:
+    with pytest.raises(WorkerError, match=message) as raised:
+        worker(script)
+    assert "loading libraries" in str(raised.value)
+
+
+def test_a_worker_that_never_greets(worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ab, "START_SECONDS", 0.5)
+    with pytest.raises(WorkerError, match="did not answer in time"):
+        worker("time.sleep(60)")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("receive(); sys.exit('undefined symbol: cudnnCreate')", "(?s)status 1.*undefined symbol: cudnnCreate"),
+        ("receive(); os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("receive(); os.abort()", "SIGABRT"),
+        ("receive(); time.sleep(60)", "did not answer in time"),
+        ("receive(); send({'error': 'MemoryError: 8 GiB'}); time.sleep(60)", "failed in block: MemoryError: 8 GiB"),
+        ("receive(); os.write(int(sys.argv[4]), b'noise noise'); time.sleep(60)", "no frame"),
+    ],
+)
+def test_a_worker_that_fails_while_it_works(script: str, message: str, worker: Callable[..., Worker]) -> None:
+    broken = worker(f"send(GREETING); {script}", timeout=1.0)
+    with pytest.raises(WorkerError, match=message):
+        broken.ask("block", handle=1, n=3)
+
+
+def test_what_libraries_print_does_no_harm(worker: Callable[..., Worker]) -> None:
+    noisy = worker("print('welcome to CUDA', flush=True); send(GREETING); receive(); print('!'); send({'answer': 7})")
+    assert noisy.ask("block") == 7
+
+
+def test_progress_is_passed_on(worker: Callable[..., Worker]) -> None:
+    busy = worker("send(GREETING); receive(); send({'progress': 'building: 3 s'}); send({'answer': 7})")
+    said: list[str] = []
+    assert busy.ask("open", progress=said.append) == 7
+    assert said == ["new: building: 3 s"]
+
+
+def test_what_a_worker_started_ends_with_it(worker: Callable[..., Worker]) -> None:
+    parent = worker(
+        "import subprocess; child = subprocess.Popen(['sleep', '60']); send({**GREETING, 'child': child.pid}); "
+        "receive(); send({'answer': child.pid}); time.sleep(60)"
+    )
+    child = parent.ask("describe")
+    assert psutil.pid_exists(child)
+    parent.close()
+    wait_until(lambda: not alive(child))
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["nowhere/python", "README.md"])
+def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--old .* cannot be started"):
+        Worker("old", ROOT / path)
+
+
+def test_workers_die_with_their_driver() -> None:
+    script = (
+        "import sys; from pathlib import Path; from trtgate.ab import Worker; "
+        f"made = Worker('old', Path({str(PYTHON)!r})); print(made.pid, flush=True); sys.stdin.read()"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    pid = int(driver.stdout.readline())
+    assert alive(pid)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    wait_until(lambda: not alive(pid))
+
+
+# Turns.
+
+
+class Scripted:
+    """A worker that has used so many CPU seconds at each look."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = iter(seconds)
+
+    def busy_seconds(self) -> float:
+        return next(self._seconds)
+
+
+def test_a_worker_that_is_busy_out_of_turn_disturbs_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
+    monkeypatch.setattr(ab.time, "monotonic", lambda: next(clock))
+    both: Any = {"old": Scripted(0.0, 0.4), "new": Scripted(5.0, 5.0, 5.0, 5.0)}
+    turns = Turns(both)
+    monitor = TurnMonitor(NoMonitor(), turns)
+    monitor.start()
+    with turns.of("old"):
+        pass
+    assert monitor.stop() is None
+    monitor.start()
+    with turns.of("new"):  # the old one used 0.4 of this second
+        pass
+    with turns.of("old"):
+        pass
+    assert "used 20% of a core" in (monitor.stop() or "")
+    assert monitor.readings() == {"idle_share": pytest.approx(0.1)}
+
+
+def test_coming_to_rest_waits_for_threads_that_spin() -> None:
+    import threading
+
+    until = time.monotonic() + 0.3
+
+    def spin() -> None:
+        while time.monotonic() < until:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    come_to_rest()
+    assert time.monotonic() >= until
+    thread.join()
+
+
+# What is raced.
+
+
+class Describing:
+    """A worker that has some engines and not others."""
+
+    def __init__(self, **engines: str) -> None:
+        self._engines = engines
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        found = {
+            text: {"ok": text not in self._engines, "reason": self._engines.get(text, "")}
+            for text in arguments["engines"]
+        }
+        return {"stack": {"node": "x", "onnxruntime": "1.0"}, "engines": found}
+
+
+def test_engines_that_a_side_lacks_are_left_out_or_an_error() -> None:
+    settings = Settings(engines=tuple(map(parse_spec, ("pytorch-fp32", "onnxruntime-fp32", "openvino-int8"))))
+    both: Any = {"old": Describing(), "new": Describing(**{"openvino-int8": "no module"})}
+    _, chosen, left_out = choose_engines(both, settings, [])
+    assert [spec.id for spec in chosen] == ["onnxruntime-fp32"], "the reference is nobody's upgrade unless asked for"
+    assert left_out == {"openvino-int8": "new: no module"}
+    with pytest.raises(UserError, match="openvino-int8 is not available on both sides"):
+        choose_engines(both, settings, ["openvino-int8"])
+    none: Any = {"old": Describing(**{"onnxruntime-fp32": "no"}), "new": both["new"]}
+    with pytest.raises(UserError, match="no engine is available on both sides"):
+        choose_engines(none, settings, [])
+
+
+# For real.
+
+
+@pytest.fixture
+def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
+    expectations = tmp_path / "expectations.toml"
+    # A delta that no noise reaches: this machine's load must not decide a unit test.
+    expectations.write_text("[default]\ndelta = 0.9\nagreement = 0.8\n")
+    return [
+        *("ab", "--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--plan-cache"),
+        *(str(lite0.settings.plan_cache), "--expectations", str(expectations), "--old", str(PYTHON)),
+    ]
+
+
+def test_this_environment_against_itself(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, markdown = tmp_path / "ab.json", tmp_path / "ab.md"
+    more = ["--new", str(PYTHON), "--rounds", "8", "--rebuilds", "2", "--json", str(out), "--markdown", str(markdown)]
+    assert main([*arguments, *more]) == 0
+    text = capsys.readouterr().out
+    assert "old -> new: the same versions of everything" in text
+    assert "answers, new with old: top-1 240/240, worst cosine 1.0000, the same to the last bit" in text
+    assert all(len(line) <= 100 for line in text.splitlines()[:3])
+    report = json.loads(out.read_text())
+    [engine] = report["engines"]
+    assert engine["decision"]["verdict"] in {Verdict.PASS.value, Verdict.IMPROVED.value}
+    assert len(engine["old"]["builds"]) == len(engine["new"]["builds"]) == 2
+    assert set(engine["rounds"]) == {"old 1", "new 1", "old 2", "new 2"}
+    assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
+    assert np.isfinite(engine["old"]["latency"])
+    assert engine["old"]["layers"] == {"int8": 50}
+    assert report["stacks"]["new"]["onnxruntime"]
+    assert "| efficientnet_lite0 | onnxruntime-int8 | 1 |" in markdown.read_text()
+
+
+def test_a_side_whose_runtime_is_broken_gives_no_verdict(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libonnxruntime.so.1: version GLIBC_2.99 not found')\n")
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    assert main([*arguments, "--new", str(script)]) == 2
+    captured = capsys.readouterr()
+    assert "GLIBC_2.99" in captured.err
+    assert "PASS" not in captured.out
+
+
+def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "trtgate", *arguments, "--new", str(PYTHON), "--rounds", "500"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    children = psutil.Process(driver.pid).children
+
+    def racing() -> bool:
+        return len(children()) == 2 and all(child.cpu_times().user > 2.0 for child in children())
+
+    wait_until(racing, 90)
+    workers = [child.pid for child in children()]
+    driver.send_signal(signal.SIGINT)
+    _, error = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert error.rstrip().endswith("trtgate: interrupted")
+    for pid in workers:
+        wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]

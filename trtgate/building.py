@@ -1,0 +1,74 @@
+"""From what an engine is built of to its plan in the cache: the same for the bench and for a worker of an A/B run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trtgate.engines import backend
+from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, EngineSpec
+from trtgate.files import write_synced
+from trtgate.plans import CachedFile, PlanCache
+from trtgate.progress import Progress
+from trtgate.stack import cpu_model, cuda_facts, version_of
+
+
+def processor(device: Device, threads: int) -> dict[str, Any]:
+    """What a plan, and the reference's answers, depend on besides software: the processor that runs them."""
+    return {"cpu": cpu_model(), "threads": threads} if device == "cpu" else cuda_facts()
+
+
+def cached_calibration(
+    cache: PlanCache, model: str, spec: EngineSpec, graph: str, digest: str, images: Callable[[], Batch]
+) -> Calibration:
+    """Photos for a builder that calibrates by itself, with the cache as the memory of what they came to.
+
+    `graph` is the digest of the graph that is calibrated, `digest` that of the photos, float32[N,3,crop,crop].
+    """
+    depends = {"model": model, "graph": graph, "images": digest, spec.backend: version_of(spec.backend)}
+
+    def read() -> bytes | None:
+        found = cache.find("calibrations", "ranges.cache", depends)
+        return found.path.read_bytes() if found else None
+
+    def write(content: bytes) -> None:
+        cache.get_or_build("calibrations", "ranges.cache", depends, lambda path: write_synced(path, content))
+
+    return Calibration(digest, images, read, write)
+
+
+def cached_plan(
+    cache: PlanCache,
+    model: str,
+    spec: EngineSpec,
+    request: BuildRequest,
+    source: Mapping[str, str],
+    progress: Progress,
+    rebuild: int = 0,
+) -> CachedFile | None:
+    """The engine's plan, from the cache or built now; None for an engine that has none.
+
+    `source` holds the digest of the graph or of the weights. A `rebuild` other than 0 is one more plan of the same
+    description: builders choose kernels by timing them, and may choose others the next time.
+    """
+    maker = backend(spec.backend)
+    filename = maker.plan_file(spec)
+    if filename is None:
+        return None
+    depends = {
+        "model": model,
+        "engine": spec.id,
+        **source,
+        "batch_sizes": list(request.batch_sizes),
+        **processor(request.device, request.threads),
+        "options": dict(maker.build_options(spec, request)),
+        **({"rebuild": rebuild} if rebuild else {}),
+    }
+
+    def build(path: Path) -> None:
+        with progress.step(f"{model}: building {spec.id}") as count:
+            maker.build(spec, replace(request, progress=count), path)
+
+    return cache.get_or_build("plans", filename, depends, build)

@@ -1,0 +1,193 @@
+"""One side of an A/B run: a process of another Python that builds, loads and times engines for the driver.
+
+Started by `trtgate.ab` as `python -m trtgate.worker READ WRITE`, with two pipe descriptors. It needs what
+requirements-worker.txt lists and the runtime under test; PyTorch only for engines that are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtgate.building import cached_calibration, cached_plan
+from trtgate.engines import backend
+from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.plans import PlanCache
+from trtgate.progress import Progress
+from trtgate.protocol import VERSION, Frames, ProtocolError
+from trtgate.stack import stack
+
+if TYPE_CHECKING:
+    from trtgate.models import Model
+
+PR_SET_PDEATHSIG = 1
+# Threads that are not asleep after this are spinning for good; the driver will see that, and object.
+REST_SECONDS = 1.0
+LOOK_SECONDS = 0.005
+# Of a core.
+ASLEEP = 0.1
+
+
+class Worker:
+    """The engines that are open, by the handle that the driver gave each."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._engines: dict[int, Engine] = {}
+        self._batches: dict[int, Batch] = {}
+
+    def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
+        """The stack, and of each engine whether it is available here."""
+        found = {}
+        for text in engines:
+            spec = EngineSpec.parse(text)
+            availability = backend(spec.backend).available(spec, device)
+            found[text] = {"ok": availability.ok, "reason": str(availability)}
+        return {"stack": stack(device=device), "engines": found}
+
+    def open(self, handle: int, **job: Any) -> dict[str, Any]:
+        """Build or load a plan and load the engine; what the plan cost and what it is."""
+        spec = EngineSpec.parse(job["engine"])
+        cache = PlanCache(Path(job["plan_cache"]))
+        request = BuildRequest(
+            model=_model(job) if job["graph"] is None else None,
+            graph=Path(job["graph"]) if job["graph"] else None,
+            batch_sizes=tuple(job["batch_sizes"]),
+            threads=job["threads"],
+            device=job["device"],
+            crop=job["crop"],
+            calibration=_calibration(job, spec, cache),
+        )
+        plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
+        before = anonymous_bytes()
+        engine = backend(spec.backend).load(spec, request, plan.path if plan else None)
+        engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
+        self._engines[handle] = engine
+        built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
+        return {"plan": built, "memory_bytes": max(0, anonymous_bytes() - before)}
+
+    def _progress(self) -> Progress:
+        return Progress(lambda text: self._frames.send({"progress": text}))
+
+    def infer(self, handle: int, images: str, size: int, logits: str) -> dict[str, Any]:
+        """Logits of all images of a file, in batches of `size`, into another file."""
+        photos = np.load(images, mmap_mode="r")
+        rows = []
+        for start in range(0, len(photos), size):
+            chunk = np.ascontiguousarray(photos[start : start + size])
+            whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
+            rows.append(self._engines[handle].infer(whole)[: len(chunk)])
+        np.save(logits, np.concatenate(rows))
+        return {}
+
+    def bind(self, handle: int, images: str, size: int) -> dict[str, Any]:
+        """Choose the batch that blocks of this engine run: the first images of a file, repeated if there are fewer."""
+        photos = np.load(images, mmap_mode="r")
+        self._batches[handle] = np.ascontiguousarray(photos[np.resize(np.arange(len(photos)), size)])
+        return {}
+
+    def block(self, handle: int, n: int, lead_in: int) -> dict[str, Any]:
+        """Time n inferences after `lead_in` that are not timed, and answer once this process has come to rest."""
+        engine, batch = self._engines[handle], self._batches[handle]
+        if lead_in:
+            engine.block(lead_in, batch)
+        block = engine.block(n, batch)
+        come_to_rest()
+        second = block.end_to_end
+        return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
+
+    def facts(self, handle: int) -> dict[str, Any]:
+        """What was built: types, layer times, memory."""
+        engine, batch = self._engines[handle], self._batches[handle]
+        audit = engine.audit()
+        return {
+            "audit": {"asked": audit.asked, "layers": dict(audit.layers), "also": sorted(audit.also)},
+            "layer_times": {
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+            },
+            "engine": dict(engine.facts()),
+            "notes": list(engine.notes(len(batch))),
+        }
+
+    def serve(self) -> None:
+        """Answer requests until the driver says goodbye or is gone."""
+        requests: Mapping[str, Callable[..., dict[str, Any]]] = {
+            name: getattr(self, name) for name in ("describe", "open", "infer", "bind", "block", "facts")
+        }
+        while True:
+            message = self._frames.receive()
+            if message["do"] == "goodbye":
+                for engine in self._engines.values():
+                    engine.close()
+                return
+            try:
+                answer: dict[str, Any] = {"answer": requests[message["do"]](**message["with"])}
+            except Exception as error:  # the driver decides what an error of an engine means
+                traceback.print_exc()
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            self._frames.send(answer)
+
+
+def _model(job: Mapping[str, Any]) -> Model:
+    from trtgate.models import load_model
+
+    weights = job["weights"]
+    return load_model(job["model"], Path(weights) if weights else None)
+
+
+def _calibration(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Calibration | None:
+    photos = job["calibration"]
+    if photos is None:
+        return None
+    images = photos["images"]
+    return cached_calibration(
+        cache, job["model"], spec, job["source"]["graph"], photos["digest"], lambda: np.load(images)
+    )
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that is no file's (proc(5), RssAnon)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def come_to_rest() -> None:
+    """Wait until the threads of this process sleep: pools spin for tens of milliseconds after their last work."""
+    deadline = time.monotonic() + REST_SECONDS
+    while time.monotonic() < deadline:
+        before = time.process_time()
+        time.sleep(LOOK_SECONDS)
+        if time.process_time() - before < ASLEEP * LOOK_SECONDS:
+            return
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the driver's ends, however that happens (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    die_with_parent()
+    frames = Frames(int(sys.argv[1]), int(sys.argv[2]))
+    frames.send({"protocol": VERSION, "python": sys.version.split()[0], "pid": os.getpid()})
+    try:
+        Worker(frames).serve()
+    except ProtocolError:
+        return 1  # the driver is gone
+    finally:
+        frames.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
