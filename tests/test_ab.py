@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -213,20 +214,13 @@ def test_workers_die_with_their_driver() -> None:
 # Turns.
 
 
-class Scripted:
-    """A worker that has used so many CPU seconds at each look."""
-
-    def __init__(self, *seconds: float) -> None:
-        self._seconds = iter(seconds)
-
-    def busy_seconds(self) -> float:
-        return next(self._seconds)
-
-
 def test_a_worker_that_is_busy_out_of_turn_disturbs_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
     monkeypatch.setattr(ab.time, "monotonic", lambda: next(clock))
-    both: Any = {"old": Scripted(0.0, 0.4), "new": Scripted(5.0, 5.0, 5.0, 5.0)}
+    # What each worker has used at each look at it.
+    used = {1: iter([0.0, 0.4]), 2: iter([5.0, 5.0, 5.0, 5.0])}
+    monkeypatch.setattr(ab, "cpu_seconds", lambda pid: next(used[pid]))
+    both: Any = {"old": SimpleNamespace(pid=1), "new": SimpleNamespace(pid=2)}
     turns = Turns(both)
     monitor = TurnMonitor(NoMonitor(), turns)
     monitor.start()

@@ -222,6 +222,16 @@ def test_a_round_in_which_another_process_computed_is_dropped() -> None:
     assert "30 %" in race.dropped[0]
 
 
+def test_workers_of_this_process_are_nobody_else() -> None:
+    running = [SimpleNamespace(pid=pid) for pid in (7, 8, 4711)]
+    gpu, _ = gpu_with(
+        nvmlDeviceGetComputeRunningProcesses=running,
+        nvmlDeviceGetProcessUtilization=[sample(7, 9, 90), sample(8, 9, 80), sample(4711, 9, 3)],
+    )
+    assert gpu.other_processes([7, 8]) == (4711,)
+    assert gpu.used_by_others(0, [7, 8]) == (3, 9)
+
+
 def test_in_a_container_nobody_is_called_another() -> None:
     foreign = [SimpleNamespace(pid=4711)]
     gpu, _ = gpu_with(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from trtgate import images, judge
 from trtgate.engines import backend
@@ -32,7 +31,7 @@ from trtgate.protocol import VERSION, Frames, ProtocolError
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, race_until_decided
 from trtgate.records import SCHEMA, decision_to_json
 from trtgate.stack import NOISE
-from trtgate.telemetry import monitor_for
+from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
 from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.policy import GOOD, worst
@@ -137,14 +136,6 @@ class Worker:
         said = "".join(f"\n  | {line}" for line in lines)
         return f"the {self.side} worker ({self._python}): {what}{said}"
 
-    def busy_seconds(self) -> float:
-        """CPU seconds that the worker and its children have used; 0 for one that is gone."""
-        try:
-            times = psutil.Process(self._process.pid).cpu_times()
-        except psutil.NoSuchProcess:
-            return 0.0
-        return float(times.user + times.system)
-
     def close(self) -> None:
         """Say goodbye, and end the worker and everything it started if it does not leave."""
         with contextlib.suppress(ProtocolError):
@@ -195,9 +186,9 @@ class Turns:
     def of(self, side: str) -> Iterator[Worker]:
         """This side's turn."""
         other = self._workers[SIDES[1 - SIDES.index(side)]]
-        before, start = other.busy_seconds(), time.monotonic()
+        before, start = cpu_seconds(other.pid), time.monotonic()
         yield self._workers[side]
-        self.idle_seconds += other.busy_seconds() - before
+        self.idle_seconds += cpu_seconds(other.pid) - before
         self.wall_seconds += time.monotonic() - start
 
 
@@ -481,10 +472,7 @@ class _Pair:
             rounds = {side: _builds(race, side) for side in SIDES}
             return _decide(race, rounds, expectation).verdict is Verdict.INCONCLUSIVE
 
-        machine = monitor_for(
-            self._bench.settings.device,
-            lambda: time.process_time() + sum(worker.busy_seconds() for worker in self._workers.values()),
-        )
+        machine = monitor_for(self._bench.settings.device, [worker.pid for worker in self._workers.values()])
         arms = [arm(side, index) for index in range(len(built["old"].handles)) for side in SIDES]
         text = f"{self._bench.name}: racing {spec.id} old against new at batch {size}"
         with self._progress.step(text) as count:

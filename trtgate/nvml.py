@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,23 +77,24 @@ class Gpu:
             "driver_cuda": f"{version // 1000}.{version % 1000 // 10}",
         }
 
-    def other_processes(self) -> tuple[int, ...] | None:
-        """Process ids of other compute processes, or None where nobody tells.
+    def other_processes(self, workers: Sequence[int] = ()) -> tuple[int, ...] | None:
+        """Ids of compute processes that are neither this one nor one of `workers`, or None where nobody tells.
 
-        In a container the ids may be of another namespace; this process then is one of those listed, whichever.
+        In a container the ids may be of another namespace; ours then are among those listed, whichever.
         """
         found = self._ask("nvmlDeviceGetComputeRunningProcesses")
         if found is None:
             return None
-        ids = [process.pid for process in found]
-        return tuple(pid for pid in ids if pid != os.getpid()) if os.getpid() in ids else tuple(ids[1:])
+        ids, ours = [process.pid for process in found], {os.getpid(), *workers}
+        return tuple(pid for pid in ids if pid not in ours) if ours & set(ids) else tuple(ids[len(workers) or 1 :])
 
-    def used_by_others(self, since: int) -> tuple[int, int]:
-        """The largest share in percent of the multiprocessors that another process used after `since`, a time stamp
-        that an earlier call returned (0 at first), and the newest time stamp."""
+    def used_by_others(self, since: int, workers: Sequence[int] = ()) -> tuple[int, int]:
+        """The largest share in percent of the multiprocessors that a process which is neither this one nor one of
+        `workers` used after `since`, a time stamp that an earlier call returned (0 at first), and the newest one."""
         samples = self._ask("nvmlDeviceGetProcessUtilization", since) or []
-        others = [sample.smUtil for sample in samples if sample.pid != os.getpid() and sample.timeStamp > since]
-        known = any(sample.pid == os.getpid() for sample in samples)
+        ours = {os.getpid(), *workers}
+        others = [sample.smUtil for sample in samples if sample.pid not in ours and sample.timeStamp > since]
+        known = any(sample.pid in ours for sample in samples)
         newest = max([since, *(sample.timeStamp for sample in samples)])
         return (max(others, default=0) if known else 0), newest
 

@@ -278,8 +278,9 @@ def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
     window = max(1, schedule.warm_up_iterations // 2)
     previous = float("inf")
     while True:
-        times = arm.block(window).seconds
-        total += float(times.sum())
+        block = arm.block(window)
+        times = block.seconds
+        total += float(times.sum()) + (0.0 if block.end_to_end is None else float(block.end_to_end.sum()))
         iterations += window
         median = float(np.median(times))
         steady = abs(median - previous) <= schedule.warm_up_agreement * previous

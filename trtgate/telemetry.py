@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -37,18 +37,27 @@ def _busy_seconds() -> float | None:
     return total / _TICK
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has used; 0 for one that is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
 class CpuMonitor:
-    """Notes how much of the processors other processes used; it objects to no round.
+    """Notes how much of the processors processes other than this one and its `workers` used; it objects to no round."""
 
-    `own` gives the CPU seconds that the measurement itself has used, in whatever processes.
-    """
-
-    def __init__(self, own: Callable[[], float] = time.process_time) -> None:
-        self._own_seconds = own
+    def __init__(self, workers: Sequence[int] = ()) -> None:
+        self._workers = workers
         self._others: list[float] = []
         self._clocks: list[float] = []
         self._wall = self._own = 0.0
         self._busy: float | None = None
+
+    def _own_seconds(self) -> float:
+        return time.process_time() + sum(map(cpu_seconds, self._workers))
 
     def start(self) -> None:
         self._busy = _busy_seconds()
@@ -91,17 +100,22 @@ CLOCK_MOVED = 0.01
 
 
 class GpuMonitor:
-    """Objects to rounds in which the GPU throttled or another process used it; notes what else moves its clock."""
+    """Objects to rounds in which the GPU throttled or another process used it; notes what else moves its clock.
 
-    def __init__(self, gpu: Gpu) -> None:
+    Another process is one that is neither this one nor one of its `workers`.
+    """
+
+    def __init__(self, gpu: Gpu, workers: Sequence[int] = ()) -> None:
         self._gpu = gpu
+        self._workers = workers
         self._round: list[Reading] = []
         self._readings: list[Reading] = []
-        _, self._seen = gpu.used_by_others(0)
+        self._seen = 0
+        self.start()
 
     def start(self) -> None:
         self._round = []
-        _, self._seen = self._gpu.used_by_others(self._seen)
+        _, self._seen = self._gpu.used_by_others(self._seen, self._workers)
 
     def sample(self) -> None:
         self._round.append(self._gpu.read())
@@ -111,7 +125,7 @@ class GpuMonitor:
         throttled = THROTTLING & frozenset[str]().union(*(reading.reasons for reading in self._round))
         if throttled:
             return f"the GPU throttled: {', '.join(sorted(throttled))}"
-        share, self._seen = self._gpu.used_by_others(self._seen)
+        share, self._seen = self._gpu.used_by_others(self._seen, self._workers)
         if share > OTHERS_DISTURB:
             return f"another process used {share} % of the GPU"
         return None
@@ -124,7 +138,7 @@ class GpuMonitor:
         clocks = [reading.sm_mhz for reading in self._readings if reading.sm_mhz]
         if clocks and max(clocks) > (1 + CLOCK_MOVED) * min(clocks):
             notes.append(f"the SM clock moved between {min(clocks):.0f} and {max(clocks):.0f} MHz; lock it")
-        others = self._gpu.other_processes()
+        others = self._gpu.other_processes(self._workers)
         if others:
             notes.append(f"{len(others)} other compute processes hold the GPU")
         return tuple(notes)
@@ -143,7 +157,7 @@ class GpuMonitor:
         return {name: float(statistics.median(values)) for name, values in found.items() if values}
 
 
-def monitor_for(device: Device, own: Callable[[], float] = time.process_time) -> Callable[[], Monitor]:
-    """What makes a monitor of that kind of processor, one for each race."""
+def monitor_for(device: Device, workers: Sequence[int] = ()) -> Callable[[], Monitor]:
+    """What makes a monitor of that kind of processor, one for each race that this process and its `workers` run."""
     gpu = current_gpu() if device == "cuda" else None
-    return (lambda: CpuMonitor(own)) if gpu is None else lambda: GpuMonitor(gpu)
+    return (lambda: CpuMonitor(workers)) if gpu is None else lambda: GpuMonitor(gpu, workers)

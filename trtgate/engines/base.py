@@ -183,7 +183,7 @@ class Engine(ABC):
         """One inference of `batch`, made ready so that calling it does nothing else and returns when it is done."""
 
     def block(self, n: int, batch: Batch) -> Block:
-        """n back-to-back inferences of `batch`, each timed."""
+        """n back-to-back inferences of `batch`, each timed; between blocks nobody writes to it."""
         return Block(time_calls(self.bind(batch), n))
 
     def slowed_block(self, n: int, batch: Batch, seconds: float) -> Block:

@@ -49,6 +49,19 @@ class Lane(ABC):
     def __init__(self) -> None:
         self._starts: list[Event] = []
         self._ends: list[Event] = []
+        self._holds: Batch | None = None
+
+    def give(self, batch: Batch, *, again: bool) -> None:
+        """Put a batch into the device's buffer; with `again` the very array that is there already stays there.
+
+        A block of a race is given the same array hundreds of times, and copying it can cost more than the block.
+        """
+        if again and self._holds is batch:
+            return
+        np.copyto(self.host_in, batch)
+        self.copy_in()
+        self.synchronize()
+        self._holds = batch
 
     @abstractmethod
     def new_event(self) -> Event:
@@ -78,6 +91,7 @@ class Lane(ABC):
         """Free the stream and the buffers; calling it twice does nothing."""
         self._starts.clear()
         self._ends.clear()
+        self._holds = None
 
     def events(self, n: int) -> tuple[Sequence[Event], Sequence[Event]]:
         """n pairs of events, made once and used again."""
@@ -122,20 +136,21 @@ class GpuEngine(Engine):
         return True
 
     @contextlib.contextmanager
-    def ready(self, batch: Batch) -> Iterator[Lane]:
-        """The lane of the batch's size with the batch in its device buffer."""
+    def ready(self, batch: Batch, *, again: bool = True) -> Iterator[Lane]:
+        """The lane of the batch's size with the batch in its device buffer.
+
+        Without `again` it is copied there even if it is the array that was there last, whose content may have changed.
+        """
         size = len(batch)
         if size not in self._lanes:
             self._lanes[size] = self.new_lane(size)
         lane = self._lanes[size]
-        np.copyto(lane.host_in, batch)
         with lane.active():
-            lane.copy_in()
-            lane.synchronize()
+            lane.give(batch, again=again)
             yield lane
 
     def infer(self, batch: Batch) -> Batch:
-        with self.ready(batch) as lane:
+        with self.ready(batch, again=False) as lane:
             lane.run()
             lane.copy_out()
             lane.synchronize()

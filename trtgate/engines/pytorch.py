@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,10 @@ class TorchLane(TorchStream):
 def give_back_memory() -> None:
     """Return to the GPU what PyTorch keeps for later.
 
-    cuBLAS's workspaces count too: 32 MiB on Hopper for every stream that multiplied, kept until the process ends.
+    cuBLAS's workspaces count too: 32 MiB on Hopper for every stream that multiplied, kept until the process ends. So do
+    traced modules, whose nodes refer to each other in circles: their weights wait for the cyclic collector.
     """
+    gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
 

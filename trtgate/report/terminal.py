@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import sys
 import textwrap
@@ -246,8 +247,9 @@ def comparison_notes(report: Report) -> list[str]:
 def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str]:
     """What the doctor found: the stack, the engines, the machine, the conclusion."""
     engines = _table("engine", "available", "fix")
-    for spec, found in examination.engines:
-        engines.add_row(spec.id, Text("yes", "green") if found.ok else found.reason, found.fix)
+    for found, group in itertools.groupby(examination.engines, key=lambda each: each[1]):
+        names = "\n".join(spec.id for spec, _ in group)
+        engines.add_row(names, Text("yes", "green") if found.ok else found.reason, found.fix)
     findings = _table("what", "state", "found", "fix")
     for finding in examination.findings:
         style = {State.OK: "green", State.NOTE: "yellow", State.UNFIT: "bold red"}[finding.state]
