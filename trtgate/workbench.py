@@ -308,9 +308,13 @@ class Workbench:
 
     def batch(self, size: int) -> npt.NDArray[np.float32]:
         """float32[size,3,crop,crop]: evaluation photos, repeated if there are fewer."""
-        photos = self.photos("evaluation")
-        chosen = np.resize(np.arange(len(photos)), size)
-        return images.normalise(photos.pixels[chosen], photos.preprocessing)
+
+        def choose() -> npt.NDArray[np.float32]:
+            photos = self.photos("evaluation")
+            return images.normalise(photos.pixels[np.resize(np.arange(len(photos)), size)], photos.preprocessing)
+
+        made: npt.NDArray[np.float32] = self._once(("batch", size), choose)
+        return made
 
     def race(self, batch_size: int, undecided: Callable[[Race], bool] = lambda race: False) -> Race:
         """Race all loadable engines at one batch size; once more with twice the rounds if `undecided` by the first."""

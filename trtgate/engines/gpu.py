@@ -18,8 +18,8 @@ import numpy as np
 
 from trtgate.engines.base import Batch, Block, Engine, EngineSpec, Seconds, no_garbage_collection, time_calls
 
-# The second series shows copies and launches, not kernels; a fifth of the iterations show them as well.
-END_TO_END_SHARE = 0.2
+# The second series shows copies and launches, not kernels; a tenth of the iterations show them as well.
+END_TO_END_SHARE = 0.1
 # Enough for a median of the hand-over.
 ENQUEUE_SAMPLES = 15
 # Long enough that the first and the last inference of a throughput run, which overlap with nothing, do not matter.

@@ -34,6 +34,7 @@ from trtgate.stack import cpu_features
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = 1000
+FUSED = "fused"
 # A few runs first, as PyTorch advises before a capture: lazy initialisation and compilation are over then.
 WARM_UP = 3
 # A spin this long is timed once to learn how many of its cycles are a second.
@@ -195,10 +196,8 @@ class TorchLane(TorchStream):
 def give_back_memory() -> None:
     """Return to the GPU what PyTorch keeps for later.
 
-    cuBLAS's workspaces count too: 32 MiB on Hopper for every stream that multiplied, kept until the process ends. So do
-    traced modules, whose nodes refer to each other in circles: their weights wait for the cyclic collector.
+    cuBLAS's workspaces count too: 32 MiB on Hopper for every stream that multiplied, kept until the process ends.
     """
-    gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
 
@@ -220,7 +219,7 @@ class TorchGpuEngine(GpuEngine):
     def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, *, graph: bool) -> None:
         super().__init__(spec)
         before = torch.cuda.memory_allocated()
-        self._module: torch.nn.Module | None = on_gpu(module, spec.precision, fused=spec.variant == "fused")
+        self._module: torch.nn.Module | None = on_gpu(module, spec.precision, fused=spec.variant == FUSED)
         self._weights_bytes = torch.cuda.memory_allocated() - before
         self._crop = crop
         self._graph = graph
@@ -244,6 +243,8 @@ class TorchGpuEngine(GpuEngine):
     def close(self) -> None:
         super().close()
         self._module = None
+        if self.spec.variant == FUSED:
+            gc.collect()  # the nodes of a traced module refer to each other in circles, and hold its weights
         give_back_memory()
 
 
@@ -258,7 +259,7 @@ class PyTorchBackend(Backend):
     specs = (
         *(EngineSpec("pytorch", precision) for precision in DTYPES),
         *(EngineSpec("pytorch", precision, "graph") for precision in DTYPES),
-        EngineSpec("pytorch", "fp16", "fused"),
+        EngineSpec("pytorch", "fp16", FUSED),
     )
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
