@@ -88,7 +88,7 @@ class Worker:
             os.close(its_writing)
         self._frames = Frames(from_worker, to_worker)
         try:
-            greeting = self._receive("start", START_SECONDS)
+            greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
             if greeting.get("protocol") != VERSION:
                 raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
         except BaseException:

@@ -28,6 +28,8 @@ from trtgate.files import file_digest, sync, write_synced
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+# An artifact that differs in one of these is not another version of the same thing, but another thing.
+IDENTITY = ("model", "kind", "engine", "rebuild")
 
 Depends = Mapping[str, Any]
 
@@ -154,8 +156,12 @@ class PlanCache:
         return CachedFile(entry / filename, depends, digest, seconds, False)
 
     def _log_why(self, kind: str, depends: Depends) -> None:
-        """Say which fields keep the nearest earlier entry from being used."""
-        differences = [changed_fields(manifest["depends"], depends) for manifest in self.entries(kind)]
+        """Say which fields keep the nearest earlier entry of the same thing from being used."""
+        differences = [
+            changed_fields(manifest["depends"], depends)
+            for manifest in self.entries(kind)
+            if all(manifest["depends"].get(name) == depends.get(name) for name in IDENTITY)
+        ]
         if differences:
             nearest = min(reversed(differences), key=len)
             log.info("rebuilding %s: changed since the nearest one: %s", kind, "; ".join(nearest))

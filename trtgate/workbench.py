@@ -113,7 +113,7 @@ class Workbench:
     def _make_graph(self, kind: GraphKind) -> CachedFile:
         if kind == "fp32":
             depends: dict[str, Any] = {
-                "graph": kind,
+                "kind": kind,
                 "model": self.name,
                 "weights": self.model.weights.digest,
                 "crop": self.model.preprocessing.crop,
@@ -124,14 +124,14 @@ class Workbench:
             return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
         if kind == "fp16":
             fp32 = self.graph("fp32")
-            depends = {"graph": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
+            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
             text = f"{self.name}: converting to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
         fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
         depends = {
-            "graph": kind,
+            "kind": kind,
             "model": self.name,
             "fp32": fp32.digest,
             "ranges": ranges.digest,

@@ -68,7 +68,7 @@ class Worker:
             calibration=_calibration(job, spec, cache),
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
-        before = anonymous_bytes()
+        before = anonymous_bytes()  # after a build, which may have been in this very process
         engine = backend(spec.backend).load(spec, request, plan.path if plan else None)
         engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
         self._engines[handle] = engine
@@ -155,7 +155,9 @@ def _calibration(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> 
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that is no file's (proc(5), RssAnon)."""
+    """Memory of this process that is no file's (proc(5), RssAnon), without what the allocator keeps for later."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc; musl keeps next to nothing
+        libc.malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 

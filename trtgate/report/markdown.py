@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from trtgate.ab import AbReport
 from trtgate.compare import Report
 from trtgate.report.terminal import ab_notes, comparison_notes, milliseconds
+from trtgate.verdict.paired import change_text
 
 
 def ab_markdown(report: AbReport) -> str:
@@ -20,7 +23,7 @@ def ab_markdown(report: AbReport) -> str:
             str(each.batch),
             milliseconds(each.old.latency),
             milliseconds(each.new.latency),
-            "" if each.latency.estimate is None else f"{each.latency.estimate - 1:+.1%}",
+            "" if each.latency.estimate is None else change_text(math.log(each.latency.estimate)),
             each.decision.verdict.value,
             each.decision.reason.value,
         ]

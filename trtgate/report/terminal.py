@@ -168,7 +168,7 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """How faithful the answers are: one row per model and engine whose answers were compared."""
     labelled = any(each.get("accuracy") for each in facts.values())
     columns = ["model", "engine", "agreement", "top-5", "cosine", "SQNR dB"]
-    table = _table(*columns, *(["labelled top-1", "labelled top-5"] if labelled else []))
+    table = _table(*columns, *(["labelled\ntop-1", "labelled\ntop-5"] if labelled else []))
     for (model, engine), each in facts.items():
         agreement, accuracy = each.get("agreement"), each.get("accuracy")
         if not agreement:
@@ -215,7 +215,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             str(batch),
             milliseconds(each.old_latency),
             milliseconds(each.new_latency),
-            f"{change - 1:+.1%}" if change else "",
+            change_text(math.log(change)) if change else "",
             f"{each.old_speedup:.2f}",
             f"{each.new_speedup:.2f}",
             verdict_text(each.decision.verdict),
@@ -275,7 +275,7 @@ def ab_table(results: Sequence[AbResult]) -> Table:
     previous = ""
     for each in results:
         bounds = (each.latency.estimate, each.latency.low, each.latency.high)
-        change = [f"{value - 1:+.1%}" for value in bounds if value is not None]
+        change = [change_text(math.log(value)) for value in bounds if value is not None]
         both = each.agreement["new with old"]
         table.add_row(
             each.model if each.model != previous else "",
