@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,6 +105,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         path.write_text(f"#!{sys.executable}\n{HELLO}\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
         made.append(Worker("new", path, timeout=timeout))
+        made[-1].greet()
         return made[-1]
 
     yield start
@@ -150,7 +150,7 @@ def test_a_worker_that_never_greets(worker: Callable[..., Worker], monkeypatch: 
 def test_a_worker_that_fails_while_it_works(script: str, message: str, worker: Callable[..., Worker]) -> None:
     broken = worker(f"send(GREETING); {script}", timeout=1.0)
     with pytest.raises(WorkerError, match=message):
-        broken.ask("block", handle=1, n=3)
+        broken.ask("block", n=3)
 
 
 def test_what_libraries_print_does_no_harm(worker: Callable[..., Worker]) -> None:
@@ -198,7 +198,7 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
 def test_workers_die_with_their_driver() -> None:
     script = (
         "import sys; from pathlib import Path; from trtgate.ab import Worker; "
-        f"made = Worker('old', Path({str(PYTHON)!r})); print(made.pid, flush=True); sys.stdin.read()"
+        f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -220,17 +220,16 @@ def test_a_worker_that_is_busy_out_of_turn_disturbs_the_round(monkeypatch: pytes
     # What each worker has used at each look at it.
     used = {1: iter([0.0, 0.4]), 2: iter([5.0, 5.0, 5.0, 5.0])}
     monkeypatch.setattr(ab, "cpu_seconds", lambda pid: next(used[pid]))
-    both: Any = {"old": SimpleNamespace(pid=1), "new": SimpleNamespace(pid=2)}
-    turns = Turns(both)
+    turns = Turns([1, 2])
     monitor = TurnMonitor(NoMonitor(), turns)
     monitor.start()
-    with turns.of("old"):
+    with turns.of(1):
         pass
     assert monitor.stop() is None
     monitor.start()
-    with turns.of("new"):  # the old one used 0.4 of this second
+    with turns.of(2):  # the old one used 0.4 of this second
         pass
-    with turns.of("old"):
+    with turns.of(1):
         pass
     assert "used 20% of a core" in (monitor.stop() or "")
     assert monitor.readings() == {"idle_share": pytest.approx(0.1)}
@@ -271,13 +270,13 @@ class Describing:
 
 def test_engines_that_a_side_lacks_are_left_out_or_an_error() -> None:
     settings = Settings(engines=tuple(map(parse_spec, ("pytorch-fp32", "onnxruntime-fp32", "openvino-int8"))))
-    both: Any = {"old": Describing(), "new": Describing(**{"openvino-int8": "no module"})}
+    both: Any = {"old": [Describing()], "new": [Describing(**{"openvino-int8": "no module"})]}
     _, chosen, left_out = choose_engines(both, settings, [])
     assert [spec.id for spec in chosen] == ["onnxruntime-fp32"], "the reference is nobody's upgrade unless asked for"
     assert left_out == {"openvino-int8": "new: no module"}
     with pytest.raises(UserError, match="openvino-int8 is not available on both sides"):
         choose_engines(both, settings, ["openvino-int8"])
-    none: Any = {"old": Describing(**{"onnxruntime-fp32": "no"}), "new": both["new"]}
+    none: Any = {"old": [Describing(**{"onnxruntime-fp32": "no"})], "new": both["new"]}
     with pytest.raises(UserError, match="no engine is available on both sides"):
         choose_engines(none, settings, [])
 
@@ -297,8 +296,9 @@ def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
 
 
 def test_this_environment_against_itself(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
     out, markdown = tmp_path / "ab.json", tmp_path / "ab.md"
     more = ["--new", str(PYTHON), "--rounds", "8", "--rebuilds", "2", "--json", str(out), "--markdown", str(markdown)]
     assert main([*arguments, *more]) == 0
@@ -309,8 +309,9 @@ def test_this_environment_against_itself(
     report = json.loads(out.read_text())
     [engine] = report["engines"]
     assert engine["decision"]["verdict"] in {Verdict.PASS.value, Verdict.IMPROVED.value}
-    assert len(engine["old"]["builds"]) == len(engine["new"]["builds"]) == 2
-    assert set(engine["rounds"]) == {"old 1", "new 1", "old 2", "new 2"}
+    assert len(engine["old"]["processes"]) == len(engine["new"]["processes"]) == 3
+    assert set(engine["rounds"]) == {f"{side} {number}" for side in ("old", "new") for number in (1, 2, 3)}
+    assert sum("over 2 builds" in note for note in engine["notes"]) == 2
     assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
     assert np.isfinite(engine["old"]["latency"])
     assert engine["old"]["layers"] == {"int8": 50}
@@ -337,7 +338,7 @@ def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
     children = psutil.Process(driver.pid).children
 
     def racing() -> bool:
-        return len(children()) == 2 and all(child.cpu_times().user > 2.0 for child in children())
+        return len(children()) == 12 and all(child.cpu_times().user > 1.0 for child in children())
 
     wait_until(racing, 90)
     workers = [child.pid for child in children()]

@@ -1,7 +1,8 @@
 """Two stacks raced against each other on one machine, round by round.
 
-Two worker processes, one for each Python, build or load their own plans from the same graphs and photos and take turns:
-old, new, new, old. What drifts in the machine weighs on both, which no two runs one after the other can say.
+Worker processes of either Python build or load their own plans from the same graphs and photos and take turns: old,
+new, new, old. What drifts in the machine weighs on both, which no two runs one after the other can say. Each side has
+several processes, since two processes of the very same stack differ, and by more than their rounds show.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from trtgate import images, judge
 from trtgate.engines import backend
-from trtgate.engines.base import REFERENCE, Block, EngineSpec, PrecisionAudit
+from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.layers import LayerChange, changed_layers
@@ -33,9 +34,9 @@ from trtgate.records import SCHEMA, decision_to_json
 from trtgate.stack import NOISE
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
-from trtgate.verdict.decision import Decision, Verdict
+from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.policy import GOOD, worst
-from trtgate.verdict.rebuilds import decide_rebuilds, spread_of, unlucky_builds
+from trtgate.verdict.processes import decide_processes, medians, spread_text, unlucky_builds
 from trtgate.workbench import Logits, Settings, Workbench
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ ANSWER_SECONDS = 300.0
 # How long a worker gets to leave by itself.
 GOODBYE_SECONDS = 5.0
 LOG_LINES = 15
-# The worker whose turn it is not may use this share of a core: more, and it disturbs the one whose turn it is.
+# Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
 
 
@@ -59,7 +60,7 @@ class Worker:
     """A worker process, seen from the driver."""
 
     def __init__(self, side: str, python: Path, *, timeout: float = ANSWER_SECONDS) -> None:
-        """Start it and wait for its greeting. Raises WorkerError when it does not come."""
+        """Start it. Raises UserError for a `python` that cannot be started."""
         self.side = side
         self._python = python
         self._timeout = timeout
@@ -87,14 +88,13 @@ class Worker:
             os.close(its_reading)
             os.close(its_writing)
         self._frames = Frames(from_worker, to_worker)
-        try:
-            greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
-            if greeting.get("protocol") != VERSION:
-                raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
-        except BaseException:
-            self.close()
-            raise
-        self.pid: int = greeting["pid"]
+        self.pid = self._process.pid
+
+    def greet(self) -> None:
+        """Wait for its greeting. Raises WorkerError when that does not come, or is another protocol's."""
+        greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
+        if greeting.get("protocol") != VERSION:
+            raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
 
     def ask(
         self, do: str, *, timeout: float | None = None, progress: Callable[[str], None] | None = None, **arguments: Any
@@ -136,11 +136,15 @@ class Worker:
         said = "".join(f"\n  | {line}" for line in lines)
         return f"the {self.side} worker ({self._python}): {what}{said}"
 
-    def close(self) -> None:
-        """Say goodbye, and end the worker and everything it started if it does not leave."""
+    def goodbye(self) -> None:
+        """Tell it to leave; saying so twice does nothing."""
         with contextlib.suppress(ProtocolError):
             self._frames.send({"do": "goodbye"})
         self._frames.close()
+
+    def close(self) -> None:
+        """Say goodbye, and end the worker and everything it started if it does not leave."""
+        self.goodbye()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GOODBYE_SECONDS)
         with contextlib.suppress(ProcessLookupError):
@@ -155,22 +159,34 @@ def _ending(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
+Sides = Mapping[str, Sequence[Worker]]
+
+
 @contextlib.contextmanager
-def workers(pythons: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
-    """Both workers, by side; neither outlives the block."""
+def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
+    """`count` workers a side, by side; none outlives the block."""
+    made: dict[str, list[Worker]] = {side: [] for side in SIDES}
+
+    def everybody() -> list[Worker]:
+        return [worker for side in SIDES for worker in made[side]]
+
     with contextlib.ExitStack() as running:
-        made = {}
-        for side in SIDES:
-            made[side] = Worker(side, pythons[side])
-            running.callback(made[side].close)
+        for _ in range(count):
+            for side in SIDES:
+                made[side].append(Worker(side, pythons[side]))
+                running.callback(made[side][-1].close)
+        # The last callback is the first to be called: all leave at the same time.
+        running.callback(lambda: [worker.goodbye() for worker in everybody()])
+        for worker in everybody():
+            worker.greet()
         yield made
 
 
 class Turns:
-    """Whose turn it is, and what the other worker does meanwhile, which should be nothing."""
+    """Whose turn it is, and what the other workers do meanwhile, which should be nothing."""
 
-    def __init__(self, both: Mapping[str, Worker]) -> None:
-        self._workers = both
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
         self.idle_seconds = self.wall_seconds = 0.0
 
     def reset(self) -> None:
@@ -183,17 +199,17 @@ class Turns:
         return self.idle_seconds / self.wall_seconds if self.wall_seconds else 0.0
 
     @contextlib.contextmanager
-    def of(self, side: str) -> Iterator[Worker]:
-        """This side's turn."""
-        other = self._workers[SIDES[1 - SIDES.index(side)]]
-        before, start = cpu_seconds(other.pid), time.monotonic()
-        yield self._workers[side]
-        self.idle_seconds += cpu_seconds(other.pid) - before
+    def of(self, pid: int) -> Iterator[None]:
+        """This worker's turn."""
+        others = [other for other in self._pids if other != pid]
+        before, start = sum(map(cpu_seconds, others)), time.monotonic()
+        yield
+        self.idle_seconds += sum(map(cpu_seconds, others)) - before
         self.wall_seconds += time.monotonic() - start
 
 
 class TurnMonitor:
-    """The machine's monitor, which also objects to a round in which a worker was busy out of turn."""
+    """The machine's monitor, which also objects to a round in which workers were busy out of turn."""
 
     def __init__(self, machine: Monitor, turns: Turns) -> None:
         self._machine = machine
@@ -211,7 +227,7 @@ class TurnMonitor:
         objection = self._machine.stop()
         self._shares.append(self._turns.share)
         if self._turns.share > IDLE_SHARE:
-            return f"the worker whose turn it was not used {self._turns.share:.0%} of a core"
+            return f"workers whose turn it was not used {self._turns.share:.0%} of a core"
         return objection
 
     def notes(self) -> tuple[str, ...]:
@@ -223,10 +239,10 @@ class TurnMonitor:
 
 @dataclass(frozen=True)
 class SideFacts:
-    """One side's engine: latency in seconds of its median build, and what was built. Sizes are bytes."""
+    """One side's engine: seconds of its median process and of each, and what was built. Sizes are bytes."""
 
     latency: float
-    builds: tuple[float, ...]
+    processes: tuple[float, ...]
     end_to_end: float | None
     build_seconds: float | None
     plan_bytes: int | None
@@ -274,14 +290,14 @@ class AbReport:
 
 
 def choose_engines(
-    both: Mapping[str, Worker], settings: Settings, asked: Sequence[str]
+    both: Sides, settings: Settings, asked: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], list[EngineSpec], dict[str, str]]:
     """The stacks by side, the engines that both sides have, and why the others are left out.
 
     Raises UserError for an engine that was asked for and is missing on a side, and where none is left.
     """
     ids = [spec.id for spec in settings.engines if spec != REFERENCE or REFERENCE.id in asked]
-    described = {side: worker.ask("describe", device=settings.device, engines=ids) for side, worker in both.items()}
+    described = {side: both[side][0].ask("describe", device=settings.device, engines=ids) for side in SIDES}
     left_out = {}
     for text in ids:
         reasons = [
@@ -313,47 +329,59 @@ def run_ab(
 ) -> AbReport:
     """Race every chosen engine of every model at every batch size, `pythons` by side.
 
-    Each engine gets two fresh workers, so that none inherits memory or threads from the one before.
-    `rounds` and `rebuilds` replace the defaults: the schedule's rounds, and 3 builds a side for TensorRT, 1 otherwise.
-    Raises WorkerError when a worker fails in any way: then there is no verdict at all.
+    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds` and `rebuilds`
+    replace the defaults: the schedule's rounds, and 3 builds a side for TensorRT, 1 otherwise. Raises WorkerError when
+    a worker fails in any way: then there is no verdict at all.
     """
     with workers(pythons) as both:
         stacks, specs, left_out = choose_engines(both, settings, asked)
-    schedule = SCHEDULES[settings.device]
-    if rounds is not None:
-        schedule = replace(schedule, rounds=rounds)
     results = []
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in specs:
-                    with workers(pythons) as both:
-                        pair = _Pair(bench, both, Path(folder), schedule, progress)
-                        results += pair.race(spec, rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1))
+                    builds = rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1)
+                    count = max(PROCESSES[settings.device], builds)
+                    schedule = schedule_for(settings.device, count, rounds)
+                    with contextlib.ExitStack() as running:
+                        with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
+                            both = running.enter_context(workers(pythons, count))
+                        results += _Sides(bench, both, Path(folder), schedule, progress).race(spec, builds)
     return AbReport(stacks, left_out, tuple(results))
 
 
-# Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
-UNTRAINED_PHOTOS = 24
+# Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
+# INT8), with single ones 3 % off; 6 a side bear one that is. On a GPU they differ by less than their rounds.
+PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
 # TensorRT chooses kernels by timing them, and may choose others the next time.
 DEFAULT_REBUILDS = {"tensorrt": 3}
+# Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
+UNTRAINED_PHOTOS = 24
+BLOCK_ITERATIONS = 5
 
 
-@dataclass(frozen=True)
-class _Built:
-    """One side's builds of an engine in its worker; the memory that the first one took."""
+def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule:
+    """The device's schedule with a side's time shared out among its processes.
 
-    handles: Sequence[int]
-    plans: Sequence[Mapping[str, Any]]
-    memory_bytes: int
+    The workers run their own lead-in, since between two requests their threads come to rest; and the order of the arms
+    (old new new old) is there and back already.
+    """
+    usual = SCHEDULES[device]
+    return replace(
+        usual,
+        rounds=rounds or usual.rounds,
+        block_seconds=usual.block_seconds / processes,
+        block_iterations=BLOCK_ITERATIONS,
+        warm_up_seconds=usual.warm_up_seconds / processes,
+        lead_in_iterations=0,
+        passes=1,
+    )
 
 
-class _Pair:
-    """Both workers on one model."""
+class _Sides:
+    """Both sides' workers on one model; each worker has one engine."""
 
-    def __init__(
-        self, bench: Workbench, both: Mapping[str, Worker], folder: Path, schedule: Schedule, progress: Progress
-    ) -> None:
+    def __init__(self, bench: Workbench, both: Sides, folder: Path, schedule: Schedule, progress: Progress) -> None:
         self._bench = bench
         self._workers = both
         self._folder = folder
@@ -368,24 +396,19 @@ class _Pair:
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
         """Build, compare answers and race one engine; one result for each batch size."""
         settings, name = self._bench.settings, self._bench.name
-        handles: dict[str, list[int]] = {side: [] for side in SIDES}
-        plans: dict[str, list[Mapping[str, Any]]] = {side: [] for side in SIDES}
-        memory: dict[str, list[int]] = {side: [] for side in SIDES}
-        for index in range(builds):
-            for side in SIDES:
-                job = self._job(spec, index)
-                opened = self._ask(side, "open", timeout=BUILD_SECONDS, handle=index, **job)
-                handles[side].append(index)
-                plans[side].append(opened["plan"])
-                memory[side].append(opened["memory_bytes"])
+        opened: dict[str, list[Any]] = {side: [] for side in SIDES}
+        with self._progress.step(f"{name}: loading {spec.id} on both sides"):
+            for index in range(len(self._workers["old"])):
+                for side in SIDES:
+                    job = self._job(spec, index % builds)
+                    opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
         size = min(settings.batch_sizes)
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
-            logits = {side: self._infer(side, handles[side][0], size) for side in SIDES}
-        built = {side: _Built(handles[side], plans[side], memory[side][0]) for side in SIDES}
-        return [self._at(spec, size, built, logits) for size in settings.batch_sizes]
+            logits = {side: self._infer(side, size) for side in SIDES}
+        return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
 
-    def _ask(self, side: str, do: str, **arguments: Any) -> Any:
-        return self._workers[side].ask(do, progress=self._progress.say, **arguments)
+    def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:
+        return self._workers[side][index].ask(do, progress=self._progress.say, **arguments)
 
     def _job(self, spec: EngineSpec, rebuild: int) -> dict[str, Any]:
         bench, settings = self._bench, self._bench.settings
@@ -412,9 +435,9 @@ class _Pair:
             "weights": str(weights.resolve()) if weights else None,
         }
 
-    def _infer(self, side: str, handle: int, size: int) -> Logits:
+    def _infer(self, side: str, size: int) -> Logits:
         path = self._folder / f"{side}.npy"
-        self._ask(side, "infer", handle=handle, images=str(self._photos), size=size, logits=str(path))
+        self._ask(side, 0, "infer", images=str(self._photos), size=size, logits=str(path))
         logits: Logits = np.load(path)
         return logits
 
@@ -422,62 +445,62 @@ class _Pair:
         self,
         spec: EngineSpec,
         size: int,
-        built: Mapping[str, _Built],
+        builds: int,
+        opened: Mapping[str, Sequence[Mapping[str, Any]]],
         logits: Mapping[str, Logits],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
-        for side in SIDES:
-            for handle in built[side].handles:
-                self._ask(side, "bind", handle=handle, images=str(self._photos), size=size)
-        race = self._run_race(spec, size, built, expectation)
-        facts = {side: self._ask(side, "facts", handle=built[side].handles[0]) for side in SIDES}
+        race = self._run_race(spec, size, expectation)
+        facts = {side: self._ask(side, 0, "facts") for side in SIDES}
         agreements = self._agreements(logits)
-        rounds = {side: _builds(race, side) for side in SIDES}
-        second = {side: _builds(race, side, end_to_end=True) for side in SIDES}
-        latency = _decide(race, rounds, expectation)
+        rounds = {side: _processes(race, side) for side in SIDES}
+        second = {side: _processes(race, side, end_to_end=True) for side in SIDES}
         return AbResult(
             model=name,
             engine=spec.id,
             batch=size,
-            old=_side_facts(rounds["old"], second["old"], built["old"], facts["old"]),
-            new=_side_facts(rounds["new"], second["new"], built["new"], facts["new"]),
-            latency=latency,
+            old=_side_facts(rounds["old"], second["old"], opened["old"][:builds], facts["old"]),
+            new=_side_facts(rounds["new"], second["new"], opened["new"][:builds], facts["new"]),
+            latency=_decide(race, rounds, expectation),
             end_to_end=_decide(race, second, expectation) if second["old"] and second["new"] else None,
             answers=self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec)),
             agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
             layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
-            notes=self._notes(race, rounds, facts, expectation),
+            notes=self._notes(race, rounds, builds, facts, expectation),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
         )
 
-    def _run_race(self, spec: EngineSpec, size: int, built: Mapping[str, _Built], expectation: Expectation) -> Race:
-        turns, lead_in = Turns(self._workers), self._schedule.lead_in_iterations
-        # The worker runs its own lead-in: between two requests its threads come to rest.
-        schedule = replace(self._schedule, lead_in_iterations=0)
+    def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
+        device, lead_in = self._bench.settings.device, SCHEDULES[self._bench.settings.device].lead_in_iterations
+        pids = [worker.pid for side in SIDES for worker in self._workers[side]]
+        turns = Turns(pids)
 
         def arm(side: str, index: int) -> Arm:
-            handle = built[side].handles[index]
+            worker = self._workers[side][index]
+            self._ask(side, index, "bind", images=str(self._photos), size=size)
 
             def block(n: int) -> Block:
-                with turns.of(side) as worker:
-                    found = worker.ask("block", handle=handle, n=n, lead_in=lead_in)
+                with turns.of(worker.pid):
+                    found = worker.ask("block", n=n, lead_in=lead_in)
                 second = found["end_to_end"]
                 return Block(np.array(found["seconds"]), None if second is None else np.array(second))
 
             return Arm(f"{side} {index + 1}", block)
 
         def undecided(race: Race) -> bool:
-            rounds = {side: _builds(race, side) for side in SIDES}
-            return _decide(race, rounds, expectation).verdict is Verdict.INCONCLUSIVE
+            # Where processes differ, more rounds of the same ones decide nothing.
+            rounds = {side: _processes(race, side) for side in SIDES}
+            return _decide(race, rounds, expectation).reason is Reason.INTERVAL_TOO_WIDE
 
-        machine = monitor_for(self._bench.settings.device, [worker.pid for worker in self._workers.values()])
-        arms = [arm(side, index) for index in range(len(built["old"].handles)) for side in SIDES]
+        machine = monitor_for(device, pids)
+        order = [SIDES if index % 2 == 0 else SIDES[::-1] for index in range(len(self._workers["old"]))]
+        arms = [arm(side, index) for index, sides in enumerate(order) for side in sides]
         text = f"{self._bench.name}: racing {spec.id} old against new at batch {size}"
         with self._progress.step(text) as count:
             return race_until_decided(
-                arms, undecided, schedule, monitor=lambda: TurnMonitor(machine(), turns), progress=count
+                arms, undecided, self._schedule, monitor=lambda: TurnMonitor(machine(), turns), progress=count
             )
 
     def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:
@@ -510,31 +533,34 @@ class _Pair:
         self,
         race: Race,
         rounds: Mapping[str, Sequence[Any]],
+        builds: int,
         facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
     ) -> tuple[str, ...]:
         notes = [*race.notes, *(f"a round was dropped: {reason}" for reason in race.dropped)]
         for side in SIDES:
-            if len(rounds[side]) > 1 and race.complete:
-                notes.append(f"{side}: {spread_of(rounds[side])}")
-                notes += [f"{side}: {line}" for line in unlucky_builds(rounds[side], expectation.delta)]
+            if builds > 1 and race.complete:
+                # A build's number is that of the processes that run it.
+                each = [np.median(rounds[side][index::builds], 0) for index in range(builds)]
+                notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
+                notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.delta)]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
         if not self._bench.model.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)
 
 
-def _builds(race: Race, side: str, *, end_to_end: bool = False) -> list[Any]:
-    """The rounds, float64[R] seconds, of each build of a side."""
-    arms = [arm for arm in race.blocks if arm.startswith(f"{side} ")]
+def _processes(race: Race, side: str, *, end_to_end: bool = False) -> list[Any]:
+    """The rounds, float64[R] seconds, of each process of a side, in the order of their numbers."""
+    count = sum(arm.startswith(f"{side} ") for arm in race.blocks)
     read = race.round_end_to_end if end_to_end else race.round_latencies
-    return [rounds for rounds in map(read, arms) if rounds.size]
+    return [rounds for rounds in (read(f"{side} {index + 1}") for index in range(count)) if rounds.size]
 
 
 def _decide(race: Race, rounds: Mapping[str, Sequence[Any]], expectation: Expectation) -> Decision:
     if not race.complete:
         return judge.unfinished(len(race.dropped), race.dropped[-1])
-    return decide_rebuilds(
+    return decide_processes(
         rounds["old"], rounds["new"], delta=expectation.delta, absolute_floor=expectation.absolute_floor
     )
 
@@ -543,17 +569,19 @@ def _named(pair: str, decision: Decision) -> Decision:
     return replace(decision, message=f"{pair}: {decision.message}")
 
 
-def _side_facts(rounds: Sequence[Any], second: Sequence[Any], built: _Built, facts: Mapping[str, Any]) -> SideFacts:
+def _side_facts(
+    rounds: Sequence[Any], second: Sequence[Any], opened: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> SideFacts:
+    """`opened` is what the workers said of one process for each build."""
     audit = PrecisionAudit(facts["audit"]["asked"], facts["audit"]["layers"])
-    builds = spread_of(rounds).builds if rounds else ()
-    seconds = [plan["build_seconds"] for plan in built.plans if plan]
+    plans = [each["plan"] for each in opened if each["plan"]]
     return SideFacts(
-        latency=float(np.median(builds)) if builds else float("nan"),
-        builds=builds,
-        end_to_end=float(np.median([np.median(each) for each in second])) if second else None,
-        build_seconds=float(np.median(seconds)) if seconds else None,
-        plan_bytes=built.plans[0].get("bytes"),
-        memory_bytes=facts["engine"].get("device_memory_bytes") or built.memory_bytes,
+        latency=float(np.median(medians(rounds))) if rounds else float("nan"),
+        processes=tuple(map(float, medians(rounds))),
+        end_to_end=float(np.median(medians(second))) if second else None,
+        build_seconds=float(np.median([plan["build_seconds"] for plan in plans])) if plans else None,
+        plan_bytes=plans[0]["bytes"] if plans else None,
+        memory_bytes=facts["engine"].get("device_memory_bytes") or opened[-1]["memory_bytes"],
         layers=audit.histogram,
     )
 

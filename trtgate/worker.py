@@ -38,12 +38,22 @@ ASLEEP = 0.1
 
 
 class Worker:
-    """The engines that are open, by the handle that the driver gave each."""
+    """One engine, once it is open, and the batch that is bound to it."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
-        self._engines: dict[int, Engine] = {}
-        self._batches: dict[int, Batch] = {}
+        self._engine: Engine | None = None
+        self._batch: Batch | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "nothing is open"
+        return self._engine
+
+    @property
+    def batch(self) -> Batch:
+        assert self._batch is not None, "no batch is bound"
+        return self._batch
 
     def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
         """The stack, and of each engine whether it is available here."""
@@ -54,7 +64,7 @@ class Worker:
             found[text] = {"ok": availability.ok, "reason": str(availability)}
         return {"stack": stack(device=device), "engines": found}
 
-    def open(self, handle: int, **job: Any) -> dict[str, Any]:
+    def open(self, **job: Any) -> dict[str, Any]:
         """Build or load a plan and load the engine; what the plan cost and what it is."""
         spec = EngineSpec.parse(job["engine"])
         cache = PlanCache(Path(job["plan_cache"]))
@@ -71,33 +81,33 @@ class Worker:
         before = anonymous_bytes()  # after a build, which may have been in this very process
         engine = backend(spec.backend).load(spec, request, plan.path if plan else None)
         engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
-        self._engines[handle] = engine
+        self._engine = engine
         built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "memory_bytes": max(0, anonymous_bytes() - before)}
 
     def _progress(self) -> Progress:
         return Progress(lambda text: self._frames.send({"progress": text}))
 
-    def infer(self, handle: int, images: str, size: int, logits: str) -> dict[str, Any]:
+    def infer(self, images: str, size: int, logits: str) -> dict[str, Any]:
         """Logits of all images of a file, in batches of `size`, into another file."""
         photos = np.load(images, mmap_mode="r")
         rows = []
         for start in range(0, len(photos), size):
             chunk = np.ascontiguousarray(photos[start : start + size])
             whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-            rows.append(self._engines[handle].infer(whole)[: len(chunk)])
+            rows.append(self.engine.infer(whole)[: len(chunk)])
         np.save(logits, np.concatenate(rows))
         return {}
 
-    def bind(self, handle: int, images: str, size: int) -> dict[str, Any]:
-        """Choose the batch that blocks of this engine run: the first images of a file, repeated if there are fewer."""
+    def bind(self, images: str, size: int) -> dict[str, Any]:
+        """Choose the batch that blocks run: the first images of a file, repeated if there are fewer."""
         photos = np.load(images, mmap_mode="r")
-        self._batches[handle] = np.ascontiguousarray(photos[np.resize(np.arange(len(photos)), size)])
+        self._batch = np.ascontiguousarray(photos[np.resize(np.arange(len(photos)), size)])
         return {}
 
-    def block(self, handle: int, n: int, lead_in: int) -> dict[str, Any]:
+    def block(self, n: int, lead_in: int) -> dict[str, Any]:
         """Time n inferences after `lead_in` that are not timed, and answer once this process has come to rest."""
-        engine, batch = self._engines[handle], self._batches[handle]
+        engine, batch = self.engine, self.batch
         if lead_in:
             engine.block(lead_in, batch)
         block = engine.block(n, batch)
@@ -105,9 +115,9 @@ class Worker:
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 
-    def facts(self, handle: int) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What was built: types, layer times, memory."""
-        engine, batch = self._engines[handle], self._batches[handle]
+        engine, batch = self.engine, self.batch
         audit = engine.audit()
         return {
             "audit": {"asked": audit.asked, "layers": dict(audit.layers), "also": sorted(audit.also)},
@@ -126,8 +136,8 @@ class Worker:
         while True:
             message = self._frames.receive()
             if message["do"] == "goodbye":
-                for engine in self._engines.values():
-                    engine.close()
+                if self._engine is not None:
+                    self._engine.close()
                 return
             try:
                 answer: dict[str, Any] = {"answer": requests[message["do"]](**message["with"])}

@@ -40,7 +40,7 @@ class Reason(enum.Enum):
     TOO_FEW_IMAGES = "too_few_images"
     UNDERPOWERED = "underpowered"
     NOT_TOLD = "not_told"
-    BUILD_SPREAD = "build_spread"
+    PROCESS_SPREAD = "process_spread"
     # INVALID
     DISTURBED = "disturbed"
 
