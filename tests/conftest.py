@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
 from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
 from trtgate.workbench import Settings, Workbench
+
+# What tests print is not for the summary of the job that runs them.
+os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
 ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
 

@@ -1,10 +1,11 @@
-"""The command line: `python -m trtgate doctor | sensitivity | selftest | sessions | compare | ab`."""
+"""The command line: `python -m trtgate COMMAND`, with `ADD` below as the list of commands."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,24 +14,26 @@ from typing import Any
 
 from trtgate.ab import WorkerError, run_ab
 from trtgate.ab import report_to_json as ab_to_json
-from trtgate.baseline import saved_sessions
+from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.compare import compare_sessions, report_to_json
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
+from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
-from trtgate.report.markdown import ab_markdown, comparison_markdown
+from trtgate.report.markdown import SUMMARY_VARIABLE, ab_markdown, comparison_markdown, fleet_markdown, publish
 from trtgate.report.terminal import (
     ab_notes,
     ab_table,
     comparison_notes,
     comparison_table,
     doctor_lines,
+    fleet_table,
     print_table,
     selftest_lines,
     sensitivity_table,
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_doctor, _add_sensitivity, _add_selftest, _add_sessions, _add_compare, _add_ab):
+    for add in ADD:
         add(commands)
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
@@ -107,8 +110,11 @@ def _doctor(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
     with_required([], options.require)  # refuses names that are none
     examination = examine(device, options.require, current_gpu() if device == "cuda" else None)
-    for line in doctor_lines(stack(device=device), examination):
+    lines = doctor_lines(stack(device=device), examination)
+    for line in lines:
         print(line)
+    if not examination.fit:
+        publish("\n".join(["### trtgate: this machine is not fit to gate on", "", "```", *lines, "```"]))
     return 0 if examination.fit else 1
 
 
@@ -203,7 +209,10 @@ def _sessions(options: argparse.Namespace) -> int:
     for number in range(1, options.count + 1):
         print(f"session {number} of {options.count}", flush=True)
         command = [sys.executable, "-m", "pytest", "bench/", f"--benchmark-save={options.save}"]
-        status = subprocess.run([*command, *options.pytest_arguments], check=False).returncode
+        environment = dict(os.environ)
+        if number < options.count:
+            environment.pop(SUMMARY_VARIABLE, None)  # one table of many alike is enough
+        status = subprocess.run([*command, *options.pytest_arguments], check=False, env=environment).returncode
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
             return status
@@ -238,15 +247,21 @@ def _ab(options: argparse.Namespace) -> int:
         print(line)
     if options.json:
         options.json.write_text(json.dumps(ab_to_json(report), indent=1))
-    if options.markdown:
-        options.markdown.write_text(ab_markdown(report))
+    _write_markdown(options.markdown, ab_markdown(report))
     return exit_status(result.decision.verdict for result in report.results)
+
+
+def _write_markdown(path: Path | None, text: str) -> None:
+    """To the file that was asked for, and to the job's summary where there is one."""
+    if path:
+        path.write_text(f"{text}\n", encoding="utf-8")
+    publish(text)
 
 
 def _add_compare(commands: Any) -> None:
     parser = commands.add_parser("compare", help="decide on saved sessions without running anything")
-    parser.add_argument("old", help="name, number or file of the baseline's sessions")
-    parser.add_argument("new", help="name, number or file of the new sessions")
+    parser.add_argument("old", help="name, number, file or folder of the baseline's sessions")
+    parser.add_argument("new", help="name, number, file or folder of the new sessions")
     parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
     parser.add_argument("--expectations", type=Path, default=DEFAULT_PATH, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -262,10 +277,50 @@ def _compare(options: argparse.Namespace) -> int:
         print(line)
     if options.json:
         options.json.write_text(json.dumps(report_to_json(report), indent=1))
-    if options.markdown:
-        options.markdown.write_text(comparison_markdown(report))
+    _write_markdown(options.markdown, comparison_markdown(report))
     return exit_status(decision.verdict for decision in report.decisions())
 
+
+def _add_promote(commands: Any) -> None:
+    parser = commands.add_parser("promote", help="make sound sessions the baseline of runs to come")
+    parser.add_argument("sessions", help="name, number, file or folder of the sessions")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder, as baselines/l4/trt10")
+    parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
+    parser.set_defaults(run=_promote)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    for path in promote(find_named(options.storage, options.sessions), options.to):
+        print(f"wrote {path}")
+    return 0
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="one table of many runners' sessions")
+    parser.add_argument("folder", type=Path, help="one sub-folder per runner, with its sessions and verdict.json")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    fleet = read_fleet(options.folder)
+    print_table(fleet_table(fleet.rows))
+    for name, decision in fleet.problems.items():
+        print(f"{name}: {decision.verdict.value} ({decision.reason.value}): {decision.message}")
+    _write_markdown(options.markdown, fleet_markdown(fleet))
+    return exit_status(decision.verdict for decision in fleet.decisions())
+
+
+ADD = (
+    _add_doctor,
+    _add_sensitivity,
+    _add_selftest,
+    _add_sessions,
+    _add_compare,
+    _add_ab,
+    _add_promote,
+    _add_report,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -31,7 +31,7 @@ from trtgate.progress import Progress
 from trtgate.protocol import VERSION, Frames, ProtocolError
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, race_until_decided
 from trtgate.records import SCHEMA, decision_to_json
-from trtgate.stack import NOISE
+from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
 from trtgate.verdict.decision import Decision, Reason
@@ -170,13 +170,16 @@ def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
     def everybody() -> list[Worker]:
         return [worker for side in SIDES for worker in made[side]]
 
+    def dismiss() -> None:
+        for worker in everybody():
+            worker.goodbye()
+
     with contextlib.ExitStack() as running:
         for _ in range(count):
             for side in SIDES:
                 made[side].append(Worker(side, pythons[side]))
                 running.callback(made[side][-1].close)
-        # The last callback is the first to be called: all leave at the same time.
-        running.callback(lambda: [worker.goodbye() for worker in everybody()])
+        running.callback(dismiss)  # the last callback is the first to be called: all leave at the same time
         for worker in everybody():
             worker.greet()
         yield made
@@ -285,8 +288,7 @@ class AbReport:
     @property
     def stack_changes(self) -> tuple[str, ...]:
         """What differs between the stacks."""
-        old, new = ({k: v for k, v in self.stacks[side].items() if k not in NOISE} for side in SIDES)
-        return tuple(changed_fields(old, new))
+        return tuple(changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"])))
 
 
 def choose_engines(

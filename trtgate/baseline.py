@@ -1,15 +1,19 @@
-"""Which saved files a comparison is with, in pytest-benchmark's storage."""
+"""Which saved files a comparison is with, in pytest-benchmark's storage, and how sessions become a baseline."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trtgate.compare import require_usable
 from trtgate.errors import UserError
+from trtgate.plans import changed_fields
 from trtgate.records import SessionRecord, read_session
+from trtgate.stack import steady
+from trtgate.verdict.policy import GOOD
 
 NUMBERED = re.compile(r"(\d{4})_(.+)\.json")
 
@@ -26,10 +30,18 @@ def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -
 
 
 def find_named(storage: Path, name: str) -> list[Path]:
-    """The saved files of a name, a running number, or the file itself. Raises UserError naming what there is."""
+    """The saved files of a name or a running number, the file itself, or all sessions of a folder.
+
+    Raises UserError naming what there is.
+    """
     if Path(name).is_file():
         return [Path(name)]
-    saved = _saved(storage)
+    if Path(name).is_dir():
+        found = saved_in(Path(name))
+        if not found:
+            raise UserError(f"the folder {name} holds no saved session; name one that does")
+        return found
+    saved = saved_in(storage)
     found = [path for path in saved if name in _names(path)]
     if not found:
         known = sorted({path.stem.split("_", 1)[1] for path in saved})
@@ -45,13 +57,49 @@ def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     return [read_session(path) for path in find_named(storage, name)]
 
 
+def promote(files: Sequence[Path], to: Path) -> list[Path]:
+    """Copy sessions into a folder of their own, as the baseline of runs to come; the copies.
+
+    Raises UserError, and copies nothing, where a session failed anything or could not tell, where they are not all of
+    one stack, and where `to` exists: a baseline is made once and for all.
+    """
+    sessions = [read_session(path) for path in files]
+    for session in sessions:
+        require_sound(session)
+        changed = changed_fields(steady(sessions[0].stack), steady(session.stack))
+        if changed:
+            raise UserError(f"{session.path} is of another stack than {files[0]} ({'; '.join(changed)}); promote one")
+    if to.exists():
+        raise UserError(f"--to {to} exists; a baseline is not overwritten, name another folder")
+    to.mkdir(parents=True)
+    copies = [to / f"{number:04}_{to.name}.json" for number in range(1, len(files) + 1)]
+    for path, copied in zip(files, copies, strict=True):
+        shutil.copyfile(path, copied)
+    return copies
+
+
+def require_sound(session: SessionRecord) -> None:
+    """Raises UserError for a session whose run failed, or that left a verdict open."""
+    reasons = [
+        *session.unfit,
+        *(
+            f"{record.name}: {decision.verdict.value}, {decision.message}"
+            for record in session.engines.values()
+            for decision in record.decisions
+            if decision.verdict not in GOOD
+        ),
+    ]
+    if reasons:
+        raise UserError(f"{session.path} cannot become a baseline: its own run failed ({reasons[0]}); run it again")
+
+
 def _names(path: Path) -> set[str]:
     match = NUMBERED.fullmatch(path.name)
     assert match is not None
     return {match[1], match[2], path.stem, path.name}
 
 
-def _saved(storage: Path) -> list[Path]:
+def saved_in(storage: Path) -> list[Path]:
     """Saved sessions by their running number; pytest-benchmark keeps them in a folder per platform."""
     files = [path for path in storage.glob("**/*.json") if NUMBERED.fullmatch(path.name)]
     return sorted(files, key=lambda path: (path.name[:4], path.stat().st_mtime))
@@ -59,7 +107,7 @@ def _saved(storage: Path) -> list[Path]:
 
 def _newest(storage: Path, stack: Mapping[str, Any]) -> Path:
     reasons = []
-    for path in reversed(_saved(storage)):
+    for path in reversed(saved_in(storage)):
         try:
             require_usable(read_session(path), stack)
         except UserError as error:

@@ -14,7 +14,7 @@ from trtgate.expectations import Expectations
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
 from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_json
-from trtgate.stack import NOISE
+from trtgate.stack import steady
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import worst
@@ -123,12 +123,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
         engines=tuple(_compare(key, before[key], after[key], expectations) for key in before if key in after),
         missing={key: _missing(key, skipped, expectations) for key in before if key not in after},
         added=tuple(key for key in after if key not in before),
-        stack_changes=tuple(
-            changed_fields(
-                {k: v for k, v in old[-1].stack.items() if k not in NOISE},
-                {k: v for k, v in new[-1].stack.items() if k not in NOISE},
-            )
-        ),
+        stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
     )
 
 

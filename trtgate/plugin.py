@@ -21,6 +21,7 @@ from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
+from trtgate.report.markdown import comparison_markdown, publish, run_markdown
 from trtgate.report.terminal import (
     WIDTH,
     answers_table,
@@ -394,6 +395,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if records:
         show("trtgate", run_table(records))
         terminalreporter.write_line(stack_line(gate.stack))
+        publish(run_markdown(list(records), gate.skipped, gate.stack))
+    if report is not None:
+        publish(comparison_markdown(report))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

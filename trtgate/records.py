@@ -174,6 +174,18 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
     }
 
 
+def decision_from_json(values: Mapping[str, Any]) -> Decision:
+    """The inverse of `decision_to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+    return Decision(
+        Verdict(values["verdict"]),
+        Reason(values["reason"]),
+        str(values["message"]),
+        values["estimate"],
+        values["low"],
+        values["high"],
+    )
+
+
 TUPLES = frozenset({"rounds", "reference_rounds", "end_to_end_rounds", "reference_end_to_end_rounds", "warnings"})
 
 
@@ -183,17 +195,7 @@ def from_json(values: Mapping[str, Any]) -> EngineRecord:
     chosen = {key: value for key, value in values.items() if key in known}
     for name in TUPLES & chosen.keys():
         chosen[name] = tuple(chosen[name])
-    chosen["decisions"] = tuple(
-        Decision(
-            Verdict(each["verdict"]),
-            Reason(each["reason"]),
-            each["message"],
-            each["estimate"],
-            each["low"],
-            each["high"],
-        )
-        for each in chosen.get("decisions", ())
-    )
+    chosen["decisions"] = tuple(map(decision_from_json, chosen.get("decisions", ())))
     return EngineRecord(**chosen)
 
 

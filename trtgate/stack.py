@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 
 # Fields that change from run to run and explain nothing.
 NOISE = frozenset({"node"})
+
+
+def steady(stack: Mapping[str, Any]) -> dict[str, Any]:
+    """A stack without its noise: what two sessions of one stack have in common."""
+    return {name: value for name, value in stack.items() if name not in NOISE}
+
 
 # The instruction sets that decide which kernels a CPU backend picks.
 INSTRUCTION_SETS = (

@@ -1,48 +1,96 @@
-"""Comparisons as Markdown, for a job summary or a pull request."""
+"""Runs, comparisons and fleets as Markdown, for a job summary or a pull request."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from trtgate.ab import AbReport
 from trtgate.compare import Report
-from trtgate.report.terminal import ab_notes, comparison_notes, milliseconds
+from trtgate.engines.base import REFERENCE
+from trtgate.fleet import Fleet
+from trtgate.records import EngineRecord
+from trtgate.report.terminal import (
+    ab_notes,
+    agreement_text,
+    comparison_notes,
+    milliseconds,
+    run_notes,
+    speedup_text,
+    stack_line,
+    stack_words,
+)
+from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.paired import change_text
+from trtgate.verdict.policy import worst
+
+# The file that GitHub's runner shows as a job's summary.
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+COUNT = re.compile(r"[-+]?[\d.]")
+
+
+def publish(text: str) -> None:
+    """Append to the job's summary, where a runner has set the file for it."""
+    path = os.environ.get(SUMMARY_VARIABLE)
+    if path:
+        with Path(path).open("a", encoding="utf-8") as summary:
+            summary.write(f"{text}\n")
+
+
+def run_markdown(records: Sequence[EngineRecord], skipped: Mapping[str, str], stack: Mapping[str, Any]) -> str:
+    """What a run measured, its failures and its notes."""
+    rows = [
+        [
+            record.model,
+            record.engine,
+            record.batch,
+            milliseconds(record.latency) if record.rounds else "",
+            "reference" if record.engine == REFERENCE.id else speedup_text(record),
+            agreement_text(record),
+            worst(record.decisions).verdict.value if record.decisions else "",
+        ]
+        for record in records
+    ]
+    bad = [
+        f"{record.name}: {_decision_text(decision)}"
+        for record in records
+        for decision in record.decisions
+        if decision.verdict not in {Verdict.PASS, Verdict.IMPROVED}
+    ]
+    table = _table(["model", "engine", "batch", "ms", "speedup", "top-1 (at least)", "verdict"], rows)
+    return "\n\n".join(
+        ["### trtgate", stack_line(stack), table, *_block(bad), *_block(run_notes(records, skipped), "notes")]
+    )
 
 
 def ab_markdown(report: AbReport) -> str:
     """The table of an A/B run, then the notes of the terminal."""
-    lines = [
-        "| model | engine | batch | old ms | new ms | change | verdict | reason |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
-    for each in report.results:
-        cells = [
+    rows = [
+        [
             each.model,
             each.engine,
-            str(each.batch),
+            each.batch,
             milliseconds(each.old.latency),
             milliseconds(each.new.latency),
             "" if each.latency.estimate is None else change_text(math.log(each.latency.estimate)),
             each.decision.verdict.value,
             each.decision.reason.value,
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "```", *ab_notes(report), "```", ""])
+        for each in report.results
+    ]
+    table = _table(["model", "engine", "batch", "old ms", "new ms", "change", "verdict", "reason"], rows)
+    return "\n\n".join(["### trtgate: old against new, raced", table, *_block(ab_notes(report))])
 
 
 def comparison_markdown(report: Report) -> str:
     """A table of all engines, then the notes of the terminal."""
-    lines = [
-        "| model | engine | batch | old ms | new ms | old speedup | new speedup | verdict | reason |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
-    for each in report.engines:
-        model, engine, batch = each.key
-        cells = [
-            model,
-            engine,
-            str(batch),
+    rows: list[list[Any]] = [
+        [
+            *each.key,
             milliseconds(each.old_latency),
             milliseconds(each.new_latency),
             f"{each.old_speedup:.2f}",
@@ -50,7 +98,66 @@ def comparison_markdown(report: Report) -> str:
             each.decision.verdict.value,
             each.decision.reason.value,
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    for (model, engine, batch), decision in report.missing.items():
-        lines.append(f"| {model} | {engine} | {batch} | | | | | {decision.verdict.value} | {decision.reason.value} |")
-    return "\n".join([*lines, "", "```", *comparison_notes(report), "```", ""])
+        for each in report.engines
+    ]
+    rows += [
+        [*key, "", "", "", "", decision.verdict.value, decision.reason.value]
+        for key, decision in report.missing.items()
+    ]
+    header = ["model", "engine", "batch", "old ms", "new ms", "old speedup", "new speedup", "verdict", "reason"]
+    return "\n\n".join(["### trtgate: against the baseline", _table(header, rows), *_block(comparison_notes(report))])
+
+
+def fleet_markdown(fleet: Fleet) -> str:
+    """All runners: what each has, then every engine of each."""
+    runners = [[runner, stack_words(stack)] for runner, stack in fleet.stacks.items()]
+    rows = [
+        [
+            row.runner,
+            *row.key,
+            row.sessions,
+            milliseconds(row.latency),
+            f"{row.speedup:.2f}",
+            "" if row.change is None else change_text(math.log(row.change)),
+            row.decision.verdict.value,
+        ]
+        for row in fleet.rows
+    ]
+    bad = [
+        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {_decision_text(row.decision)}"
+        for row in fleet.rows
+        if row.decision.verdict not in {Verdict.PASS, Verdict.IMPROVED}
+    ]
+    bad += [f"{name}: {_decision_text(decision)}" for name, decision in fleet.problems.items()]
+    header = ["runner", "model", "engine", "batch", "sessions", "ms", "speedup", "change", "verdict"]
+    return "\n\n".join(
+        ["### trtgate: the fleet", _table(["runner", "stack"], runners), _table(header, rows), *_block(bad)]
+    )
+
+
+def _decision_text(decision: Decision) -> str:
+    return f"{decision.verdict.value} ({decision.reason.value}): {decision.message}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; columns whose cells begin with a number are right-aligned."""
+    cells = [[_cell(each) for each in row] for row in rows]
+    numbers = [all(COUNT.match(row[index]) or not row[index] for row in cells) for index in range(len(header))]
+    rule = ["---:" if right and cells else "---" for right in numbers]
+    return "\n".join("|" + "".join(f" {each} |" if each else " |" for each in row) for row in [header, rule, *cells])
+
+
+def _cell(value: Any) -> str:
+    """Text that stays in its cell: names come from files that others wrote."""
+    return re.sub(r"\s+", " ", str(value)).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _block(lines: Sequence[str], title: str = "") -> list[str]:
+    """Lines as they are, fenced; folded away under a title if there is one; nothing for no lines."""
+    if not lines:
+        return []
+    fence = "```"
+    while any(fence in line for line in lines):
+        fence += "`"
+    block = "\n".join([fence, *lines, fence])
+    return [f"<details><summary>{title}</summary>\n\n{block}\n\n</details>" if title else block]

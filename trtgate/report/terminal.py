@@ -19,6 +19,7 @@ from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report
 from trtgate.doctor import Examination, State
 from trtgate.engines.base import REFERENCE
+from trtgate.fleet import FleetRow
 from trtgate.records import EngineRecord
 from trtgate.selftest import Selftest, binomial_upper, compare_statistics
 from trtgate.sensitivity import Sensitivity
@@ -72,18 +73,14 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
     table = _table("model", "engine", "batch", "p50 ms", "p90 ms", "speedup", "top-1\n(at least)", "verdict")
     previous = ""
     for record in records:
-        bounds = record.speedup_interval()
-        speedup = f"{record.speedup:.2f}" if record.rounds else "-"
-        if bounds:
-            speedup += f" [{bounds[0]:.2f},{bounds[1]:.2f}]"
         is_reference = record.engine == REFERENCE.id
         table.add_row(
             record.model if record.model != previous else "",
             record.engine,
             str(record.batch),
             *(milliseconds(record.percentiles[q]) if q in record.percentiles else "-" for q in ("p50", "p90")),
-            "reference" if is_reference else speedup,
-            _agreement_text(record, is_reference),
+            "reference" if is_reference else speedup_text(record),
+            agreement_text(record),
             verdict_text(worst(record.decisions).verdict) if record.decisions else Text(""),
         )
         previous = record.model
@@ -164,6 +161,31 @@ def stack_line(stack: Mapping[str, Any]) -> str:
     return f"{stack['cpu']}, {stack['threads']} threads, torch {stack['torch']}"
 
 
+def stack_words(stack: Mapping[str, Any]) -> str:
+    """What tells one machine of a fleet from another: processor, driver and runtimes."""
+    known = {name: stack.get(name) for name in ("driver", "cuda", "tensorrt", "onnxruntime", "openvino", "torch")}
+    words = [str(stack.get("gpu") or stack.get("cpu")), *(f"{name} {value}" for name, value in known.items() if value)]
+    return ", ".join(words)
+
+
+def fleet_table(rows: Iterable[FleetRow]) -> Table:
+    """Every engine of every runner."""
+    table = _table("runner", "model", "engine", "batch", "ms", "speedup", "change", "verdict")
+    table.columns[0].justify = "left"
+    previous = ""
+    for row in rows:
+        table.add_row(
+            row.runner if row.runner != previous else "",
+            *map(str, row.key),
+            milliseconds(row.latency),
+            f"{row.speedup:.2f}",
+            "" if row.change is None else change_text(math.log(row.change)),
+            verdict_text(row.decision.verdict),
+        )
+        previous = row.runner
+    return table
+
+
 def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """How faithful the answers are: one row per model and engine whose answers were compared."""
     labelled = any(each.get("accuracy") for each in facts.values())
@@ -194,9 +216,18 @@ def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
     return f"{ours:.1%} ({(ours - reference) * 100:+.1f})"
 
 
-def _agreement_text(record: EngineRecord, is_reference: bool) -> str:
+def speedup_text(record: EngineRecord) -> str:
+    """The speedup with its interval, where there are rounds."""
+    bounds = record.speedup_interval()
+    speedup = f"{record.speedup:.2f}" if record.rounds else "-"
+    return speedup + (f" [{bounds[0]:.2f},{bounds[1]:.2f}]" if bounds else "")
+
+
+def agreement_text(record: EngineRecord) -> str:
+    """Top-1 agreement with its lower bound, or why there is none; empty for the reference."""
     if record.weights == "untrained":
         return "untrained"
+    is_reference = record.engine == REFERENCE.id
     if is_reference or not record.agreement:
         return "" if is_reference else "not measured"
     share = record.agreement["top1"] / record.agreement["n"]

@@ -43,6 +43,7 @@ class Reason(enum.Enum):
     PROCESS_SPREAD = "process_spread"
     # INVALID
     DISTURBED = "disturbed"
+    NO_RECORDS = "no_records"
 
 
 @dataclass(frozen=True)

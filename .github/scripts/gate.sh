@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Gates this machine's stack: is it fit, its sessions, and their comparison with a baseline. The exit status is the
+# verdict's. Everything comes from the environment, nothing is pasted into a command:
+#   RECORDS   folder that the sessions and verdict.json are written to; must be new
+#   SESSIONS  how many; 5 decide, 1 shows large changes only
+#   BASELINE  folder of the baseline's sessions; empty: record only
+#   REQUIRE   engine or backend that must be there; empty: none
+#   BENCH     more arguments for pytest, separated by spaces
+#   PYTHON    of the environment, .venv/bin/python by default
+set -euo pipefail
+python=${PYTHON:-.venv/bin/python}
+read -ra bench <<<"${BENCH:-}"
+require=()
+if [[ -n ${REQUIRE:-} ]]; then require=(--require "$REQUIRE"); fi
+if [[ -e $RECORDS ]]; then
+    echo "RECORDS=$RECORDS exists; name a new folder" >&2
+    exit 2
+fi
+if [[ -n ${BASELINE:-} && ! -d $BASELINE ]]; then
+    echo "BASELINE=$BASELINE does not exist; promote sessions to it, or leave it empty to record only" >&2
+    exit 2
+fi
+"$python" -m trtgate doctor "${require[@]}"
+status=0
+"$python" -m trtgate sessions "${SESSIONS:-5}" --save gate -- "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
+if [[ $status -ne 0 && $status -ne 6 ]]; then exit "$status"; fi
+if [[ -n ${BASELINE:-} ]]; then
+    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json"
+fi
+exit "$status"

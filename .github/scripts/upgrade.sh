@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Races two versions against each other: an environment for each, then `trtgate ab`. From the environment:
+#   OLD, NEW  one package with its version each, such as tensorrt==10.13.0.35
+#   COMMON    what both need besides, packages separated by spaces, such as "pycuda cuda-python nvidia-ml-py"
+#   ENVS      folder of the two environments
+#   RECORDS   folder that ab.json and ab.md are written to
+#   AB        more arguments for `trtgate ab`, separated by spaces
+#   PYTHON    of trtgate's own environment, .venv/bin/python by default
+set -euo pipefail
+python=${PYTHON:-.venv/bin/python}
+read -ra more <<<"${AB:-}"
+read -ra common <<<"${COMMON:-}"
+for package in "${common[@]}"; do
+    if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._=\<\>!-]*$ ]]; then
+        echo "COMMON: $package is no package; give names, separated by spaces" >&2
+        exit 2
+    fi
+done
+for side in OLD NEW; do
+    package=${!side}
+    if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+]+$ ]]; then
+        echo "$side=$package is no package with its version; give NAME==VERSION" >&2
+        exit 2
+    fi
+    venv=$ENVS/${side,,}
+    "$python" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-worker.txt "${common[@]}" "$package"
+done
+mkdir -p "$RECORDS"
+"$python" -m trtgate ab --old "$ENVS/old/bin/python" --new "$ENVS/new/bin/python" \
+    --json "$RECORDS/ab.json" --markdown "$RECORDS/ab.md" "${more[@]}"

@@ -1,0 +1,174 @@
+"""From sessions to a baseline and to a fleet's report, and what a job's summary is given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trtgate.__main__ import main
+from trtgate.records import decision_to_json
+from trtgate.report import markdown
+from trtgate.verdict import Decision, Reason, Verdict
+
+from .test_compare import save, sessions
+from .test_plugin import CONFTEST, PLAN, TESTS
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def saved(name: str) -> list[Path]:
+    return sorted(Path(".benchmarks").glob(f"**/*_{name}.json"))
+
+
+# Promotion.
+
+
+def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 11, engine=1.2e-3)
+    assert main(["promote", "before", "--to", "baselines/l4/trt10"]) == 0
+    assert len(list(Path("baselines/l4/trt10").glob("*.json"))) == 5
+    assert main(["compare", "baselines/l4/trt10", "after"]) == 1
+    assert "REGRESSED" in capsys.readouterr().out
+
+
+OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddles the floor")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_text("{"), "is damaged"),
+        (lambda path: edit(path, lambda d: d["trtgate"].update(unfit=["test_plan failed"])), "test_plan failed"),
+        (
+            lambda path: edit(
+                path,
+                lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(decisions=[decision_to_json(OPEN)]),
+            ),
+            "INCONCLUSIVE, speedup straddles the floor",
+        ),
+        (
+            lambda path: edit(path, lambda d: d["machine_info"]["trtgate"].update(torch="0.1")),
+            "is of another stack than",
+        ),
+    ],
+)
+def test_what_failed_anything_is_not_promoted(spoil: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    spoil(saved("before")[3])
+    assert main(["promote", "before", "--to", "baselines/l4"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("baselines").exists()
+
+
+def test_a_baseline_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    assert main(["promote", "before", "--to", "baselines"]) == 0
+    assert main(["promote", "before", "--to", "baselines"]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
+
+
+def edit(path: Path, change: Any) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+# The fleet.
+
+
+def runner(name: str, files: list[Path]) -> Path:
+    folder = Path("fleet") / name
+    folder.mkdir(parents=True)
+    for path in files:
+        shutil.copy(path, folder)
+    return folder
+
+
+def good(number: int, name: str, **keywords: Any) -> None:
+    save(number, name, decisions=(Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),), **keywords)
+
+
+def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    good(1, "t4", changes={"gpu": "NVIDIA T4", "driver": "580.1"})
+    good(2, "l4", engine=0.5e-3)
+    runner("t4", saved("t4"))
+    runner("l4", saved("l4"))
+    assert main(["report", "fleet", "--markdown", "fleet.md"]) == 0
+    text = Path("fleet.md").read_text()
+    assert "| t4 | NVIDIA T4, driver 580.1" in text
+    assert "| t4 | resnet50 | onnxruntime-int8 | 1 | 1 | 1.005 | 4.00 | | PASS |" in text
+    # The comparison on the runner said something else.
+    sessions("old", 11)
+    sessions("new", 21, engine=1.2e-3)
+    assert main(["compare", "old", "new", "--json", "fleet/t4/verdict.json"]) == 1
+    capsys.readouterr()
+    assert main(["report", "fleet", "--markdown", "fleet.md"]) == 1
+    assert "+20.0% REGRESSED" in capsys.readouterr().out
+    assert "t4 resnet50 onnxruntime-int8 batch 1: REGRESSED (slower)" in Path("fleet.md").read_text()
+
+
+def test_a_runner_without_a_word_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    good(1, "t4")
+    runner("t4", saved("t4"))
+    runner("a10", [])
+    assert main(["report", "fleet"]) == 7
+    assert "a10: INVALID (no_records): no session was recorded" in capsys.readouterr().out
+    broken = runner("h100", saved("t4"))
+    (broken / "verdict.json").write_text('{"engines": 3}')
+    assert main(["report", "fleet"]) == 7
+    assert "h100/verdict.json is damaged" in capsys.readouterr().out
+    assert main(["report", "nowhere"]) == 2
+
+
+def test_what_the_baseline_has_and_a_runner_lacks_counts() -> None:
+    good(1, "t4")
+    sessions("old", 11, engines=("onnxruntime-int8", "openvino-int8"))
+    sessions("new", 21)
+    folder = runner("t4", saved("t4"))
+    assert main(["compare", "old", "new", "--json", str(folder / "verdict.json")]) == 1
+    assert main(["report", "fleet"]) == 1
+
+
+def test_names_from_other_machines_stay_in_their_cells() -> None:
+    hostile = "a|b\n\n<img src=x>"
+    assert markdown._table(["x"], [[hostile]]).splitlines()[2] == "| a\\|b &lt;img src=x> |"
+    [block] = markdown._block(["```", "# not a title"])
+    assert block.startswith("````\n")
+
+
+# The job's summary.
+
+
+@pytest.fixture
+def summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "summary.md"
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, str(path))
+    return path
+
+
+def test_a_run_writes_its_table_into_the_jobs_summary(summary: Path, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_toy=TESTS)
+    Path("plan.json").write_text(json.dumps(PLAN))
+    Path("floor.json").write_text("2.5")
+    result = pytester.runpytest_inprocess("-p", "trtgate.plugin", "-p", "no:cacheprovider", "-p", "no:xdist")
+    assert result.ret == 1
+    text = summary.read_text()
+    assert "| toy | fast-int8 | 1 | 1.004 | 4.00 [3.98,4.02] | not measured | PASS |" in text
+    assert "toy slow-fp32 batch 1: REGRESSED (below_floor): speedup 2.00" in text
+
+
+def test_a_comparison_writes_into_the_jobs_summary_too(summary: Path) -> None:
+    sessions("before", 1)
+    sessions("after", 11)
+    assert main(["compare", "before", "after"]) == 0
+    assert main(["compare", "before", "after"]) == 0
+    assert summary.read_text().count("| resnet50 | onnxruntime-int8 | 1 | 1.006 | 1.006 |") == 2
