@@ -320,6 +320,17 @@ def test_requiring_a_backend_does_not_require_what_it_has_no_more() -> None:
     assert doctor.missing_engines([(spec, gone)], [spec.id])[0].state is State.UNFIT
 
 
+def test_requiring_a_backend_requires_what_runs_here_or_all_of_it() -> None:
+    on_cpu = {spec.id for spec in options.with_required([], ["onnxruntime"], "cpu")}
+    assert on_cpu == {"pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8"}
+    assert "tensorrt-int8" in {spec.id for spec in options.with_required([], ["tensorrt"], "cpu")}
+    here, there = Availability(True), Availability(False, "it runs on a GPU only", elsewhere=True)
+    some = [(parse_spec("onnxruntime-fp32"), here), (parse_spec("onnxruntime-fp16"), there)]
+    assert doctor.missing_engines(some, ["onnxruntime"]) == []
+    assert len(doctor.missing_engines(some, ["onnxruntime-fp16"])) == 1
+    assert len(doctor.missing_engines([(parse_spec("tensorrt-fp16"), there)], ["tensorrt"])) == 1
+
+
 def test_a_governor_that_guesses_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "scaling_governor"
     path.write_text("powersave\n")

@@ -108,7 +108,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
-    with_required([], options.require)  # refuses names that are none
+    with_required([], options.require, device)  # refuses names that are none
     examination = examine(device, options.require, current_gpu() if device == "cuda" else None)
     lines = doctor_lines(stack(device=device), examination)
     for line in lines:

@@ -66,11 +66,17 @@ def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examina
 
 
 def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required: Sequence[str]) -> list[Finding]:
-    """A finding for each engine that must be there and is not."""
+    """A finding for each engine that must be there and is not.
+
+    Requiring a backend does not require what its installed version has no more, nor what runs on another kind of
+    processor, unless all of it does.
+    """
+    here = {spec.backend for spec, found in engines if not found.elsewhere}
+    excused = {spec for spec, found in engines if found.obsolete or (found.elsewhere and spec.backend in here)}
     return [
         Finding(spec.id, State.UNFIT, f"required, but {found.reason}", found.fix)
         for spec, found in engines
-        if not found.ok and (spec.id in required or (spec.backend in required and not found.obsolete))
+        if not found.ok and (spec.id in required or (spec.backend in required and spec not in excused))
     ]
 
 

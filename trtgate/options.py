@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, parse_spec
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
@@ -77,7 +77,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     return Settings(
         device=device,
         models=models,
-        engines=with_required(chosen, require),
+        engines=with_required(chosen, require, device),
         batch_sizes=batch_sizes,
         streams=get("streams"),
         reuse_timing_cache=get("reuse_timing_cache"),
@@ -90,8 +90,12 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     )
 
 
-def with_required(chosen: Sequence[EngineSpec], required: Iterable[str]) -> tuple[EngineSpec, ...]:
-    """The chosen engines with the reference first and the required ones added. Raises UserError for unknown names."""
+def with_required(chosen: Sequence[EngineSpec], required: Iterable[str], device: Device) -> tuple[EngineSpec, ...]:
+    """The chosen engines with the reference first and the required ones added.
+
+    Of a required backend of which none was chosen, those are added that run on the device, or all if none does. Raises
+    UserError for unknown names.
+    """
     specs = [REFERENCE, *chosen]
     backends = {spec.backend for spec in all_specs()}
     for text in required:
@@ -100,7 +104,8 @@ def with_required(chosen: Sequence[EngineSpec], required: Iterable[str]) -> tupl
         elif text not in backends:
             raise UserError(f"--require {text} is neither an engine nor a backend ({', '.join(sorted(backends))})")
         elif text not in {spec.backend for spec in specs}:
-            specs += [spec for spec in all_specs() if spec.backend == text]
+            of_backend = [spec for spec in all_specs() if spec.backend == text]
+            specs += [spec for spec in of_backend if not available(spec, device).elsewhere] or of_backend
     return tuple(dict.fromkeys(specs))
 
 

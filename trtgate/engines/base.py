@@ -59,13 +59,15 @@ REFERENCE = EngineSpec("pytorch", "fp32")
 class Availability:
     """Whether an engine can run here; if not, why, and the command that would change that.
 
-    `obsolete` says that the installed version of its runtime is sound but has no such engine any more.
+    `obsolete` says that the installed version of its runtime is sound but has no such engine any more, `elsewhere` that
+    it runs on another kind of processor.
     """
 
     ok: bool
     reason: str = ""
     fix: str = ""
     obsolete: bool = False
+    elsewhere: bool = False
 
     def __str__(self) -> str:
         return "available" if self.ok else f"{self.reason}" + (f" (fix: {self.fix})" if self.fix else "")
@@ -79,7 +81,7 @@ def only_on(wanted: Device, device: Device) -> Availability:
     if wanted == device:
         return AVAILABLE
     name = {"cpu": "CPU", "cuda": "GPU"}[wanted]
-    return Availability(False, f"it runs on a {name} only", f"--device {wanted}")
+    return Availability(False, f"it runs on a {name} only", f"--device {wanted}", elsewhere=True)
 
 
 class EngineUnavailable(Exception):
