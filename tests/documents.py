@@ -1,4 +1,4 @@
-"""Follows the documents: python tests/documents.py
+"""Follows the documents: python tests/documents.py [DOCUMENT ...]
 
 Every `sh` block of README.md, docs/ and CONTRIBUTING.md is run in order in a fresh clone, as a reader would with
 the environment active; a Python block that begins with the name of a file is written to that file. A command that was
@@ -79,7 +79,7 @@ def main() -> None:
             "PYTEST_ADDOPTS": SMALL,
         }
         done = set(IN_CI)
-        for document in DOCUMENTS:
+        for document in sys.argv[1:] or DOCUMENTS:
             follow(document, clone, environment, done)
     print("every command of the documents ran")
 
