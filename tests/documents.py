@@ -59,8 +59,14 @@ def follow(document: str, clone: Path, environment: dict[str, str], done: set[st
                 continue
             done.add(command)
             start = time.monotonic()
+            small = {} if "--model" in command else {"PYTEST_ADDOPTS": SMALL}
             run = subprocess.run(
-                ["bash", "-c", command], cwd=clone, env=environment, capture_output=True, text=True, check=False
+                ["bash", "-c", command],
+                cwd=clone,
+                env={**environment, **small},
+                capture_output=True,
+                text=True,
+                check=False,
             )
             first = command.splitlines()[0]
             print(f"{document}: {first}: {run.returncode} in {time.monotonic() - start:.0f} s", flush=True)
@@ -76,7 +82,6 @@ def main() -> None:
         environment = {
             **os.environ,
             "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "PYTEST_ADDOPTS": SMALL,
         }
         done = set(IN_CI)
         for document in sys.argv[1:] or DOCUMENTS:
