@@ -64,6 +64,7 @@ class Worker:
         self.side = side
         self._python = python
         self._timeout = timeout
+        self._leaves_by: float | None = None
         self._log = tempfile.NamedTemporaryFile(prefix=f"trtgate-{side}-", suffix=".log")  # noqa: SIM115
         from_worker, its_writing = os.pipe()
         its_reading, to_worker = os.pipe()
@@ -138,6 +139,9 @@ class Worker:
 
     def goodbye(self) -> None:
         """Tell it to leave; saying so twice does nothing."""
+        if self._leaves_by is not None:
+            return
+        self._leaves_by = time.monotonic() + GOODBYE_SECONDS
         with contextlib.suppress(ProtocolError):
             self._frames.send({"do": "goodbye"})
         self._frames.close()
@@ -145,8 +149,9 @@ class Worker:
     def close(self) -> None:
         """Say goodbye, and end the worker and everything it started if it does not leave."""
         self.goodbye()
+        assert self._leaves_by is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GOODBYE_SECONDS)
+            self._process.wait(max(0.0, self._leaves_by - time.monotonic()))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
         self._process.wait()
