@@ -334,7 +334,15 @@ def test_a_side_whose_runtime_is_broken_gives_no_verdict(
 
 def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "trtgate", *arguments, "--new", str(PYTHON), "--rounds", "500"]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs these tests in the background has this signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # nothing else runs here
+    )
     children = psutil.Process(driver.pid).children
 
     def racing() -> bool:
