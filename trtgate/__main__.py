@@ -26,7 +26,14 @@ from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
-from trtgate.report.markdown import SUMMARY_VARIABLE, ab_markdown, comparison_markdown, fleet_markdown, publish
+from trtgate.report.markdown import (
+    SUMMARY_VARIABLE,
+    ab_markdown,
+    comparison_markdown,
+    doctor_markdown,
+    fleet_markdown,
+    publish,
+)
 from trtgate.report.terminal import (
     ab_notes,
     ab_table,
@@ -114,7 +121,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     if not examination.fit:
-        publish("\n".join(["### trtgate: this machine is not fit to gate on", "", "```", *lines, "```"]))
+        publish(doctor_markdown(lines))
     return 0 if examination.fit else 1
 
 
@@ -306,7 +313,7 @@ def _report(options: argparse.Namespace) -> int:
     fleet = read_fleet(options.folder)
     print_table(fleet_table(fleet.rows))
     for name, decision in fleet.problems.items():
-        print(f"{name}: {decision.verdict.value} ({decision.reason.value}): {decision.message}")
+        print(f"{name}: {decision}")
     _write_markdown(options.markdown, fleet_markdown(fleet))
     return exit_status(decision.verdict for decision in fleet.decisions())
 

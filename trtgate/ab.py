@@ -25,6 +25,7 @@ from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.images import ImageSet
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
@@ -50,6 +51,15 @@ GOODBYE_SECONDS = 5.0
 LOG_LINES = 15
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
+# Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
+# INT8), with single ones 3 % off; 6 a side bear one that is. For a GPU: the fewest that give a bound.
+PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
+# TensorRT chooses kernels by timing them, and may choose others the next time.
+DEFAULT_REBUILDS = {"tensorrt": 3}
+# Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
+UNTRAINED_PHOTOS = 24
+# Of one process, whose side has several.
+BLOCK_ITERATIONS = 5
 
 
 class WorkerError(Exception):
@@ -357,16 +367,6 @@ def run_ab(
     return AbReport(stacks, left_out, tuple(results))
 
 
-# Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
-# INT8), with single ones 3 % off; 6 a side bear one that is. On a GPU they differ by less than their rounds.
-PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
-# TensorRT chooses kernels by timing them, and may choose others the next time.
-DEFAULT_REBUILDS = {"tensorrt": 3}
-# Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
-UNTRAINED_PHOTOS = 24
-BLOCK_ITERATIONS = 5
-
-
 def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule:
     """The device's schedule with a side's time shared out among its processes.
 
@@ -397,8 +397,14 @@ class _Sides:
         photos = bench.photos("evaluation")
         if not bench.model.weights.trained:
             photos = photos.first(UNTRAINED_PHOTOS)
-        self._photos = folder / f"{bench.name}.npy"
-        np.save(self._photos, images.normalise(photos.pixels, photos.preprocessing))
+        self._photos = self._saved("evaluation", photos)
+
+    def _saved(self, split: str, photos: ImageSet) -> Path:
+        """The file that hands photos to the workers, written when the model's first engine asks for it."""
+        path = self._folder / f"{self._bench.name}-{split}.npy"
+        if not path.exists():
+            np.save(path, images.normalise(photos.pixels, photos.preprocessing))
+        return path
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
         """Build, compare answers and race one engine; one result for each batch size."""
@@ -424,9 +430,7 @@ class _Sides:
         calibration = None
         if spec.variant == "calibrated":
             photos = bench.photos("calibration")
-            path = self._folder / f"{bench.name}-calibration.npy"
-            np.save(path, images.normalise(photos.pixels, photos.preprocessing))
-            calibration = {"images": str(path), "digest": photos.digest}
+            calibration = {"images": str(self._saved("calibration", photos)), "digest": photos.digest}
         return {
             "engine": spec.id,
             "model": bench.name,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtgate.engines import all_specs, available
+from trtgate.engines import all_specs, available, running_here
 from trtgate.engines.base import Availability, Device, EngineSpec
 from trtgate.nvml import Gpu, Reading
 from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, THROTTLING, CpuMonitor
@@ -71,12 +71,11 @@ def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required
     Requiring a backend does not require what its installed version has no more, nor what runs on another kind of
     processor, unless all of it does.
     """
-    here = {spec.backend for spec, found in engines if not found.elsewhere}
-    excused = {spec for spec, found in engines if found.obsolete or (found.elsewhere and spec.backend in here)}
+    wanted = {spec for name in required for spec in running_here(each for each in engines if each[0].backend == name)}
     return [
         Finding(spec.id, State.UNFIT, f"required, but {found.reason}", found.fix)
         for spec, found in engines
-        if not found.ok and (spec.id in required or (spec.backend in required and spec not in excused))
+        if not found.ok and (spec.id in required or (spec in wanted and not found.obsolete))
     ]
 
 

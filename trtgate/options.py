@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
@@ -104,8 +104,7 @@ def with_required(chosen: Sequence[EngineSpec], required: Iterable[str], device:
         elif text not in backends:
             raise UserError(f"--require {text} is neither an engine nor a backend ({', '.join(sorted(backends))})")
         elif text not in {spec.backend for spec in specs}:
-            of_backend = [spec for spec in all_specs() if spec.backend == text]
-            specs += [spec for spec in of_backend if not available(spec, device).elsewhere] or of_backend
+            specs += running_here((spec, available(spec, device)) for spec in all_specs() if spec.backend == text)
     return tuple(dict.fromkeys(specs))
 
 

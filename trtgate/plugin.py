@@ -173,8 +173,7 @@ class Gate:
         if decision.verdict in GOOD:
             return
         self._settled.add(node.nodeid)
-        head = f"{decision.verdict.value} ({decision.reason.value}): {decision.message}"
-        pytest.fail("\n".join(filter(None, [head, details])), pytrace=False)
+        pytest.fail("\n".join(filter(None, [str(decision), details])), pytrace=False)
 
     def note_failure(self, report: pytest.TestReport) -> None:
         """Remember a failed test."""

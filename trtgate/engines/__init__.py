@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trtgate.engines.base import Availability, Backend, Device, EngineSpec
 from trtgate.errors import UserError
@@ -52,6 +52,12 @@ def parse_spec(text: str) -> EngineSpec:
     if text not in known:
         raise UserError(f"--engine {text} is not an engine; there are {', '.join(known)}")
     return known[text]
+
+
+def running_here(found: Iterable[tuple[EngineSpec, Availability]]) -> list[EngineSpec]:
+    """What requiring a backend requires of its engines: those that run on the device, or all where none does."""
+    pairs = list(found)
+    return [spec for spec, availability in pairs if not availability.elsewhere] or [spec for spec, _ in pairs]
 
 
 def available(spec: EngineSpec, device: Device) -> Availability:

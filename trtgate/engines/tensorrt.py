@@ -488,12 +488,11 @@ class TensorRTEngine(GpuEngine):
         with ExitStack() as undo:
             lane = PyCudaLane(len(batch), self._crop)
             undo.callback(lane.close)
-            np.copyto(lane.host_in, batch)
+            lane.give(batch, again=False)
             context = self._context(lane, len(batch))
             profiler = _profiler_class()()
             context.profiler = profiler
             enqueue = self._enqueuer(context, lane.stream.handle)
-            lane.copy_in()
             for _ in range(WARM_UP + PROFILED_RUNS):
                 enqueue()
                 lane.synchronize()

@@ -24,9 +24,8 @@ from trtgate.report.terminal import (
     stack_line,
     stack_words,
 )
-from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import worst
+from trtgate.verdict.policy import GOOD, worst
 
 # The file that GitHub's runner shows as a job's summary.
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -56,15 +55,20 @@ def run_markdown(records: Sequence[EngineRecord], skipped: Mapping[str, str], st
         for record in records
     ]
     bad = [
-        f"{record.name}: {_decision_text(decision)}"
+        f"{record.name}: {decision}"
         for record in records
         for decision in record.decisions
-        if decision.verdict not in {Verdict.PASS, Verdict.IMPROVED}
+        if decision.verdict not in GOOD
     ]
     table = _table(["model", "engine", "batch", "ms", "speedup", "top-1 (at least)", "verdict"], rows)
     return "\n\n".join(
         ["### trtgate", stack_line(stack), table, *_block(bad), *_block(run_notes(records, skipped), "notes")]
     )
+
+
+def doctor_markdown(lines: Sequence[str]) -> str:
+    """What the doctor said of a machine that is not fit."""
+    return "\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)])
 
 
 def ab_markdown(report: AbReport) -> str:
@@ -124,19 +128,15 @@ def fleet_markdown(fleet: Fleet) -> str:
         for row in fleet.rows
     ]
     bad = [
-        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {_decision_text(row.decision)}"
+        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {row.decision}"
         for row in fleet.rows
-        if row.decision.verdict not in {Verdict.PASS, Verdict.IMPROVED}
+        if row.decision.verdict not in GOOD
     ]
-    bad += [f"{name}: {_decision_text(decision)}" for name, decision in fleet.problems.items()]
+    bad += [f"{name}: {decision}" for name, decision in fleet.problems.items()]
     header = ["runner", "model", "engine", "batch", "sessions", "ms", "speedup", "change", "verdict"]
     return "\n\n".join(
         ["### trtgate: the fleet", _table(["runner", "stack"], runners), _table(header, rows), *_block(bad)]
     )
-
-
-def _decision_text(decision: Decision) -> str:
-    return f"{decision.verdict.value} ({decision.reason.value}): {decision.message}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -59,3 +59,6 @@ class Decision:
     estimate: float | None = field(default=None)
     low: float | None = field(default=None)
     high: float | None = field(default=None)
+
+    def __str__(self) -> str:
+        return f"{self.verdict.value} ({self.reason.value}): {self.message}"
