@@ -31,7 +31,7 @@ from trtgate.report.terminal import gpu_table, render, run_notes
 from trtgate.stack import stack
 from trtgate.telemetry import GpuMonitor
 
-from . import child_work
+from . import child_work, inductor_work
 from .conftest import untrained
 
 # Fusing.
@@ -87,6 +87,14 @@ def test_a_child_works_and_shows_its_progress() -> None:
     steps: list[tuple[int, int]] = []
     assert run_in_child("counting", child_work.count, 3, progress=lambda *step: steps.append(step)) != os.getpid()
     assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_compiled_functions_outlive_their_process(tmp_path: Path) -> None:
+    """Other weights and another number of threads make no difference to them: the module is an argument."""
+    path = tmp_path / "plan.zip"
+    run_in_child("compiling", inductor_work.save, path)
+    answer, wanted = run_in_child("loading", inductor_work.load, path)
+    np.testing.assert_allclose(answer, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

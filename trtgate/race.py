@@ -72,7 +72,7 @@ class Schedule:
 # A GPU's iterations are short, and nothing but its clock and its own scheduler comes between them.
 SCHEDULES: Mapping[Device, Schedule] = {
     "cpu": Schedule(),
-    "cuda": Schedule(block_seconds=0.05, statistic=BLOCK_STATISTIC["cuda"]),
+    "cuda": Schedule(block_seconds=0.05, warm_up_seconds=0.2, statistic=BLOCK_STATISTIC["cuda"]),
 }
 
 

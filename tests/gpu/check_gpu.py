@@ -278,7 +278,7 @@ def check_compiled(model: Model) -> None:
         wanted = model.module(torch.from_numpy(images)).numpy()
     maker = backend("inductor")
     with tempfile.TemporaryDirectory() as folder:
-        plan = Path(folder) / "plan.artifacts"
+        plan = Path(folder) / "plan.zip"
         maker.build(spec, request, plan)
         allocated, free = torch.cuda.memory_allocated(), free_bytes()
         start = time.monotonic()
@@ -287,11 +287,16 @@ def check_compiled(model: Model) -> None:
             error = float(np.abs(engine.infer(images) - wanted).max() / np.abs(wanted).max())
             seconds = time.monotonic() - start
             check("inductor-fp16: answers", error < 2e-2, f"off by {error:.1e} of the largest logit")
-            from torch._dynamo.utils import counters
-
-            found = {name: counters["inductor"][name] for name in ("fxgraph_cache_hit", "fxgraph_cache_miss")}
-            check("inductor-fp16: loaded, not compiled", found == {"fxgraph_cache_hit": 2, "fxgraph_cache_miss": 0},
-                  f"{found} in {seconds:.1f} s")  # fmt: skip
+            anew = (*engine.notes(1), *engine.notes(8))
+            check("inductor-fp16: loaded, nothing compiled or tuned anew", anew == (), f"{anew} in {seconds:.1f} s")
+            assert isinstance(engine, GpuEngine)
+            ratio, compute = bare_ratio(engine, 1)
+            check("inductor-fp16: a timed replay against a bare loop", abs(ratio - 1) < 0.01,
+                  f"{ratio:.4f} of {compute:.4f} ms")  # fmt: skip
+            one, four = (engine.throughput(images[:1], streams) for streams in (1, 4))
+            assert one
+            assert four
+            check("inductor-fp16: four streams at once", four > one, f"{four / one:.2f} times the images of one")
     left = torch.cuda.memory_allocated() - allocated
     check("inductor-fp16: memory returned", left <= 0, f"{left} bytes still allocated")
     check("inductor-fp16: memory given back to the GPU", free - free_bytes() < 64 << 20,

@@ -1,9 +1,12 @@
 """PyTorch compiled by Inductor.
 
-Two kinds of plan. `inductor-fp32` (CPU) and `inductor-fp16-aot` (GPU) are AOTInductor packages, loaded without
-compiling anything. `inductor-fp16` (GPU) is `torch.compile(mode="reduce-overhead")`, its kernels in CUDA graphs, and
-`inductor-fp16-autotune` the same with `max-autotune`; their plan is what `torch.compiler.save_cache_artifacts` saves
-(kernels, autotuning results, the captured program), and loading it leaves tracing and graph capture to do.
+Two kinds of plan, and neither compiles anything when it is loaded. `inductor-fp32` (CPU) and `inductor-fp16-aot` (GPU)
+are AOTInductor packages. `inductor-fp16` (GPU) is what `torch.compile(...).aot_compile` makes, one function for each
+batch size, and `inductor-fp16-autotune` the same with Inductor's "max-autotune". All of a GPU's are captured in CUDA
+graphs here, as `torch.compile`'s mode "reduce-overhead" would do for itself: loaded functions no longer do.
+
+Not `torch.compiler.save_cache_artifacts`: loading those traces every module again, seconds for each batch size, and
+times the kernels' configurations again, so that two sessions of one plan could run different kernels (torch 2.11).
 
 Compilers and what they compile can bring a process down, so everything for a GPU is compiled and first run in a process
 of its own.
@@ -12,12 +15,14 @@ of its own.
 from __future__ import annotations
 
 import functools
-import logging
+import io
 import os
+import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +43,15 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
-from trtgate.engines.pytorch import TorchGpuEngine, TorchLane, give_back_memory, layer_types, on_gpu
+from trtgate.engines.pytorch import TorchGpuEngine, TorchLane, arithmetic, give_back_memory, layer_types, on_gpu
 from trtgate.stack import cpu_features, version_of
-
-log = logging.getLogger(__name__)
 
 # Dynamic up to here: a graph without an upper bound would guard on every size.
 LARGEST_BATCH = 1024
-MODES = {"": "reduce-overhead", "autotune": "max-autotune"}
+# By variant; the CUDA graphs are ours, and Inductor's default has none.
+MODES = {"": "default", "autotune": "max-autotune-no-cudagraphs"}
+# One function of a plan, followed by its batch size.
+ENTRY = "batch"
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -93,43 +99,40 @@ class PackagedGpuEngine(GpuEngine):
 
 
 class CompiledEngine(TorchGpuEngine):
-    """A module compiled with its kernels in CUDA graphs that Inductor captures itself."""
+    """Functions compiled ahead of time, one for each batch size, each captured in a CUDA graph."""
 
-    def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int) -> None:
-        super().__init__(spec, module, crop, graph=False)
-        self._compiled: Any = torch.compile(self._module, mode=MODES[spec.variant], fullgraph=True, dynamic=False)
-        self._recompiled: set[int] = set()
+    def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, plan: Path) -> None:
+        super().__init__(spec, module, crop, graph=True)
+        self._functions = load_functions(plan)
+        self._tuned_anew: set[int] = set()
 
     def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-        compiled = self._compiled
-        return lambda: compiled(images)
+        function, module = self._functions[len(images)], self._module
+        return lambda: function(module, images)
 
     def new_lane(self, size: int) -> Lane:
-        before = kernels_compiled()
+        if size not in self._functions:
+            raise ValueError(f"{self.spec.id} is compiled for batches of {sorted(self._functions)}, not of {size}")
+        before = configurations_timed()
         lane = super().new_lane(size)
-        if kernels_compiled() > before:
-            self._recompiled.add(size)
+        if configurations_timed() > before:
+            self._tuned_anew.add(size)
         return lane
 
     def notes(self, batch_size: int) -> tuple[str, ...]:
-        return ("compiled anew: PyTorch did not take the plan's artifacts",) if batch_size in self._recompiled else ()
-
-    def concurrent(self) -> bool:
-        # All of Inductor's graphs share one memory pool and one set of buffers.
-        return False
+        return ("PyTorch tuned its kernels anew: they may not be the plan's",) if batch_size in self._tuned_anew else ()
 
     def close(self) -> None:
         super().close()
-        self._compiled = None
-        torch.compiler.reset()
+        self._functions.clear()
         give_back_memory()
 
 
-def kernels_compiled() -> int:
-    """How often Inductor has compiled in this process what it did not find among its artifacts."""
+def configurations_timed() -> int:
+    """How many configurations of kernels Inductor has timed in this process to choose among them."""
     from torch._dynamo.utils import counters
 
-    return int(counters["inductor"]["fxgraph_cache_miss"])
+    return sum(count for name, count in counters["inductor"].items() if name.startswith("benchmarking."))
 
 
 @functools.cache
@@ -147,18 +150,56 @@ def own_kernel_cache() -> Path:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def compile_in_child(
-    spec: EngineSpec, module: torch.nn.Module, crop: int, sizes: tuple[int, ...], threads: int, path: Path
+def save_functions(
+    module: torch.nn.Module, sizes: Sequence[int], crop: int, mode: str, device: Device, path: Path
 ) -> None:
-    """Compile for every batch size, run each once, and save what was compiled."""
-    torch.set_num_threads(threads)  # part of the key that Inductor finds its own work again by
-    own_kernel_cache()
-    with CompiledEngine(spec, module, crop) as engine:
+    """Compile `module.forward` for float32[N,3,crop,crop] of every size, and save the functions in one zip file."""
+    from torch._functorch._aot_autograd.autograd_cache import AOTAutogradCache
+
+    if hasattr(torch._dynamo.config, "enable_aot_compile"):
+        torch._dynamo.config.enable_aot_compile = True  # off by default in torch 2.11
+    compiled: Any = torch.compile(module, mode=mode, fullgraph=True, dynamic=False)
+    with zipfile.ZipFile(path, "w") as plan, tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        for size in sizes:
+            images = torch.zeros(size, 3, crop, crop, device=device)
+            # A first run times every kernel's configurations. What is saved is compiled after it, with the best alone,
+            # and not found in PyTorch's cache, where all of them still are.
+            compiled.forward.aot_compile(((images,), {}))(module, images)
+            AOTAutogradCache.clear()
+            compiled.forward.aot_compile(((images,), {})).save_compiled_function(f"{folder}/{size}")
+            plan.write(f"{folder}/{size}", f"{ENTRY}{size}")
+
+
+def load_functions(plan: Path) -> dict[int, Callable[..., torch.Tensor]]:
+    """What `save_functions` saved, by batch size: functions of the module and its images.
+
+    Raises RuntimeError when another Python, PyTorch, CUDA, Triton or kind of GPU compiled them.
+    """
+    functions = {}
+    # With more threads Inductor starts a process for each of them, for kernels that are all compiled already.
+    with zipfile.ZipFile(plan) as file, torch._inductor.config.patch(compile_threads=1):
+        for name in file.namelist():
+            function: Any = torch.compiler.load_compiled_function(io.BytesIO(file.read(name)))
+            # The plan's key stands for the module, and a lane for the images. What else is guarded, such as the number
+            # of the CPU's threads, is nothing to these kernels.
+            function.disable_guard_check()
+            functions[int(name.removeprefix(ENTRY))] = function
+    return functions
+
+
+def run_once(engine: GpuEngine, crop: int, sizes: tuple[int, ...]) -> None:
+    """Run an engine at every batch size and close it, to see whether that survives."""
+    with engine:
         for size in sizes:
             engine.infer(np.zeros((size, 3, crop, crop), np.float32))
-        saved = torch.compiler.save_cache_artifacts()
-    assert saved is not None, "Inductor compiled nothing"
-    path.write_bytes(saved[0])
+
+
+def compile_in_child(spec: EngineSpec, module: torch.nn.Module, crop: int, sizes: tuple[int, ...], path: Path) -> None:
+    """Compile for the GPU at every batch size, and run what was saved."""
+    own_kernel_cache()
+    with arithmetic(tf32=False):
+        save_functions(on_gpu(module, spec.precision), sizes, crop, MODES[spec.variant], "cuda", path)
+    run_once(CompiledEngine(spec, module, crop, path), crop, sizes)
 
 
 def package(module: torch.nn.Module, crop: int, path: Path, device: Device) -> None:
@@ -180,10 +221,13 @@ def package_in_child(spec: EngineSpec, module: torch.nn.Module, crop: int, path:
 
 
 def run_package_in_child(spec: EngineSpec, path: Path, crop: int, sizes: tuple[int, ...]) -> None:
-    """Load a package and run it at every batch size, to see whether that survives."""
-    with PackagedGpuEngine(spec, path, {}, crop) as engine:
-        for size in sizes:
-            engine.infer(np.zeros((size, 3, crop, crop), np.float32))
+    """Load a package and run it at every batch size."""
+    run_once(PackagedGpuEngine(spec, path, {}, crop), crop, sizes)
+
+
+def packaged(spec: EngineSpec) -> bool:
+    """Whether the engine is an AOTInductor package."""
+    return spec.precision == "fp32" or spec.variant == "aot"
 
 
 class InductorBackend(Backend):
@@ -196,12 +240,14 @@ class InductorBackend(Backend):
     )
 
     def plan_file(self, spec: EngineSpec) -> str | None:
-        return "plan.artifacts" if spec.variant in MODES and spec.precision == "fp16" else "plan.pt2"
+        return "plan.pt2" if packaged(spec) else "plan.zip"
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         where = only_on("cpu" if spec.precision == "fp32" else "cuda", device)
         if where.ok and not any(shutil.which(compiler) for compiler in ("g++", "clang++")):
             return Availability(False, "Inductor needs a C++ compiler", "apt-get install g++")
+        if where.ok and not packaged(spec) and not hasattr(torch.compiler, "load_compiled_function"):
+            return Availability(False, "this PyTorch cannot save compiled functions", 'pip install "torch>=2.11"')
         return where
 
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
@@ -211,7 +257,11 @@ class InductorBackend(Backend):
         options: dict[str, Any] = {"version": version_of("torch"), "crop": request.crop}
         if request.device == "cpu":
             return {**options, "cpu_features": sorted(cpu_features()), "largest_batch": LARGEST_BATCH}
-        return {**options, "triton": version_of("triton"), "mode": MODES.get(spec.variant, "aot")}
+        if packaged(spec):
+            return {**options, "triton": version_of("triton"), "largest_batch": LARGEST_BATCH}
+        # Saved functions hold bytecode, and another Python than theirs refuses to load them.
+        python = platform.python_version()
+        return {**options, "triton": version_of("triton"), "mode": MODES[spec.variant], "python": python}
 
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         assert request.model is not None
@@ -219,23 +269,20 @@ class InductorBackend(Backend):
         if request.device == "cpu":
             torch.set_num_threads(request.threads)
             package(module, crop, path, "cpu")
-        elif spec.variant == "aot":
+        elif packaged(spec):
             run_in_child(f"AOTInductor's compilation of {spec.id}", package_in_child, spec, module, crop, path)
             run_in_child(f"loading the package of {spec.id}", run_package_in_child, spec, path, crop, sizes)
         else:
-            threads = request.threads
-            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, crop, sizes, threads, path)
+            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, crop, sizes, path)
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
         assert request.model is not None
         torch.set_num_threads(request.threads)
         module = request.model.module
-        if self.plan_file(spec) == "plan.artifacts":
+        if not packaged(spec):
             own_kernel_cache()
-            if torch.compiler.load_cache_artifacts(plan.read_bytes()) is None:
-                log.warning("%s: PyTorch could not read the plan's artifacts; it will compile again", spec.id)
-            return CompiledEngine(spec, module, request.crop)
+            return CompiledEngine(spec, module, request.crop, plan)
         layers = dict.fromkeys(
             layer_types(module, spec.precision), {"fp32": "float32", "fp16": "float16"}[spec.precision]
         )
