@@ -1,4 +1,4 @@
-"""What test_gpu.py has compiled and loaded in child processes."""
+"""What test_gpu.py has compiled in a child process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from trtgate.engines.inductor import CACHE_VARIABLE, load_functions, save_functions
+from trtgate.engines.inductor import CACHE_VARIABLE, save_functions
 
 CROP, SIZE = 8, 2
 
@@ -23,23 +23,13 @@ class Small(torch.nn.Module):
         return torch.relu(images * self.scale).sum((2, 3))
 
 
-def prepare(path: Path, threads: int) -> None:
-    """Kernels beside the plan: a CPU's are no part of it, and compiling them again would only take longer."""
-    os.environ[CACHE_VARIABLE] = str(path.parent)
-    torch._inductor.config.cpp_cache_precompile_headers = False
-    torch.set_num_threads(threads)
+# Either takes longer than these kernels: compiled headers, and trying which vector instructions there are.
+QUICK = {"cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": False}
 
 
 def save(path: Path) -> None:
-    prepare(path, 1)
-    save_functions(Small().eval(), (SIZE,), CROP, "default", "cpu", path)
-
-
-def load(path: Path) -> tuple[list[list[float]], list[list[float]]]:
-    """What the function loaded from `path` answers, and what the module does."""
-    prepare(path, 2)
-    [(size, function)] = load_functions(path).items()
-    module, images = Small().eval(), torch.randn(size, 3, CROP, CROP)
-    with torch.inference_mode():
-        module.scale.mul_(3.0)
-        return function(module, images).tolist(), module(images).tolist()
+    """Compile for a batch of SIZE and save the plan, with the kernels beside it: a CPU's are no part of it."""
+    os.environ[CACHE_VARIABLE] = str(path.parent)
+    torch.set_num_threads(1)
+    with torch._inductor.config.patch(QUICK):
+        save_functions(Small().eval(), (SIZE,), CROP, "default", "cpu", path)
