@@ -24,8 +24,9 @@ from trtgate.__main__ import main
 from trtgate.ab import TurnMonitor, Turns, Worker, WorkerError, choose_engines
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
+from trtgate.expectations import Expectation
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
-from trtgate.race import NoMonitor
+from trtgate.race import NoMonitor, Race
 from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
 from trtgate.worker import come_to_rest
@@ -254,6 +255,26 @@ def test_coming_to_rest_waits_for_threads_that_spin() -> None:
 # What is raced.
 
 
+@pytest.mark.parametrize(
+    ("noise", "second_noise", "more"), [(0.0, None, False), (0.0, 0.0, False), (0.0, 0.3, True), (0.3, 0.0, True)]
+)
+def test_a_noisy_series_of_either_kind_gets_more_rounds(noise: float, second_noise: float | None, more: bool) -> None:
+    """A GPU's engine has two series and both are judged, so both may leave a race undecided."""
+    generator = np.random.default_rng(0)
+
+    def series(spread: float) -> dict[str, tuple[Any, ...]]:
+        names = [f"{side} {number}" for number in (1, 2, 3) for side in ("old", "new")]
+        return {name: tuple(np.full(5, 1e-3 * (1 + spread * generator.random())) for _ in range(15)) for name in names}
+
+    first, second = series(noise), {} if second_noise is None else series(second_noise)
+    race = Race(first, dict.fromkeys(first, True), statistic="median", end_to_end=second)
+    expectation = Expectation(delta=0.02)
+    latency, end_to_end = ab.decisions(race, expectation)
+    assert latency.verdict is (Verdict.INCONCLUSIVE if noise else Verdict.PASS)
+    assert (end_to_end is None) == (second_noise is None)
+    assert ab.more_rounds_may_decide(race, expectation) == more
+
+
 class Describing:
     """A worker that has some engines and not others."""
 
@@ -311,6 +332,8 @@ def test_this_environment_against_itself(
     assert engine["decision"]["verdict"] in {Verdict.PASS.value, Verdict.IMPROVED.value}
     assert len(engine["old"]["processes"]) == len(engine["new"]["processes"]) == 3
     assert set(engine["rounds"]) == {f"{side} {number}" for side in ("old", "new") for number in (1, 2, 3)}
+    assert engine["end_to_end_rounds"] == {}
+    assert 0 <= engine["readings"]["idle_share"] < 1
     assert sum("over 2 builds" in note for note in engine["notes"]) == 2
     assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
     assert np.isfinite(engine["old"]["latency"])

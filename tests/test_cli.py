@@ -57,7 +57,7 @@ def scripted_races(monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
     monkeypatch.setattr(selftest, "slowed_arm", arm)
 
 
-def run_toy(delta: float, slowdown: float) -> selftest.Selftest:
+def run_toy(delta: float, slowdown: float, absolute_floor: float = 0.0) -> selftest.Selftest:
     return selftest.run_selftest(
         Toy(),  # type: ignore[arg-type]
         np.zeros((1, 3, 4, 4), np.float32),
@@ -65,6 +65,7 @@ def run_toy(delta: float, slowdown: float) -> selftest.Selftest:
         races=(12, 8),
         slowdown=slowdown,
         delta=delta,
+        absolute_floor=absolute_floor,
         schedule=Schedule(),
         monitor=lambda: None,  # type: ignore[arg-type, return-value]
     )
@@ -84,6 +85,11 @@ def test_a_selftest_counts_false_alarms_and_catches(monkeypatch: pytest.MonkeyPa
 def test_a_slowdown_within_delta_is_not_called_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted_races(monkeypatch, slow=1.03)
     assert run_toy(delta=0.05, slowdown=0.03).caught == 0
+
+
+def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_races(monkeypatch, slow=1.1)
+    assert run_toy(delta=0.05, slowdown=0.1, absolute_floor=1.0).caught == 0
 
 
 def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trtgate.errors import UserError
-from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
+from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
+from trtgate.verdict import Verdict
+from trtgate.verdict.paired import decide_paired
+
+
+def test_what_is_expected_by_default_sees_three_percent_of_a_fast_engine() -> None:
+    """The blog post's INT8 engine took 0.39 ms; an absolute floor above 12 us would let 3 % of it pass."""
+    generator = np.random.default_rng(0)
+    old, new = (seconds * generator.normal(1, 0.001, 15) for seconds in (0.39e-3, 0.39e-3 * 1.03))
+    floor = read_expectations(DEFAULT_PATH).of("resnet50", "tensorrt-int8").absolute_floor
+    assert decide_paired(old, new, delta=0.015, absolute_floor=floor).verdict is Verdict.REGRESSED
+    assert floor == Expectation().absolute_floor
 
 
 def test_the_most_particular_section_counts(tmp_path: Path) -> None:

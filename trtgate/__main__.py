@@ -182,6 +182,7 @@ def _selftest(options: argparse.Namespace) -> int:
             slowdown=options.slowdown,
             # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
             delta=min(expectation.delta, options.slowdown / 2),
+            absolute_floor=expectation.absolute_floor,
             schedule=SCHEDULES[settings.device],
             monitor=monitor_for(settings.device),
             progress=progress,

@@ -284,6 +284,8 @@ class AbResult:
     layers: tuple[LayerChange, ...]
     notes: tuple[str, ...]
     rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    end_to_end_rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    readings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def decision(self) -> Decision:
@@ -466,21 +468,23 @@ class _Sides:
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts") for side in SIDES}
         agreements = self._agreements(logits)
-        rounds = {side: _processes(race, side) for side in SIDES}
-        second = {side: _processes(race, side, end_to_end=True) for side in SIDES}
+        rounds, second = _by_side(race), _by_side(race, end_to_end=True)
+        latency, end_to_end = decisions(race, expectation)
         return AbResult(
             model=name,
             engine=spec.id,
             batch=size,
             old=_side_facts(rounds["old"], second["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(rounds["new"], second["new"], opened["new"][:builds], facts["new"]),
-            latency=_decide(race, rounds, expectation),
-            end_to_end=_decide(race, second, expectation) if second["old"] and second["new"] else None,
+            latency=latency,
+            end_to_end=end_to_end,
             answers=self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec)),
             agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
             layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
             notes=self._notes(race, rounds, builds, facts, expectation),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
+            end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
+            readings=race.readings,
         )
 
     def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
@@ -501,9 +505,7 @@ class _Sides:
             return Arm(f"{side} {index + 1}", block)
 
         def undecided(race: Race) -> bool:
-            # Where processes differ, more rounds of the same ones decide nothing.
-            rounds = {side: _processes(race, side) for side in SIDES}
-            return _decide(race, rounds, expectation).reason is Reason.INTERVAL_TOO_WIDE
+            return more_rounds_may_decide(race, expectation)
 
         machine = monitor_for(device, pids)
         order = [SIDES if index % 2 == 0 else SIDES[::-1] for index in range(len(self._workers["old"]))]
@@ -561,19 +563,33 @@ class _Sides:
         return tuple(notes)
 
 
-def _processes(race: Race, side: str, *, end_to_end: bool = False) -> list[Any]:
-    """The rounds, float64[R] seconds, of each process of a side, in the order of their numbers."""
-    count = sum(arm.startswith(f"{side} ") for arm in race.blocks)
+def _by_side(race: Race, *, end_to_end: bool = False) -> dict[str, list[Any]]:
+    """By side, the rounds, float64[R] seconds, of each of its processes in the order of their numbers."""
     read = race.round_end_to_end if end_to_end else race.round_latencies
-    return [rounds for rounds in (read(f"{side} {index + 1}") for index in range(count)) if rounds.size]
+    found: dict[str, list[Any]] = {}
+    for side in SIDES:
+        count = sum(arm.startswith(f"{side} ") for arm in race.blocks)
+        each = (read(f"{side} {index + 1}") for index in range(count))
+        found[side] = [rounds for rounds in each if rounds.size]
+    return found
 
 
-def _decide(race: Race, rounds: Mapping[str, Sequence[Any]], expectation: Expectation) -> Decision:
+def decisions(race: Race, expectation: Expectation) -> tuple[Decision, Decision | None]:
+    """On the latency of new against old, and on the end-to-end time of engines that have one."""
     if not race.complete:
-        return judge.unfinished(len(race.dropped), race.dropped[-1])
-    return decide_processes(
-        rounds["old"], rounds["new"], delta=expectation.delta, absolute_floor=expectation.absolute_floor
-    )
+        unfinished = judge.unfinished(len(race.dropped), race.dropped[-1])
+        return unfinished, unfinished if race.end_to_end else None
+
+    def decide(rounds: Mapping[str, Sequence[Any]]) -> Decision:
+        delta, floor = expectation.delta, expectation.absolute_floor
+        return decide_processes(rounds["old"], rounds["new"], delta=delta, absolute_floor=floor)
+
+    return decide(_by_side(race)), decide(_by_side(race, end_to_end=True)) if race.end_to_end else None
+
+
+def more_rounds_may_decide(race: Race, expectation: Expectation) -> bool:
+    """Whether a series is open for its noise; where processes differ, more rounds of the same ones decide nothing."""
+    return any(each is not None and each.reason is Reason.INTERVAL_TOO_WIDE for each in decisions(race, expectation))
 
 
 def _named(pair: str, decision: Decision) -> Decision:
@@ -612,6 +628,8 @@ def report_to_json(report: AbReport) -> dict[str, Any]:
                 "old": asdict(each.old),
                 "new": asdict(each.new),
                 "rounds": {arm: list(rounds) for arm, rounds in each.rounds.items()},
+                "end_to_end_rounds": {arm: list(rounds) for arm, rounds in each.end_to_end_rounds.items()},
+                "readings": dict(each.readings),
                 "agreement": {pair: dict(found) for pair, found in each.agreement.items()},
                 "latency": decision_to_json(each.latency),
                 "end_to_end": decision_to_json(each.end_to_end) if each.end_to_end else None,

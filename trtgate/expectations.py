@@ -30,7 +30,7 @@ class Expectation:
     sqnr_db: float = 10.0
     speedup: float | None = None
     delta: float = 0.05
-    absolute_floor_us: float = 20.0
+    absolute_floor_us: float = 2.0
 
     @property
     def absolute_floor(self) -> float:

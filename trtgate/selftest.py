@@ -47,13 +47,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selftest:
-    """All trials of one engine. `slowdown` and `delta` are fractions (0.05 is 5 %)."""
+    """All trials of one engine. `slowdown` and `delta` are fractions (0.05 is 5 %), `absolute_floor` is in seconds."""
 
     model: str
     engine: str
     batch: int
     latency: float
     delta: float
+    absolute_floor: float
     slowdown: float
     same: tuple[Trial, ...]
     slowed: tuple[Trial, ...]
@@ -106,11 +107,22 @@ def run_selftest(
     races: tuple[int, int],
     slowdown: float,
     delta: float,
+    absolute_floor: float,
     schedule: Schedule,
     monitor: Callable[[], Monitor],
     progress: Progress = SILENT,
 ) -> Selftest:
-    """Run `races[0]` A/A races and `races[1]` slowed ones, in turns so that both see the same hours."""
+    """Run `races[0]` A/A races and `races[1]` slowed ones, in turns so that both see the same hours.
+
+    They are decided as the gate would with this `delta` and `absolute_floor` (seconds).
+    """
+
+    def decide(race: Race) -> Decision:
+        if not race.complete:
+            return judge.unfinished(len(race.dropped), race.dropped[-1])
+        old, new = race.round_latencies("old"), race.round_latencies("new")
+        return decide_paired(old, new, delta=delta, absolute_floor=absolute_floor)
+
     started = time.monotonic()
     plain = slowed_arm("old", engine, batch, 0.0)
     latency = run_race([plain], dataclasses.replace(schedule, rounds=3)).latency("old")
@@ -123,7 +135,7 @@ def run_selftest(
     turns = _turns(*races)
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
-            trials[kind].append(_trial(plain, arms[kind], delta, schedule, monitor))
+            trials[kind].append(_trial(plain, arms[kind], decide, schedule, monitor))
             count(index + 1, len(turns))
     return Selftest(
         model,
@@ -131,6 +143,7 @@ def run_selftest(
         len(batch),
         latency,
         delta,
+        absolute_floor,
         slowdown,
         tuple(trials["same"]),
         tuple(trials["slowed"]),
@@ -143,21 +156,17 @@ def _turns(same: int, slowed: int) -> list[str]:
     return [kind for pair in pairs for kind in pair if kind]
 
 
-def _trial(old: Arm, new: Arm, delta: float, schedule: Schedule, monitor: Callable[[], Monitor]) -> Trial:
+def _trial(
+    old: Arm, new: Arm, decide: Callable[[Race], Decision], schedule: Schedule, monitor: Callable[[], Monitor]
+) -> Trial:
     """One race with its rerun, as the gate does it."""
 
     def undecided(race: Race) -> bool:
-        return _decide(race, delta).verdict is Verdict.INCONCLUSIVE
+        return decide(race).verdict is Verdict.INCONCLUSIVE
 
     race = race_until_decided([old, new], undecided, schedule, monitor=monitor)
     reran = race.rounds > schedule.rounds
-    return Trial(race.round_latencies("old"), race.round_latencies("new"), _decide(race, delta), reran, race)
-
-
-def _decide(race: Race, delta: float) -> Decision:
-    if race.complete:
-        return decide_paired(race.round_latencies("old"), race.round_latencies("new"), delta=delta)
-    return judge.unfinished(len(race.dropped), race.dropped[-1])
+    return Trial(race.round_latencies("old"), race.round_latencies("new"), decide(race), reran, race)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,9 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
                 )
                 _, low, high = interval(np.log(new / old))
                 widths.append(high - low)
-                verdicts[kind].append(decide_paired(old, new, delta=result.delta).verdict)
+                verdicts[kind].append(
+                    decide_paired(old, new, delta=result.delta, absolute_floor=result.absolute_floor).verdict
+                )
         both = verdicts["same"] + verdicts["slowed"]
         rows.append(
             StatisticRow(
@@ -227,6 +238,7 @@ def summary(result: Selftest) -> dict[str, object]:
         "batch": result.batch,
         "latency": result.latency,
         "delta": result.delta,
+        "absolute_floor": result.absolute_floor,
         "slowdown": result.slowdown,
         "seconds": result.seconds,
         "false_alarms": result.false_alarms,
