@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.torch_version import TorchVersion
 
 from trtgate import doctor, judge, nvml, options, telemetry
 from trtgate.__main__ import main
@@ -384,6 +385,13 @@ def test_an_engine_says_where_it_runs(text: str, device: Device) -> None:
     found = available(parse_spec(text), device)
     assert not found.ok
     assert found.fix == f"--device {'cuda' if device == 'cpu' else 'cpu'}"
+
+
+def test_an_older_pytorch_has_what_needs_no_saved_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cu130"))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert "2.10" in str(available(parse_spec("inductor-fp16"), "cuda"))
+    assert available(parse_spec("inductor-fp16-aot"), "cuda").ok
 
 
 def record(**changes: Any) -> EngineRecord:

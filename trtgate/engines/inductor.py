@@ -246,8 +246,8 @@ class InductorBackend(Backend):
         where = only_on("cpu" if spec.precision == "fp32" else "cuda", device)
         if where.ok and not any(shutil.which(compiler) for compiler in ("g++", "clang++")):
             return Availability(False, "Inductor needs a C++ compiler", "apt-get install g++")
-        if where.ok and not packaged(spec) and not hasattr(torch.compiler, "load_compiled_function"):
-            return Availability(False, "this PyTorch cannot save compiled functions", 'pip install "torch>=2.11"')
+        if where.ok and not packaged(spec) and torch.__version__ < "2.10":  # not as text, it is a TorchVersion
+            return Availability(False, "saving compiled functions needs PyTorch 2.10", 'pip install "torch>=2.10"')
         return where
 
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
