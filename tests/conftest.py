@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
 from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
+from trtgate.race import SCHEDULES
 from trtgate.workbench import Settings, Workbench
 
 # What tests print is not for the summary of the job that runs them.
@@ -30,6 +32,14 @@ def lite0(plan_cache: Path) -> Iterator[Workbench]:
     settings = Settings(engines=tuple(map(parse_spec, ENGINES)), plan_cache=plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
         yield bench
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Races on the CPU with a fifth of the time: what is printed and saved is under test, not how sure it is."""
+    usual = SCHEDULES["cpu"]
+    short = replace(usual, block_seconds=usual.block_seconds / 5, warm_up_seconds=usual.warm_up_seconds / 5)
+    monkeypatch.setitem(SCHEDULES, "cpu", short)  # type: ignore[arg-type]  # a Mapping for everybody else
 
 
 def untrained(name: str) -> Model:

@@ -316,6 +316,7 @@ def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_this_environment_against_itself(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:
     assert engine.slowed_block(3, batch, 0.02).seconds.min() >= 0.02
 
 
+@pytest.mark.usefixtures("short_blocks")
 def test_selftest_command(
     plan_cache: Path, tmp_path: Path, lite0: Workbench, capsys: pytest.CaptureFixture[str]
 ) -> None:
