@@ -84,6 +84,40 @@ def test_five_sessions_against_five(
     assert verdict in capsys.readouterr().out
 
 
+def unsteady_reference(name: str, first: int, references: tuple[float, ...], **keywords: Any) -> None:
+    for number, reference in enumerate(references, first):
+        save(number, name, reference=reference, **keywords)
+
+
+UNSTEADY = (3.2e-3, 5.8e-3, 4.0e-3, 3.4e-3, 4.8e-3)
+
+
+@pytest.mark.parametrize(("engine", "status", "verdict"), [(1e-3, 0, "PASS"), (1.08e-3, 1, "REGRESSED")])
+def test_noise_of_the_reference_fails_no_engine_and_hides_none(
+    engine: float, status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsteady_reference("before", 1, UNSTEADY)
+    unsteady_reference("after", 6, UNSTEADY[::-1], engine=engine)
+    assert main(["compare", "before", "after"]) == status
+    text = capsys.readouterr().out
+    assert f"resnet50 onnxruntime-int8 batch 1: {verdict}" in text
+    assert "speedup by itself: INCONCLUSIVE (interval_too_wide)" in text
+    assert ("the noise is the reference's" in text) == (status == 0)
+
+
+@pytest.mark.parametrize(
+    ("slower", "status", "verdict"), [(1.0, 0, "PASS (yardstick)"), (2.5, 1, "REGRESSED (slower)")]
+)
+def test_the_reference_fails_only_by_a_proven_regression(
+    slower: float, status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, first, factor in (("before", 1, 1.0), ("after", 6, slower)):
+        for number, seconds in enumerate(UNSTEADY, first):
+            save(number, name, factor * seconds, factor * seconds, engines=("pytorch-fp32",))
+    assert main(["compare", "before", "after"]) == status
+    assert f"resnet50 pytorch-fp32 batch 1: {verdict}" in capsys.readouterr().out
+
+
 def test_both_parts_of_a_changed_speedup_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("before", 1)
     sessions("after", 6, reference=3.6e-3)

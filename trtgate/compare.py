@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.expectations import Expectations
 from trtgate.layers import LayerChange, changed_layers
@@ -17,7 +18,7 @@ from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_jso
 from trtgate.stack import steady
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import worst
+from trtgate.verdict.policy import GOOD, worst
 from trtgate.verdict.sessions import decide_sessions
 
 Key = tuple[str, str, int]
@@ -60,8 +61,28 @@ class Comparison:
 
     @property
     def decision(self) -> Decision:
-        """The worst of latency, speedup and end-to-end time; the message says which and what each contributed."""
-        return worst([self.latency, self.speedup, *([self.end_to_end] if self.end_to_end else [])])
+        """The worst of latency, speedup and end-to-end time, but for what is only the reference's own noise.
+
+        A speedup that cannot be told fails no engine whose own times are good, and the reference itself fails only by a
+        proven regression: eager PyTorch at batch 1 is as unsteady as the host that launches it.
+        """
+        own = self.own
+        if self.key[1] == REFERENCE.id:
+            if own.verdict is not Verdict.INCONCLUSIVE:
+                return own
+            message = f"the yardstick, which fails only by a proven regression: {own.message}"
+            return replace(own, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
+        return own if self.only_reference_is_unsure else worst([own, self.speedup])
+
+    @property
+    def only_reference_is_unsure(self) -> bool:
+        """Whether the speedup cannot be told although the engine's own times can, and are good."""
+        return self.speedup.verdict is Verdict.INCONCLUSIVE and self.own.verdict in GOOD
+
+    @property
+    def own(self) -> Decision:
+        """The worst of latency and end-to-end time."""
+        return worst([self.latency, *([self.end_to_end] if self.end_to_end else [])])
 
     @property
     def attribution(self) -> str:

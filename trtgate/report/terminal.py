@@ -25,7 +25,7 @@ from trtgate.selftest import Selftest, binomial_upper, compare_statistics
 from trtgate.sensitivity import Sensitivity
 from trtgate.verdict.decision import Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import worst
+from trtgate.verdict.policy import GOOD, worst
 
 WIDTH = 100
 COLOURS = {
@@ -267,6 +267,9 @@ def comparison_notes(report: Report) -> list[str]:
                 f"  speedup: {each.old_speedup:.2f} -> {each.new_speedup:.2f}; {each.attribution}; "
                 f"time relative to the reference {change_text(math.log(slower_speedup))}; {each.clocks}"
             )
+        if each.speedup.verdict not in GOOD and each.key[1] != REFERENCE.id:
+            whose = "; the noise is the reference's, so the engine's own times decide"
+            lines.append(f"  speedup by itself: {each.speedup}{whose if each.only_reference_is_unsure else ''}")
         if each.end_to_end:
             lines.append(f"  end to end: {each.end_to_end.message}")
         lines += [f"  layer {layer}" for layer in each.layers]

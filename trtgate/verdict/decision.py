@@ -27,6 +27,7 @@ class Reason(enum.Enum):
     NO_FLOOR = "no_floor"
     AS_ASKED = "as_asked"
     ACKNOWLEDGED = "acknowledged"
+    YARDSTICK = "yardstick"
     # REGRESSED
     SLOWER = "slower"
     FAR_BEYOND_SPREAD = "far_beyond_spread"
