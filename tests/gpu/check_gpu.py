@@ -175,17 +175,13 @@ def check_pycuda() -> None:
         check("pycuda: the kernel's answers come back", worst < 0.5, f"largest error {worst:.3g} of up to {999 * 8}")
         check("pycuda: captured", engine.facts()["launched_as"] == {"1": CAPTURED, "8": CAPTURED},
               str(engine.facts()["launched_as"]))  # fmt: skip
-        ratio, compute = bare_ratio(engine, 8)
-        check("pycuda: a timed replay against a bare loop", abs(ratio - 1) < 0.01, f"{ratio:.4f} of {compute:.4f} ms")
+        check_replay("pycuda", engine, 8)
         block = engine.block(200, batch(8))
         assert block.end_to_end is not None
         copies = 1e3 * float(np.median(block.end_to_end) - np.median(block.seconds))
         check("pycuda: end to end takes longer than computing", copies > 0, f"by {copies:.4f} ms")
         check_slowdown("pycuda", engine, batch(8))
-        one, four = engine.throughput(batch(8), 1), engine.throughput(batch(8), 4)
-        assert one
-        assert four
-        check("pycuda: four streams at once", four > one, f"{four / one:.2f} times the images of one")
+        check_streams("pycuda", engine, batch(8))
         check_overhead("pycuda", engine, batch(1))
     check("pycuda: PyTorch beside it", torch.ones(1000, device="cuda").sum().item() == before_torch, "same context")
     with kernel_engine(refuses=True) as engine:
@@ -219,6 +215,20 @@ def bare_ratio(engine: GpuEngine, size: int) -> tuple[float, float]:
             bare = lane.milliseconds(start, end) / 200
             ratios.append(1e3 * float(np.median(seconds)) / bare)
     return float(np.median(ratios)), bare
+
+
+def check_replay(name: str, engine: GpuEngine, size: int) -> None:
+    """What stands between two events must be the inference and nothing else."""
+    ratio, bare = bare_ratio(engine, size)
+    check(f"{name}: a timed replay against a bare loop", abs(ratio - 1) < 0.01, f"{ratio:.4f} of {bare:.4f} ms")
+
+
+def check_streams(name: str, engine: GpuEngine, images: np.ndarray) -> None:
+    """Several lanes must be able to run at the same time."""
+    one, four = engine.throughput(images, 1), engine.throughput(images, 4)
+    assert one
+    assert four
+    check(f"{name}: four streams at once", four > one, f"{four / one:.2f} times the images of one")
 
 
 def check_slowdown(name: str, engine: GpuEngine, images: np.ndarray) -> None:
@@ -255,12 +265,7 @@ def check_torch(model: Model, spec_text: str) -> None:
         limit = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}[spec.precision]
         check(f"{spec_text}: answers", error < limit, f"off by {error:.1e} of the largest logit")
         if spec.variant == "graph":
-            ratio, compute = bare_ratio(engine, 1)
-            check(
-                f"{spec_text}: a timed replay against a bare loop",
-                abs(ratio - 1) < 0.01,
-                f"{ratio:.4f} of {compute:.4f} ms",
-            )
+            check_replay(spec_text, engine, 1)
             check_slowdown(spec_text, engine, images)
             check_overhead(spec_text, engine, images)
     left = torch.cuda.memory_allocated() - allocated
@@ -278,7 +283,7 @@ def check_compiled(model: Model) -> None:
         wanted = model.module(torch.from_numpy(images)).numpy()
     maker = backend("inductor")
     with tempfile.TemporaryDirectory() as folder:
-        plan = Path(folder) / "plan.zip"
+        plan = Path(folder) / str(maker.plan_file(spec))
         maker.build(spec, request, plan)
         allocated, free = torch.cuda.memory_allocated(), free_bytes()
         start = time.monotonic()
@@ -290,13 +295,8 @@ def check_compiled(model: Model) -> None:
             anew = (*engine.notes(1), *engine.notes(8))
             check("inductor-fp16: loaded, nothing compiled or tuned anew", anew == (), f"{anew} in {seconds:.1f} s")
             assert isinstance(engine, GpuEngine)
-            ratio, compute = bare_ratio(engine, 1)
-            check("inductor-fp16: a timed replay against a bare loop", abs(ratio - 1) < 0.01,
-                  f"{ratio:.4f} of {compute:.4f} ms")  # fmt: skip
-            one, four = (engine.throughput(images[:1], streams) for streams in (1, 4))
-            assert one
-            assert four
-            check("inductor-fp16: four streams at once", four > one, f"{four / one:.2f} times the images of one")
+            check_replay("inductor-fp16", engine, 1)
+            check_streams("inductor-fp16", engine, images[:1])
     left = torch.cuda.memory_allocated() - allocated
     check("inductor-fp16: memory returned", left <= 0, f"{left} bytes still allocated")
     check("inductor-fp16: memory given back to the GPU", free - free_bytes() < 64 << 20,
