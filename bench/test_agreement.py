@@ -35,6 +35,7 @@ def test_labelled_accuracy(
     photos = workbench.photos("evaluation")
     if photos.labels is None:
         pytest.skip("the photos have no labels; give --images DIR with DIR/<wnid>/*.jpg")
-    accuracy = measure_accuracy(workbench.logits(REFERENCE), workbench.logits(engine.spec), photos.labels)
+    reference, logits = workbench.logits(REFERENCE), workbench.logits(engine.spec)
+    accuracy = measure_accuracy(reference, logits, photos.labels, photos.clusters)
     gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))
     settle(judge.accuracy_decision(accuracy, expectation))

@@ -41,7 +41,7 @@ def torchvisions(path: Path, how: Preprocessing) -> np.ndarray:
 
 @pytest.mark.parametrize("how", [RESNET, LITE0], ids=["bilinear", "bicubic"])
 def test_equals_torchvisions_own_transform(how: Preprocessing) -> None:
-    assert len(PHOTOS) == 11
+    assert len(PHOTOS) == 45
     # In levels of 255: the two differ only where a rounding falls the other way.
     scale = 255 * np.asarray(how.std)[:, None, None]
     differences = [np.abs(ours(path, how) - torchvisions(path, how)) * scale for path in PHOTOS]
@@ -101,6 +101,7 @@ def test_bad_files_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
         read_folder(tmp_path, RESNET)
     photos = read_folder(tmp_path, RESNET, skip_bad=True)
     assert photos.names == ("good.jpg",)
+    assert photos.clusters is None
     assert sorted(photos.skipped) == sorted(bad)
 
 
@@ -147,6 +148,13 @@ def test_sample_crops_are_seeded_and_of_different_photos() -> None:
     assert first.digest == again.digest
     assert len(first) == 240
     assert first.pixels.shape == (240, 3, 224, 224)
+    assert first.clusters is not None
+    assert np.bincount(first.clusters).tolist() == [6] * 40
+    same = dict(zip(first.names, first.clusters.tolist(), strict=True))
+    assert all(same[name] == same[name.split("#")[0] + "#0"] for name in first.names)
+    part = first.part(100, 140).clusters
+    assert part is not None
+    assert np.array_equal(part, first.clusters[100:140])
     calibration = sample_crops("calibration", RESNET)
     assert not {name.split("#")[0] for name in first.names} & {name.split("#")[0] for name in calibration.names}
 

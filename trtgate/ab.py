@@ -518,10 +518,11 @@ class _Sides:
 
     def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:
         """New with old, and each with PyTorch where the model is trained."""
-        found = {"new with old": compare_logits(logits["old"], logits["new"])}
+        clusters = self._bench.photos("evaluation").clusters
+        found = {"new with old": compare_logits(logits["old"], logits["new"], clusters)}
         if self._bench.model.weights.trained:
             reference = self._bench.logits(REFERENCE)
-            found |= {f"{side} with PyTorch": compare_logits(reference, logits[side]) for side in SIDES}
+            found |= {f"{side} with PyTorch": compare_logits(reference, logits[side], clusters) for side in SIDES}
         return found
 
     def _answers(

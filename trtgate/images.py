@@ -34,7 +34,8 @@ class ImageSet:
     """Photos cut to the network's input size.
 
     `pixels` is uint8[N,3,crop,crop] in RGB; `labels` is int64[N], class indices, or None where nobody said what is on
-    the photos; `skipped` names the files that could not be read.
+    the photos; `clusters` is int64[N], the photo that each is a crop of, or None where each is a photo of its own;
+    `skipped` names the files that could not be read.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class ImageSet:
     preprocessing: Preprocessing
     labels: npt.NDArray[np.int64] | None = None
     skipped: tuple[str, ...] = ()
+    clusters: npt.NDArray[np.int64] | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +58,8 @@ class ImageSet:
     def part(self, start: int, stop: int) -> ImageSet:
         """The photos from `start` to before `stop` as a set of their own."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return ImageSet(self.names[start:stop], self.pixels[start:stop], self.preprocessing, labels)
+        clusters = None if self.clusters is None else self.clusters[start:stop]
+        return ImageSet(self.names[start:stop], self.pixels[start:stop], self.preprocessing, labels, clusters=clusters)
 
     def first(self, n: int) -> ImageSet:
         """The first n photos as a set of their own."""
@@ -170,7 +173,7 @@ def sample_crops(split: str, how: Preprocessing) -> ImageSet:
         which = index % len(photos)
         names.append(f"{files[which].stem}#{index // len(photos)}")
         crops.append(random_resized_crop(photos[which], how, rng))
-    return ImageSet(tuple(names), np.stack(crops), how)
+    return ImageSet(tuple(names), np.stack(crops), how, clusters=np.arange(count) % len(photos))
 
 
 def read_folder(

@@ -46,7 +46,8 @@ def fidelity_decision(agreement: Agreement, expectation: Expectation) -> Decisio
 
 def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
     """The numbers of an accuracy that a record keeps."""
-    return {**asdict(accuracy), "drop": accuracy.drop, "drop_high": accuracy.drop_high}
+    low, high = accuracy.drop_bounds
+    return {**asdict(accuracy), "drop": accuracy.drop, "drop_low": low, "drop_high": high}
 
 
 def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
@@ -137,4 +138,5 @@ def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
     # JSON has no infinity: an engine that equals the reference to the last bit has no noise to speak of.
     if not np.isfinite(values["sqnr_db"]):
         values["sqnr_db"] = None
-    return {**values, "low": agreement.low}
+    low, high = agreement.bounds
+    return {**values, "low": low, "high": high}

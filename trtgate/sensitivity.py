@@ -80,7 +80,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
                 logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
                 latency = quick_latency(engine_arm(engine, bench.batch(1)))
             count(index + 1, len(groups) + 1)
-            yield Sensitivity(group, tuple(members), compare_logits(reference, logits), latency)
+            yield Sensitivity(group, tuple(members), compare_logits(reference, logits, photos.clusters), latency)
 
 
 def quick_latency(arm: Arm) -> float:

@@ -1,8 +1,4 @@
-"""Answers: how often an engine says what PyTorch says, and how far its logits are from PyTorch's.
-
-Methods: Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 recommend it for all n); the paired
-difference of two proportions with Agresti and Min's adjustment (2005).
-"""
+"""Answers: how often an engine says what PyTorch says, and how far its logits are from PyTorch's."""
 
 from __future__ import annotations
 
@@ -13,21 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.shares import Ints, Size, difference_bounds, photos_needed, share_bounds, size_of
 
 Logits = npt.NDArray[np.float32]
-
-# One-sided 95 %.
-Z = 1.6448536269514722
-
-
-def wilson_lower(k: int, n: int, z: float = Z) -> float:
-    """Lower bound of a proportion seen as k of n. Raises ValueError unless 0 <= k <= n and n > 0."""
-    if not 0 <= k <= n or n == 0:
-        raise ValueError(f"{k} of {n} is no proportion")
-    share = k / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - spread) / (1 + z * z / n))
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Engine against reference on the same n photos."""
+    """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`)."""
 
     n: int
     top1: int
@@ -52,18 +36,25 @@ class Agreement:
     sqnr_db: float
     finite: bool
     flips: tuple[Flip, ...]
+    photos: int
+    effective: float
 
     @property
     def share(self) -> float:
         return self.top1 / self.n
 
     @property
-    def low(self) -> float:
-        return wilson_lower(self.top1, self.n)
+    def size(self) -> Size:
+        return Size(self.n, self.photos, self.effective)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lower and upper bound of the share, one-sided 95 % each."""
+        return share_bounds(self.share, self.effective)
 
 
-def compare_logits(reference: Logits, engine: Logits) -> Agreement:
-    """Agreement of two float32[N,1000] logit arrays.
+def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = None) -> Agreement:
+    """Agreement of two float32[N,classes] logit arrays, of the photos int64[N] `clusters` (None: a photo each).
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
     photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. Raises ValueError for
@@ -75,7 +66,8 @@ def compare_logits(reference: Logits, engine: Logits) -> Agreement:
         raise ValueError("the reference's own logits are not finite")
     n = len(reference)
     if not np.all(np.isfinite(engine)):
-        return Agreement(n, 0, 0, math.nan, math.nan, False, ())
+        size = size_of(np.ones(n), clusters)
+        return Agreement(n, 0, 0, math.nan, math.nan, False, (), size.photos, size.effective)
     wanted, got = reference.argmax(1), engine.argmax(1)
     best = np.argsort(-reference, 1, kind="stable")[:, :5]
     rows = np.arange(n)
@@ -87,32 +79,39 @@ def compare_logits(reference: Logits, engine: Logits) -> Agreement:
     noise = float(np.sum((a - b) ** 2))
     sqnr = math.inf if noise == 0 else 10 * math.log10(float(np.sum(a**2)) / noise)
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
-    return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips)
+    size = size_of((wanted != got).astype(np.float64), clusters)
+    return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips, size.photos, size.effective)
 
 
 def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
-    """Whether top-1 agreement reaches `floor`: PASS iff its lower bound does, REGRESSED iff even the share does not.
+    """Whether top-1 agreement reaches `floor`: PASS iff its lower bound does, REGRESSED iff its upper bound does not.
 
-    A lower bound below the floor with a share above it is INCONCLUSIVE, as is a sample that could not reach the floor
-    even without one flip.
+    In between it is INCONCLUSIVE, as is a sample that could not reach the floor even without one flip.
     """
     if not agreement.finite:
         return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
-    ratio = {"estimate": agreement.share, "low": agreement.low}
-    text = f"top-1 agreement {agreement.top1}/{agreement.n} = {agreement.share:.1%}, at least {agreement.low:.1%}"
-    if agreement.share < floor:
+    low, high = agreement.bounds
+    ratio = {"estimate": agreement.share, "low": low, "high": high}
+    text = (
+        f"top-1 agreement {agreement.top1} of {agreement.size}, {agreement.share:.1%}, "
+        f"at least {low:.1%} and at most {high:.1%}"
+    )
+    if high < floor:
         return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}, is below the floor {floor:.1%}", **ratio)
-    if agreement.low >= floor:
+    if low >= floor:
         return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}, reaches the floor {floor:.1%}", **ratio)
-    message = f"{text}: too few images to tell it from the floor {floor:.1%}"
+    message = f"{text}: too few photos to tell it from the floor {floor:.1%}"
+    if agreement.effective < (needed := photos_needed(floor)):
+        message += f", which takes {needed} single ones even without a flip"
     return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message, **ratio)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Labelled accuracy of the engine beside the reference's on the same n photos.
+    """Labelled accuracy of the engine beside the reference's on the same n crops of `photos` photos.
 
-    `lost` counts photos that only the reference has right, `gained` those that only the engine has right.
+    `lost` counts photos that only the reference has right, `gained` those that only the engine has right; together they
+    are worth what was seen on `effective` single photos (see `shares`).
     """
 
     n: int
@@ -122,6 +121,12 @@ class Accuracy:
     engine_top5: int
     lost: int
     gained: int
+    photos: int
+    effective: float
+
+    @property
+    def size(self) -> Size:
+        return Size(self.n, self.photos, self.effective)
 
     @property
     def drop(self) -> float:
@@ -129,21 +134,28 @@ class Accuracy:
         return (self.lost - self.gained) / self.n
 
     @property
-    def drop_high(self) -> float:
-        """Upper bound of `drop`: Wald on the paired difference, half a photo added to each cell (Agresti and Min)."""
-        b, c, n = self.lost + 0.5, self.gained + 0.5, self.n + 2
-        return (b - c + Z * math.sqrt(b + c - (b - c) ** 2 / n)) / n
+    def drop_bounds(self) -> tuple[float, float]:
+        """Lower and upper bound of `drop`, one-sided 95 % each."""
+        worth = self.effective / self.n
+        return difference_bounds(self.lost * worth, self.gained * worth, self.effective)
 
 
-def measure_accuracy(reference: Logits, engine: Logits, labels: npt.NDArray[np.int64]) -> Accuracy:
-    """Top-1 and top-5 accuracy of two float32[N,1000] logit arrays against int64[N] labels."""
+def measure_accuracy(
+    reference: Logits, engine: Logits, labels: npt.NDArray[np.int64], clusters: Ints | None = None
+) -> Accuracy:
+    """Top-1 and top-5 accuracy of two float32[N,classes] logit arrays against int64[N] labels, of the photos int64[N]
+    `clusters` (None: a photo each).
+
+    An engine whose logits are not finite is right nowhere on those photos.
+    """
 
     def right(logits: Logits, k: int) -> npt.NDArray[np.bool_]:
         best = np.argsort(-logits, 1, kind="stable")[:, :k]
-        found: npt.NDArray[np.bool_] = np.any(best == labels[:, None], 1)
+        found: npt.NDArray[np.bool_] = np.any(best == labels[:, None], 1) & np.isfinite(logits).all(1)
         return found
 
     ours, theirs = right(engine, 1), right(reference, 1)
+    size = size_of(theirs.astype(np.float64) - ours, clusters)
     return Accuracy(
         n=len(labels),
         reference_top1=int(theirs.sum()),
@@ -152,17 +164,23 @@ def measure_accuracy(reference: Logits, engine: Logits, labels: npt.NDArray[np.i
         engine_top5=int(right(engine, 5).sum()),
         lost=int(np.sum(theirs & ~ours)),
         gained=int(np.sum(ours & ~theirs)),
+        photos=size.photos,
+        effective=size.effective,
     )
 
 
 def decide_accuracy(accuracy: Accuracy, *, max_drop: float) -> Decision:
-    """Whether labelled top-1 accuracy stays within `max_drop` (0.015 is 1.5 points) of the reference's."""
+    """Whether labelled top-1 accuracy stays within `max_drop` (0.015 is 1.5 points) of the reference's: PASS iff the
+    upper bound of the drop does, REGRESSED iff its lower bound does not, else INCONCLUSIVE."""
+    low, high = accuracy.drop_bounds
     text = (
-        f"labelled top-1 {accuracy.engine_top1 / accuracy.n:.1%} against {accuracy.reference_top1 / accuracy.n:.1%}, "
-        f"a drop of {accuracy.drop * 100:+.1f} points, at most {accuracy.drop_high * 100:+.1f}"
+        f"labelled top-1 {accuracy.engine_top1 / accuracy.n:.1%} against {accuracy.reference_top1 / accuracy.n:.1%} "
+        f"of {accuracy.size}, a drop of {accuracy.drop * 100:+.1f} points, at least {low * 100:+.1f} and at most "
+        f"{high * 100:+.1f}"
     )
-    if accuracy.drop > max_drop:
+    if low > max_drop:
         return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}; {max_drop * 100:.1f} are allowed")
-    if accuracy.drop_high <= max_drop:
+    if high <= max_drop:
         return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}; {max_drop * 100:.1f} are allowed")
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few images to exclude {max_drop:.1%}")
+    message = f"{text}: too few photos to tell it from the {max_drop * 100:.1f} that are allowed"
+    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message)
