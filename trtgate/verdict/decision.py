@@ -28,10 +28,13 @@ class Reason(enum.Enum):
     AS_ASKED = "as_asked"
     ACKNOWLEDGED = "acknowledged"
     YARDSTICK = "yardstick"
+    SAME_ANSWERS = "same_answers"
+    ANSWERS_KEPT = "answers_kept"
     # REGRESSED
     SLOWER = "slower"
     FAR_BEYOND_SPREAD = "far_beyond_spread"
     BELOW_FLOOR = "below_floor"
+    ANSWERS_LOST = "answers_lost"
     NOT_FINITE = "not_finite"
     MISSING = "missing"
     WRONG_PRECISION = "wrong_precision"
@@ -45,6 +48,7 @@ class Reason(enum.Enum):
     # INVALID
     DISTURBED = "disturbed"
     NO_RECORDS = "no_records"
+    DIFFERENT_PHOTOS = "different_photos"
 
 
 @dataclass(frozen=True)
