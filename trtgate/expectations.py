@@ -26,7 +26,7 @@ class Expectation:
 
     agreement: float = 0.85
     max_accuracy_drop: float = 0.015
-    cosine: float = 0.90
+    cosine: float = 0.85
     sqnr_db: float = 10.0
     speedup: float | None = None
     delta: float = 0.05

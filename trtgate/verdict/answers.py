@@ -22,7 +22,7 @@ Logits = npt.NDArray[np.float32]
 # How many of a photo's best answers are kept: enough to tell by how much they moved, in 10 KB for 240 photos.
 KEPT = 5
 # No session has more photos: what a damaged file says of its length is not believed beyond this.
-MOST = 100_000_000
+MOST = 10_000_000
 # The share of photos, net, that may be lost. 240 crops of 40 photos can exclude a loss of 1.8 points at the best; below
 # 3 one crop may flip for good, or four to and fro, as happens between kernels that round differently.
 MAX_DROP = 0.03

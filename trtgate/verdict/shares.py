@@ -25,8 +25,8 @@ Ints = npt.NDArray[np.int64]
 TAIL = 0.05
 Z = 1.6448536269514722
 # What two crops of one photo have in common at the least (intracluster correlation), whatever a sample of few flips, or
-# none, seems to show. Measured: 0.11 for either INT8 engine of EfficientNet-Lite0 on 40 crops each of the 60 shipped
-# photos; with 0.1 both errors stay within 5 % up to a true 0.2 (simulated, docs/how-it-decides.md).
+# none, seems to show. Measured: 0.11 for either INT8 engine of EfficientNet-Lite0 on 40 crops each of 60 photos. With
+# 0.1 both errors stay within 5 % up to a true 0.2 (simulated, docs/how-it-decides.md).
 COMMON = 0.1
 
 
