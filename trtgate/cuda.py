@@ -124,7 +124,7 @@ class PyCudaLane(Lane):
         return allocation
 
     def on_close(self, free: Callable[[], object]) -> None:
-        """Call `free` when the lane is closed, before its buffers go."""
+        """Call `free` when the lane is closed: the latest first, and all before its buffers go."""
         self._cleanup.callback(free)
 
     def new_event(self) -> Event:
@@ -157,10 +157,11 @@ class PyCudaLane(Lane):
 
     def close(self) -> None:
         super().close()
-        self.synchronize()
-        self.copy_in = self.copy_out = self.run = _closed
-        self._cleanup.close()
+        self.copy_in = self.copy_out = self.run = closed
+        with self._cleanup:  # also after work that failed
+            self.synchronize()
 
 
-def _closed() -> None:
+def closed() -> None:
+    """What the functions of a closed lane are. Raises CudaError."""
     raise CudaError("this lane is closed; its buffers are gone")

@@ -62,6 +62,9 @@ def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
     if audit.unknown():
         message = f"asked for {audit.asked}, built {built}; the engine does not tell of: {', '.join(audit.unknown())}"
         return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
+    if audit.asked == "tf32" and "tf32" not in audit.histogram:
+        message = f"asked for tf32, built {built}: no layer shows that it uses TF32"
+        return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
     return Decision(Verdict.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 

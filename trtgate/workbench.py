@@ -118,6 +118,7 @@ class Workbench:
                 "weights": self.model.weights.digest,
                 "crop": self.model.preprocessing.crop,
                 "opset": export.OPSET,
+                "form": export.FORM,
                 "torch": version_of("torch"),
                 "onnx": version_of("onnx"),
             }
@@ -127,6 +128,11 @@ class Workbench:
             depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
             text = f"{self.name}: converting to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
+        if kind == "int8-symmetric-fp16":
+            int8 = self.graph("int8-symmetric")
+            depends = {"kind": kind, "model": self.name, "int8": int8.digest, "converter": version_of("converter")}
+            text = f"{self.name}: converting what INT8 leaves to FP16"
+            return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(int8.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
         fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
@@ -338,7 +344,8 @@ class Workbench:
             engine, batch, streams = self.engine(spec), self.batch(batch_size), self.settings.streams
             found: dict[str, Any] = {"enqueue_seconds": engine.enqueue_seconds(batch)}
             found["layer_times"] = {
-                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind, "nodes": list(layer.nodes)}
+                for layer in engine.layer_times(batch)
             }
             if streams > 1 and (together := engine.throughput(batch, streams)) is not None:
                 alone = engine.throughput(batch, 1)

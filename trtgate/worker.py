@@ -122,7 +122,8 @@ class Worker:
         return {
             "audit": {"asked": audit.asked, "layers": dict(audit.layers), "also": sorted(audit.also)},
             "layer_times": {
-                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind, "nodes": list(layer.nodes)}
+                for layer in engine.layer_times(batch)
             },
             "engine": dict(engine.facts()),
             "notes": list(engine.notes(len(batch))),

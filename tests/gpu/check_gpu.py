@@ -26,10 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate import cuda
-from trtgate.engines import backend, parse_spec, tensorrt
+from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
 from trtgate.engines.gpu import GpuEngine, time_between_events
-from trtgate.engines.tensorrt import CAPTURED, TensorRTEngine
+from trtgate.engines.tensorrt import run
+from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine
 from trtgate.models import Model, load_model
 from trtgate.nvml import current_gpu
 from trtgate.stack import cuda_facts
@@ -136,8 +137,10 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
 @contextmanager
 def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
     """TensorRTEngine around the kernel."""
-    tensorrt.trt = stand_in_tensorrt(refuses)  # type: ignore[assignment]
-    tensorrt._logger_class = lambda: _PlainLogger  # type: ignore[assignment]
+    run.trt = stand_in_tensorrt(refuses)  # type: ignore[assignment]
+    run.logger_class = lambda: _PlainLogger  # type: ignore[assignment]
+    run.require_own_plan = lambda plan: "a kernel"
+    run.runtime_settings = lambda engine: None
     with TensorRTEngine(parse_spec("tensorrt-fp16"), bytes(32), SIZES, CROP, ()) as engine:
         yield engine
 
@@ -145,6 +148,7 @@ def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
 class _PlainLogger:
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.warnings: list[str] = []
 
 
 def batch(size: int) -> np.ndarray:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
 
 Batch = npt.NDArray[np.float32]
 Seconds = npt.NDArray[np.float64]
-GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-asymmetric"]
+GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
 Device = Literal["cpu", "cuda"]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -135,11 +135,15 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in."""
+    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in.
+
+    `nodes` are the ONNX nodes that went into it, where the runtime tells: names of layers change with its version.
+    """
 
     name: str
     seconds: float
     kind: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

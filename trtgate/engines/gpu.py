@@ -131,6 +131,16 @@ class GpuEngine(Engine):
     def new_lane(self, size: int) -> Lane:
         """A lane for batches of that size. Raises what the runtime raises when it cannot make one."""
 
+    def lane(self, size: int) -> Lane:
+        """The engine's own lane for batches of that size."""
+        if size not in self._lanes:
+            self._lanes[size] = self.new_lane(size)
+        return self._lanes[size]
+
+    def drop_lane(self, size: int) -> None:
+        """Close that lane; the next who asks gets a new one."""
+        self._lanes.pop(size).close()
+
     def concurrent(self) -> bool:
         """Whether several lanes may run at the same time."""
         return True
@@ -141,10 +151,7 @@ class GpuEngine(Engine):
 
         Without `again` it is copied there even if it is the array that was there last, whose content may have changed.
         """
-        size = len(batch)
-        if size not in self._lanes:
-            self._lanes[size] = self.new_lane(size)
-        lane = self._lanes[size]
+        lane = self.lane(len(batch))
         with lane.active():
             lane.give(batch, again=again)
             yield lane
@@ -210,9 +217,10 @@ class GpuEngine(Engine):
                 turns = max(2 * turns, round(1.2 * turns * THROUGHPUT_SECONDS / elapsed))
 
     def close(self) -> None:
-        for lane in self._lanes.values():
-            lane.close()
-        self._lanes.clear()
+        with contextlib.ExitStack() as closing:  # all of them, even if one fails
+            for lane in self._lanes.values():
+                closing.callback(lane.close)
+            self._lanes.clear()
 
 
 def _run_together(lanes: Sequence[Lane], turns: int) -> float:
