@@ -133,11 +133,29 @@ class FakeGpu:
         return np.frombuffer(memory, np.float32).reshape(shape)
 
 
+class Device:
+    """A GPU as PyCUDA describes it."""
+
+    def __init__(self, index: int) -> None:
+        assert index == 0
+
+    def pci_bus_id(self) -> str:
+        return "0000:00:00.0"
+
+    def name(self) -> str:
+        return "stand-in GPU"
+
+
 class Driver:
     """pycuda.driver."""
 
+    Device = Device
+
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
+
+    def init(self) -> None:
+        """There is nothing to start."""
 
     def Stream(self) -> Stream:
         return Stream(self._gpu)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from trtgate import judge
 from trtgate.engines import parse_spec
@@ -49,6 +50,8 @@ def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Makes a version's stand-in the installed TensorRT, with flaws of its own if wanted."""
     monkeypatch.setattr("trtgate.engines.gpu.THROUGHPUT_SECONDS", 1e-3)
     VIOLATIONS.clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work is slower on more
 
     def install(package: str, **flaws: Any) -> StandIn:
         found = StandIn(api(package), Host(gpu), Flaws(**flaws))
@@ -56,6 +59,7 @@ def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         return found
 
     yield install
+    torch.set_num_threads(threads)
     forget()
 
 
