@@ -46,7 +46,7 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-gpu: requirements-gpu.txt $(VENV)/.installed
+$(VENV)/.installed-gpu: requirements-gpu.txt requirements-gpu-cu13.txt $(VENV)/.installed
 	# PyCUDA is built from source, for the numpy that is there.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
 	touch $@

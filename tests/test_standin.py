@@ -16,14 +16,18 @@ import onnx
 import pytest
 import torch
 
-from trtgate import judge
-from trtgate.engines import parse_spec
+from trtgate import building, judge
+from trtgate.engines import backend, parse_spec
+from trtgate.engines.base import BuildRequest
 from trtgate.engines.tensorrt import api as tensorrt
 from trtgate.engines.tensorrt import build, inspect, run
 from trtgate.engines.tensorrt.api import Features, TensorRTError
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine, TensorRTLane
+from trtgate.errors import UserError
 from trtgate.graphs import half
+from trtgate.plans import CachedFile, PlanCache
+from trtgate.progress import SILENT
 from trtgate.verdict import Verdict
 
 from . import small_classifier as small
@@ -350,6 +354,67 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
         assert tensorrt.installed() is both[wanted]
     forget()
     monkeypatch.setenv(tensorrt.CHOICE, "rtx")
-    with pytest.raises(tensorrt.UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
+    with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
         tensorrt.installed()
     forget()
+
+
+# What a plan is keyed by.
+
+
+H100 = {
+    "gpu": "NVIDIA H100 80GB HBM3",
+    "gpu_uuid": "GPU-1",
+    "compute_capability": "9.0",
+    "gpu_memory_mib": 81559,
+    "vbios": "96.00",
+    "driver": "575.57",
+    "driver_cuda": "12.9",
+    "cuda": "13.0",
+    "cudnn": 91900,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reused"),
+    [
+        ({"driver": "580.159", "driver_cuda": "13.0", "vbios": "96.01"}, True),
+        ({"gpu_uuid": "GPU-2"}, True),
+        ({"cuda": "13.1", "cudnn": 92000}, True),
+        ({"gpu": "NVIDIA H200", "gpu_memory_mib": 143771}, False),
+        ({"compute_capability": "8.0"}, False),
+    ],
+)
+def test_a_plan_outlives_its_driver_and_not_its_kind_of_gpu(
+    changed: dict[str, Any],
+    reused: bool,
+    install: Install,
+    graphs: dict[str, onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    install(NEWEST_10)
+    monkeypatch.setattr(backend("tensorrt"), "build", lambda spec, request, path: path.write_bytes(b"plan"))
+    request = BuildRequest(None, tmp_path / "graph.onnx", (1,), 1, "cuda")
+
+    def plan(facts: dict[str, Any], *, anew: bool = False) -> CachedFile:
+        monkeypatch.setattr(building, "cuda_facts", lambda: facts)
+        asked = dataclasses.replace(request, anew=anew)
+        cache = PlanCache(tmp_path)
+        found = building.cached_plan(cache, "small", parse_spec("tensorrt-fp32"), asked, {"graph": "digest"}, SILENT)
+        assert found is not None
+        return found
+
+    assert plan(H100).built_on["driver"] == "575.57"
+    again = plan({**H100, **changed})
+    assert again.reused is reused
+    assert again.built_on["driver"] == ("575.57" if reused else {**H100, **changed}["driver"])
+    rebuilt = plan({**H100, **changed}, anew=True)
+    assert not rebuilt.reused
+    assert plan({**H100, **changed}).built_on == {**H100, **changed}
+
+
+def test_without_nvml_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "cuda_facts", dict)
+    with pytest.raises(UserError, match="NVML does not answer"):
+        building.processor("cuda", 1)

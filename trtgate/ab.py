@@ -444,6 +444,7 @@ class _Sides:
             "crop": bench.model.preprocessing.crop,
             "plan_cache": str(settings.plan_cache.resolve()),
             "rebuild": rebuild,
+            "anew": settings.rebuild,
             "calibration": calibration,
             "weights": str(weights.resolve()) if weights else None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,26 @@ from typing import Any
 
 from trtgate.engines import backend
 from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, EngineSpec
+from trtgate.errors import UserError
 from trtgate.files import write_synced
-from trtgate.plans import CachedFile, PlanCache
+from trtgate.plans import CachedFile, PlanCache, changed_fields
 from trtgate.progress import Progress
 from trtgate.stack import cpu_model, cuda_facts, version_of
 
+log = logging.getLogger(__name__)
+
 
 def processor(device: Device, threads: int) -> dict[str, Any]:
-    """What a plan, and the reference's answers, depend on besides software: the processor that runs them."""
-    return {"cpu": cpu_model(), "threads": threads} if device == "cpu" else cuda_facts()
+    """The processor that runs things, with its driver.
+
+    Raises UserError for a GPU of which NVML tells nothing: what was made for it could be taken for another's.
+    """
+    if device == "cpu":
+        return {"cpu": cpu_model(), "threads": threads}
+    facts = cuda_facts()
+    if not facts:
+        raise UserError("--device cuda: NVML does not answer; run pip install nvidia-ml-py, or check nvidia-smi")
+    return facts
 
 
 def cached_calibration(
@@ -51,18 +63,21 @@ def cached_plan(
     """The engine's plan, from the cache or built now; None for an engine that has none.
 
     `source` holds the digest of the graph or of the weights. A `rebuild` other than 0 is one more plan of the same
-    description: builders choose kernels by timing them, and may choose others the next time.
+    description: builders choose kernels by timing them, and may choose others the next time. What the plan is good for
+    is its backend's to say; with which driver it was built stands beside it, and is no reason to build another:
+    production keeps its plans when the driver changes.
     """
     maker = backend(spec.backend)
     filename = maker.plan_file(spec)
     if filename is None:
         return None
+    machine = processor(request.device, request.threads)
     depends = {
         "model": model,
         "engine": spec.id,
         **source,
         "batch_sizes": list(request.batch_sizes),
-        **processor(request.device, request.threads),
+        **maker.plan_runs_on(machine),
         "options": dict(maker.build_options(spec, request)),
         **({"rebuild": rebuild} if rebuild else {}),
     }
@@ -71,4 +86,8 @@ def cached_plan(
         with progress.step(f"{model}: building {spec.id}") as count:
             maker.build(spec, replace(request, progress=count), path)
 
-    return cache.get_or_build("plans", filename, depends, build)
+    plan = cache.get_or_build("plans", filename, depends, build, built_on=machine, anew=request.anew)
+    changed = changed_fields(plan.built_on, machine)
+    if plan.built_on and changed:
+        log.info("%s: the plan of %s was built on another machine: %s", model, spec.id, "; ".join(changed))
+    return plan

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trtgate.engines import all_specs, available, running_here
 from trtgate.engines.base import Availability, Device, EngineSpec
 from trtgate.nvml import Gpu, Reading
+from trtgate.stack import cuda_needs
 from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, THROTTLING, CpuMonitor
 
 # How long the machine is watched. Long enough for a clock to come up and, if it will, to go down again.
@@ -61,6 +63,7 @@ def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examina
     else:
         others = gpu.other_processes()
         readings, busy = watch_gpu(gpu)
+        findings += cuda_findings(gpu.identity(), cuda_needs())
         findings += gpu_findings(gpu, others, readings, busy)
     return Examination(engines, tuple(findings))
 
@@ -124,6 +127,42 @@ def watch_gpu(gpu: Gpu) -> tuple[list[Reading], int]:
             readings.append(gpu.read())
     busy, _ = gpu.used_by_others(seen)
     return readings, busy
+
+
+# The oldest driver that runs each major version of CUDA (NVIDIA, CUDA compatibility).
+DRIVERS = {12: 525, 13: 580}
+
+
+def cuda_findings(gpu: Mapping[str, Any], needs: Mapping[str, str]) -> list[Finding]:
+    """Whether the driver is new enough for the CUDA of each package, and whether they all mean the same one.
+
+    `gpu` has `driver` and `driver_cuda`; `needs` maps packages to the CUDA that they were made for, "12.9" or "13".
+    TensorRT with too old a driver only says "factory function returned nullptr".
+    """
+    majors = {name: int(version.partition(".")[0]) for name, version in needs.items()}
+    driver, speaks = gpu["driver"], int(str(gpu["driver_cuda"]).partition(".")[0])
+    findings = [
+        Finding(
+            "CUDA",
+            State.UNFIT,
+            f"{name} was made for CUDA {needs[name]}; the driver ({driver}) knows CUDA up to {gpu['driver_cuda']}",
+            f"a driver from {DRIVERS.get(major, 'a newer branch')} on, or "
+            + (f"the packages of CUDA {speaks}: pip install -r requirements-gpu-cu{speaks}.txt"
+               if speaks in DRIVERS else "an older package"),
+        )
+        for name, major in majors.items()
+        if major > speaks
+    ]  # fmt: skip
+    bindings = next((major for name, major in majors.items() if name.startswith("cuda-")), None)
+    runtimes = {name: major for name, major in majors.items() if name.startswith("tensorrt")}
+    for name, major in runtimes.items():
+        if bindings is not None and major != bindings:
+            text = f"{name} was made for CUDA {major}, cuda-python for CUDA {bindings}"
+            findings.append(Finding("CUDA", State.NOTE, text, f"pip install -r requirements-gpu-cu{major}.txt"))
+    if not findings:
+        told = ", ".join(f"{name} {version}" for name, version in needs.items()) or "nothing needs any"
+        findings.append(Finding("CUDA", State.OK, f"driver {driver} knows {gpu['driver_cuda']}; made for: {told}"))
+    return findings
 
 
 def gpu_findings(gpu: Gpu, others: tuple[int, ...] | None, readings: Sequence[Reading], busy: int) -> list[Finding]:

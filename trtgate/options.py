@@ -23,6 +23,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1, on a GPU 1 and 32"}),
     ("--streams", {"type": int, "default": 1, "metavar": "N", "help": "on a GPU: throughput of N inferences at once"}),
     ("--reuse-timing-cache", {"action": "store_true", "help": "TensorRT: build faster, but not from scratch"}),
+    ("--rebuild", {"action": "store_true", "help": "build every plan anew: builders may choose other kernels"}),
     (
         "--weights",
         {"action": "append", "default": [], "metavar": "MODEL=PATH", "help": ".safetensors, .pth or .pt; repeats"},
@@ -34,6 +35,9 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--expectations", {"type": Path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"}),
 )
 
+
+# The release file of NVIDIA's Linux for Tegra.
+JETSON = Path("/etc/nv_tegra_release")
 
 # What a GPU is bought for: one photo as fast as can be, and many.
 DEFAULT_BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 32)}
@@ -47,6 +51,8 @@ def default_device() -> Device:
 def choose_device(asked: Device | None) -> Device:
     """The device that was asked for, or the default. Raises UserError for a GPU that is not there."""
     device = asked or default_device()
+    if device == "cuda" and JETSON.exists():
+        raise UserError("--device cuda: this is a Jetson, which is not supported: it has no NVML; give --device cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU; give --device cpu, or check the driver with nvidia-smi")
     if device == "cuda" and current_gpu() is None:
@@ -81,6 +87,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         batch_sizes=batch_sizes,
         streams=get("streams"),
         reuse_timing_cache=get("reuse_timing_cache"),
+        rebuild=get("rebuild"),
         weights=weights,
         images=get("images"),
         calibration_images=get("calibration_images"),

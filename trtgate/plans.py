@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,17 @@ Depends = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CachedFile:
-    """An artifact on disk with what it depends on and what its build cost."""
+    """An artifact on disk with what it depends on and what its build cost.
+
+    `built_on` is what was noted of the machine that built it, and is no reason to build another.
+    """
 
     path: Path
     depends: Depends
     digest: str
     build_seconds: float
     reused: bool
+    built_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -71,8 +75,19 @@ class PlanCache:
         if not os.access(root, os.W_OK):
             raise UserError(f"--plan-cache: {root} is not writable; name a writable folder")
 
-    def get_or_build(self, kind: str, filename: str, depends: Depends, build: Callable[[Path], None]) -> CachedFile:
+    def get_or_build(
+        self,
+        kind: str,
+        filename: str,
+        depends: Depends,
+        build: Callable[[Path], None],
+        *,
+        built_on: Mapping[str, Any] | None = None,
+        anew: bool = False,
+    ) -> CachedFile:
         """The artifact that `depends` describes, built by `build(path)` unless a sound one is there.
+
+        With `anew` it is built whatever is there, and replaces that. `built_on` is noted in the manifest.
 
         Only one process builds; the others wait for its lock and reuse. The build writes into a temporary folder that
         is renamed as the last step, so a killed build leaves nothing that has a manifest. A damaged entry is set aside
@@ -80,10 +95,11 @@ class PlanCache:
         """
         with self._locked(kind, depends) as (entry, key):
             found = self._read(entry, filename, key)
-            if found is not None:
+            if found is not None and not anew:
                 return found
-            self._log_why(kind, depends)
-            return self._build(entry, filename, key, depends, build)
+            if found is None:
+                self._log_why(kind, depends)
+            return self._build(entry, filename, key, depends, build, dict(built_on or {}))
 
     def find(self, kind: str, filename: str, depends: Depends) -> CachedFile | None:
         """The artifact that `depends` describes if a sound one is there; a damaged one is set aside with a warning."""
@@ -119,14 +135,23 @@ class PlanCache:
         except (OSError, ValueError, KeyError, TypeError):
             sound = False
         if sound:
-            return CachedFile(artifact, manifest["depends"], manifest["sha256"], manifest["build_seconds"], True)
+            built_on = manifest.get("built_on", {})
+            return CachedFile(
+                artifact, manifest["depends"], manifest["sha256"], manifest["build_seconds"], True, built_on
+            )
         aside = entry.with_name(f"{entry.name}.damaged-{uuid.uuid4().hex[:8]}")
         entry.rename(aside)
         log.warning("%s is damaged; set aside as %s and rebuilt", entry, aside.name)
         return None
 
     def _build(
-        self, entry: Path, filename: str, key: str, depends: Depends, build: Callable[[Path], None]
+        self,
+        entry: Path,
+        filename: str,
+        key: str,
+        depends: Depends,
+        build: Callable[[Path], None],
+        built_on: dict[str, Any],
     ) -> CachedFile:
         # A build that was killed left its own temporary folder; nobody else can be in it while the lock is held.
         for stale in entry.parent.glob(f"{entry.name}.building-*"):
@@ -144,16 +169,21 @@ class PlanCache:
                 "sha256": digest,
                 "build_seconds": seconds,
                 "depends": depends,
+                "built_on": built_on,
             }
             write_synced(working / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
             sync(working / filename)
             sync(working)
+            if entry.exists():
+                replaced = entry.with_name(f"{entry.name}.building-replaced")
+                entry.rename(replaced)
+                shutil.rmtree(replaced)
             working.rename(entry)
             sync(entry.parent)
         except BaseException:
             shutil.rmtree(working, ignore_errors=True)
             raise
-        return CachedFile(entry / filename, depends, digest, seconds, False)
+        return CachedFile(entry / filename, depends, digest, seconds, False, built_on)
 
     def _log_why(self, kind: str, depends: Depends) -> None:
         """Say which fields keep the nearest earlier entry of the same thing from being used."""

@@ -118,6 +118,31 @@ def cuda_facts() -> dict[str, Any]:
     return {**facts, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
+def cuda_needs() -> dict[str, str]:
+    """Which CUDA each installed package was made for, "12.9" or "13", by the package's name."""
+    found = {}
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        if torch.version.cuda:
+            found["torch"] = torch.version.cuda
+    installed = {each.metadata["Name"].lower().replace("_", "-") for each in metadata.distributions()}
+    for name in sorted(installed):
+        major = re.fullmatch(r"tensorrt(?:-rtx|-lean)?-cu(\d\d)", name)
+        if major:
+            found[name] = major[1]
+    for name in ("cuda-bindings", "cuda-python"):
+        if name in installed:
+            found[name] = ".".join(metadata.version(name).split(".")[:2])
+            break
+    if "tensorrt" in installed and not any(name.startswith("tensorrt-cu") for name in found):
+        if metadata.version("tensorrt").startswith("8."):
+            found["tensorrt"] = "12"
+    return found
+
+
 def stack(threads: int | None = None, device: Device = "cpu") -> dict[str, Any]:
     """The fingerprint of this machine and its software, as plain JSON values; a GPU counts where it does the work."""
     return {

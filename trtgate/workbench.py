@@ -43,6 +43,7 @@ class Settings:
     batch_sizes: tuple[int, ...] = (1,)
     streams: int = 1
     reuse_timing_cache: bool = False
+    rebuild: bool = False
     weights: Mapping[str, Path] = field(default_factory=dict)
     images: Path | None = None
     calibration_images: Path | None = None
@@ -208,6 +209,7 @@ class Workbench:
             self.model.preprocessing.crop,
             self._calibration(spec) if spec.variant == "calibrated" else None,
             self._timing_cache(spec) if settings.reuse_timing_cache else None,
+            settings.rebuild,
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:

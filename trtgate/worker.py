@@ -76,6 +76,7 @@ class Worker:
             device=job["device"],
             crop=job["crop"],
             calibration=_calibration(job, spec, cache),
+            anew=job["anew"],
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
         before = anonymous_bytes()  # after a build, which may have been in this very process

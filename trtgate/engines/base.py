@@ -24,6 +24,9 @@ Seconds = npt.NDArray[np.float64]
 GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
 Device = Literal["cpu", "cuda"]
 
+# Facts of a GPU that say which one it is and with which driver, not of what kind it is. Plans outlive a driver.
+ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "driver_cuda"})
+
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
@@ -93,7 +96,7 @@ class BuildRequest:
     """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor.
 
     `model` is None in a worker process, which has graphs only. `timing_cache` is a file that TensorRT may take kernel
-    timings from and add them to; None builds cold.
+    timings from and add them to; None builds cold. `anew` builds a plan even if one is in the cache.
     """
 
     model: Model | None
@@ -104,6 +107,7 @@ class BuildRequest:
     crop: int = 224
     calibration: Calibration | None = None
     timing_cache: Path | None = None
+    anew: bool = False
     progress: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -261,6 +265,10 @@ class Backend(ABC):
     @abstractmethod
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         """Which graph the engine is built from; None where it is built from the PyTorch model."""
+
+    def plan_runs_on(self, machine: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the processor's facts those that a plan depends on, by the runtime's own rules of portability."""
+        return {name: value for name, value in machine.items() if name not in ONE_MACHINE}
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         """Everything besides the graph and the machine that a plan depends on, by name, as JSON values."""

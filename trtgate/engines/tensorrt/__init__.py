@@ -37,6 +37,7 @@ from trtgate.engines.tensorrt.api import Features, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_and_try, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.nvml import has_tf32
 
 
 class TensorRTBackend(Backend):
@@ -53,6 +54,8 @@ class TensorRTBackend(Backend):
                 imported()
             except ImportError as error:
                 return Availability(False, f"{what} cannot be imported: {error}", fix)
+        if spec.precision == "tf32" and not has_tf32():
+            return Availability(False, "this GPU has no TF32 (it came with Ampere)", elsewhere=True)
         if RECIPES[spec].calibrated and not Features.of(trt).calibrator:
             version = installed().__version__
             return Availability(False, f"TensorRT {version} has no INT8 calibrator any more", obsolete=True)
@@ -63,6 +66,11 @@ class TensorRTBackend(Backend):
 
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         return RECIPES[spec].graph
+
+    def plan_runs_on(self, machine: Mapping[str, Any]) -> Mapping[str, Any]:
+        """NVIDIA's rules: the platform, the version of TensorRT (among the options) and the kind of GPU."""
+        kind = {name: machine[name] for name in ("gpu", "compute_capability")}
+        return {**kind, "platform": f"{platform.system()} {platform.machine()}"}
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         # By name: enumerations were renumbered between versions.
