@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.engines.tensorrt.api import TensorRTError
+from trtgate.layers import PROFILE, REFORMAT, nodes_in, own_name
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,6 @@ TYPE_WORDS = {
 # The narrowest first: a layer computes in the narrowest type that comes in.
 NARROWEST = ("int8", "float8", "float16", "bfloat16", "float32")
 CONVOLUTIONS = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected", re.IGNORECASE)
-# What 8.6 puts behind the name of a layer of any but the first profile.
-PROFILE = re.compile(r" \[profile (\d+)\]")
-REFORMAT = re.compile(r"^Reformatting CopyNode for \w+ Tensor \d+ to ")
 # A weight's quantisation that went into its convolution.
 QUANTISED = re.compile(r"QuantizeLinear|QuantLinear")
 
@@ -56,7 +54,7 @@ PAIR_TYPES = {
     "e5m2": "float8",
 }
 KERNELS = (
-    ("int8", re.compile(r"int8|i8816|i16832|imma|icudnn|igemm|i8i8")),
+    ("int8", re.compile(r"int8|i8816|i16832|imma|icudnn|igemm|_i8(?:i8|i32|f16|f32)")),
     ("float8", re.compile(r"fp8|e4m3|e5m2")),
     ("bfloat16", re.compile(r"bf16")),
     ("tf32", re.compile(r"tf32")),
@@ -73,11 +71,6 @@ def kernel_type(tactic: str) -> str:
     if pair:
         return PAIR_TYPES[pair[1]]
     return next((kind for kind, words in KERNELS if words.search(tactic)), "")
-
-
-def own_name(name: str) -> str:
-    """A layer's name without the profile that it belongs to."""
-    return PROFILE.sub("", name)
 
 
 def read_layers(text: str, profile: int = 0) -> list[BuiltLayer]:
@@ -138,12 +131,6 @@ def onnx_nodes(layer: Mapping[str, Any]) -> frozenset[str]:
     """
     metadata = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.get("Metadata", "")))
     return frozenset(metadata) or nodes_in(layer["Name"])
-
-
-def nodes_in(name: str) -> frozenset[str]:
-    """The ONNX nodes that a layer's name lists."""
-    listed = REFORMAT.sub("", own_name(name))
-    return frozenset(filter(None, re.split(r"\s*\+\s*|\s*\|\|\s*|[{},()]|\bPWN\b", listed)))
 
 
 def weighted_layers(layers: Sequence[BuiltLayer], nodes: Sequence[str]) -> dict[str, str]:

@@ -28,8 +28,9 @@ from trtgate.engines.tensorrt.api import (
     trt,
 )
 from trtgate.engines.tensorrt.build import RECIPES
-from trtgate.engines.tensorrt.inspect import BuiltLayer, merged, own_name, read_layers, weighted_layers
+from trtgate.engines.tensorrt.inspect import BuiltLayer, merged, read_layers, weighted_layers
 from trtgate.graphs import INPUT, OUTPUT
+from trtgate.layers import own_name
 
 log = logging.getLogger(__name__)
 
