@@ -66,6 +66,14 @@ def resnet50_int8(resnet50: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def resnet50_int8_fp16(resnet50_int8: Path) -> Path:
+    """The same with FP16 where nothing is quantised."""
+    path = resnet50_int8.with_name("int8-fp16.onnx")
+    half.convert(resnet50_int8, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def resnet50_fp16(resnet50: Path) -> Path:
     """Its FP16 graph."""
     path = resnet50.with_name("fp16.onnx")

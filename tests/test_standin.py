@@ -7,6 +7,7 @@ piece, and shows that the stand-in does not let it pass: a check that cannot fai
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from trtgate.verdict import Verdict
 
 from . import small_classifier as small
 from .fake_cuda import FakeGpu
+from .gpu import check_tensorrt
 from .tensorrt_api.fetch import BINDINGS, api
 from .tensorrt_api.installing import forget, use_gpu, use_module
 from .tensorrt_api.standin import VIOLATIONS, Flaws, Host, StandIn
@@ -418,3 +420,28 @@ def test_without_nvml_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "cuda_facts", dict)
     with pytest.raises(UserError, match="NVML does not answer"):
         building.processor("cuda", 1)
+
+
+# What the first person with TensorRT runs.
+
+
+@pytest.mark.parametrize("package", BINDINGS)
+def test_the_check_for_whoever_has_tensorrt(
+    package: str, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(package)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 0, capsys.readouterr().out
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert len([each for each in written["checks"] if "holds" in each]) > 40
+    assert VIOLATIONS == []
+    assert "assumptions hold" in capsys.readouterr().out
+
+
+def test_the_check_says_what_does_not_hold(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(NEWEST_10, wrong=True, second_profile_float=True)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 1
+    text = capsys.readouterr().out
+    assert "DOES NOT HOLD: tensorrt-fp32: answers like ONNX Runtime at batch 4" in text
+    assert "DOES NOT HOLD: tensorrt-fp16: was built as asked" in text

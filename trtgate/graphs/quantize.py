@@ -2,8 +2,9 @@
 
 Where Q/DQ stands decides accuracy and speed alike, and no builder complains about a bad place. Here only the *inputs*
 of QUANTIZED operators are, so a Conv's output is rounded once, after its activation, and never between Conv and ReLU6,
-where the unclipped range costs EfficientNet-Lite0 over ten points of agreement. MaxPool and GlobalAveragePool are
-among them so that the Conv before each can write integers.
+where the unclipped range costs EfficientNet-Lite0 over ten points of agreement. GlobalAveragePool is
+among them so that the Conv before it can write integers. MaxPool needs none of its own: rounding and taking the largest
+can be done in either order, and builders move the Q behind it to the front.
 
 Two kinds, because the runtimes' integer kernels differ:
 
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["symmetric", "asymmetric"]
 Calibration = Literal["minmax", "entropy"]
 Ranges = Mapping[str, tuple[float, ...]]
-QUANTIZED = ("Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool")
+QUANTIZED = ("Conv", "Gemm", "Add", "GlobalAveragePool")
 # Those of them that carry weights.
 WEIGHTED = ("Conv", "Gemm")
 # Raised whenever the rules below put a Q/DQ node elsewhere or give it other bits, so that cached graphs of the old
