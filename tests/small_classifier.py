@@ -70,7 +70,9 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
                 inputs = [f"{name}_scale", f"{name}_zero"]
                 quantised.graph.node.extend(
                     [
-                        helper.make_node("QuantizeLinear", [name, *inputs], [f"{name}_q"], name=f"{name}_QuantizeLinear"),
+                        helper.make_node(
+                            "QuantizeLinear", [name, *inputs], [f"{name}_q"], name=f"{name}_QuantizeLinear"
+                        ),
                         helper.make_node(
                             "DequantizeLinear", [f"{name}_q", *inputs], [f"{name}_dq"], name=f"{name}_DequantizeLinear"
                         ),

@@ -459,9 +459,7 @@ def test_there_is_no_gpu_to_be_found_here_or_there_is_one() -> None:
         (("580.1", "13.0"), {"tensorrt-cu13": "13", "cuda-python": "12.9"}, State.NOTE, "cuda-python for CUDA 12"),
     ],
 )
-def test_cuda_of_driver_and_packages(
-    driver: tuple[str, str], needs: dict[str, str], state: State, said: str
-) -> None:
+def test_cuda_of_driver_and_packages(driver: tuple[str, str], needs: dict[str, str], state: State, said: str) -> None:
     findings = cuda_findings({"driver": driver[0], "driver_cuda": driver[1]}, needs)
     assert [finding.state for finding in findings] == [state]
     assert re.search(said, f"{findings[0].text} {findings[0].fix}")

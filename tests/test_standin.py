@@ -179,9 +179,10 @@ def test_a_slowed_and_a_wrong_one_are_slower_and_wrong(install: Install, graphs:
         (lambda plan: plan[:20], "no TensorRT plan"),
         (lambda plan: b"MZ" + plan[2:], "no TensorRT plan: it begins with b'MZrt'"),
         (lambda plan: plan[:-5], "not whole"),
-        (lambda plan: plan[:24] + bytes([8, 6, 1, 6]) + plan[28:], r"written by version 8\.6\.1\.6.*10\.13\.0\.35"),
+        (lambda plan: plan[:24] + bytes([8, 6, 1, 6]) + plan[28:], r"by TensorRT 8\.6\.1\.6.*10\.13\.0\.35"),
+        (lambda plan: b"vtrt" + plan[4:], r"by TensorRT-RTX 10.*, TensorRT 10\.13\.0\.35 is installed"),
     ],
-    ids=["short", "foreign", "cut", "old"],
+    ids=["short", "foreign", "cut", "old", "rtx"],
 )
 def test_what_is_no_plan_of_this_version(
     spoil: Callable[[bytes], bytes], message: str, install: Install, graphs: dict[str, onnx.ModelProto]
@@ -216,9 +217,7 @@ def test_trap_a_graph_that_outlives_its_context(
         assert np.isnan(engine.infer(PHOTOS)).all()
 
 
-def test_trap_an_engine_that_goes_before_its_context(
-    install: Install, graphs: dict[str, onnx.ModelProto]
-) -> None:
+def test_trap_an_engine_that_goes_before_its_context(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
     install(NEWEST_10)
     engine = load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"]))
     engine.infer(PHOTOS)
@@ -329,9 +328,7 @@ def test_trap_rtx_runs_generic_kernels_until_it_is_asked(
         assert "cannot be captured" in engine.notes(4)[0]
 
 
-def test_a_driver_that_is_too_old_is_told_in_a_sentence(
-    install: Install, graphs: dict[str, onnx.ModelProto]
-) -> None:
+def test_a_driver_that_is_too_old_is_told_in_a_sentence(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
     """The bindings say "factory function returned nullptr"; the cause was logged before it."""
     found = install(ELEVEN)
 

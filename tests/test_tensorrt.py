@@ -80,9 +80,9 @@ def inspected_11() -> dict[str, Any]:
     return {"Layers": layers, "I/O Tensors": [{"Name": "input", "DataType": "Float"}]}
 
 
-def plan_of(*version: int) -> bytes:
+def plan_of(*version: int, tag: bytes = b"ftrt") -> bytes:
     """A plan with a header and nothing else."""
-    return b"ftrt" + bytes(12) + (28).to_bytes(8, "little") + bytes(version)
+    return tag + bytes(12) + (28).to_bytes(8, "little") + bytes(version)
 
 
 class FakeTensorRT:
@@ -167,7 +167,7 @@ class FakeTensorRT:
                 pass
             calibrator.write_calibration_cache(memoryview(b"ranges"))
         major, minor, patch = (int(part) for part in self.module.__version__.split(".")[:3])
-        return plan_of(major, minor, patch, 0)
+        return plan_of(major, minor, patch, 0, tag=b"vtrt" if "rtx" in self.module.__name__ else b"ftrt")
 
     def _deserialize(self, runtime: Any, plan: bytes) -> Any:
         return self.module.make("ICudaEngine") if self.deserializes else None

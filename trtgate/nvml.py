@@ -159,8 +159,8 @@ def cuda_device() -> tuple[str, str] | None:
 def current_gpu() -> Gpu | None:
     """The GPU that a run on `--device cuda` uses, or None without NVML or without a GPU.
 
-    CUDA tells a MIG slice's own UUID, which NVML knows under another form: there the PCI bus id finds the GPU that it is
-    a slice of, and the slice keeps CUDA's name, which says which slice it is.
+    CUDA tells a MIG slice's own UUID, which NVML knows under another form: there the PCI bus id finds the GPU that it
+    is a slice of, and the slice keeps CUDA's name, which says which slice it is.
     """
     try:
         import pynvml

@@ -137,9 +137,8 @@ def cuda_needs() -> dict[str, str]:
         if name in installed:
             found[name] = ".".join(metadata.version(name).split(".")[:2])
             break
-    if "tensorrt" in installed and not any(name.startswith("tensorrt-cu") for name in found):
-        if metadata.version("tensorrt").startswith("8."):
-            found["tensorrt"] = "12"
+    if "tensorrt" in installed and metadata.version("tensorrt").startswith("8."):
+        found["tensorrt"] = "12"
     return found
 
 

@@ -1,7 +1,7 @@
 """For whoever has TensorRT: does it do what trtgate takes it to do? python tests/gpu/check_tensorrt.py [--out FILE]
 
-Needs what the tensorrt-* engines need (`python -m trtgate doctor`) and requirements.txt. Builds and runs a classifier of a
-few layers in every way that trtgate builds one, and says of each assumption whether it holds. Takes some minutes, and
+Needs what the tensorrt-* engines need (`python -m trtgate doctor`) and requirements.txt. Builds and runs a classifier of
+a few layers in every way that trtgate builds one, and says of each assumption whether it holds. Takes some minutes, and
 writes one file to attach to a report: nothing in it but versions, the GPU's name and what was seen. Status 1 if
 something does not hold.
 """
@@ -82,7 +82,10 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
         for size in SIZES:
             report.check(
                 f"{text}: answers like ONNX Runtime at batch {size}",
-                lambda size=size: ((error := answers(engine, size)) <= tolerance, f"off by {error:.2e} of {tolerance:.2e}"),
+                lambda size=size: (
+                    (error := answers(engine, size)) <= tolerance,
+                    f"off by {error:.2e} of {tolerance:.2e}",
+                ),
             )
         how = dict(engine.facts()["launched_as"])
         report.check(f"{text}: is captured in a CUDA graph", lambda: (set(how.values()) == {CAPTURED}, str(how)))
@@ -100,7 +103,8 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
             )
         audit = judge.audit_decision(engine.audit(), 0)
         report.check(
-            f"{text}: was built as asked", lambda: (audit.verdict is Verdict.PASS, f"{audit.verdict.name}: {audit.message}")
+            f"{text}: was built as asked",
+            lambda: (audit.verdict is Verdict.PASS, f"{audit.verdict.name}: {audit.message}"),
         )
         names = {layer.name for layer in engine._layers(max(SIZES))}
         times = engine.layer_times(PHOTOS)
@@ -122,7 +126,9 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
 def check_plan(report: Report, plan: bytes, again: bytes, wanted: np.ndarray) -> None:
     """What a plan is, and what a second build of it answers."""
     spec = parse_spec("tensorrt-fp32")
-    report.check("a plan's header tells the installed version", lambda: (bool(require_own_plan(plan)), plan_version(plan)))
+    report.check(
+        "a plan's header tells the installed version", lambda: (bool(require_own_plan(plan)), plan_version(plan))
+    )
 
     def refused(spoilt: bytes) -> tuple[bool, str]:
         try:
@@ -138,7 +144,9 @@ def check_plan(report: Report, plan: bytes, again: bytes, wanted: np.ndarray) ->
         with TensorRTEngine(spec, content, SIZES, small.CROP, WEIGHTED) as engine:
             rows.append(engine.infer(PHOTOS))
     worst = float(np.abs(rows[0] - rows[1]).max() / np.abs(wanted).max())
-    report.check("two builds answer alike", lambda: (worst < TOLERANCE["fp32"], f"off by {worst:.1e} of the largest logit"))
+    report.check(
+        "two builds answer alike", lambda: (worst < TOLERANCE["fp32"], f"off by {worst:.1e} of the largest logit")
+    )
 
 
 def check_trtexec(report: Report, folder: Path, model: onnx.ModelProto, plan: bytes) -> None:
@@ -149,7 +157,13 @@ def check_trtexec(report: Report, folder: Path, model: onnx.ModelProto, plan: by
         return
     (folder / "plan.engine").write_bytes(plan)
     shape = f"input:{max(SIZES)}x3x{small.CROP}x{small.CROP}"
-    command = [tool, f"--loadEngine={folder / 'plan.engine'}", f"--shapes={shape}", "--useCudaGraph", "--noDataTransfers"]
+    command = [
+        tool,
+        f"--loadEngine={folder / 'plan.engine'}",
+        f"--shapes={shape}",
+        "--useCudaGraph",
+        "--noDataTransfers",
+    ]
     times = folder / "times.json"
     command += [f"--useProfile={len(SIZES) - 1}", f"--exportTimes={times}"]
 
@@ -189,7 +203,9 @@ def everything(report: Report) -> None:
 
             report.check(f"{spec.id}: is built", build)
             if calibrator is not None:
-                report.check(f"{spec.id}: the calibration can be kept", lambda: (bool(calibrator.known), "kept"))
+                report.check(
+                    f"{spec.id}: the calibration can be kept", lambda kept=calibrator: (bool(kept.known), "kept")
+                )
                 calibrator.close()
             if spec.id in plans:
                 try:

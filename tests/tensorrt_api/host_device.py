@@ -1,8 +1,8 @@
-"""A whole `--device cuda` on a machine without a GPU: the stand-in CUDA in PyCUDA's, cuda-python's and NVML's place, and
-PyTorch's reference on the CPU. What is timed there says nothing about anything.
+"""A whole `--device cuda` on a machine without a GPU: a stand-in CUDA in the place of PyCUDA, cuda-python and NVML,
+and PyTorch's reference on the CPU. What is timed there says nothing about anything.
 
-`pytest bench/ -p tests.tensorrt_api.host_device --device cuda`, or `python -m tests.tensorrt_api.host_device ab ...`, with
-`write_packages`'s folder on PYTHONPATH. The model `small` is a few convolutions at 32 x 32, and untrained.
+`pytest bench/ -p tests.tensorrt_api.host_device --device cuda`, or `python -m tests.tensorrt_api.host_device ab ...`,
+with `write_packages`'s folder on PYTHONPATH. The model `small` is a few convolutions at 32 x 32, and untrained.
 """
 
 from __future__ import annotations

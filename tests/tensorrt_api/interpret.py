@@ -1,4 +1,4 @@
-"""Runs an ONNX graph by PyTorch, layer by layer, on whatever device its weights are put: what the stand-in computes with.
+"""Runs an ONNX graph by PyTorch, layer by layer, wherever its weights are put: what the stand-in computes with.
 
 Only the operators of image classifiers, and only as our own graphs use them.
 """
@@ -48,7 +48,7 @@ def operator_set(model: onnx.ModelProto) -> int:
 
 
 class Network:
-    """A parsed graph. `misread` replaces what a node's axes input means: TensorRT 8.6 takes it for all axes."""
+    """A parsed graph. Without `reads_axes_input` a mean whose axes are an input is over all, as in TensorRT 8.6."""
 
     def __init__(self, model: onnx.ModelProto, *, reads_axes_input: bool = True) -> None:
         self.model = model
@@ -70,9 +70,7 @@ class Network:
     def quantised(self) -> frozenset[str]:
         """The weighted nodes that read through a DequantizeLinear."""
         dequantised = {node.output[0] for node in self.model.graph.node if node.op_type == "DequantizeLinear"}
-        return frozenset(
-            node.name for node in self._nodes if node.op_type in WEIGHTED and node.input[0] in dequantised
-        )
+        return frozenset(node.name for node in self._nodes if node.op_type in WEIGHTED and node.input[0] in dequantised)
 
     def unsupported(self) -> list[tuple[int, str]]:
         """Index and operator of the nodes that cannot be run."""
@@ -225,7 +223,9 @@ def _dequantize(inputs: Sequence[Any], given: Mapping[str, Any]) -> torch.Tensor
 
 def _clip(inputs: Sequence[Any], given: Mapping[str, Any]) -> torch.Tensor:
     low, high = (inputs[i] if len(inputs) > i else None for i in (1, 2))
-    return torch.clamp(inputs[0], None if low is None else low.to(inputs[0]), None if high is None else high.to(inputs[0]))
+    return torch.clamp(
+        inputs[0], None if low is None else low.to(inputs[0]), None if high is None else high.to(inputs[0])
+    )
 
 
 TYPES = {

@@ -1,7 +1,7 @@
 """A stand-in TensorRT that computes, and punishes. It is no TensorRT: what it measures says nothing about TensorRT.
 
-Made from the true API of one version (`fake.py`), with behaviour: the builder parses the ONNX graph, the plan is that
-graph behind a header of the real layout, contexts run it by PyTorch on the stream and the addresses that they are given.
+Made from the true API of one version (`fake.py`), with behaviour: the builder parses the ONNX graph, the plan is
+that graph behind a header of the real layout, contexts run it by PyTorch on the stream and the addresses given.
 Where NVIDIA documents that something must not be done, doing it has the documented effect, or the worst one allowed:
 
 - what a context owns turns to NaN when the context dies, also under a captured graph;
@@ -43,7 +43,7 @@ VIOLATIONS: list[str] = []
 VIOLATIONS_FILE = "TRTGATE_STANDIN_VIOLATIONS"
 # As in real plans: tag, zero, serialisation version, zero, size of it all, version.
 HEADER = struct.Struct("<4sIIIQ4B")
-TAG, SERIALISATION = b"ftrt", 2
+SERIALISATION = 2
 # Generic kernels of TensorRT-RTX take this much longer, here.
 GENERIC = 1.0
 
@@ -188,11 +188,11 @@ class Plan:
     detailed: bool
     graph: bytes = b""
 
-    def to_bytes(self, version: tuple[int, int, int, int]) -> bytes:
+    def to_bytes(self, tag: bytes, version: tuple[int, ...]) -> bytes:
         described = {name: value for name, value in asdict(self).items() if name != "graph"}
         text = json.dumps(described).encode()
         body = struct.pack("<I", len(text)) + text + self.graph
-        return HEADER.pack(TAG, 0, SERIALISATION, 0, HEADER.size + len(body), *version) + body
+        return HEADER.pack(tag, 0, SERIALISATION, 0, HEADER.size + len(body), *version) + body
 
     @classmethod
     def from_bytes(cls, plan: bytes) -> Plan:
@@ -270,6 +270,7 @@ class StandIn:
         numbers = [int(part) for part in api["version"].split(".")]
         self.version = (*numbers, *([0] * (4 - len(numbers))))[:4]
         self.rtx = api["module"] == "tensorrt_rtx"
+        self.tag = b"vtrt" if self.rtx else b"ftrt"
         self.old = not self.rtx and self.version[0] < 10
         state = self._state
         self.module = FakeModule(
@@ -303,8 +304,8 @@ class StandIn:
                 "ICudaEngine.get_tensor_dtype": lambda engine, name: self.module.DataType.FLOAT,
                 "ICudaEngine.num_layers": lambda engine: len(state(engine).network.layers),
                 "ICudaEngine.num_optimization_profiles": lambda engine: len(state(engine).plan.profiles),
-                "ICudaEngine.device_memory_size": lambda engine: self._bytes(engine),
-                "ICudaEngine.device_memory_size_v2": lambda engine: self._bytes(engine),
+                "ICudaEngine.device_memory_size": self._bytes,
+                "ICudaEngine.device_memory_size_v2": self._bytes,
                 "ICudaEngine.create_runtime_config": lambda engine: self.module.make("IRuntimeConfig"),
                 "ICudaEngine.create_execution_context": self._create_context,
                 "ICudaEngine.create_engine_inspector": self._create_inspector,
@@ -447,7 +448,7 @@ class StandIn:
             detailed=verbosity is not None and verbosity.name == "DETAILED",
             graph=graph,
         )
-        return plan.to_bytes(self.version)
+        return plan.to_bytes(self.tag, self.version)
 
     def _shapes(self, network: Network, profiles: list[Any]) -> str:
         """What does not fit in the network, as the builder sees it."""
@@ -497,7 +498,7 @@ class StandIn:
         if len(plan) < HEADER.size:
             return "deserializeCudaEngine: the blob is shorter than a plan's header"
         tag, _, serialisation, _, size, *version = HEADER.unpack_from(plan)
-        if tag != TAG:
+        if tag != self.tag:
             return f"Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed: {tag!r}"
         if size != len(plan):
             return f"Serialization assertion plan->header.size == blobSize failed: {size}, {len(plan)}"
@@ -583,11 +584,13 @@ class StandIn:
             self._log(engine.logger, "ERROR", "shapes or addresses are missing")
             return False
         if self.device.capturing(handle):
+            problem = ""
             if context.runs == 0:
-                self._log(engine.logger, "ERROR", "captured before a first enqueue: resources are not allocated yet")
-                return False
-            if self.rtx and not self._capturable(made):
-                self._log(engine.logger, "ERROR", "this engine allocates while it runs and cannot be captured")
+                problem = "captured before a first enqueue: resources are not allocated yet"
+            elif self.rtx and not self._capturable(made):
+                problem = "this engine allocates while it runs and cannot be captured"
+            if problem:
+                self._log(engine.logger, "ERROR", problem)
                 return False
             if context.captured:
                 violate("a context was captured twice")
@@ -691,7 +694,9 @@ class StandIn:
         ]
         if not engine.plan.detailed:
             layers = [layer["Name"] for layer in layers]
-        return json.dumps({"Layers": layers, "Bindings" if self.version[0] <= 10 and not self.rtx else "I/O Tensors": []})
+        return json.dumps(
+            {"Layers": layers, "Bindings" if self.version[0] <= 10 and not self.rtx else "I/O Tensors": []}
+        )
 
     def _layer_name(self, layer: Layer, profile: int) -> str:
         return f"{layer.name} [profile {profile}]" if self.old and profile else layer.name

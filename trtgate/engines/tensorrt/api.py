@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 # Names the module to use where several are installed.
 CHOICE = "TRTGATE_TENSORRT"
-# How a plan begins. Integers are little-endian; the version that wrote it is a byte each for major, minor, patch, build.
-PLAN_TAG = b"ftrt"
+# How a plan begins. Integers are little-endian; its version is a byte each for major, minor, patch and build.
+PLAN_TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 SERIALISATION_AT = slice(8, 12)
 SIZE_AT = slice(16, 24)
 VERSION_AT = slice(24, 28)
@@ -140,37 +140,34 @@ def start(make: Callable[[Any], Any], logger: Any) -> Any:
     except TypeError as error:
         if "nullptr" not in str(error):
             raise
-    said = [*logger.warnings, *logger.problems]
-    version = installed().__version__
     advice = "the driver may be too old for the CUDA that this TensorRT was built for: python -m trtgate doctor"
-    raise refusal(f"TensorRT {version} cannot start; {advice}", logger, *logger.warnings) if said else TensorRTError(
-        f"TensorRT {version} cannot start and gave no reason; {advice}"
-    )
+    raise refusal(f"TensorRT {installed().__version__} cannot start; {advice}", logger, *logger.warnings)
 
 
 def plan_version(plan: bytes) -> str:
-    """The version of TensorRT that wrote a plan, from its header: nothing is deserialised.
+    """The version of TensorRT or TensorRT-RTX that wrote a plan, from its header: nothing is deserialised.
 
     Raises TensorRTError for what is no plan.
     """
-    if len(plan) < VERSION_AT.stop or not plan.startswith(PLAN_TAG):
-        raise TensorRTError(f"this is no TensorRT plan: it begins with {plan[:4]!r}, not with {PLAN_TAG!r}")
+    if len(plan) < VERSION_AT.stop or plan[:4] not in PLAN_TAGS:
+        raise TensorRTError(f"this is no TensorRT plan: it begins with {plan[:4]!r}")
     return ".".join(map(str, plan[VERSION_AT]))
 
 
 def require_own_plan(plan: bytes) -> str:
     """The version that wrote a plan, which must be the installed one; its build number may differ.
 
-    Raises TensorRTError for what is no plan, not a whole one, or another version's.
+    Raises TensorRTError for what is no plan, not a whole one, or another product's or version's.
     """
-    wrote = plan_version(plan)
+    version = plan_version(plan)
     size = int.from_bytes(plan[SIZE_AT], "little")
     if size != len(plan):
-        raise TensorRTError(f"this TensorRT plan is not whole: it has {len(plan)} bytes, its header says {size}")
-    here = installed().__version__
-    if wrote.split(".")[:3] != re.split(r"[.+]", here)[:3]:
+        raise TensorRTError(f"this TensorRT plan is not whole: {len(plan)} bytes, its header says {size}")
+    here = PLAN_TAGS[b"vtrt" if installed().__name__.startswith("tensorrt_rtx") else b"ftrt"]
+    wrote, numbers = PLAN_TAGS[plan[:4]], installed().__version__
+    if wrote != here or version.split(".")[:3] != re.split(r"[.+]", numbers)[:3]:
         raise TensorRTError(
-            f"the plan was written by version {wrote}, {installed().__name__} {here} is installed: a plan runs on the "
-            f"version that built it (its serialisation version is {int.from_bytes(plan[SERIALISATION_AT], 'little')})"
+            f"the plan was written by {wrote} {version}, {here} {numbers} is installed: a plan runs on the version "
+            f"that built it (its serialisation version is {int.from_bytes(plan[SERIALISATION_AT], 'little')})"
         )
-    return wrote
+    return version

@@ -50,7 +50,7 @@ class TensorRTLane(PyCudaLane):
         self.enqueue: Callable[[], None] = closed
 
     def own(self, context: Any, enqueue: Callable[[], None]) -> None:
-        """Keep a context until the lane is closed: longer than what is registered after it, shorter than the buffers."""
+        """Keep a context until the lane is closed: longer than what is registered later, shorter than the buffers."""
         self.context, self.enqueue, self.run = context, enqueue, enqueue
         self.on_close(self._let_go)
 
