@@ -144,7 +144,7 @@ def cuda_device() -> tuple[str, str] | None:
         pass
     else:
         if torch.cuda.is_available():
-            found = torch.cuda.get_device_properties(0)
+            found: Any = torch.cuda.get_device_properties(0)
             return f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0", found.name
     try:
         from pycuda import driver

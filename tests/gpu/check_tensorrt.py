@@ -1,8 +1,8 @@
 """For whoever has TensorRT: does it do what trtgate takes it to do? python tests/gpu/check_tensorrt.py [--out FILE]
 
-Needs what the tensorrt-* engines need (`python -m trtgate doctor`) and requirements.txt. Builds and runs a classifier of
-a few layers in every way that trtgate builds one, and says of each assumption whether it holds. Takes some minutes, and
-writes one file to attach to a report: nothing in it but versions, the GPU's name and what was seen. Status 1 if
+Needs what the tensorrt-* engines need (`python -m trtgate doctor`) and requirements.txt. Builds and runs a classifier
+of a few layers in every way that trtgate builds one, and says of each assumption whether it holds. Takes some minutes
+and writes one file to attach to a report: nothing in it but versions, the GPU's name and what was seen. Status 1 if
 something does not hold.
 """
 

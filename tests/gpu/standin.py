@@ -9,7 +9,8 @@ the engine's place:
 - `ab --rebuilds 3` of 10.13 against 11.4: 0; against one that answers wrong: 1; against one that is 3 % slower: 1
 
 Statuses, seconds and logs go to --out (by default $OUT, or FOLDER/out); status 0 if all are as they should be.
-Without a GPU the same runs on the CPU, with a tiny model and a stand-in CUDA: no time means anything there, and the slower side is a hundred times as slow. It is no TensorRT, and no number of it says anything about TensorRT.
+Without a GPU the same runs on the CPU, with a tiny model and a stand-in CUDA: no time means anything there, and the
+slower side is a hundred times as slow. It is no TensorRT, and no number of it says anything about TensorRT.
 """
 
 from __future__ import annotations

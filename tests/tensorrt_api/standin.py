@@ -410,23 +410,13 @@ class StandIn:
         state["errors"].append(error)
 
     def _build(self, builder: Any, network: Any, config: Any) -> bytes | None:
-        logger, state = builder._state["logger"], config._state
+        logger, state, graph = builder._state["logger"], config._state, network._state["graph"]
         flags = state["flags"]
-        if network._state["strong"] and flags & {"FP16", "INT8", "BF16", "FP8"}:
-            self._log(logger, "ERROR", "a strongly typed network takes no precision flags")
-            return None
-        graph = network._state["graph"]
-        if graph is None:
-            self._log(logger, "ERROR", "the network is empty")
-            return None
-        parsed = Network(onnx.load_from_string(graph), reads_axes_input=not self.old)
+        parsed = Network(onnx.load_from_string(graph or b""), reads_axes_input=not self.old)
         quantised = bool(parsed.quantised)
-        problem = self._shapes(parsed, state["profiles"]) if self.old else ""
+        problem = self._objection(parsed, network._state["strong"], state)
         if problem:
             self._log(logger, "ERROR", problem)
-            return None
-        if quantised and not network._state["strong"] and "INT8" not in flags:
-            self._log(logger, "ERROR", "the network has Q/DQ nodes, but INT8 is not set")
             return None
         calibrator = config._values.get("int8_calibrator")
         if "INT8" in flags and not quantised and not self._calibrate(calibrator, logger):
@@ -449,6 +439,16 @@ class StandIn:
             graph=graph,
         )
         return plan.to_bytes(self.tag, self.version)
+
+    def _objection(self, parsed: Network, strong: bool, config: dict[str, Any]) -> str:
+        """Why this is not built, or nothing."""
+        if not parsed.layers:
+            return "the network is empty"
+        if strong and config["flags"] & {"FP16", "INT8", "BF16", "FP8"}:
+            return "a strongly typed network takes no precision flags"
+        if parsed.quantised and not strong and "INT8" not in config["flags"]:
+            return "the network has Q/DQ nodes, but INT8 is not set"
+        return self._shapes(parsed, config["profiles"]) if self.old else ""
 
     def _shapes(self, network: Network, profiles: list[Any]) -> str:
         """What does not fit in the network, as the builder sees it."""

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from trtgate.errors import UserError
 
 if TYPE_CHECKING:
-    import tensorrt as trt
+    import tensorrt
+
+    trt = tensorrt
 else:
 
     class _Lazy:
