@@ -1,5 +1,5 @@
-"""`pytest bench/ --require tensorrt` whole, on a machine without a GPU: stand-ins for TensorRT and CUDA, in processes of
-their own. `tests/gpu/standin.py` does more, `ab` with its workers among it, and takes minutes."""
+"""`pytest bench/ --require tensorrt` whole, on a machine without a GPU: stand-ins for TensorRT and CUDA, in processes
+of their own. `tests/gpu/standin.py` does more, `ab` with its workers among it, and takes minutes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENGINE = "tensorrt-int8-calibrated"
 
 
 def test_the_whole_bench(tmp_path: Path) -> None:
-    """A build in a child process, with its calibrator; the plan cache; lanes, capture, both series, streams; the audit."""
+    """A build in a child, with its calibrator; the plan cache; lanes, capture, both series, streams; the audit."""
     site, violations = tmp_path / "site", tmp_path / "violations"
     write_packages(site)
     write_package(site, api(BINDINGS[2]))
