@@ -79,6 +79,8 @@ class Network:
     def to(self, device: str, half: bool) -> None:
         """Put the weights on a device; `half` turns float weights into FP16."""
         for name, value in self.constants.items():
+            if value.dtype is torch.int64:  # shapes and axes, which the host reads: never from a GPU while capturing
+                continue
             moved = value.to(device)
             if half and moved.dtype is torch.float32 and moved.numel() > 1:
                 moved = moved.half()
