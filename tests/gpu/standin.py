@@ -181,7 +181,7 @@ def everything(folder: Path, out: Path, weights: Path | None) -> int:
         pythons = [f"--{kind}={work / name / 'bin' / 'python'}" for kind, name in (("old", "old"), ("new", side))]
         ab = [*command, "ab", *pythons, "--engine", "tensorrt-fp16", "--batch-size", "8" if gpu else "1"]
         report = ["--rebuilds", rebuilds, "--json", str(out / f"ab-{side}.json")]
-        runs.run(f"ab-{side}", wanted, [*ab, *common, *report], [] if gpu else [base])
+        runs.run(f"ab-{side}", wanted, [*ab, *common, *report], [base])
     return runs.finish()
 
 
