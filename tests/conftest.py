@@ -16,6 +16,8 @@ from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
 from trtgate.race import SCHEDULES
 from trtgate.workbench import Settings, Workbench
 
+from .faults.table import Fault
+
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
@@ -32,6 +34,13 @@ def lite0(plan_cache: Path) -> Iterator[Workbench]:
     settings = Settings(engines=tuple(map(parse_spec, ENGINES)), plan_cache=plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
         yield bench
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Fault:
+    """What the test's own marker promises."""
+    marker = request.node.get_closest_marker("fault")
+    return Fault(**marker.kwargs)
 
 
 @pytest.fixture
