@@ -24,6 +24,7 @@ from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
+from trtgate.plan_commands import add_plans
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.report.markdown import (
@@ -328,6 +329,7 @@ ADD = (
     _add_ab,
     _add_promote,
     _add_report,
+    add_plans,
 )
 
 if __name__ == "__main__":

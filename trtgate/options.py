@@ -13,6 +13,7 @@ from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.nvml import current_gpu
+from trtgate.plans import require_usable
 from trtgate.workbench import DEFAULT_MODELS, Settings
 
 # Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
@@ -73,6 +74,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+    require_usable(get("plan_cache"))
     chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
     return Settings(
         device=device,

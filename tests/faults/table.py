@@ -1,7 +1,7 @@
 """docs/faults.md, made from the tests: python -m tests.faults.table
 
-A test, or one case of its parameters, carries `pytest.mark.fault(done=..., said=..., status=..., kept=...)`, all of them
-literal texts: what was done, what the user is told (`...` stands for what varies), which exit status ("-" where no
+A test, or one case of its parameters, carries `pytest.mark.fault(done=..., said=..., status=..., kept=...)`, literal
+texts: what was done, what the user is told (`...` stands for what varies), which exit status ("-" where no
 process ends), and what is kept. The fixture `fault` holds the test to the middle two.
 """
 
@@ -30,11 +30,15 @@ class Fault:
     status: str
     kept: str
 
-    def check(self, status: int, output: str) -> None:
-        """Assert that a process ended, and said, as the row promises, and showed no traceback."""
+    def says(self, output: str) -> None:
+        """Assert that the sentence is there."""
         text = " ".join(output.split())
         pattern = ".*".join(re.escape(" ".join(part.split())) for part in self.said.split("..."))
         assert re.search(pattern, text), f"{self.said!r} is not in\n{output}"
+
+    def check(self, status: int, output: str) -> None:
+        """Assert that a process ended, and said, as the row promises, and showed no traceback."""
+        self.says(output)
         assert str(status) in self.status.split(" or "), f"status {status} instead of {self.status}\n{output}"
         assert "Traceback" not in output, output
 
