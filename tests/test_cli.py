@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +137,18 @@ def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch)
     commands: list[list[str]] = []
     statuses = iter([0, 6, 0])
 
-    def run(command: list[str], **_: Any) -> Any:
+    def run(command: list[str], environment: object) -> int:
         commands.append(command)
-        return subprocess.CompletedProcess(command, next(statuses))
+        return next(statuses)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("trtgate.__main__.run_command", run)
     assert main(["sessions", "3", "--save", "before", "--", "--model", "resnet50"]) == 6
     assert len(commands) == 3
     assert commands[0][1:] == ["-m", "pytest", "bench/", "--benchmark-save=before", "--model", "resnet50"]
 
 
 def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr("trtgate.__main__.run_command", lambda command, environment: 1)
     assert main(["sessions", "3", "--save", "before"]) == 1
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.plan_commands import add_plans
+from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.report.markdown import (
@@ -53,8 +54,8 @@ from trtgate.telemetry import monitor_for
 from trtgate.verdict.policy import exit_status
 from trtgate.workbench import Settings, Workbench
 
-# What a shell calls a command that Ctrl-C ended.
-INTERRUPTED = 130
+# What a shell adds to the number of the signal that ended a command.
+SIGNALLED = 128
 STORAGE = Path(".benchmarks")
 # Fast, so that noise shows, and there wherever the device is.
 SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorch-fp16-graph"}
@@ -77,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("only sessions hands arguments after -- on to pytest")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        with orderly_endings():
+            return run(options)
     except (UserError, WorkerError) as error:
         print(f"trtgate: {error}", file=sys.stderr)
         return 2
+    except Terminated as signalled:
+        print(f"trtgate: ended by {signalled}", file=sys.stderr)
+        return SIGNALLED + signalled.number
     except KeyboardInterrupt:
         print("trtgate: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return SIGNALLED + signal.SIGINT
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -221,7 +226,7 @@ def _sessions(options: argparse.Namespace) -> int:
         environment = dict(os.environ)
         if number < options.count:
             environment.pop(SUMMARY_VARIABLE, None)  # one table of many alike is enough
-        status = subprocess.run([*command, *options.pytest_arguments], check=False, env=environment).returncode
+        status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
             return status

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from trtgate.engines.base import EngineUnavailable
+from trtgate.processes import die_with_parent, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
 TIMEOUT_SECONDS = 1800.0
@@ -29,12 +34,25 @@ def run_in_child(
     function raises.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_report, args=(theirs, function, arguments, progress is not None), name=f"trtgate: {what}"
-    )
-    process.start()
-    theirs.close()
+    # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
+    with tempfile.TemporaryDirectory(prefix="trtgate-child-", ignore_cleanup_errors=True) as scratch:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_report, args=(theirs, scratch, function, arguments, progress is not None), name=f"trtgate: {what}"
+        )
+        process.start()
+        theirs.close()
+        return _listen(what, process, ours, progress, timeout)
+
+
+def _listen(
+    what: str,
+    process: BaseProcess,
+    ours: Connection,
+    progress: Callable[[int, int], None] | None,
+    timeout: float,
+) -> Any:
+    """What the process says last; it is gone when this returns."""
     try:
         while True:
             if not ours.poll(timeout):
@@ -50,16 +68,23 @@ def run_in_child(
                 return value
     except EOFError:
         process.join()
-        raise EngineUnavailable(f"{what} crashed its own process ({_ending(process.exitcode)})") from None
+        raise EngineUnavailable(f"{what} crashed its own process ({ending(process.exitcode)})") from None
     finally:
         ours.close()
         process.join(1.0)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        for end in (process.kill, lambda: os.killpg(process.pid or 0, signal.SIGKILL)):  # its compilers are its group
+            with contextlib.suppress(ProcessLookupError):
+                end()
+        process.join()
 
 
-def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], with_progress: bool) -> None:
+def _report(
+    pipe: Connection, scratch: str, function: Callable[..., Any], arguments: tuple[Any, ...], with_progress: bool
+) -> None:
+    die_with_parent()
+    os.setpgid(0, 0)
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+
     def show(done: int, total: int) -> None:
         pipe.send(("progress", (done, total)))
 
@@ -69,9 +94,3 @@ def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any
         result = ("failed", traceback.format_exc())
     pipe.send(result)
     pipe.close()
-
-
-def _ending(status: int | None) -> str:
-    if status is not None and status < 0:
-        return signal.Signals(-status).name
-    return f"exit status {status}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here, start_probing
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
@@ -76,6 +76,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
     require_usable(get("plan_cache"))
     chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
+    start_probing(chosen, device)
     return Settings(
         device=device,
         models=models,

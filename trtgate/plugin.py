@@ -19,6 +19,7 @@ from trtgate.compare import Comparison, Report, compare_sessions, require_usable
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
+from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
 from trtgate.report.markdown import comparison_markdown, publish, run_markdown
@@ -252,6 +253,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    endings = contextlib.ExitStack()
+    config.add_cleanup(endings.close)
+    endings.enter_context(orderly_endings())
     gate = Gate(config)
     config.stash[GATE] = gate
     _ = gate.settings  # a wrong option is told now, not in the middle of a run

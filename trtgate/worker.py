@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 import time
 import traceback
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtgate.building import cached_calibration, cached_plan
-from trtgate.engines import backend
+from trtgate.engines import available, backend
 from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.plans import PlanCache
+from trtgate.processes import die_with_parent
 from trtgate.progress import Progress
 from trtgate.protocol import VERSION, Frames, ProtocolError
 from trtgate.stack import stack
@@ -29,7 +29,6 @@ from trtgate.stack import stack
 if TYPE_CHECKING:
     from trtgate.models import Model
 
-PR_SET_PDEATHSIG = 1
 # Threads that are not asleep after this are spinning for good; the driver will see that, and object.
 REST_SECONDS = 1.0
 LOOK_SECONDS = 0.005
@@ -60,7 +59,7 @@ class Worker:
         found = {}
         for text in engines:
             spec = EngineSpec.parse(text)
-            availability = backend(spec.backend).available(spec, device)
+            availability = available(spec, device)
             found[text] = {"ok": availability.ok, "reason": str(availability)}
         return {"stack": stack(device=device), "engines": found}
 
@@ -180,11 +179,6 @@ def come_to_rest() -> None:
         time.sleep(LOOK_SECONDS)
         if time.process_time() - before < ASLEEP * LOOK_SECONDS:
             return
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when the driver's ends, however that happens (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> int:

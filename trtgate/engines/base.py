@@ -246,6 +246,10 @@ class Backend(ABC):
     name: ClassVar[str]
     specs: ClassVar[tuple[EngineSpec, ...]]
 
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        """The modules that `available` imports; they are tried in another process first, which they may bring down."""
+        return ()
+
     @abstractmethod
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         """Whether that engine can run on this machine's processor of that kind."""

@@ -210,6 +210,9 @@ class OnnxRuntimeBackend(Backend):
         EngineSpec("onnxruntime", "int8"),
     )
 
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return ("onnxruntime",)
+
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:
             import onnxruntime

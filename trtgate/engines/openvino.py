@@ -77,6 +77,9 @@ class OpenVINOBackend(Backend):
     name = "openvino"
     specs = tuple(EngineSpec("openvino", precision) for precision in ("fp32", "bf16", "int8"))
 
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return ("openvino",)
+
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:
             import openvino  # noqa: F401

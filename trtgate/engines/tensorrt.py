@@ -633,6 +633,9 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
     specs = tuple(RECIPES)
 
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return (*MODULES, "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
+
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         where = only_on("cuda", device)
         if not where.ok:
