@@ -20,10 +20,11 @@ import numpy as np
 from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
 from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.probe import give_home
 from trtgate.plans import PlanCache
 from trtgate.processes import die_with_parent
 from trtgate.progress import Progress
-from trtgate.protocol import VERSION, Frames, ProtocolError
+from trtgate.protocol import VERSION, Frames, ProtocolError, require
 from trtgate.stack import stack
 
 if TYPE_CHECKING:
@@ -134,12 +135,13 @@ class Worker:
         }
         while True:
             message = self._frames.receive()
-            if message["do"] == "goodbye":
+            _, wanted = require(message, "do")
+            if wanted == "goodbye":
                 if self._engine is not None:
                     self._engine.close()
                 return
             try:
-                answer: dict[str, Any] = {"answer": requests[message["do"]](**message["with"])}
+                answer: dict[str, Any] = {"answer": requests[wanted](**message["with"])}
             except Exception as error:  # the driver decides what an error of an engine means
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}
@@ -184,6 +186,7 @@ def come_to_rest() -> None:
 def main() -> int:
     """Serve until told to stop."""
     die_with_parent()
+    give_home()
     frames = Frames(int(sys.argv[1]), int(sys.argv[2]))
     frames.send({"protocol": VERSION, "python": sys.version.split()[0], "pid": os.getpid()})
     try:

@@ -113,3 +113,29 @@ def test_an_import_that_fails(runtime: str, fault: Fault, tmp_path: Path) -> Non
     assert sound == "onnxruntime-int8 available"
     tries = len((tmp_path / "log").read_text())
     assert tries <= 2, "once in a child; once here, if the child survived it"
+
+
+HOMELESS = """
+import os, pwd
+def nobody(*_):
+    raise KeyError("uid not found")
+pwd.getpwuid = nobody
+del os.environ["HOME"]
+print(os.path.expanduser("~"))
+""" + ASK.replace("2.0", "60.0")
+
+
+@pytest.mark.fault(
+    done="HOME unset, and no passwd entry",
+    said="~ openvino-int8 available openvino-fp32 available onnxruntime-int8 available",
+    status="0",
+    kept="everything; nothing in the temporary directory",
+)
+def test_without_a_home(fault: Fault, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOMELESS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=120
+    )
+    fault.check(done.returncode, done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".ses"])

@@ -13,8 +13,10 @@ import importlib.util
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 
@@ -58,6 +60,7 @@ class Probe:
         known = {*sys.modules, *self._problems, *self._wanted}
         self._wanted += [module for module in dict.fromkeys(modules) if module not in known and _is_installed(module)]
         if self._wanted and self._child is None:
+            give_home()
             self._spawn()
 
     def problem(self, module: str) -> str:
@@ -117,6 +120,17 @@ class Probe:
         os.close(self._reading)
         self._child = None
         return status
+
+
+def give_home() -> None:
+    """A home for runtimes that look for one as they are imported and fail without: private, and gone with this process.
+
+    In a container that runs under a number there is neither HOME nor a passwd entry.
+    """
+    if os.path.expanduser("~") == "~":
+        home = tempfile.mkdtemp(prefix="trtgate-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
 
 
 def _is_installed(module: str) -> bool:
