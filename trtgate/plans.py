@@ -22,7 +22,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,18 +59,25 @@ LEFT_NAME = re.compile(r"([0-9a-f]{32})(?:\.lock)?\.(damaged|building)-[0-9a-f]{
 ASIDE_NAME = re.compile(r"\.damaged-[0-9a-f]{8}$")
 LOCK_NAME = re.compile(r"([0-9a-f]{32})\.lock")
 
+# Of a manifest; what else is in it may be a later version's.
+REQUIRED = frozenset({"key", "file", "sha256", "build_seconds", "depends"})
+
 Depends = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an entry says of itself: its whole key, its artifact, and what that depends on. `seconds` built it."""
+    """What an entry says of itself: its whole key, its artifact, and what that depends on.
+
+    `built_on` is what was noted of the machine that built it, and is no reason to build another.
+    """
 
     key: str
     file: str
     sha256: str
     build_seconds: float
     depends: Depends
+    built_on: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The content of its file, which `parse_manifest` reads."""
@@ -79,13 +86,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class CachedFile:
-    """An artifact on disk with what it depends on and what its build cost."""
+    """An artifact on disk with what it depends on, what its build cost, and what was noted of where that was."""
 
     path: Path
     depends: Depends
     digest: str
     build_seconds: float
     reused: bool
+    built_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -128,9 +136,12 @@ def parse_manifest(content: bytes) -> Manifest:
         found = json.loads(content)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(found, dict) or not found.keys() >= Manifest.__dataclass_fields__.keys():
+    if not isinstance(found, dict) or not found.keys() >= REQUIRED:
         raise ValueError("not the fields of a manifest")
-    key, file, digest, seconds, depends = (found[name] for name in Manifest.__dataclass_fields__)
+    key, file, digest, seconds, depends = (
+        found[name] for name in ("key", "file", "sha256", "build_seconds", "depends")
+    )
+    built_on = found.get("built_on", {})
     if not all(isinstance(text, str) and DIGEST.fullmatch(text) for text in (key, digest)):
         raise ValueError("key or sha256 is no digest")
     if not isinstance(file, str) or not file or "/" in file or "\0" in file or file in {".", "..", MANIFEST}:
@@ -139,7 +150,9 @@ def parse_manifest(content: bytes) -> Manifest:
         raise ValueError("build_seconds is no time")
     if not isinstance(depends, dict) or key_of(depends) != key:
         raise ValueError("depends does not make up its key")
-    return Manifest(key, file, digest, float(seconds), depends)
+    if not isinstance(built_on, dict):
+        raise ValueError("built_on is no description")
+    return Manifest(key, file, digest, float(seconds), depends, built_on)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -228,8 +241,20 @@ class PlanCache:
             raise refusal(root, error) from error
         self._handle = handle
 
-    def get_or_build(self, kind: str, filename: str, depends: Depends, build: Callable[[Path], None]) -> CachedFile:
+    def get_or_build(
+        self,
+        kind: str,
+        filename: str,
+        depends: Depends,
+        build: Callable[[Path], object],
+        *,
+        built_on: Mapping[str, Any] | None = None,
+        anew: bool = False,
+    ) -> CachedFile:
         """The artifact that `depends` describes, built by `build(path)` unless a sound one is there.
+
+        With `anew` it is built whatever is there, and replaces that. `built_on` is noted in the manifest. If `build`
+        returns a float, that is what it cost in seconds; otherwise it is timed from outside.
 
         Only one process builds; the others wait for its lock and reuse. The build writes into a temporary folder that
         is renamed as the last step, so a killed build leaves nothing that has a manifest. A damaged entry is set aside
@@ -237,10 +262,11 @@ class PlanCache:
         """
         with self._locked(kind, depends) as (entry, key):
             found = self._read(entry, filename, key)
-            if found is not None:
+            if found is not None and not anew:
                 return found
-            self._log_why(kind, depends)
-            return self._build(entry, filename, key, depends, build)
+            if found is None:
+                self._log_why(kind, depends)
+            return self._build(entry, filename, key, depends, build, dict(built_on or {}))
 
     def find(self, kind: str, filename: str, depends: Depends) -> CachedFile | None:
         """The artifact that `depends` describes if a sound one is there; a damaged one is set aside with a warning."""
@@ -288,10 +314,17 @@ class PlanCache:
             return None
         with contextlib.suppress(OSError):
             os.utime(entry)  # when it was last used, for whoever prunes
-        return CachedFile(entry / filename, manifest.depends, manifest.sha256, manifest.build_seconds, True)
+        seconds = manifest.build_seconds
+        return CachedFile(entry / filename, manifest.depends, manifest.sha256, seconds, True, manifest.built_on)
 
     def _build(
-        self, entry: Path, filename: str, key: str, depends: Depends, build: Callable[[Path], None]
+        self,
+        entry: Path,
+        filename: str,
+        key: str,
+        depends: Depends,
+        build: Callable[[Path], object],
+        built_on: Mapping[str, Any],
     ) -> CachedFile:
         # A build that was killed left its own temporary folder; nobody else can be in it while the lock is held.
         for stale in entry.parent.glob(f"{entry.name}.building-*"):
@@ -300,15 +333,17 @@ class PlanCache:
         try:
             working.mkdir(FOLDER_MODE)
             started = time.monotonic()
-            build(working / filename)
-            seconds = time.monotonic() - started
+            measured = build(working / filename)
+            seconds = measured if isinstance(measured, float) else time.monotonic() - started
             digest = file_digest(working / filename)
-            write_synced(working / MANIFEST, Manifest(key, filename, digest, seconds, depends).to_json())
+            write_synced(working / MANIFEST, Manifest(key, filename, digest, seconds, depends, built_on).to_json())
             for name in (filename, MANIFEST):
                 path = working / name
                 path.chmod(stat.S_IMODE(path.stat().st_mode) & ~WRITABLE_BY_OTHERS)
             sync(working / filename)
             sync(working)
+            if os.path.lexists(entry):
+                _discard(entry)
             working.rename(entry)
             sync(entry.parent)
         except BaseException as error:
@@ -319,7 +354,7 @@ class PlanCache:
             if isinstance(error, Exception) and full:  # builders have their own words for it
                 raise refusal(self.root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise
-        return CachedFile(entry / filename, depends, digest, seconds, False)
+        return CachedFile(entry / filename, depends, digest, seconds, False, built_on)
 
     def _log_why(self, kind: str, depends: Depends) -> None:
         """Say which fields keep the nearest earlier entry of the same thing from being used."""
@@ -401,12 +436,10 @@ class PlanCache:
 
     @staticmethod
     def _drop(entry: Entry) -> bool:
-        """Remove an entry unless somebody is at it; under another name first, so that nobody finds half of it."""
+        """Remove an entry unless somebody is at it."""
         try:
             with locked(entry.path.with_suffix(".lock")):
-                working = entry.path.with_name(f"{entry.path.name}.building-{uuid.uuid4().hex[:8]}")
-                entry.path.rename(working)
-                _remove(working)
+                _discard(entry.path)
         except OSError:  # a TimeoutError is one
             return False
         return True
@@ -455,6 +488,13 @@ def _set_aside(path: Path, why: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # two processes saw it, one was first
         path.rename(aside)
         log.warning("%s %s; set aside as %s and made anew", path, why, aside.name)
+
+
+def _discard(entry: Path) -> None:
+    """Remove an entry whose lock is held; under another name first, so that nobody ever finds half of it."""
+    gone = entry.with_name(f"{entry.name}.building-{uuid.uuid4().hex[:8]}")
+    entry.rename(gone)
+    _remove(gone)
 
 
 def _make(folder: Path) -> None:
