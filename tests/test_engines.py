@@ -11,7 +11,6 @@ import pytest
 from trtgate import engines, judge
 from trtgate.engines import all_specs, available, parse_spec
 from trtgate.engines.base import AVAILABLE, EngineSpec, PrecisionAudit, time_calls
-from trtgate.engines.openvino import BACKEND as OPENVINO
 from trtgate.errors import UserError
 from trtgate.expectations import read_expectations
 from trtgate.stack import cpu_features, usable_threads
@@ -77,7 +76,7 @@ def test_a_second_workbench_rebuilds_nothing(lite0: Workbench, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise AssertionError("must not be built again")
 
-    monkeypatch.setattr(type(OPENVINO), "build", refuse)
+    monkeypatch.setattr("trtgate.building.run_in_child", refuse)
     with Workbench("efficientnet_lite0", lite0.settings) as again:
         plan = again.plan(parse_spec("openvino-int8"))
         assert plan is not None
@@ -101,7 +100,7 @@ def test_an_engine_that_cannot_be_built_fails_alone(lite0: Workbench, monkeypatc
         tries.append(1)
         raise RuntimeError("no kernel for this layer")
 
-    monkeypatch.setattr(type(OPENVINO), "build", fail)
+    monkeypatch.setattr("trtgate.building.run_in_child", fail)
     broken, sound = parse_spec("openvino-fp32"), parse_spec("onnxruntime-fp32")
     settings = Settings(engines=(sound, broken), batch_sizes=(2,), plan_cache=lite0.settings.plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:

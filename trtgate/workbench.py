@@ -16,10 +16,11 @@ import onnx
 from trtgate import images, models
 from trtgate.building import cached_calibration, cached_plan, processor
 from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
-from trtgate.engines.base import REFERENCE, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
+from trtgate.engines.base import REFERENCE, Block, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
+from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
@@ -248,7 +249,9 @@ class Workbench:
         def load() -> Engine | Exception:
             try:
                 plan = self.plan(spec)
-                made = backend(spec.backend).load(spec, self._request(spec), plan.path if plan else None)
+                request = self._request(spec)
+                with within(LOAD_SECONDS, f"{self.name}: loading {spec.id}"):
+                    made = backend(spec.backend).load(spec, request, plan.path if plan else None)
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
                 return error
             return self._exit.enter_context(made)
@@ -286,7 +289,8 @@ class Workbench:
             for chunk in photos.batches(size):
                 # Padded to a whole batch: an engine may be built for exactly that one.
                 whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-                rows.append(engine.infer(whole)[: len(chunk)])
+                with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
+                    rows.append(engine.infer(whole)[: len(chunk)])
                 count(sum(map(len, rows)), len(photos))
         return np.concatenate(rows)
 
@@ -351,7 +355,12 @@ class Workbench:
 
 def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
-    return Arm(name or engine.spec.id, lambda n: engine.block(n, batch))
+
+    def block(n: int) -> Block:
+        with within(RUN_SECONDS, f"a block of {engine.spec.id}"):
+            return engine.block(n, batch)
+
+    return Arm(name or engine.spec.id, block)
 
 
 def controls(device: Device) -> contextlib.AbstractContextManager[tuple[Arm, ...]]:

@@ -55,22 +55,28 @@ def ask(folder: Path, runtime: str, *command: str, **environment: str) -> tuple[
         ),
         pytest.param(
             "raise RuntimeError('CPU dispatcher\\n tracer already exists')",
-            marks=pytest.mark.fault(
-                done="a backend that raises RuntimeError at import",
-                said="openvino cannot be imported: RuntimeError: CPU dispatcher tracer already exists (fix: ...)",
-                status="0",
-                kept="every other engine",
-            ),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="a backend that raises RuntimeError at import",
+                    said="openvino cannot be imported: RuntimeError: CPU dispatcher tracer already exists (fix: ...)",
+                    status="0",
+                    kept="every other engine",
+                ),
+            ],
             id="RuntimeError",
         ),
         pytest.param(
             "raise SystemExit(3)",
-            marks=pytest.mark.fault(
-                done="a backend that leaves the process at import",
-                said="openvino cannot be imported: SystemExit: 3 (fix: ...)",
-                status="0",
-                kept="every other engine",
-            ),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="a backend that leaves the process at import",
+                    said="openvino cannot be imported: SystemExit: 3 (fix: ...)",
+                    status="0",
+                    kept="every other engine",
+                ),
+            ],
             id="SystemExit",
         ),
         pytest.param(
@@ -85,12 +91,15 @@ def ask(folder: Path, runtime: str, *command: str, **environment: str) -> tuple[
         ),
         pytest.param(
             "import os; os._exit(0)",
-            marks=pytest.mark.fault(
-                done="a backend that ends the process at import with status 0",
-                said="openvino is broken: importing it crashed its process (exit status 0) (fix: ...)",
-                status="0",
-                kept="every other engine",
-            ),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="a backend that ends the process at import with status 0",
+                    said="openvino is broken: importing it crashed its process (exit status 0) (fix: ...)",
+                    status="0",
+                    kept="every other engine",
+                ),
+            ],
             id="exit",
         ),
         pytest.param(

@@ -78,6 +78,7 @@ def test_a_folder_given_to_an_option_is_not_run(given: str, fault: Fault, tmp_pa
     status="4",
     kept="nothing is measured",
 )
+@pytest.mark.slow
 def test_another_configuration_is_refused(fault: Fault, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--images", str(tmp_path), "bench/"]

@@ -115,7 +115,8 @@ def test_a_command_ends_in_order(number: int, fault: Fault, tmp_path: Path) -> N
     status="2",
     kept="finished plans; no process and nothing in the temporary directory",
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_pytest_ends_in_order(number: int, fault: Fault, tmp_path: Path) -> None:
     started = tmp_path / "started"
     (tmp_path / "test_it.py").write_text(SUITE % str(started))

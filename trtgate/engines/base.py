@@ -88,6 +88,10 @@ class EngineUnavailable(Exception):
     """What looked available turned out not to be: its build or its first run brought down the process that tried."""
 
 
+def no_progress(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass(frozen=True)
 class BuildRequest:
     """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor.
@@ -104,7 +108,7 @@ class BuildRequest:
     crop: int = 224
     calibration: Calibration | None = None
     timing_cache: Path | None = None
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Callable[[int, int], None] = no_progress
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     specs: ClassVar[tuple[EngineSpec, ...]]
+    # Whether `build` may be called in a process of its own, which has the graph but no model.
+    builds_apart: ClassVar[bool] = False
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
         """The modules that `available` imports; they are tried in another process first, which they may bring down."""

@@ -204,6 +204,7 @@ def _session_options(threads: int) -> Any:
 
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
+    builds_apart = True
     specs = (
         EngineSpec("onnxruntime", "fp32"),
         EngineSpec("onnxruntime", "fp16"),
