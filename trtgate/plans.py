@@ -42,6 +42,7 @@ LARGEST_MANIFEST = 1 << 20
 # Nobody but the owner may write what is deserialised as native code, whatever the umask says.
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 FOLDER_MODE = 0o755
+CODE = Path(__file__).resolve()
 # How long another process may take to build what this one wants too: as long as two builds.
 LOCK_SECONDS = 3600.0
 # While other processes use the cache, entries that were used within this time stay. No job of ours runs longer.
@@ -187,6 +188,8 @@ def require_usable(root: Path) -> None:
     for folder in (root, *folders):
         require_own(folder)
     for folder in root.resolve().parents:
+        if folder in CODE.parents:  # whoever can rename there can replace this code, too
+            break
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise UserError(
@@ -214,8 +217,8 @@ def require_own(folder: Path) -> None:
 
 
 def own(status: os.stat_result) -> bool:
-    """Whether nobody but this user and root could have written what has that status."""
-    return status.st_uid in {os.geteuid(), 0} and not status.st_mode & WRITABLE_BY_OTHERS
+    """Whether nobody but this user, root, and the owner of this code could have written what has that status."""
+    return status.st_uid in {os.geteuid(), 0, CODE.stat().st_uid} and not status.st_mode & WRITABLE_BY_OTHERS
 
 
 def refusal(path: Path, error: OSError) -> UserError:

@@ -222,6 +222,18 @@ def test_a_cache_in_a_folder_that_others_can_write(fault: Fault, tmp_path: Path)
     require_usable(tmp_path / "open" / "cache")
 
 
+def test_whoever_decides_what_code_runs_may_own_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs as root on a user's checkout; a runner whose whole workspace everybody can write."""
+    code = tmp_path / "open" / "checkout" / "plans.py"
+    build(code.parent / "cache")
+    code.touch()
+    code.parent.parent.chmod(0o777)
+    monkeypatch.setattr(plans, "CODE", code)
+    require_usable(code.parent / "cache")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    require_usable(code.parent / "cache")
+
+
 @pytest.mark.fault(
     done="`--plan-cache` of another user, or with a folder of another user's in it",
     said="--plan-cache: ... belongs to another user (...), and plans are native code; name a folder of your own",
