@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trtgate.expectations import Expectation
 from trtgate.judge import describe_flips, fidelity_decision
+from trtgate.models import image_classes
 from trtgate.verdict import Reason, Verdict
 from trtgate.verdict.agreement import (
     Accuracy,
@@ -53,7 +54,7 @@ def test_flips_are_described_by_photo_class_and_margin() -> None:
     agreement = compare_logits(reference, engine)
     assert (agreement.n, agreement.top1) == (3, 2)
     assert agreement.flips[0].margin == pytest.approx(reference[2, 281] - reference[2, 282])
-    text = describe_flips(agreement, ["a.jpg", "b.jpg", "cat.jpg"])
+    text = describe_flips(agreement, ["a.jpg", "b.jpg", "cat.jpg"], [each.name for each in image_classes()])
     assert "cat.jpg: tabby -> tiger cat, margin 5" in text
 
 

@@ -121,6 +121,7 @@ class FakeTensorRT:
                 "ICudaEngine.get_tensor_name": lambda _, index: ["input", "logits"][index],
                 "ICudaEngine.get_tensor_mode": self._mode,
                 "ICudaEngine.get_tensor_dtype": lambda _, name: self.module.DataType.FLOAT,
+                "ICudaEngine.get_tensor_shape": lambda _, name: (-1, 1000),
                 "ICudaEngine.num_layers": lambda _: 3,
                 "ICudaEngine.device_memory_size": lambda _: 4096,
                 "ICudaEngine.device_memory_size_v2": lambda _: 4096,
@@ -532,7 +533,7 @@ def test_an_engine_whose_convolutions_run_in_fp32_is_found() -> None:
     text = json.dumps(INSPECTED_10).replace("Channel major FP16 format where channel % 8 == 0", "Row major linear FP32")
     layers = weighted_layers(read_layers(text.replace('"Type": "Half"', '"Type": "Float"')), ("conv1", "fc"))
     for asked in ("fp16", "int8"):
-        decision = judge.audit_decision(PrecisionAudit(asked, layers), allowed_float=0)
+        decision = judge.audit_decision(PrecisionAudit(asked, layers), kept_in_float=())
         assert decision.verdict is Verdict.REGRESSED
         assert "conv1" in decision.message
 
@@ -540,15 +541,15 @@ def test_an_engine_whose_convolutions_run_in_fp32_is_found() -> None:
 def test_a_calibrated_engine_may_leave_layers_in_fp16_but_not_in_fp32() -> None:
     also = frozenset({"float16"})
     half, single = {"conv1": "int8", "fc": "float16"}, {"conv1": "int8", "fc": "float32"}
-    assert judge.audit_decision(PrecisionAudit("int8", half, also), 0).verdict is Verdict.PASS
-    assert judge.audit_decision(PrecisionAudit("int8", half), 0).verdict is Verdict.REGRESSED
-    assert judge.audit_decision(PrecisionAudit("int8", single, also), 0).verdict is Verdict.REGRESSED
+    assert judge.audit_decision(PrecisionAudit("int8", half, also), ()).verdict is Verdict.PASS
+    assert judge.audit_decision(PrecisionAudit("int8", half), ()).verdict is Verdict.REGRESSED
+    assert judge.audit_decision(PrecisionAudit("int8", single, also), ()).verdict is Verdict.REGRESSED
 
 
 def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     layers = weighted_layers(read_layers(json.dumps(INSPECTED_10)), ("conv1", "fc", "layer1.0.conv1"))
     assert layers["layer1.0.conv1"] == ""
-    decision = judge.audit_decision(PrecisionAudit("fp16", layers), 0)
+    decision = judge.audit_decision(PrecisionAudit("fp16", layers), ())
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert "layer1.0.conv1" in decision.message
 

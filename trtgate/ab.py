@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from trtgate import images, judge
+from trtgate import judge
 from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
@@ -405,7 +405,7 @@ class _Sides:
         """The file that hands photos to the workers, written when the model's first engine asks for it."""
         path = self._folder / f"{self._bench.name}-{split}.npy"
         if not path.exists():
-            np.save(path, images.normalise(photos.pixels, photos.preprocessing))
+            photos.save(path)
         return path
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
@@ -529,7 +529,7 @@ class _Sides:
         agreements: Mapping[str, Agreement],
         facts: Mapping[str, Any],
         expectation: Expectation,
-        kept_in_float: int,
+        kept_in_float: frozenset[str],
     ) -> tuple[Decision, ...]:
         """What is expected of the new side's answers, and of what it was built with."""
         told = facts["audit"]

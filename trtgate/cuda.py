@@ -16,7 +16,6 @@ import numpy as np
 from trtgate.engines.gpu import Event, Lane
 
 IMAGE_CHANNELS = 3
-CLASSES = 1000
 
 
 class CudaError(Exception):
@@ -96,7 +95,7 @@ class PyCudaLane(Lane):
     Raises pycuda.driver.Error when memory runs out; what had been allocated is freed then.
     """
 
-    def __init__(self, size: int, crop: int) -> None:
+    def __init__(self, size: int, crop: int, classes: int) -> None:
         super().__init__()
         self._cuda = cuda = driver()
         self._cycles_per_second: float | None = None
@@ -104,7 +103,7 @@ class PyCudaLane(Lane):
         with contextlib.ExitStack() as made:
             self.stream = cuda.Stream()
             self.host_in = self._pinned(made, (size, IMAGE_CHANNELS, crop, crop))
-            self.host_out = self._pinned(made, (size, CLASSES))
+            self.host_out = self._pinned(made, (size, classes))
             self.device_in = self._allocated(made, self.host_in.nbytes)
             self.device_out = self._allocated(made, self.host_out.nbytes)
             self._cleanup = made.pop_all()

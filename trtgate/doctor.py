@@ -11,6 +11,7 @@ from pathlib import Path
 from trtgate.engines import all_specs, available, running_here
 from trtgate.engines.base import Availability, Device, EngineSpec
 from trtgate.nvml import Gpu, Reading
+from trtgate.stack import cpu_quota, quota_note, usable_threads
 from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, THROTTLING, CpuMonitor
 
 # How long the machine is watched. Long enough for a clock to come up and, if it will, to go down again.
@@ -57,7 +58,7 @@ def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examina
     engines = tuple((spec, available(spec, device)) for spec in all_specs())
     findings = [*missing_engines(engines, required)]
     if gpu is None:
-        findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR)]
+        findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR), quota(cpu_quota(), usable_threads())]
     else:
         others = gpu.other_processes()
         readings, busy = watch_gpu(gpu)
@@ -77,6 +78,14 @@ def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required
         for spec, found in engines
         if not found.ok and (spec.id in required or (spec in wanted and not found.obsolete))
     ]
+
+
+def quota(cores: float | None, threads: int) -> Finding:
+    """What a CPU quota of the control group means."""
+    note = quota_note(cores, threads)
+    if cores is None or note is None:
+        return Finding("CPU quota", State.OK, "none")
+    return Finding("CPU quota", State.UNFIT if cores < 1 else State.NOTE, note, "raise it, or pin whole cores (cpuset)")
 
 
 def watch_cpu() -> float:

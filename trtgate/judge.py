@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import numpy as np
 
 from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
-from trtgate.models import image_classes
 from trtgate.race import Race
 from trtgate.records import EngineRecord
 from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
@@ -49,14 +48,14 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
     return {**asdict(accuracy), "drop": accuracy.drop, "drop_high": accuracy.drop_high}
 
 
-def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
-    """Whether the layers run in what was asked for, but for `allowed_float` that were meant to stay in float."""
+def audit_decision(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Decision:
+    """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name."""
     wanted = ASKED_TYPES[audit.asked] | audit.also
-    outside = audit.outside(wanted)
+    outside = [name for name in audit.outside(wanted) if name not in kept_in_float]
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
         return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
-    if len(outside) > allowed_float:
+    if outside:
         message = f"asked for {audit.asked}, built {built}; not in {'/'.join(sorted(wanted))}: {', '.join(outside)}"
         return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, message)
     if audit.unknown():
@@ -118,12 +117,13 @@ def gpu_warnings(record: EngineRecord) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def describe_flips(agreement: Agreement, names: Sequence[str]) -> str:
-    """One line per photo that flipped, the surest ones first: from what, to what, by which margin."""
-    classes = image_classes()
+def describe_flips(agreement: Agreement, names: Sequence[str], classes: Sequence[str]) -> str:
+    """One line per photo that flipped, the surest ones first: from what, to what, by which margin.
+
+    `names` are the photos', `classes` those of the logits.
+    """
     lines = [
-        f"  {names[flip.index]}: {classes[flip.reference].name} -> {classes[flip.engine].name}, "
-        f"margin {flip.margin:.2f}"
+        f"  {names[flip.index]}: {classes[flip.reference]} -> {classes[flip.engine]}, margin {flip.margin:.2f}"
         for flip in sorted(agreement.flips, key=lambda flip: -flip.margin)[:FLIPS_SHOWN]
     ]
     more = len(agreement.flips) - len(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, pars
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.images import list_folder
+from trtgate.models import classes_in
 from trtgate.nvml import current_gpu
 from trtgate.workbench import DEFAULT_MODELS, Settings
 
@@ -25,9 +27,14 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--reuse-timing-cache", {"action": "store_true", "help": "TensorRT: build faster, but not from scratch"}),
     (
         "--weights",
-        {"action": "append", "default": [], "metavar": "MODEL=PATH", "help": ".safetensors, .pth or .pt; repeats"},
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "MODEL=PATH",
+            "help": "safetensors or a PyTorch checkpoint; repeats",
+        },
     ),
-    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <wnid>/*.jpg (labelled)"}),
+    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <class>/*.jpg (labelled)"}),
     ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
     ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
     ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
@@ -73,6 +80,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+    check_files(models, weights, get("images"), get("calibration_images"))
     chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
     return Settings(
         device=device,
@@ -88,6 +96,23 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         plan_cache=get("plan_cache"),
         expectations=read_expectations(get("expectations")),
     )
+
+
+def check_files(
+    models: Iterable[str], weights: Mapping[str, Path], images: Path | None, calibration_images: Path | None
+) -> None:
+    """Raises UserError for an unknown model, weights that do not fit theirs, and folders that hold no photos for it."""
+    for name in models:
+        classes = classes_in(name, weights.get(name))
+        for option, folder, asked in (
+            ("--images", images, classes),
+            ("--calibration-images", calibration_images, None),
+        ):
+            if folder is not None:
+                try:
+                    list_folder(folder, asked)
+                except UserError as error:
+                    raise UserError(f"{option}: {error}") from error
 
 
 def with_required(chosen: Sequence[EngineSpec], required: Iterable[str], device: Device) -> tuple[EngineSpec, ...]:

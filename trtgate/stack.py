@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -98,11 +98,66 @@ def cpu_features() -> frozenset[str]:
     return frozenset(found & set(INSTRUCTION_SETS))
 
 
+def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs' worth of time that the control groups of this process leave it, the least of all; None without a limit.
+
+    Version 2 tells quota and period in `cpu.max`, version 1 in two files of its cpu controller; a limit may stand in
+    any group above. In a container the path may be the host's, and the container's own group be at the root.
+    """
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return None
+    limits: list[float] = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = (
+            [root, root / "unified"] if not controllers else [root / controllers, root / "cpu", root / "cpu,cpuacct"]
+        )
+        here = PurePosixPath(path.lstrip("/"))
+        for mount in mounts:
+            for folder in {mount / here, *(mount / above for above in here.parents), mount}:
+                limits += filter(None, [_quota_in(folder)])
+    return min(limits, default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    """CPUs' worth of time that one control group allows."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # no such file, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
 @functools.cache
 def usable_threads() -> int:
-    """Physical cores that this process may run on: one thread each, for every backend alike."""
+    """Physical cores that this process may keep busy: one thread each, for every backend alike.
+
+    A quota of the control group counts in whole cores: with a thread more, all of them would be halted in every period.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    return threads_for(allowed, psutil.cpu_count(logical=False), cpu_quota())
+
+
+def threads_for(allowed: int, physical: int | None, quota: float | None) -> int:
+    """Threads for so many CPUs that may be used, physical cores, and CPUs' worth of time."""
+    return max(1, min(allowed, physical or allowed, allowed if quota is None else int(quota)))
+
+
+def quota_note(quota: float | None, threads: int) -> str | None:
+    """What a quota does to a measurement, in words; None without one."""
+    if quota is None:
+        return None
+    halted = "; less than one core is halted in every period, inside iterations" if quota < 1 else ""
+    return (
+        f"a CPU quota of {quota:g} cores (cgroup) limits this process to {threads} thread{'s' * (threads > 1)}{halted}"
+    )
 
 
 def cuda_facts() -> dict[str, Any]:
@@ -125,6 +180,7 @@ def stack(threads: int | None = None, device: Device = "cpu") -> dict[str, Any]:
         "cpu": cpu_model(),
         "cpu_features": sorted(cpu_features()),
         "threads": threads or usable_threads(),
+        "cpu_quota": cpu_quota(),
         "logical_cpus": os.cpu_count(),
         "node": platform.node(),
         "kernel": platform.release(),

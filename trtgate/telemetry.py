@@ -13,6 +13,7 @@ import psutil
 from trtgate.engines.base import Device
 from trtgate.nvml import Gpu, Reading, current_gpu
 from trtgate.race import Monitor
+from trtgate.stack import cpu_quota, quota_note, usable_threads
 
 # Other processes using more than this share of one core, in the median round, are worth a note. Such rounds still
 # count: the verdict rests on what both arms suffered alike.
@@ -82,9 +83,14 @@ class CpuMonitor:
         return statistics.median(self._others) if self._others else 0.0
 
     def notes(self) -> tuple[str, ...]:
+        quota = quota_note(cpu_quota(), usable_threads())
+        notes = (quota,) if quota else ()
         if self.others() <= OTHERS_NOTED:
-            return ()
-        return (f"other processes used {self.others():.1f} of the cores meanwhile",)
+            return notes
+        return (
+            *notes,
+            f"other processes used {self.others():.1f} of the cores meanwhile",
+        )
 
     def readings(self) -> dict[str, float]:
         return {"clock_mhz": statistics.median(self._clocks)} if self._clocks else {}

@@ -99,11 +99,24 @@ class Workbench:
                 return images.sample_crops(split, self.model.preprocessing)
             with self._progress.step(f"{self.name}: reading {split} photos") as count:
                 return images.read_folder(
-                    folder, self.model.preprocessing, skip_bad=self.settings.skip_bad_images, progress=count
+                    folder,
+                    self.model.preprocessing,
+                    classes=self.model.classes if split == "evaluation" else None,
+                    skip_bad=self.settings.skip_bad_images,
+                    spool=self._cache.root,
+                    progress=count,
                 )
 
         made: ImageSet = self._once(split, read)
         return made
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the logits: the photos' folders', ImageNet's, or numbers."""
+        named = self.photos("evaluation").classes
+        if not named and self.model.classes == models.CLASSES:
+            return tuple(each.name for each in models.image_classes())
+        return named or tuple(f"class {index}" for index in range(self.model.classes))
 
     def graph(self, kind: GraphKind) -> CachedFile:
         """The ONNX graph of that kind, from the cache or made now."""
@@ -212,7 +225,7 @@ class Workbench:
             spec,
             self.graph("fp32").digest,
             photos.digest,
-            lambda: images.normalise(photos.pixels, photos.preprocessing),
+            lambda: images.normalise(photos.pixels[:], photos.preprocessing),
         )
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
@@ -220,12 +233,16 @@ class Workbench:
         stack = {**processor(self.settings.device, self.settings.threads), spec.backend: version_of(spec.backend)}
         return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
 
-    def kept_in_float(self, spec: EngineSpec) -> int:
-        """How many convolutions and matrix products of an INT8 engine were meant to stay in float."""
+    def kept_in_float(self, spec: EngineSpec) -> frozenset[str]:
+        """The names of the nodes that were meant to stay in float in an INT8 engine, and of their outputs.
+
+        Builders call a layer after the one or the other.
+        """
         if spec.precision != "int8":
-            return 0
+            return frozenset()
         graph = onnx.load(self.graph("fp32").path, load_external_data=False)
-        return len(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
+        kept = set(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
+        return frozenset(kept.union(*(node.output for node in graph.graph.node if node.name in kept)))
 
     def plan(self, spec: EngineSpec) -> CachedFile | None:
         """The engine's plan, from the cache or built now; None for an engine that has none."""
@@ -271,7 +288,7 @@ class Workbench:
         return tuple(spec for spec in self.settings.engines if loads(spec))
 
     def logits(self, spec: EngineSpec) -> Logits:
-        """float32[N,1000] of the evaluation photos, at the smallest batch size that is raced; the reference's come
+        """float32[N,classes] of the evaluation photos, at the smallest batch size that is raced; the reference's come
         from the cache when nothing they depend on has changed."""
         made: Logits = self._once(
             ("logits", spec), lambda: self._reference_logits() if spec == REFERENCE else self._engine_logits(spec)
@@ -282,12 +299,14 @@ class Workbench:
         engine, photos = self.engine(spec), self.photos("evaluation")
         size = batch or min(self.settings.batch_sizes)
         rows: list[Logits] = []
+        done = 0
         with self._progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
             for chunk in photos.batches(size):
                 # Padded to a whole batch: an engine may be built for exactly that one.
                 whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
                 rows.append(engine.infer(whole)[: len(chunk)])
-                count(sum(map(len, rows)), len(photos))
+                done += len(chunk)
+                count(done, len(photos))
         return np.concatenate(rows)
 
     def _reference_logits(self) -> Logits:

@@ -121,6 +121,7 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
         get_tensor_name=lambda index: ["input", "logits"][index],
         get_tensor_mode=lambda name: name,
         get_tensor_dtype=lambda name: "float",
+        get_tensor_shape=lambda name: (-1, 1000),
         create_execution_context=lambda: KernelContext(launch, refuses),
         device_memory_size_v2=0,
         num_layers=1,

@@ -178,7 +178,7 @@ class Engine(ABC):
 
     @abstractmethod
     def infer(self, batch: Batch) -> Batch:
-        """float32[N,3,H,W] -> float32[N,1000] logits in memory of their own, copying as a caller would."""
+        """float32[N,3,H,W] -> float32[N,classes] logits in memory of their own, copying as a caller would."""
 
     @abstractmethod
     def bind(self, batch: Batch) -> Callable[[], object]:

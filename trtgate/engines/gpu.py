@@ -35,7 +35,7 @@ class Event(Protocol):
 class Lane(ABC):
     """A stream with its buffers and one inference of one batch size made ready on it.
 
-    `host_in`, float32[N,3,H,W], and `host_out`, float32[N,1000], are page-locked; `stream` is the CUDA library's.
+    `host_in`, float32[N,3,H,W], and `host_out`, float32[N,classes], are page-locked; `stream` is the CUDA library's.
     `copy_in`, `run` and `copy_out` only enqueue. No lane shares a buffer with another.
     """
 

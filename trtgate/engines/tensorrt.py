@@ -416,6 +416,7 @@ class TensorRTEngine(GpuEngine):
         wanted = {INPUT: (mode.INPUT, floats), OUTPUT: (mode.OUTPUT, floats)}
         if found != wanted:
             raise TensorRTError(f"the plan of {self.spec.id} has the tensors {found}, wanted are {wanted}")
+        self._classes = int(engine.get_tensor_shape(OUTPUT)[1])
 
     def _context(self, lane: PyCudaLane, size: int) -> Any:
         """An execution context with the profile, the shape and the addresses of a lane."""
@@ -454,7 +455,7 @@ class TensorRTEngine(GpuEngine):
 
     def new_lane(self, size: int) -> Lane:
         with ExitStack() as undo:
-            lane = PyCudaLane(size, self._crop)
+            lane = PyCudaLane(size, self._crop, self._classes)
             undo.callback(lane.close)
             enqueue = self._enqueuer(self._context(lane, size), lane.stream.handle)
             lane.run = enqueue
@@ -486,7 +487,7 @@ class TensorRTEngine(GpuEngine):
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         kinds = {layer.name: layer.arithmetic for layer in read_layers(text)}
         with ExitStack() as undo:
-            lane = PyCudaLane(len(batch), self._crop)
+            lane = PyCudaLane(len(batch), self._crop, self._classes)
             undo.callback(lane.close)
             lane.give(batch, again=False)
             context = self._context(lane, len(batch))
@@ -622,11 +623,12 @@ def weighted_layers(layers: Sequence[BuiltLayer], nodes: Sequence[str]) -> dict[
 
 
 def weighted_nodes(graph: Path) -> tuple[str, ...]:
-    """The names of a graph's convolutions and matrix products."""
+    """The names of a graph's convolutions and matrix products that carry weights."""
     import onnx
 
-    nodes = onnx.load(graph, load_external_data=False).graph.node
-    return tuple(node.name for node in nodes if node.op_type in {"Conv", "Gemm", "MatMul"})
+    from trtgate.graphs.weighted import weighted_nodes as nodes_of
+
+    return tuple(node.name for node in nodes_of(onnx.load(graph, load_external_data=False)))
 
 
 class TensorRTBackend(Backend):

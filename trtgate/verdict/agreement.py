@@ -63,7 +63,7 @@ class Agreement:
 
 
 def compare_logits(reference: Logits, engine: Logits) -> Agreement:
-    """Agreement of two float32[N,1000] logit arrays.
+    """Agreement of two float32[N,classes] logit arrays.
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
     photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. Raises ValueError for
@@ -136,7 +136,7 @@ class Accuracy:
 
 
 def measure_accuracy(reference: Logits, engine: Logits, labels: npt.NDArray[np.int64]) -> Accuracy:
-    """Top-1 and top-5 accuracy of two float32[N,1000] logit arrays against int64[N] labels."""
+    """Top-1 and top-5 accuracy of two float32[N,classes] logit arrays against int64[N] labels."""
 
     def right(logits: Logits, k: int) -> npt.NDArray[np.bool_]:
         best = np.argsort(-logits, 1, kind="stable")[:, :k]
