@@ -137,7 +137,7 @@ class Workbench:
             return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
         if kind == "fp16":
             fp32 = self.graph("fp32")
-            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
+            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "onnxruntime": version_of("onnxruntime")}
             text = f"{self.name}: converting to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"

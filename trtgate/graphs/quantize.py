@@ -278,46 +278,48 @@ def close_convolutions(graph: onnx.ModelProto, ranges: Ranges) -> None:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     dequantized = {output for node in body.node if node.op_type == "DequantizeLinear" for output in node.output}
-    outputs = {output.name for output in body.output}
-    made: dict[int, list[onnx.NodeProto]] = {}
-    for index, node in enumerate(body.node):
+    made: dict[str, list[onnx.NodeProto]] = {}  # by the tensor behind whose making they go
+    for node in body.node:
         if node.op_type != "Conv" or node.input[1] not in dequantized:
             continue
-        last, tensor = index, node.output[0]
-        after = readers.get(tensor, [])
-        if len(after) == 1 and after[0].op_type in COMPUTED_ALONG:
-            tensor = after[0].output[0]
-            last = next(i for i, each in enumerate(body.node) if tensor in each.output)
-            after = readers.get(tensor, [])
-        # ONNX Runtime moves a Q that stands behind a MaxPool before it.
-        passed = len(after) == 1 and after[0].op_type == "MaxPool"
-        beyond = readers.get(after[0].output[0], []) if passed else after
-        if all(reader.op_type == "QuantizeLinear" for reader in beyond):
+        tensor = _written_by(node, readers)
+        floats = [reader for reader in readers.get(tensor, []) if reader.op_type != "QuantizeLinear"]
+        if not _writes_float(tensor, readers) or tensor not in ranges:
             continue
-        floats = [reader for reader in after if reader.op_type != "QuantizeLinear"]
-        if tensor in outputs or tensor not in ranges:
-            continue
-        quantizers = [reader for reader in after if reader.op_type == "QuantizeLinear"]
-        if quantizers:
-            scale, integers = quantizers[0].input[1:], quantizers[0].output[0]
-        else:
+        quantizer = next((reader for reader in readers[tensor] if reader.op_type == "QuantizeLinear"), None)
+        if quantizer is None:
             scale, integers = _scale_of(graph, tensor, ranges[tensor]), f"{tensor}_QuantizeLinear_Output"
-            made.setdefault(last, []).append(
-                onnx.helper.make_node("QuantizeLinear", [tensor, *scale], [integers], f"{tensor}_QuantizeLinear")
+            quantizer = onnx.helper.make_node(
+                "QuantizeLinear", [tensor, *scale], [integers], f"{tensor}_QuantizeLinear"
             )
-        back = f"{tensor}_closed_DequantizeLinear_Output"
-        behind = last if not quantizers else next(i for i, each in enumerate(body.node) if each is quantizers[0])
-        made.setdefault(behind, []).append(
-            onnx.helper.make_node("DequantizeLinear", [integers, *scale], [back], f"{tensor}_closed_DequantizeLinear")
+            made[tensor] = [quantizer]
+        integers, back = quantizer.output[0], f"{tensor}_closed_DequantizeLinear_Output"
+        made.setdefault(tensor if tensor in made else integers, []).append(
+            onnx.helper.make_node(
+                "DequantizeLinear", [integers, *quantizer.input[1:]], [back], f"{tensor}_closed_DequantizeLinear"
+            )
         )
         for reader in floats:
             for position, name in enumerate(reader.input):
                 if name == tensor:
                     reader.input[position] = back
-    if made:
-        nodes = [each for index, node in enumerate(body.node) for each in (node, *made.get(index, []))]
-        del body.node[:]
-        body.node.extend(nodes)
+    nodes = [each for node in body.node for each in (node, *made.get(node.output[0], []))]
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def _written_by(conv: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
+    """The tensor that a convolution writes, with the activation that is computed along."""
+    after = readers.get(conv.output[0], [])
+    return after[0].output[0] if len(after) == 1 and after[0].op_type in COMPUTED_ALONG else conv.output[0]
+
+
+def _writes_float(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
+    """Whether somebody reads the tensor in float. A Q that stands behind a MaxPool is moved before it."""
+    after = readers.get(tensor, [])
+    if len(after) == 1 and after[0].op_type == "MaxPool":
+        after = readers.get(after[0].output[0], [])
+    return any(reader.op_type != "QuantizeLinear" for reader in after)
 
 
 # Activations that ONNX Runtime computes along with the integer convolution before them.
