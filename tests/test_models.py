@@ -7,6 +7,7 @@ import collections
 import hashlib
 import pickle
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ from trtgate import models
 from trtgate.errors import UserError
 from trtgate.files import file_digest
 from trtgate.models import classes_in, image_classes, load_model
+from trtgate.options import check_files
+from trtgate.workbench import Settings, Workbench
 
 NAME = "squeezenet1_1"  # the smallest of torchvision's files, 5 MB
 
@@ -295,3 +298,38 @@ def test_untrained_networks_answer_to_their_input() -> None:
 def test_a_misspelt_model_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match="resnet50"):
         load_model("resnet_50")
+
+
+def photo_folder(path: Path, *classes: str) -> Path:
+    for name in classes or (".",):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(next((models.DATA / "evaluation").glob("*.jpg")), path / name / "a.jpg")
+    return path
+
+
+def test_wrong_files_are_told_before_anything_runs(tmp_path: Path) -> None:
+    ten = tmp_path / "ten.pth"
+    torch.save(torchvision_models.get_model(NAME, num_classes=10).state_dict(), ten)
+    flat, two = photo_folder(tmp_path / "flat"), photo_folder(tmp_path / "two", "cat", "dog")
+    check_files([NAME], {NAME: ten}, flat, two)  # nobody asks what calibration photos show
+    for sentence, arguments in {
+        "--model resnet5000": (["resnet5000"], {}, None, None),
+        "--weights: .*nowhere": ([NAME], {NAME: tmp_path / "nowhere"}, None, None),
+        "--images: .*nowhere": ([NAME], {}, tmp_path / "nowhere", None),
+        "--calibration-images: .*nowhere": ([NAME], {}, None, tmp_path / "nowhere"),
+        "--images: .*2 class folders, the model 10 classes": ([NAME], {NAME: ten}, two, None),
+        "--images: .*2 class folders, the model 1000 classes": ([NAME], {}, two, None),
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            check_files(*arguments)
+
+
+def test_classes_are_called_after_their_folders(tmp_path: Path) -> None:
+    torch.save(torchvision_models.get_model(NAME, num_classes=2).state_dict(), tmp_path / "two.pth")
+    for folder, names in (
+        (photo_folder(tmp_path / "named", "dog", "cat"), ("cat", "dog")),
+        (photo_folder(tmp_path / "flat"), ("class 0", "class 1")),
+    ):
+        settings = Settings(weights={NAME: tmp_path / "two.pth"}, images=folder, plan_cache=tmp_path / "plans")
+        with Workbench(NAME, settings) as bench:
+            assert bench.class_names == names

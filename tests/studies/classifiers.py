@@ -49,8 +49,10 @@ def row(model: str, engines: list[str], folder: Path) -> str:
     cache = folder / "plans"
     start = time.monotonic()
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "bench/", "-q", "-p", "no:cacheprovider", "--model", model, *chosen]
-        + ["-k", "finite or precision or plan", "--plan-cache", str(cache), "-rs"],
+        [
+            *(sys.executable, "-m", "pytest", "bench/", "-q", "-p", "no:cacheprovider", "--model", model, *chosen),
+            *("-k", "finite or precision or plan", "--plan-cache", str(cache), "-rfEs"),
+        ],
         cwd=ROOT,
         env=offline(folder),
         capture_output=True,

@@ -311,7 +311,8 @@ def close_convolutions(graph: onnx.ModelProto, ranges: Ranges) -> None:
 def _written_by(conv: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
     """The tensor that a convolution writes, with the activation that is computed along."""
     after = readers.get(conv.output[0], [])
-    return after[0].output[0] if len(after) == 1 and after[0].op_type in COMPUTED_ALONG else conv.output[0]
+    along = len(after) == 1 and after[0].op_type in COMPUTED_ALONG
+    return str(after[0].output[0] if along else conv.output[0])
 
 
 def _writes_float(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
