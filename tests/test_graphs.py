@@ -265,6 +265,36 @@ def test_of_attention_only_what_carries_weights_is_int8(
         assert compare_logits(reference, logits).sqnr_db > 20
 
 
+class Fire(torch.nn.Module):
+    """What only ONNX Runtime needs Q/DQ behind: activations of two kinds, read by a Concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(3, 8, 3)
+        self.last = torch.nn.Conv2d(16, 10, 1)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([torch.relu(self.left(photos)), torch.nn.functional.relu6(self.right(photos))], 1)
+        return self.last(both).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_a_convolution_before_a_concat_is_int8_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Fire().eval().requires_grad_(False)
+    model = Model("fire", module, Preprocessing(resize=36, crop=32), Weights("untrained", "", ""), 10)
+    export.export(model, tmp_path / "fp32.onnx")
+    photos = sample_crops("calibration", model.preprocessing).first(8)
+    ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
+    quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", "asymmetric", ranges, reduce_range=True)
+    spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, tmp_path / "int8.onnx", (1,), 1, crop=32)
+    backend("onnxruntime").build(spec, request, tmp_path / "plan")
+    with backend("onnxruntime").load(spec, request, tmp_path / "plan") as engine:
+        assert engine.audit().histogram == {"int8": 3}
+        logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+    reference = module(torch.from_numpy(next(photos.batches(8)))).numpy()
+    assert compare_logits(reference, logits).sqnr_db > 20
+
+
 def test_a_mask_made_while_running_becomes_fp16_too(attention: Model, attention_graph: Path, tmp_path: Path) -> None:
     import onnxruntime
 

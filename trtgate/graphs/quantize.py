@@ -284,11 +284,14 @@ def close_convolutions(graph: onnx.ModelProto, ranges: Ranges) -> None:
             continue
         tensor = _written_by(node, readers)
         floats = [reader for reader in readers.get(tensor, []) if reader.op_type != "QuantizeLinear"]
-        if not _writes_float(tensor, readers) or tensor not in ranges:
+        if not _writes_float(tensor, readers):
+            continue
+        measured = ranges.get(tensor) or _activated(ranges.get(node.output[0]), graph, readers[node.output[0]][0])
+        if measured is None:
             continue
         quantizer = next((reader for reader in readers[tensor] if reader.op_type == "QuantizeLinear"), None)
         if quantizer is None:
-            scale, integers = _scale_of(graph, tensor, ranges[tensor]), f"{tensor}_QuantizeLinear_Output"
+            scale, integers = _scale_of(graph, tensor, measured), f"{tensor}_QuantizeLinear_Output"
             quantizer = onnx.helper.make_node(
                 "QuantizeLinear", [tensor, *scale], [integers], f"{tensor}_QuantizeLinear"
             )
@@ -313,6 +316,24 @@ def _written_by(conv: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]
     after = readers.get(conv.output[0], [])
     along = len(after) == 1 and after[0].op_type in COMPUTED_ALONG
     return str(after[0].output[0] if along else conv.output[0])
+
+
+def _activated(
+    measured: tuple[float, ...] | None, graph: onnx.ModelProto, activation: onnx.NodeProto
+) -> tuple[float, ...] | None:
+    """The range behind a Relu or Clip whose input's was measured; None where it was not."""
+    if measured is None:
+        return None
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in graph.graph.initializer}
+    low, high = -np.inf, np.inf
+    if activation.op_type == "Relu":
+        low = 0.0
+    elif activation.op_type == "Clip":
+        low, high = (
+            float(constants[name]) if name in constants else limit
+            for name, limit in zip([*activation.input[1:], "", ""][:2], (low, high), strict=True)
+        )
+    return tuple(float(np.clip(value, low, high)) for value in measured)
 
 
 def _writes_float(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
