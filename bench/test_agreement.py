@@ -16,12 +16,12 @@ from trtgate.workbench import Workbench
 def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
     size = min(workbench.settings.batch_sizes)
     logits = engine.infer(workbench.batch(size))
-    assert logits.shape == (size, 1000)
+    assert logits.shape == (size, workbench.model.classes)
     assert np.isfinite(logits).all(), f"{engine.spec.id} answers NaN or infinity on the first photos"
 
 
 def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
-    flips = judge.describe_flips(agreement, workbench.photos("evaluation").names)
+    flips = judge.describe_flips(agreement, workbench.photos("evaluation").names, workbench.class_names)
     settle(judge.agreement_decision(agreement, expectation), details=flips)
 
 
@@ -34,7 +34,7 @@ def test_labelled_accuracy(
 ) -> None:
     photos = workbench.photos("evaluation")
     if photos.labels is None:
-        pytest.skip("the photos have no labels; give --images DIR with DIR/<wnid>/*.jpg")
+        pytest.skip("the photos have no labels; give --images DIR with DIR/<class>/*.jpg")
     reference, logits = workbench.logits(REFERENCE), workbench.logits(engine.spec)
     accuracy = measure_accuracy(reference, logits, photos.labels, photos.clusters)
     gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))

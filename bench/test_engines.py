@@ -13,7 +13,7 @@ from trtgate.workbench import Workbench
 def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settle: Settle) -> None:
     audit = engine.audit()
     gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
-    settle(judge.audit_decision(audit, allowed_float=workbench.kept_in_float(engine.spec)))
+    settle(judge.audit_decision(audit, workbench.kept_in_float(engine.spec)))
 
 
 def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:

@@ -22,5 +22,4 @@ def test_no_regression(record: EngineRecord, gate: Gate, request: pytest.Fixture
     comparison = gate.comparison(record)
     if comparison is None:
         pytest.skip(f"the baseline has no {record.name}")
-    decision = comparison.decision
-    gate.settle(request.node, decision, record.model, record.engine, record.batch, details=comparison.attribution)
+    gate.show(request.node, comparison.decision, details=comparison.attribution)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def crash() -> None:
@@ -23,3 +26,16 @@ def count(upto: int, *, progress: Callable[[int, int], None]) -> int:
     for step in range(upto):
         progress(step + 1, upto)
     return os.getpid()
+
+
+def compile_for_long(started: Path) -> None:
+    """Say that it has begun, with a compiler that is a process of its own, and leave files about."""
+    leave_files()
+    compiler = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started.with_name("writing").write_text(f"{os.getpid()} {compiler.pid}")
+    started.with_name("writing").rename(started)
+    compiler.wait()
+
+
+def leave_files() -> None:
+    Path(tempfile.mkdtemp(), "object.o").touch()

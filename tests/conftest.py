@@ -12,9 +12,11 @@ import pytest
 from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
-from trtgate.models import Model, Preprocessing, Weights, _torchvision_module
+from trtgate.models import Model, Preprocessing, Weights, _recipes, _torchvision_architecture
 from trtgate.race import SCHEDULES
 from trtgate.workbench import Settings, Workbench
+
+from .faults.table import Fault
 
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
@@ -35,6 +37,13 @@ def lite0(plan_cache: Path) -> Iterator[Workbench]:
 
 
 @pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Fault:
+    """What the test's own marker promises."""
+    marker = request.node.get_closest_marker("fault")
+    return Fault(**marker.kwargs)
+
+
+@pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Races on the CPU with a fifth of the time: what is printed and saved is under test, not how sure it is."""
     usual = SCHEDULES["cpu"]
@@ -44,7 +53,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def untrained(name: str) -> Model:
     """A torchvision classifier with seeded weights."""
-    module = _torchvision_module(name).eval()
+    module = _torchvision_architecture(name, _recipes(name)[0]).module.eval()
     return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
 
 
@@ -62,6 +71,14 @@ def resnet50_int8(resnet50: Path) -> Path:
     path = resnet50.with_name("int8.onnx")
     ranges = quantize.measure_ranges(resnet50, sample_crops("calibration", Preprocessing()).first(2), "minmax")
     quantize.quantize(resnet50, path, "symmetric", ranges)
+    return path
+
+
+@pytest.fixture(scope="session")
+def resnet50_int8_fp16(resnet50_int8: Path) -> Path:
+    """The same with FP16 where nothing is quantised."""
+    path = resnet50_int8.with_name("int8-fp16.onnx")
+    half.convert(resnet50_int8, path)
     return path
 
 

@@ -7,7 +7,9 @@ stream is being captured; each piece of work moves the stream's clock on by what
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,16 +72,18 @@ class Stream:
     def __init__(self, gpu: FakeGpu) -> None:
         self.handle = next(gpu.addresses)
         self.clock = 0.0
-        self.captured: list[tuple[Callable[[], object], float]] | None = None
+        self.captured: list[tuple[Callable[[], object], float | None]] | None = None
         self._gpu = gpu
         gpu.streams[self.handle] = self
 
-    def put(self, work: Callable[[], object], milliseconds: float = 0.0) -> None:
+    def put(self, work: Callable[[], object], milliseconds: float | None = 0.0) -> None:
+        """Work that takes so long by the stream's clock, or as long as it does."""
         if self.captured is not None:
             self.captured.append((work, milliseconds))
             return
+        start = time.perf_counter()
         work()
-        self.clock += milliseconds
+        self.clock += (time.perf_counter() - start) * 1e3 if milliseconds is None else milliseconds
 
     def synchronize(self) -> None:
         assert self.captured is None, "synchronised while capturing"
@@ -129,11 +133,29 @@ class FakeGpu:
         return np.frombuffer(memory, np.float32).reshape(shape)
 
 
+class Device:
+    """A GPU as PyCUDA describes it."""
+
+    def __init__(self, index: int) -> None:
+        assert index == 0
+
+    def pci_bus_id(self) -> str:
+        return "0000:00:00.0"
+
+    def name(self) -> str:
+        return "stand-in GPU"
+
+
 class Driver:
     """pycuda.driver."""
 
+    Device = Device
+
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
+
+    def init(self) -> None:
+        """There is nothing to start."""
 
     def Stream(self) -> Stream:
         return Stream(self._gpu)
@@ -173,7 +195,7 @@ class Runtime:
 
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
-        self._graphs: dict[int, list[tuple[Callable[[], object], float]]] = {}
+        self._graphs: dict[int, list[tuple[Callable[[], object], float | None]]] = {}
 
     def cudaStream_t(self, handle: int) -> int:
         return handle
@@ -196,7 +218,7 @@ class Runtime:
             return error, None
         return error, self._keep(work)
 
-    def _keep(self, work: list[tuple[Callable[[], object], float]]) -> int:
+    def _keep(self, work: list[tuple[Callable[[], object], float | None]]) -> int:
         graph = next(self._gpu.addresses)
         self._graphs[graph] = work
         self._gpu.graphs.add(graph)
@@ -220,3 +242,9 @@ class Runtime:
             for work, milliseconds in self._graphs[graph]:
                 self._gpu.streams[stream].put(work, milliseconds)
         return (error,)
+
+
+@functools.cache
+def host_gpu() -> FakeGpu:
+    """The one that a process has when its packages are stand-ins too."""
+    return FakeGpu()

@@ -19,14 +19,15 @@ import numpy as np
 import psutil
 import pytest
 
-from trtgate import ab
+from trtgate import ab, remote
 from trtgate.__main__ import main
-from trtgate.ab import TurnMonitor, Turns, Worker, WorkerError, choose_engines
+from trtgate.ab import TurnMonitor, Turns, choose_engines
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.race import NoMonitor, Race
+from trtgate.remote import Worker, WorkerError
 from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
 from trtgate.worker import come_to_rest
@@ -97,8 +98,8 @@ GREETING = {{"protocol": {VERSION}, "python": "3", "pid": os.getpid()}}
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
     """Start a worker that runs a script; none of them may outlive the test."""
-    monkeypatch.setattr(ab, "START_SECONDS", 5.0)
-    monkeypatch.setattr(ab, "GOODBYE_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "START_SECONDS", 5.0)
+    monkeypatch.setattr(remote, "GOODBYE_SECONDS", 0.5)
     made: list[Worker] = []
 
     def start(script: str, timeout: float = 5.0) -> Worker:
@@ -132,7 +133,7 @@ def test_a_worker_that_does_not_start(script: str, message: str, worker: Callabl
 
 
 def test_a_worker_that_never_greets(worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ab, "START_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "START_SECONDS", 0.5)
     with pytest.raises(WorkerError, match="did not answer in time"):
         worker("time.sleep(60)")
 
@@ -198,7 +199,7 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
 
 def test_workers_die_with_their_driver() -> None:
     script = (
-        "import sys; from pathlib import Path; from trtgate.ab import Worker; "
+        "import sys; from pathlib import Path; from trtgate.remote import Worker; "
         f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
@@ -268,10 +269,10 @@ def test_a_noisy_series_of_either_kind_gets_more_rounds(noise: float, second_noi
 
     first, second = series(noise), {} if second_noise is None else series(second_noise)
     race = Race(first, dict.fromkeys(first, True), statistic="median", end_to_end=second)
-    expectation = Expectation(delta=0.02)
-    latency, end_to_end = ab.decisions(race, expectation)
-    assert latency.verdict is (Verdict.INCONCLUSIVE if noise else Verdict.PASS)
-    assert (end_to_end is None) == (second_noise is None)
+    expectation = Expectation({"delta": 0.02})
+    found = {each.metric: each.verdict for each in ab.decisions(race, expectation)}
+    assert found["latency"] is (Verdict.INCONCLUSIVE if noise else Verdict.PASS)
+    assert ("end_to_end" in found) == (second_noise is not None)
     assert ab.more_rounds_may_decide(race, expectation) == more
 
 
@@ -289,16 +290,19 @@ class Describing:
         return {"stack": {"node": "x", "onnxruntime": "1.0"}, "engines": found}
 
 
-def test_engines_that_a_side_lacks_are_left_out_or_an_error() -> None:
+def test_engines_that_a_side_lacks() -> None:
     settings = Settings(engines=tuple(map(parse_spec, ("pytorch-fp32", "onnxruntime-fp32", "openvino-int8"))))
     both: Any = {"old": [Describing()], "new": [Describing(**{"openvino-int8": "no module"})]}
-    _, chosen, left_out = choose_engines(both, settings, [])
-    assert [spec.id for spec in chosen] == ["onnxruntime-fp32"], "the reference is nobody's upgrade unless asked for"
-    assert left_out == {"openvino-int8": "new: no module"}
-    with pytest.raises(UserError, match="openvino-int8 is not available on both sides"):
-        choose_engines(both, settings, ["openvino-int8"])
-    none: Any = {"old": [Describing(**{"onnxruntime-fp32": "no"})], "new": both["new"]}
-    with pytest.raises(UserError, match="no engine is available on both sides"):
+    for asked in ([], ["openvino-int8"]):
+        chosen = choose_engines(both, settings, asked)
+        assert [spec.id for spec in chosen.both] == ["onnxruntime-fp32"], "the reference is nobody's upgrade"
+        assert chosen.lost == {"openvino-int8": "new: no module"}, "what the upgrade took away is no detail"
+    other: Any = {"old": both["new"], "new": both["old"]}
+    assert choose_engines(other, settings, []).gained == {"openvino-int8": "old: no module"}
+    with pytest.raises(UserError, match="openvino-int8 is not available on the old side"):
+        choose_engines(other, settings, ["openvino-int8"])
+    none: Any = {"old": [Describing(**{"onnxruntime-fp32": "no", "openvino-int8": "no"})], "new": both["new"]}
+    with pytest.raises(UserError, match="no engine is available on the old side"):
         choose_engines(none, settings, [])
 
 
@@ -309,7 +313,8 @@ def test_engines_that_a_side_lacks_are_left_out_or_an_error() -> None:
 def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
     expectations = tmp_path / "expectations.toml"
     # A delta that no noise reaches: this machine's load must not decide a unit test.
-    expectations.write_text("[default]\ndelta = 0.9\nagreement = 0.8\n")
+    wide = "delta = 0.9\ntypical = 0.9\ntail = 9\ncold_start = 9\nhost_memory = 0.9\n"
+    expectations.write_text(f"[default]\n{wide}agreement = 0.8\ncosine = 0.5\n")
     return [
         *("ab", "--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--plan-cache"),
         *(str(lite0.settings.plan_cache), "--expectations", str(expectations), "--old", str(PYTHON)),
@@ -337,23 +342,40 @@ def test_this_environment_against_itself(
     assert 0 <= engine["readings"]["idle_share"] < 1
     assert sum("over 2 builds" in note for note in engine["notes"]) == 2
     assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
-    assert np.isfinite(engine["old"]["latency"])
+    assert np.isfinite(engine["metrics"]["latency"]["old"])
+    assert {"typical", "tail", "host_memory", "cold_start", "plan_bytes"} <= set(engine["metrics"])
     assert engine["old"]["layers"] == {"int8": 50}
     assert report["stacks"]["new"]["onnxruntime"]
     assert "| efficientnet_lite0 | onnxruntime-int8 | 1 |" in markdown.read_text()
 
 
-def test_a_side_whose_runtime_is_broken_gives_no_verdict(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libonnxruntime.so.1: version GLIBC_2.99 not found')\n")
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+def broken(folder: Path, module: str) -> Path:
+    """A python of this environment whose ONNX Runtime is that text."""
+    folder.mkdir()
+    (folder / "onnxruntime.py").write_text(module)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:$PYTHONPATH" exec {PYTHON} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IEXEC)
-    assert main([*arguments, "--new", str(script)]) == 2
+    return script
+
+
+@pytest.mark.parametrize(("sides", "status"), [(("old", "new"), 1), (("new", "old"), 2)])
+def test_an_engine_that_the_upgrade_broke(
+    sides: tuple[str, str], status: int, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "raise ImportError('libonnxruntime.so.1: version GLIBC_2.99 not found')\n"
+    pythons = {sides[0]: PYTHON, sides[1]: broken(tmp_path / "runtime", text)}
+    assert main([*arguments[:-2], *(f"--{side}={path}" for side, path in pythons.items())]) == status
     captured = capsys.readouterr()
-    assert "GLIBC_2.99" in captured.err
+    assert "GLIBC_2.99" in captured.out + captured.err
     assert "PASS" not in captured.out
+
+
+def test_an_engine_that_loads_no_more(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It imports, says that it is there, and fails when it is used."""
+    text = "__version__ = '9.9'\ndef get_available_providers():\n    return ['CPUExecutionProvider']\n"
+    assert main([*arguments, "--new", str(broken(tmp_path / "runtime", text))]) == 1
+    assert "MISSING: efficientnet_lite0 onnxruntime-int8 batch 1: the new worker" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:

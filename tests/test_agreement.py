@@ -10,7 +10,7 @@ import pytest
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.images import sample_crops
 from trtgate.judge import describe_flips, fidelity_decision
-from trtgate.models import Preprocessing
+from trtgate.models import Preprocessing, image_classes
 from trtgate.verdict import Reason, Verdict
 from trtgate.verdict.agreement import (
     Accuracy,
@@ -32,7 +32,7 @@ def test_flips_are_described_by_photo_class_and_margin() -> None:
     agreement = compare_logits(reference, engine)
     assert (agreement.n, agreement.top1) == (3, 2)
     assert agreement.flips[0].margin == pytest.approx(reference[2, 281] - reference[2, 282])
-    text = describe_flips(agreement, ["a.jpg", "b.jpg", "cat.jpg"])
+    text = describe_flips(agreement, ["a.jpg", "b.jpg", "cat.jpg"], [each.name for each in image_classes()])
     assert "cat.jpg: tabby -> tiger cat, margin 5" in text
 
 
@@ -99,7 +99,7 @@ def test_the_floors_can_be_reached_with_the_photos_that_are_shipped() -> None:
     for engine, flips in {"onnxruntime-fp32": 0, "tensorrt-tf32": 1, "tensorrt-fp16": 3, "pytorch-bf16": 8}.items():
         answers = logits(*[2] * flips, *[1] * (240 - flips))
         found = compare_logits(logits(*[1] * 240), answers, photos)
-        assert decide_agreement(found, floor=expectations.of("any", engine).agreement).verdict is Verdict.PASS
+        assert decide_agreement(found, floor=expectations.of("any", engine).number("agreement")).verdict is Verdict.PASS
 
 
 def test_a_sample_that_is_too_small_says_how_many_photos_it_takes() -> None:
@@ -154,5 +154,5 @@ def test_an_engine_without_finite_logits_is_right_nowhere() -> None:
 
 def test_low_fidelity_fails() -> None:
     agreement = compare_logits(logits(1, 2), logits(1, 2) + np.float32(0.5))
-    assert fidelity_decision(agreement, Expectation(sqnr_db=60)).reason is Reason.BELOW_FLOOR
-    assert fidelity_decision(agreement, Expectation(sqnr_db=-20, cosine=0.0)).verdict is Verdict.PASS
+    assert fidelity_decision(agreement, Expectation({"sqnr_db": 60})).reason is Reason.BELOW_FLOOR
+    assert fidelity_decision(agreement, Expectation({"sqnr_db": -20, "cosine": 0.0})).verdict is Verdict.PASS

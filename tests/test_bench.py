@@ -22,7 +22,7 @@ def bench(*arguments: str, storage: Path) -> subprocess.CompletedProcess[str]:
 def quick(tmp_path_factory: pytest.TempPathFactory, plan_cache: Path) -> list[str]:
     expectations = tmp_path_factory.mktemp("bench") / "expectations.toml"
     # No speedup floor: this machine's load must not decide a unit test.
-    expectations.write_text("[models.efficientnet_lite0.quantize]\nkeep_float = ['_conv_stem']\n")
+    expectations.write_text("[quantize.efficientnet_lite0]\nkeep_float = ['_conv_stem']\n")
     return [
         "--model=efficientnet_lite0",
         "--engine=onnxruntime-int8",
@@ -33,11 +33,12 @@ def quick(tmp_path_factory: pytest.TempPathFactory, plan_cache: Path) -> list[st
 
 def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], tmp_path: Path) -> None:
     result = bench(*quick, "--benchmark-save=before", storage=tmp_path)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+    # 7: somebody else used the machine meanwhile, and the floors are no verdict then.
+    assert result.returncode in {0, 7}, result.stdout[-3000:] + result.stderr
     lines = result.stdout.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if "= trtgate =" in line) :]
     [row] = [line for line in table if "onnxruntime-int8 " in line and "[" in line]
-    assert row.rstrip().endswith("PASS")
+    assert row.rstrip().endswith(("floors met", "INVALID"))
     assert all(len(line) <= 100 for line in table)
     assert any("racing 2 engines" in line for line in lines)
 
@@ -48,15 +49,19 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert record["agreement"]["n"] == 240
     assert record["layers"] == {"float32": 1, "int8": 49}
     assert record["plan"]["bytes"] > 1_000_000
-    assert {"p50", "p90"} <= set(record["percentiles"])
+    assert {"latency", "typical", "cold_start", "host_memory", "plan_bytes", "build_seconds"} <= set(record["series"])
+    assert record["iterations"]["latency"]["lengths"]
+    assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
+    assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
 
     # And again: nothing is rebuilt, and one session against one cannot pass.
     again = bench(*quick, "--benchmark-compare=before", storage=tmp_path)
-    assert again.returncode in {1, 6}, again.stdout[-3000:]
+    assert again.returncode in {1, 4, 6, 7}, again.stdout[-3000:]
     assert "building" not in again.stdout
     assert "exporting" not in again.stdout
-    assert "stack: nothing changed" in again.stdout
+    if again.returncode != 4:  # the baseline's run was disturbed, and is none
+        assert "stack: nothing changed" in again.stdout
 
 
 def test_answers_that_differ_fail_and_name_the_photos(quick: list[str], tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +12,13 @@ import pytest
 from trtgate import selftest
 from trtgate.__main__ import main
 from trtgate.engines import parse_spec
+from trtgate.engines.base import Block
+from trtgate.expectations import Expectation
 from trtgate.progress import SILENT
-from trtgate.race import Arm, Race, Schedule
-from trtgate.selftest import binomial_upper, compare_statistics
+from trtgate.race import NoMonitor, Schedule
+from trtgate.selftest import HALF, STALL, binomial_upper, compare_statistics, slowed
 from trtgate.sensitivity import group_nodes, sensitivities
+from trtgate.verdict import Verdict
 from trtgate.workbench import Workbench
 
 
@@ -29,72 +30,98 @@ def test_the_binomial_bound_is_exact(k: int, n: int, upper: float) -> None:
 
 
 class Toy:
-    """An engine of scripted noise: its block reads no clock."""
+    """An engine of scripted noise: 1 ms, 1 % of noise, and the waits that it is told. It reads no clock."""
 
     spec = parse_spec("onnxruntime-int8")
 
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
 
-def scripted_races(monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
-    """Replace the race: old takes 1 ms, new the same or `slow` times that, with 1 % of noise of its own."""
-    rng = np.random.default_rng(0)
-
-    def times(arm: Arm, schedule: Schedule) -> tuple[np.ndarray, ...]:
-        factor = slow if getattr(arm.block, "is_slow", False) else 1.0
-        return tuple(1e-3 * factor * np.exp(rng.normal(0, 0.01, 20)) for _ in range(schedule.rounds))
-
-    def race(arms: list[Arm], schedule: Schedule = Schedule(), **_: Any) -> Race:
-        return Race({arm.name: times(arm, schedule) for arm in arms}, {arm.name: True for arm in arms})
-
-    def arm(name: str, engine: object, batch: object, seconds: float) -> Arm:
-        def run(n: int) -> Any:
-            raise AssertionError("no clock is read here")
-
-        run.is_slow = seconds > 0  # type: ignore[attr-defined]
-        return Arm(name, run)
-
-    monkeypatch.setattr(selftest, "run_race", race)
-    monkeypatch.setattr("trtgate.race.run_race", race)
-    monkeypatch.setattr(selftest, "slowed_arm", arm)
+    def slowed_block(self, batch: object, waits: list[float]) -> Block:
+        return Block(1e-3 * np.exp(self._random.normal(0, 0.01, len(waits))) + np.array(waits))
 
 
-def run_toy(delta: float, slowdown: float, absolute_floor: float = 0.0) -> selftest.Selftest:
+class Throttled(NoMonitor):
+    """A machine on which no round counts."""
+
+    def stop(self) -> str:
+        return "the GPU throttled"
+
+
+def run_toy(
+    delta: float, slowdown: float, absolute_floor_us: float = 0.0, monitor: type[NoMonitor] = NoMonitor
+) -> selftest.Selftest:
     return selftest.run_selftest(
         Toy(),  # type: ignore[arg-type]
         np.zeros((1, 3, 4, 4), np.float32),
         model="toy",
         races=(12, 8),
-        slowdown=slowdown,
-        delta=delta,
-        absolute_floor=absolute_floor,
+        slowdowns=(slowed(slowdown), HALF, STALL),
+        expectation=Expectation({"delta": delta, "absolute_floor_us": absolute_floor_us}),
         schedule=Schedule(),
-        monitor=lambda: None,  # type: ignore[arg-type, return-value]
+        monitor=monitor,
     )
 
 
-def test_a_selftest_counts_false_alarms_and_catches(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_races(monkeypatch, slow=1.1)
+def caught(result: selftest.Selftest, slowdown: selftest.Slowdown) -> int:
+    return result.count(slowdown, Verdict.REGRESSED)
+
+
+def test_a_selftest_counts_false_alarms_and_catches() -> None:
     result = run_toy(delta=0.05, slowdown=0.1)
-    assert (len(result.same), len(result.slowed)) == (12, 8)
-    assert (result.false_alarms, result.caught) == (0, 8)
+    assert [len(trials) for trials in result.trials.values()] == [12, 8, 8, 8]
+    assert (result.false_alarms, result.passed_though_slower) == (0, 0)
+    assert [caught(result, kind) for kind in result.slowdowns] == [8, 8, 8]
+    assert result.status().verdict is Verdict.PASS
     assert 0.005 <= result.smallest_delta <= 0.05
     rows = {row.statistic: row for row in compare_statistics(result)}
-    assert set(rows) == {"median", "lower_quartile", "minimum"}
+    assert set(rows) == {"median", "lower_quartile", "minimum", "midmean"}
     assert all(row.false_alarms == 0 and row.caught == 8 for row in rows.values())
 
 
-def test_a_slowdown_within_delta_is_not_called_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_races(monkeypatch, slow=1.03)
-    assert run_toy(delta=0.05, slowdown=0.03).caught == 0
+def test_a_slowdown_within_delta_is_not_called_caught() -> None:
+    result = run_toy(delta=0.05, slowdown=0.03)
+    assert caught(result, slowed(0.03)) == 0
+    assert result.status().verdict is Verdict.REGRESSED, "the gate was green although the arm was slower"
 
 
-def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted_races(monkeypatch, slow=1.1)
-    assert run_toy(delta=0.05, slowdown=0.1, absolute_floor=1.0).caught == 0
+def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch() -> None:
+    assert caught(run_toy(delta=0.05, slowdown=0.1, absolute_floor_us=1e5), slowed(0.1)) == 0
+
+
+def test_a_selftest_that_could_not_measure_says_so() -> None:
+    result = run_toy(delta=0.05, slowdown=0.1, monitor=Throttled)
+    assert math.isinf(result.smallest_delta)
+    assert result.status().verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize(("monitor", "slowdown", "status"), [(Throttled, "10%", 7), (NoMonitor, "1%", 1)])
+def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
+    monitor: type[NoMonitor],
+    slowdown: str,
+    status: int,
+    tmp_path: Path,
+    lite0: Workbench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expectations = tmp_path / "expectations.toml"
+    expectations.write_text("[default]\ndelta = 0.05\n")
+    monkeypatch.setattr(Workbench, "engine", lambda self, spec: Toy())
+    monkeypatch.setattr("trtgate.__main__.monitor_for", lambda device: monitor)
+    common = ["--plan-cache", str(lite0.settings.plan_cache), "--expectations", str(expectations)]
+    # A slowdown of 1 % at delta 0.5 % is within the absolute floor that the second case sets.
+    if status == 1:
+        expectations.write_text("[default]\ndelta = 0.05\nabsolute_floor_us = 50\n")
+    before = expectations.read_text()
+    assert main(["selftest", *common, "--races", "4", "--slowdown", slowdown, "--write"]) == status
+    assert expectations.read_text() == before
+    assert "--write refused" in capsys.readouterr().err
 
 
 def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:
     engine, batch = lite0.engine(parse_spec("onnxruntime-int8")), lite0.batch(1)
-    assert engine.slowed_block(3, batch, 0.02).seconds.min() >= 0.02
+    assert engine.slowed_block(batch, [0.02] * 3).seconds.min() >= 0.02
 
 
 @pytest.mark.usefixtures("short_blocks")
@@ -103,16 +130,17 @@ def test_selftest_command(
 ) -> None:
     lite0.plan(parse_spec("onnxruntime-int8"))
     expectations = tmp_path / "expectations.toml"
-    expectations.write_text("[models.efficientnet_lite0.quantize]\nkeep_float = ['_conv_stem']\n")
+    expectations.write_text("[quantize.efficientnet_lite0]\nkeep_float = ['_conv_stem']\n")
     out = tmp_path / "selftest.json"
     common = ["--plan-cache", str(plan_cache), "--expectations", str(expectations)]
     status = main(["selftest", *common, "--races", "2", "--slowdown", "50%", "--json", str(out), "--write"])
-    assert status in {0, 1}
     found = json.loads(out.read_text())
-    assert len(found["same"]) == 2
-    assert len(found["slowed"][0]["new"]) in {15, 30}
+    assert [len(trials) for trials in found["trials"].values()] == [2, 1, 1, 1]
+    assert len(found["trials"]["slowed by 50.0%"][0]["new"]) in {15, 30}
     assert found["smallest_delta"] >= 0.005
-    assert f"delta = {found['smallest_delta']:g}" in expectations.read_text()
+    good = found["decision"]["verdict"] == "PASS" and found["smallest_delta"] < 0.5
+    assert (status == 0) == good
+    assert (f"delta = {found['smallest_delta']:g}" in expectations.read_text()) == good
     text = capsys.readouterr().out
     assert "the smallest delta this machine can gate at" in text
     assert "lower_quartile" in text
@@ -138,18 +166,18 @@ def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch)
     commands: list[list[str]] = []
     statuses = iter([0, 6, 0])
 
-    def run(command: list[str], **_: Any) -> Any:
+    def run(command: list[str], environment: object) -> int:
         commands.append(command)
-        return subprocess.CompletedProcess(command, next(statuses))
+        return next(statuses)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("trtgate.__main__.run_command", run)
     assert main(["sessions", "3", "--save", "before", "--", "--model", "resnet50"]) == 6
     assert len(commands) == 3
     assert commands[0][1:] == ["-m", "pytest", "bench/", "--benchmark-save=before", "--model", "resnet50"]
 
 
 def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr("trtgate.__main__.run_command", lambda command, environment: 1)
     assert main(["sessions", "3", "--save", "before"]) == 1
 
 

@@ -8,59 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.saved import save, sessions
 from trtgate.__main__ import main
-from trtgate.records import EngineRecord, to_json
-from trtgate.stack import stack
-
-WOBBLE = [1 + 0.002 * (i * 7 % 5) for i in range(15)]
-
-
-def save(
-    number: int,
-    name: str,
-    engine: float = 1e-3,
-    reference: float = 4e-3,
-    changes: dict[str, Any] | None = None,
-    engines: tuple[str, ...] = ("onnxruntime-int8",),
-    clock: float | None = None,
-    **more: Any,
-) -> None:
-    """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
-    own = 1 + 0.001 * (number % 5)
-    records = [
-        EngineRecord(
-            "resnet50",
-            spec,
-            1,
-            "file",
-            tuple(engine * own * w for w in WOBBLE),
-            tuple(reference * own * w for w in WOBBLE),
-            {"p50": engine, "p90": engine},
-            150,
-            readings={"clock_mhz": clock} if clock else {},
-            **more,
-        )
-        for spec in engines
-    ]
-    document = {
-        "machine_info": {"trtgate": {**stack(), **(changes or {})}},
-        "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in records],
-        "datetime": "2026-01-01",
-        "trtgate": {"schema": 1, "skipped": {}, "unfit": []},
-    }
-    folder = Path(".benchmarks/Linux")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{number:04}_{name}.json").write_text(json.dumps(document))
 
 
 @pytest.fixture(autouse=True)
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def sessions(name: str, first: int, **keywords: Any) -> None:
-    for number in range(first, first + 5):
-        save(number, name, **keywords)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +23,8 @@ def sessions(name: str, first: int, **keywords: Any) -> None:
         ({}, 0, "PASS"),
         ({"engine": 0.8e-3}, 0, "IMPROVED"),
         ({"engine": 1.08e-3}, 1, "REGRESSED"),
-        # A faster reference shrinks the speedup; both parts are shown, nothing is excused.
-        ({"reference": 3.6e-3}, 1, "REGRESSED"),
+        # A faster reference shrinks the speedup: that is printed, and no fault of the engine.
+        ({"reference": 3.6e-3}, 0, "PASS"),
         # A driver that slows both leaves the speedup alone; the absolute latency is gated too.
         ({"engine": 1.1e-3, "reference": 4.4e-3}, 1, "REGRESSED"),
     ],
@@ -101,8 +55,7 @@ def test_noise_of_the_reference_fails_no_engine_and_hides_none(
     assert main(["compare", "before", "after"]) == status
     text = capsys.readouterr().out
     assert f"resnet50 onnxruntime-int8 batch 1: {verdict}" in text
-    assert "speedup by itself: INCONCLUSIVE (interval_too_wide)" in text
-    assert ("the noise is the reference's" in text) == (status == 0)
+    assert "(printed, not gated)" in text
 
 
 @pytest.mark.parametrize(
@@ -122,7 +75,7 @@ def test_both_parts_of_a_changed_speedup_are_printed(capsys: pytest.CaptureFixtu
     sessions("before", 1)
     sessions("after", 6, reference=3.6e-3)
     main(["compare", "before", "after"])
-    assert "speedup: 4.00 -> 3.60; engine +0.0%, reference -10.0%" in capsys.readouterr().out
+    assert "speedup: 4.00 -> 3.60 (printed, not gated); engine +0.0%, reference -10.0%" in capsys.readouterr().out
 
 
 def test_a_slower_clock_is_told_from_more_cycles(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,17 +86,19 @@ def test_a_slower_clock_is_told_from_more_cycles(capsys: pytest.CaptureFixture[s
 
 
 def test_a_link_that_got_slower_is_found_though_computing_did_not(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, end_to_end_rounds=(2.0e-3,) * 15)
-    sessions("after", 6, end_to_end_rounds=(2.4e-3,) * 15)
+    sessions("before", 1, series={"end_to_end": (2.0e-3,) * 15})
+    sessions("after", 6, series={"end_to_end": (2.4e-3,) * 15})
     assert main(["compare", "before", "after"]) == 1
-    assert "end to end: slower by +20.0%" in capsys.readouterr().out
+    assert "end to end: REGRESSED (slower), slower by +20.0%" in capsys.readouterr().out
 
 
 def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("before", 1, controls={"control-matmul": 1e-3, "control-copy": 2e-3})
     sessions("after", 6, engine=1.2e-3, controls={"control-matmul": 1.2e-3, "control-copy": 2e-3})
-    assert main(["compare", "before", "after"]) == 1
-    assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in capsys.readouterr().out
+    assert main(["compare", "before", "after"]) == 7
+    text = capsys.readouterr().out
+    assert "INVALID (machine_changed)" in text
+    assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in text
 
 
 def test_the_layers_that_changed_are_named_the_worst_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +135,7 @@ def test_json_and_markdown_say_the_same(tmp_path: Path) -> None:
     assert any("99.0" in change for change in report["stack_changes"])
     text = Path("out.md").read_text()
     assert "| resnet50 | onnxruntime-int8 | 1 | 1.0" in text
-    assert "| resnet50 | openvino-int8 | 1 | | | | | REGRESSED | missing |" in text
+    assert "| resnet50 | openvino-int8 | 1 | | | | | | REGRESSED | missing |" in text
 
 
 def test_an_unfinished_race_is_invalid(capsys: pytest.CaptureFixture[str]) -> None:

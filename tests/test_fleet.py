@@ -7,14 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trtgate.__main__ import main
-from trtgate.records import decision_to_json
+from trtgate.records import decision_to_json, read_session
 from trtgate.report import markdown
 from trtgate.verdict import Decision, Reason, Verdict
 
-from .test_compare import save, sessions
+from .saved import save, sessions
 from .test_plugin import CONFTEST, PLAN, TESTS
 
 
@@ -162,7 +163,7 @@ def test_a_run_writes_its_table_into_the_jobs_summary(summary: Path, pytester: p
     result = pytester.runpytest_inprocess("-p", "trtgate.plugin", "-p", "no:cacheprovider", "-p", "no:xdist")
     assert result.ret == 1
     text = summary.read_text()
-    assert "| toy | fast-int8 | 1 | 1.004 | 4.00 [3.98,4.02] | not measured | PASS |" in text
+    assert "| toy | fast-int8 | 1 | 1.004 | - | - | 4.00 [3.98,4.02] | not measured | floors met |" in text
     assert "toy slow-fp32 batch 1: REGRESSED (below_floor): speedup 2.00" in text
 
 
@@ -172,3 +173,18 @@ def test_a_comparison_writes_into_the_jobs_summary_too(summary: Path) -> None:
     assert main(["compare", "before", "after"]) == 0
     assert main(["compare", "before", "after"]) == 0
     assert summary.read_text().count("| resnet50 | onnxruntime-int8 | 1 | 1.006 | 1.006 |") == 2
+
+
+def test_a_session_of_the_first_schema_is_read_as_it_was() -> None:
+    path = Path(__file__).resolve().parent.parent / "docs" / "results" / "h100-warm.json"
+    session = read_session(path)
+    saved = [each["extra_info"]["trtgate"] for each in json.loads(path.read_text())["benchmarks"]]
+    assert {each["schema"] for each in saved} == {1}
+    assert len(session.engines) == len(saved) == 24
+    for each in saved:
+        record = session.engines[each["model"], each["engine"], each["batch"]]
+        assert record.rounds == tuple(each["rounds"])
+        assert record.reference_rounds == tuple(each["reference_rounds"])
+        assert record.value("end_to_end") == np.median(each["end_to_end_rounds"])
+        assert record.clock_mhz == each["readings"]["clock_mhz"]
+        assert record.value("tail") is None

@@ -6,6 +6,8 @@ What only a GPU can prove is in tests/gpu/check_gpu.py.
 from __future__ import annotations
 
 import os
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from torch.torch_version import TorchVersion
 from trtgate import doctor, judge, nvml, options, telemetry
 from trtgate.__main__ import main
 from trtgate.child import run_in_child
-from trtgate.doctor import State, gpu_findings
+from trtgate.doctor import State, cuda_findings, gpu_findings
 from trtgate.engines import DEFAULT_ENGINES, available, parse_spec
 from trtgate.engines.base import REFERENCE, Availability, Device, EngineUnavailable
 from trtgate.engines.fusing import fuse
@@ -296,7 +298,7 @@ def test_a_calm_gpu_is_fit() -> None:
         ("throttling", State.NOTE, [replace(CALM, reasons=frozenset({"sw_power_cap"}))], {}),
         ("temperature", State.UNFIT, [replace(CALM, celsius=88)], {}),
         ("other processes", State.UNFIT, [CALM], {"busy": 40}),
-        ("other processes", State.NOTE, [CALM], {"others": (4711,)}),
+        ("other processes", State.UNFIT, [CALM], {"others": (4711,)}),
         ("persistence mode", State.NOTE, [CALM], {"nvmlDeviceGetPersistenceMode": 0}),
         ("MIG", State.NOTE, [CALM], {"nvmlDeviceGetMigMode": [1, 1]}),
     ],
@@ -395,16 +397,18 @@ def test_an_older_pytorch_has_what_needs_no_saved_functions(monkeypatch: pytest.
 
 
 def record(**changes: Any) -> EngineRecord:
-    rounds, both = (1e-3,) * 15, (1.2e-3,) * 15
-    made = EngineRecord("resnet50", "pytorch-fp16-graph", 32, "file", rounds, (5e-3,) * 15, {"p50": 1e-3}, 999)
-    return replace(made, end_to_end_rounds=both, reference_end_to_end_rounds=(6e-3,) * 15, **changes)
+    series = {"latency": 1e-3, "reference_latency": 5e-3, "end_to_end": 1.2e-3, "reference_end_to_end": 6e-3}
+    rounds = {name: (seconds,) * 15 for name, seconds in series.items()}
+    return replace(EngineRecord("resnet50", "pytorch-fp16-graph", 32, "file", rounds), **changes)
 
 
 def test_numbers_that_are_the_hosts_or_the_links_are_said_to_be() -> None:
     assert judge.gpu_warnings(record(enqueue_seconds=1e-5)) == ()
     [host] = judge.gpu_warnings(record(enqueue_seconds=0.9e-3))
     assert host.startswith("host-bound: handing an inference over takes 0.90 ms of 1.00 ms")
-    [link] = judge.gpu_warnings(replace(record(enqueue_seconds=1e-5), end_to_end_rounds=(2.5e-3,) * 15))
+    [link] = judge.gpu_warnings(
+        record(enqueue_seconds=1e-5, series={"latency": (1e-3,) * 15, "end_to_end": (2.5e-3,) * 15})
+    )
     assert "copies" in link
 
 
@@ -437,3 +441,58 @@ def test_fixed_work_gets_a_small_share_of_a_block() -> None:
 def test_there_is_no_gpu_to_be_found_here_or_there_is_one() -> None:
     found = nvml.current_gpu()
     assert found is None or found.identity()["gpu"]
+
+
+# CUDA of the driver, and of what needs it.
+
+
+@pytest.mark.parametrize(
+    ("driver", "needs", "state", "said"),
+    [
+        (("580.1", "13.0"), {"torch": "13.0", "tensorrt-cu13": "13", "cuda-python": "13.0"}, State.OK, "made for"),
+        (("550.9", "12.4"), {"torch": "12.8", "tensorrt-cu12": "12", "cuda-python": "12.9"}, State.OK, "made for"),
+        (
+            ("550.9", "12.4"),
+            {"tensorrt-cu13": "13"},
+            State.UNFIT,
+            r"tensorrt-cu13 was made for CUDA 13; the driver \(550.9\).*12.4.*from 580 on.*requirements-gpu-cu12.txt",
+        ),
+        (("470.1", "11.4"), {"cuda-python": "12.9"}, State.UNFIT, "from 525 on, or an older package"),
+        (("580.1", "13.0"), {"tensorrt-cu13": "13", "cuda-python": "12.9"}, State.NOTE, "cuda-python for CUDA 12"),
+    ],
+)
+def test_cuda_of_driver_and_packages(driver: tuple[str, str], needs: dict[str, str], state: State, said: str) -> None:
+    findings = cuda_findings({"driver": driver[0], "driver_cuda": driver[1]}, needs)
+    assert [finding.state for finding in findings] == [state]
+    assert re.search(said, f"{findings[0].text} {findings[0].fix}")
+
+
+def test_a_mig_slice_is_found_by_its_bus_and_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's UUID of a slice is none that NVML knows as a GPU's."""
+    library = FakeNvml(nvmlDeviceGetMigMode=(1, 1), nvmlDeviceGetName="NVIDIA A100")
+    library.nvmlInit = lambda: None
+    library.nvmlDeviceGetHandleByUUID = lambda uuid: (_ for _ in ()).throw(library.NVMLError())
+    asked: list[str] = []
+    library.nvmlDeviceGetHandleByPciBusId = lambda bus: asked.append(bus) or "handle"
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(nvml, "torch_uuid", lambda: "GPU-of-a-slice")
+    monkeypatch.setattr(nvml, "cuda_device", lambda: ("0000:17:00.0", "NVIDIA A100 MIG 1g.10gb"))
+    nvml.current_gpu.cache_clear()
+    gpu = nvml.current_gpu()
+    nvml.current_gpu.cache_clear()
+    assert gpu is not None
+    assert asked == ["0000:17:00.0"]
+    assert gpu.identity()["gpu"] == "NVIDIA A100 MIG 1g.10gb"
+
+
+def test_turing_has_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, wanted in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        gpu = Gpu(FakeNvml(nvmlDeviceGetCudaComputeCapability=capability), "handle")
+        monkeypatch.setattr(nvml, "current_gpu", lambda gpu=gpu: gpu)
+        assert nvml.has_tf32() is wanted
+
+
+def test_a_jetson_is_named_unsupported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(options, "JETSON", tmp_path)
+    with pytest.raises(UserError, match="this is a Jetson, which is not supported"):
+        options.choose_device("cuda")

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from trtgate.engines.base import REFERENCE, GraphKind
+from trtgate.engines import backend, parse_spec
+from trtgate.engines.base import REFERENCE, BuildRequest, GraphKind
 from trtgate.errors import UserError
 from trtgate.graphs import export, half, quantize
 from trtgate.graphs.quantize import matching_nodes, needs_reduced_range
+from trtgate.graphs.weighted import weighted_nodes
 from trtgate.images import sample_crops
-from trtgate.models import Preprocessing
+from trtgate.models import Model, Preprocessing, Weights
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Workbench
 
@@ -92,6 +95,28 @@ def test_nothing_is_rounded_between_a_convolution_and_its_activation(resnet50_in
     assert edges.producers[symmetric.graph.output[0].name].op_type == "Gemm"
 
 
+def test_pooling_of_the_whole_image_is_quantised_and_maxpool_is_not(resnet50: Path, resnet50_int8: Path) -> None:
+    """In the FP32 graph it is GlobalAveragePool, which TensorRT 8.6 can read."""
+    kinds = [node.op_type for node in onnx.load(resnet50).graph.node]
+    assert kinds.count("GlobalAveragePool") == 1
+    assert "ReduceMean" not in kinds
+    symmetric = onnx.load(resnet50_int8)
+    edges = Edges(symmetric)
+    quantised = {
+        node.op_type: edges.source(node.input[0])[1]
+        for node in symmetric.graph.node
+        if node.op_type in {"MaxPool", "GlobalAveragePool"}
+    }
+    assert quantised == {"MaxPool": False, "GlobalAveragePool": True}
+
+
+def test_what_int8_leaves_is_fp16_scales_and_all(lite0: Workbench) -> None:
+    graph = onnx.load(lite0.graph("int8-symmetric-fp16").path)
+    types = {value.data_type for value in graph.graph.initializer}
+    assert types == {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.INT64}
+    assert [node.op_type for node in graph.graph.node].count("Cast") == 2
+
+
 def test_zero_points_are_zero_and_activations_int8(resnet50_int8: Path) -> None:
     symmetric = onnx.load(resnet50_int8)
     edges = Edges(symmetric)
@@ -143,7 +168,7 @@ def test_fp16_computes_in_half_behind_float_inputs_and_outputs(resnet50_fp16: Pa
     assert smallest >= half.SMALLEST
 
 
-@pytest.mark.parametrize("kind", ["fp16", "int8-symmetric"])
+@pytest.mark.parametrize("kind", ["fp16", "int8-symmetric", "int8-symmetric-fp16"])
 def test_the_graphs_that_a_gpu_gets_answer_like_pytorch(kind: GraphKind, lite0: Workbench) -> None:
     # On the CPU, by the runtime that runs both as they are: the very graphs, without a GPU.
     import openvino
@@ -153,8 +178,8 @@ def test_the_graphs_that_a_gpu_gets_answer_like_pytorch(kind: GraphKind, lite0: 
     logits = np.concatenate([compiled(batch)[0] for batch in photos.batches(1)])
     reference = np.concatenate([lite0.engine(REFERENCE).infer(batch) for batch in photos.batches(8)])
     agreement = compare_logits(reference, logits)
-    assert agreement.top1 >= {"fp16": 47, "int8-symmetric": 40}[kind]
-    assert agreement.sqnr_db >= {"fp16": 40.0, "int8-symmetric": 10.0}[kind]
+    assert agreement.top1 >= {"fp16": 47, "int8-symmetric": 40, "int8-symmetric-fp16": 40}[kind]
+    assert agreement.sqnr_db >= {"fp16": 40.0, "int8-symmetric": 10.0, "int8-symmetric-fp16": 10.0}[kind]
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
@@ -206,6 +231,107 @@ def test_ranges_do_not_depend_on_the_chunks(lite0: Workbench, monkeypatch: pytes
     assert quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax") == chunked
 
 
+class Attention(torch.nn.Module):
+    """A small transformer: patches, a LayerNorm, attention, a residual stream, a mask made while running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 16, 8, 8)
+        self.norm = torch.nn.LayerNorm(16)
+        self.qkv = torch.nn.Linear(16, 48)
+        self.proj = torch.nn.Linear(16, 16)
+        self.head = torch.nn.Linear(16, 10)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        x = self.patches(photos).permute(0, 2, 3, 1).flatten(1, 2)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        mask = x.new_zeros((x.shape[0], 16, 16))
+        mask[:, :8, 8:] = -100.0
+        x = x + self.proj(torch.softmax(q @ k.transpose(1, 2) / 4 + mask, -1) @ v)
+        logits: torch.Tensor = self.head(x.mean(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def attention() -> Model:
+    torch.manual_seed(0)
+    module = Attention().eval().requires_grad_(False)
+    return Model("attention", module, Preprocessing(resize=36, crop=32), Weights("untrained", "", ""), 10)
+
+
+@pytest.fixture(scope="module")
+def attention_graph(attention: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("attention") / "fp32.onnx"
+    export.export(attention, path)
+    return path
+
+
+def test_of_attention_only_what_carries_weights_is_int8(
+    attention: Model, attention_graph: Path, tmp_path: Path
+) -> None:
+    photos = sample_crops("calibration", attention.preprocessing).first(8)
+    ranges = quantize.measure_ranges(attention_graph, photos, "minmax")
+    reference = attention.module(torch.from_numpy(next(photos.batches(8)))).numpy()
+    assert len(weighted_nodes(onnx.load(attention_graph))) == 4
+    kinds: tuple[tuple[quantize.Kind, str], ...] = (("symmetric", "openvino-int8"), ("asymmetric", "onnxruntime-int8"))
+    for kind, text in kinds:
+        graph, spec = tmp_path / f"{kind}.onnx", parse_spec(text)
+        quantize.quantize(attention_graph, graph, kind, ranges, reduce_range=True)
+        request = BuildRequest(None, graph, (1,), 1, crop=32)
+        maker = backend(spec.backend)
+        maker.build(spec, request, tmp_path / "plan")
+        with maker.load(spec, request, tmp_path / "plan") as engine:
+            # The convolution too, though a LayerNorm, which wants float, is what reads it.
+            assert engine.audit().histogram == {"int8": 4}
+            logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+        assert compare_logits(reference, logits).sqnr_db > 20
+
+
+class Fire(torch.nn.Module):
+    """What only ONNX Runtime needs Q/DQ behind: activations of two kinds, read by a Concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(3, 8, 3)
+        self.last = torch.nn.Conv2d(16, 10, 1)
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([torch.relu(self.left(photos)), torch.nn.functional.relu6(self.right(photos))], 1)
+        return self.last(both).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_a_convolution_before_a_concat_is_int8_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Fire().eval().requires_grad_(False)
+    model = Model("fire", module, Preprocessing(resize=36, crop=32), Weights("untrained", "", ""), 10)
+    export.export(model, tmp_path / "fp32.onnx")
+    photos = sample_crops("calibration", model.preprocessing).first(8)
+    ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
+    quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", "asymmetric", ranges, reduce_range=True)
+    spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, tmp_path / "int8.onnx", (1,), 1, crop=32)
+    backend("onnxruntime").build(spec, request, tmp_path / "plan")
+    with backend("onnxruntime").load(spec, request, tmp_path / "plan") as engine:
+        assert engine.audit().histogram == {"int8": 3}
+        logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+    reference = module(torch.from_numpy(next(photos.batches(8)))).numpy()
+    assert compare_logits(reference, logits).sqnr_db > 20
+
+
+def test_a_mask_made_while_running_becomes_fp16_too(attention: Model, attention_graph: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    assert "ConstantOfShape" in {node.op_type for node in onnx.load(attention_graph).graph.node}
+    half.convert(attention_graph, tmp_path / "fp16.onnx")
+    noise = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "fp16.onnx", providers=["CPUExecutionProvider"])
+    expected = attention.module(torch.from_numpy(noise)).numpy()
+    assert np.abs(session.run(None, {"input": noise})[0] - expected).max() < 1e-2 * np.abs(expected).max()
+    assert {value.data_type for value in onnx.load(tmp_path / "fp16.onnx").graph.initializer if value.dims} <= {
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.INT64,
+    }
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_any_torchvision_classifier_can_be_exported_and_quantised(name: str, tmp_path: Path) -> None:
     model = untrained(name)
@@ -214,3 +340,8 @@ def test_any_torchvision_classifier_can_be_exported_and_quantised(name: str, tmp
     ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
     for kind in ("symmetric", "asymmetric"):
         quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", kind, ranges)
+    # ONNX Runtime computes every convolution in integers, whatever follows it.
+    spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, tmp_path / "int8.onnx", (1,), 1)
+    backend("onnxruntime").build(spec, request, tmp_path / "plan")
+    with backend("onnxruntime").load(spec, request, tmp_path / "plan") as engine:
+        assert engine.audit().histogram.keys() == {"int8"}

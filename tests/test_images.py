@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from trtgate import images
 from trtgate.errors import UserError
-from trtgate.images import centre_crop, decode, normalise, read_folder, sample_crops
+from trtgate.images import ImageSet, centre_crop, decode, normalise, read_folder, sample_crops
 from trtgate.models import DATA, Preprocessing
 from trtgate.workbench import Workbench
 
@@ -80,7 +82,6 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "header.jpg": jpeg[:20],
         "truncated.png": png[: len(png) // 2],
         "text.jpg": b"this is no photo",
-        "notes.txt": b"nor is this",
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -97,12 +98,123 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_bad_files_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     bad = bad_files(tmp_path)
     shutil.copy(PHOTOS[0], tmp_path / "good.jpg")
+    (tmp_path / "notes.txt").write_text("no photo, and not called one")
     with pytest.raises(UserError):
         read_folder(tmp_path, RESNET)
     photos = read_folder(tmp_path, RESNET, skip_bad=True)
     assert photos.names == ("good.jpg",)
     assert photos.clusters is None
     assert sorted(photos.skipped) == sorted(bad)
+
+
+def encoded(extension: str, image: np.ndarray) -> bytes:
+    return cv2.imencode(extension, image)[1].tobytes()
+
+
+def test_fill_bytes_before_a_marker_are_part_of_a_jpeg(tmp_path: Path) -> None:
+    jpeg = PHOTOS[0].read_bytes()
+    for marker in (b"\xff\xdb", b"\xff\xc0", b"\xff\xda"):
+        at = jpeg.index(marker)
+        (tmp_path / "filled.jpg").write_bytes(jpeg[:at] + b"\xff" * 3 + jpeg[at:])
+        assert np.array_equal(decode(tmp_path / "filled.jpg"), decode(PHOTOS[0]))
+        assert images.is_truncated((jpeg[:at] + b"\xff" * 3 + jpeg[at:])[:-1000])
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".gif", ".bmp", ".webp"])
+def test_a_photo_cut_anywhere_is_found_in_every_format(extension: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    whole = encoded(extension, noise)
+    assert not images.is_truncated(whole)
+    assert not images.is_truncated(whole + bytes(64))
+    for length in range(12, len(whole) - 2, max(1, len(whole) // 50)):
+        assert images.is_truncated(whole[:length]), length
+    if extension == ".png":
+        assert images.is_truncated(whole[: len(whole) // 2] + whole[-12:])
+
+
+def test_what_is_no_photo_is_left_out(tmp_path: Path) -> None:
+    for wnid in ("n01440764", "n02123045", "__MACOSX"):
+        (tmp_path / wnid).mkdir()
+        shutil.copy(PHOTOS[0], tmp_path / wnid / "a.JPEG")
+        (tmp_path / wnid / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    shutil.copy(PHOTOS[1], tmp_path / "n02123045" / "without_suffix")
+    os.mkfifo(tmp_path / "n02123045" / "pipe.jpg")
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (tmp_path / "README.md").write_text("beside class folders")
+    photos = read_folder(tmp_path, RESNET)
+    assert photos.names == ("n01440764/a.JPEG", "n02123045/a.JPEG", "n02123045/without_suffix")
+    assert photos.skipped == ()
+
+
+def test_a_photo_of_too_many_pixels_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was read"))
+    for extension in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif"):
+        (tmp_path / f"bomb{extension}").write_bytes(encoded(extension, np.zeros((10, 10, 3), np.uint8)))
+        with pytest.raises(UserError, match=f"bomb{extension} has 100 pixels"):
+            decode(tmp_path / f"bomb{extension}")
+
+
+@pytest.mark.parametrize("shape", [(40, 3000, 3), (3001, 40, 3)])
+def test_of_a_strip_only_the_middle_is_scaled(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (9, 9), 4)
+    scaled: list[int] = []
+    real = images.resize
+
+    def resize(image: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+        scaled.append(height * width)
+        return real(image, height, width, how)
+
+    monkeypatch.setattr(images, "resize", resize)
+    mine = centre_crop(strip, RESNET)
+    monkeypatch.setattr(images, "MAX_ASPECT", 1000)
+    whole = centre_crop(strip, RESNET)
+    assert scaled[0] <= 8 * 256 * 257 < scaled[1]
+    assert np.abs(mine.astype(int) - whole).mean() < 4  # the two are at most a pixel apart
+
+
+def test_classes_of_other_numbers_are_named_by_their_folders(tmp_path: Path) -> None:
+    for name in ("dog", "cat", "empty"):
+        (tmp_path / name).mkdir()
+    shutil.copy(PHOTOS[0], tmp_path / "dog" / "a.jpg")
+    shutil.copy(PHOTOS[0], tmp_path / "cat" / "a.jpg")
+    photos = read_folder(tmp_path, RESNET, classes=3)
+    assert photos.classes == ("cat", "dog", "empty")
+    assert photos.labels is not None
+    assert photos.labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match="3 class folders, the model 4 classes"):
+        read_folder(tmp_path, RESNET, classes=4)
+    assert read_folder(tmp_path, RESNET, classes=None).labels is None
+
+
+def test_photos_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    for index, path in enumerate(PHOTOS):
+        shutil.copy(path, tmp_path / f"{index:02}.jpg")
+    photos = read_folder(tmp_path, RESNET, spool=tmp_path)
+    pixels = np.stack([centre_crop(decode(path), RESNET) for path in PHOTOS])
+    held = ImageSet(photos.names, pixels, RESNET)
+    assert photos.digest == held.digest
+    assert np.array_equal(photos.pixels[np.array([3, 0, 3])], pixels[[3, 0, 3]])
+    assert np.array_equal(photos.part(2, 5).pixels[:], pixels[2:5])
+    photos.save(tmp_path / "all.npy")
+    assert np.array_equal(np.load(tmp_path / "all.npy"), normalise(pixels, RESNET))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{i:02}.jpg" for i in range(len(PHOTOS))), "all.npy"]
+
+
+def test_memory_does_not_depend_on_the_number_of_photos(tmp_path: Path) -> None:
+    peaks = []
+    for count in (20, 200):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for index in range(count):
+            (folder / f"{index}.jpg").symlink_to(PHOTOS[index % len(PHOTOS)])
+        tracemalloc.start()
+        photos = read_folder(folder, RESNET)
+        for _ in photos.batches(8):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2**20  # of pixels alone 27 MB more
 
 
 def test_a_jpeg_with_a_thumbnail_is_cut_where_it_is_cut(tmp_path: Path) -> None:
@@ -128,7 +240,9 @@ def test_labels_come_from_the_class_table_not_from_the_folders(tmp_path: Path) -
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "mixed", "unknown", "hollow"])
+@pytest.mark.parametrize(
+    "case", ["missing", "empty", "mixed", "unknown", "unknown among known", "hollow", "nested", "no photos"]
+)
 def test_a_wrong_folder_is_an_error_that_names_it(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     if case != "missing":
@@ -137,8 +251,16 @@ def test_a_wrong_folder_is_an_error_that_names_it(case: str, tmp_path: Path) -> 
         shutil.copy(PHOTOS[0], folder / "a.jpg")
     if case in {"mixed", "hollow"}:
         (folder / "n01440764").mkdir()
-    if case == "unknown":
+    if case in {"unknown", "unknown among known"}:
         (folder / "cats").mkdir()
+        shutil.copy(PHOTOS[0], folder / "cats" / "a.jpg")
+    if case == "unknown among known":
+        (folder / "n01440764").mkdir()
+    if case == "nested":
+        (folder / "n01440764" / "images").mkdir(parents=True)
+    if case == "no photos":
+        (folder / "Thumbs.db").write_bytes(b"droppings")
+        (folder / "labels.csv").write_text("no photo")
     with pytest.raises(UserError, match="photos"):
         read_folder(folder, RESNET)
 

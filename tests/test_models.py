@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import hashlib
 import pickle
+import re
+import shutil
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +23,9 @@ from torchvision import models as torchvision_models
 from trtgate import models
 from trtgate.errors import UserError
 from trtgate.files import file_digest
-from trtgate.models import image_classes, load_model
+from trtgate.models import classes_in, image_classes, load_model
+from trtgate.options import check_files
+from trtgate.workbench import Settings, Workbench
 
 NAME = "squeezenet1_1"  # the smallest of torchvision's files, 5 MB
 
@@ -74,21 +81,56 @@ class Bomb:
         return (print, ("code from a weights file was run",))
 
 
-@pytest.mark.parametrize("case", ["missing", "suffix", "garbage", "pickle", "not a state", "architecture"])
+WRONG_BYTES = {
+    "empty": b"",
+    "garbage": b"garbage",
+    "a web page": b"<!DOCTYPE html><title>404</title>",
+    "an LFS pointer": b"version https://git-lfs.github.com/spec/v1\n",
+    "an archive": b"\x1f\x8b" + bytes(100),
+    "safetensors, cut": (1000).to_bytes(8, "little") + b'{"a":',
+    "pickle": pickle.dumps({"a": Bomb()}),
+}
+
+
+def with_nan() -> dict[str, torch.Tensor]:
+    weights = state()
+    weights["features.3.squeeze.weight"][0, 0] = float("nan")
+    return weights
+
+
+WRONG_CONTENT = {
+    "code beside the weights": lambda: {"state_dict": state(), "extra": Bomb()},
+    "the whole module": lambda: torchvision_models.get_model(NAME),
+    "not a state": lambda: {"epoch": 3},
+    "integer keys": lambda: dict(enumerate(state().values())),
+    "architecture": lambda: {"conv.weight": torch.zeros(1)},
+    "a name that repaints": lambda: {**state(), "\x1b[31mred\x07": torch.zeros(1)},
+    "NaN": with_nan,
+    "one class": lambda: torchvision_models.get_model(NAME, num_classes=1).state_dict(),
+    "sparse": lambda: {key: value.to_sparse() for key, value in state().items()},
+}
+
+
+@pytest.mark.parametrize("case", ["missing", "folder", "cut", *WRONG_BYTES, *WRONG_CONTENT])
 def test_wrong_weights_are_an_error_that_names_the_file(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / ("weights.bin" if case == "suffix" else "weights.pth")
-    if case in {"suffix", "garbage"}:
-        path.write_bytes(b"garbage")
-    if case == "pickle":
-        path.write_bytes(pickle.dumps({"a": Bomb()}))
-    if case == "not a state":
-        torch.save({"epoch": 3}, path)
-    if case == "architecture":
-        torch.save({"conv.weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=path.name):
-        load_model(NAME, path)
+    path = tmp_path / "weights.pth"
+    if case in WRONG_BYTES:
+        path.write_bytes(WRONG_BYTES[case])
+    elif case == "cut":
+        torch.save(state(), path)
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif case == "folder":
+        path.mkdir()
+    elif case != "missing":
+        torch.save(WRONG_CONTENT[case](), path)
+    for read in (load_model, classes_in):  # what the first finds is found before anything runs, too
+        with pytest.raises(UserError, match=path.name) as caught:
+            read(NAME, path)
+        message = str(caught.value)
+        assert "weights_only" not in message
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f]", message)
     assert "code from" not in capsys.readouterr().out
 
 
@@ -138,11 +180,156 @@ def test_damaged_pretrained_weights_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_copy_of_published_weights_gets_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(state(), tmp_path / "mine.pth")
+    weights = torchvision_models.resnet50().state_dict()
+    torch.save(weights, tmp_path / "mine.pth")
     digest = file_digest(tmp_path / "mine.pth")
     newer = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     real = newer.value
     url = f"https://example.invalid/resnet50-{digest[:8]}.pth"
-    monkeypatch.setattr(newer, "_value_", real.__class__(url, real.transforms, {}))
-    assert models._torchvision_preprocessing("resnet50", tmp_path / "mine.pth").resize == 232
-    assert models._torchvision_preprocessing("resnet50", None).resize == 256
+    monkeypatch.setattr(newer, "_value_", real.__class__(url, real.transforms, real.meta))
+    assert load_model("resnet50", tmp_path / "mine.pth").preprocessing.resize == 232
+    torch.save(weights, tmp_path / "other.pth", pickle_protocol=3)
+    assert load_model("resnet50", tmp_path / "other.pth").preprocessing.resize == 256
+
+
+CHECKPOINTS = {
+    "DataParallel": lambda state: {"epoch": 3, "state_dict": prefixed("module.", state), "best": torch.tensor(57.1)},
+    "DataParallel inside": lambda state: {
+        re.sub("^features", "features.module", key): value for key, value in state.items()
+    },
+    "compiled": lambda state: prefixed("module._orig_mod.", state),
+    "Lightning": lambda state: {
+        "state_dict": {**prefixed("model.", state), "loss.weight": torch.ones(3)},
+        "pytorch-lightning_version": "2.4.0",
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "reference": lambda state: {
+        "model": state,
+        "optimizer": {"state": {0: {"momentum": torch.ones(3)}}, "param_groups": []},
+        "args": argparse.Namespace(lr=0.1, output=Path("runs")),
+        "meters": collections.defaultdict(list, {"loss": [np.float64(0.5)]}),
+    },
+    "averaged": lambda state: {"model_ema": {**prefixed("module.", state), "n_averaged": torch.tensor(3)}},
+    "two deep": lambda state: {"model": {"state_dict": prefixed("backbone.net.", state)}},
+}
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_as_training_scripts_save_them(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(CHECKPOINTS[kind](state()), path)
+    assert load_model(NAME, path).weights.digest == models.state_digest(state())
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "weights.pth")
+    torch.save(state(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    for name in ("weights.pth", "old.bin"):
+        assert load_model(NAME, tmp_path / name).weights.digest == models.state_digest(state())
+
+
+def old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """DenseNet's, as in the published files."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+        for key, value in weights.items()
+        if "num_batches" not in key
+    }
+
+
+@pytest.mark.parametrize("name", ["googlenet", "densenet121", "mnasnet0_5"])
+def test_networks_are_built_as_torchvision_builds_them_for_published_weights(name: str, tmp_path: Path) -> None:
+    options = {"init_weights": False} if name == "googlenet" else {}
+    weights = dict(torchvision_models.get_model(name, **options).state_dict())
+    if name == "densenet121":
+        weights = old_names(weights)
+    published = weights
+    if name == "mnasnet0_5":  # torchvision reads the version of its layout beside it, which a plain copy loses
+        published = torchvision_models.get_model(name).state_dict()
+        published.update(weights)
+    torch.save(weights, tmp_path / "weights.pth")
+    mine = load_model(name, tmp_path / "weights.pth").module
+    recipe = torchvision_models.get_model_weights(name).DEFAULT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(recipe), "get_state_dict", lambda *_, **__: published)
+        theirs = torchvision_models.get_model(name, weights=recipe).eval()
+    photos = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(mine(photos), theirs(photos))
+    assert getattr(mine, "transform_input", None) == getattr(theirs, "transform_input", None)
+
+
+def test_a_vision_transformer_takes_photos_of_the_size_of_its_positions(tmp_path: Path) -> None:
+    # vit_b_32 is the smallest; 384 is not the size of its published weights.
+    with torch.device("meta"):
+        layout = torchvision_models.vit_b_32(image_size=384).state_dict()
+    torch.save({key: torch.zeros(value.shape) for key, value in layout.items()}, tmp_path / "weights.pth")
+    model = load_model("vit_b_32", tmp_path / "weights.pth")
+    assert (model.preprocessing.crop, model.preprocessing.resize) == (384, 384)
+    with torch.inference_mode():
+        assert model.module(torch.zeros(1, 3, 384, 384)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("head", ["plain", "behind a dropout"])
+def test_as_many_classes_as_the_weights_have(head: str, tmp_path: Path) -> None:
+    module = torchvision_models.resnet18(num_classes=10)
+    if head == "behind a dropout":
+        module.fc = torch.nn.Sequential(torch.nn.Dropout(), module.fc)
+    torch.save(module.state_dict(), tmp_path / "ten.pth")
+    model = load_model("resnet18", tmp_path / "ten.pth")
+    photos = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(model.module(photos), module.eval()(photos))
+    assert model.classes == classes_in("resnet18", tmp_path / "ten.pth") == 10
+
+
+def test_untrained_networks_answer_to_their_input() -> None:
+    # ViT's last layer starts at zero.
+    model = load_model("vit_b_32")
+    with torch.inference_mode():
+        first, second = model.module(torch.randn(2, 3, 224, 224))
+    assert not torch.equal(first, second)
+
+
+def test_a_misspelt_model_gets_a_suggestion() -> None:
+    with pytest.raises(UserError, match="resnet50"):
+        load_model("resnet_50")
+
+
+def photo_folder(path: Path, *classes: str) -> Path:
+    for name in classes or (".",):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(next((models.DATA / "evaluation").glob("*.jpg")), path / name / "a.jpg")
+    return path
+
+
+def test_wrong_files_are_told_before_anything_runs(tmp_path: Path) -> None:
+    ten = tmp_path / "ten.pth"
+    torch.save(torchvision_models.get_model(NAME, num_classes=10).state_dict(), ten)
+    flat, two = photo_folder(tmp_path / "flat"), photo_folder(tmp_path / "two", "cat", "dog")
+    check_files([NAME], {NAME: ten}, flat, two)  # nobody asks what calibration photos show
+    for sentence, arguments in {
+        "--model resnet5000": (["resnet5000"], {}, None, None),
+        "--weights: .*nowhere": ([NAME], {NAME: tmp_path / "nowhere"}, None, None),
+        "--images: .*nowhere": ([NAME], {}, tmp_path / "nowhere", None),
+        "--calibration-images: .*nowhere": ([NAME], {}, None, tmp_path / "nowhere"),
+        "--images: .*2 class folders, the model 10 classes": ([NAME], {NAME: ten}, two, None),
+        "--images: .*2 class folders, the model 1000 classes": ([NAME], {}, two, None),
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            check_files(*arguments)
+
+
+def test_classes_are_called_after_their_folders(tmp_path: Path) -> None:
+    torch.save(torchvision_models.get_model(NAME, num_classes=2).state_dict(), tmp_path / "two.pth")
+    for folder, names in (
+        (photo_folder(tmp_path / "named", "dog", "cat"), ("cat", "dog")),
+        (photo_folder(tmp_path / "flat"), ("class 0", "class 1")),
+    ):
+        settings = Settings(weights={NAME: tmp_path / "two.pth"}, images=folder, plan_cache=tmp_path / "plans")
+        with Workbench(NAME, settings) as bench:
+            assert bench.class_names == names

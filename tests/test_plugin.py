@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def expectation():
-    return Expectation(speedup=PLAN_FLOOR)
+    return Expectation({{"speedup": PLAN_FLOOR}})
 
 PLAN_FLOOR = json.loads(Path("floor.json").read_text())
 
@@ -49,8 +49,7 @@ def record(name, gate):
         pytest.skip("its runtime is gone")
     rounds = tuple(PLAN[name] * w for w in WOBBLE)
     reference = tuple(4e-3 * w for w in reversed(WOBBLE))
-    percentiles = {{"p50": rounds[0], "p90": rounds[1]}}
-    return gate.add(EngineRecord("toy", name, 1, "file", rounds, reference, percentiles, 150))
+    return gate.add(EngineRecord("toy", name, 1, "file", {{"latency": rounds, "reference_latency": reference}}))
 """
 
 TESTS = """
@@ -107,12 +106,14 @@ def refused(result: pytest.RunResult, *words: str) -> None:
 def test_the_table_and_the_record(run: Run) -> None:
     result = run("--benchmark-save=before")
     assert result.ret == 0
-    result.stdout.re_match_lines([r"toy\s+fast-int8\s+1\s+1\.000\s+1\.\d+ 4\.00 \[3\.98,4\.02\] .*PASS"])
+    result.stdout.re_match_lines([r"toy\s+fast-int8\s+1\s+1\.004\s+- 4\.00 \[3\.98,4\.02\] .*floors met"])
     document = json.loads(saved().read_text())
     [entry] = [b for b in document["benchmarks"] if "fast-int8" in b["name"]]
     record = entry["extra_info"]["trtgate"]
-    assert len(record["rounds"]) == len(record["reference_rounds"]) == entry["stats"]["rounds"] == 15
-    assert sorted(record["rounds"])[7] == pytest.approx(entry["stats"]["median"])
+    assert (
+        len(record["series"]["latency"]) == len(record["series"]["reference_latency"]) == entry["stats"]["rounds"] == 15
+    )
+    assert sorted(record["series"]["latency"])[7] == pytest.approx(entry["stats"]["median"])
     assert document["machine_info"]["trtgate"]["cpu"]
     assert document["trtgate"]["unfit"] == []
 
@@ -123,7 +124,8 @@ def test_the_table_and_the_record(run: Run) -> None:
 def test_speedup_floors_decide_the_exit_status(run: Run, floor: float, status: int, verdict: str) -> None:
     result = run(floor=floor, plan={"slow-fp32": 2e-3})
     assert result.ret == status
-    result.stdout.fnmatch_lines([f"toy *slow-fp32*{verdict}*"])
+    shown = "floors met" if verdict == "PASS" else verdict
+    result.stdout.fnmatch_lines([f"toy *slow-fp32*{shown}*"])
 
 
 def test_a_slower_engine_fails_and_the_report_says_by_how_much(run: Run) -> None:
@@ -155,14 +157,54 @@ def test_trap_xdist_without_compare_is_no_pass_either(
     monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
     run("--benchmark-save=before")
     result = pytester.runpytest_subprocess("-p", "trtgate.plugin", "-n", "2")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["*nothing can be gated*"])
+    refused(result, "-n")
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
 def test_trap_disabled_benchmarks_with_compare(run: Run, option: str) -> None:
     run("--benchmark-save=before")
     refused(run(option, "--benchmark-compare=before"), option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-k", "latency"),
+        ("-m", "benchmark"),
+        ("--deselect", "test_toy.py::test_no_regression"),
+        ("--benchmark-only",),
+        ("-k", "not no_regression"),
+    ],
+)
+def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[str, ...]) -> None:
+    run("--benchmark-save=before")
+    result = run("--benchmark-compare=before", *options, plan={**PLAN, "fast-int8": 1.8e-3})
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan"])
+def test_trap_options_with_which_nothing_is_decided(run: Run, option: str) -> None:
+    run("--benchmark-save=before")
+    refused(run(option, "--benchmark-compare=before"), option)
+
+
+@pytest.mark.parametrize("options", [("-k", "latency"), ("--benchmark-only",), ("test_toy.py::test_latency",)])
+def test_trap_a_part_of_the_suite_is_no_baseline(run: Run, options: tuple[str, ...]) -> None:
+    run("--benchmark-save=before", *options)
+    refused(run("--benchmark-compare=before"), "did not judge everything")
+
+
+def test_trap_a_run_that_was_cut_off_is_no_baseline(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
+    pytester.makepyfile(test_toy=TESTS + "\ndef test_zz():\n    raise KeyboardInterrupt\n")
+    pytester.runpytest_subprocess("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
+    assert saved().exists()
+    pytester.makepyfile(test_toy=TESTS)
+    refused(run("--benchmark-compare=before"), "cut off")
 
 
 def test_trap_deselected_test(run: Run) -> None:
@@ -250,7 +292,7 @@ def test_trap_baseline_without_rounds(run: Run, pytester: pytest.Pytester) -> No
 
 def test_trap_emptied_rounds(run: Run) -> None:
     run("--benchmark-save=before")
-    edit(saved(), lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(rounds=[]))
+    edit(saved(), lambda d: d["benchmarks"][0]["extra_info"]["trtgate"]["series"].update(latency=[]))
     refused(run("--benchmark-compare=before"), "no rounds", "before.json")
 
 

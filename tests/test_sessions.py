@@ -68,9 +68,9 @@ def test_too_few_sessions_never_pass(few: int, many: int, factor: float) -> None
 
 def test_too_few_sessions_still_show_what_nobody_could_miss() -> None:
     one = np.array([1e-3])
-    decision = decide_sessions(one, one * 1.5, delta=0.05, within_spread=0.05)
+    decision = decide_sessions(one, one * 1.5, delta=0.05, spread=0.05)
     assert (decision.verdict, decision.reason) == (Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD)
-    assert decide_sessions(one, one * 1.15, delta=0.05, within_spread=0.05).reason is Reason.UNDERPOWERED
+    assert decide_sessions(one, one * 1.15, delta=0.05, spread=0.05).reason is Reason.UNDERPOWERED
     assert decide_sessions(one, one, delta=0.05).reason is Reason.UNDERPOWERED
 
 

@@ -16,36 +16,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtgate import cuda, judge
+from trtgate import judge
 from trtgate.cuda import CapturedGraph, CudaError
-from trtgate.engines import available, parse_spec, tensorrt
+from trtgate.engines import available, parse_spec
 from trtgate.engines.base import EngineSpec, PrecisionAudit
 from trtgate.engines.gpu import time_between_events
-from trtgate.engines.tensorrt import (
-    RECIPES,
-    Features,
-    TensorRTEngine,
-    TensorRTError,
-    build_plan,
-    make_calibrator,
-    plan_version,
-    read_layers,
-    weighted_layers,
-)
+from trtgate.engines.tensorrt import api as tensorrt
+from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
+from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
+from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
+from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.verdict import Verdict
 
+from . import small_classifier
 from .fake_cuda import Error, FakeGpu
 from .tensorrt_api.fake import FakeModule
 from .tensorrt_api.fetch import BINDINGS, api
+from .tensorrt_api.installing import forget, use_gpu, use_module
 
 SIZES, CROP = (1, 4), 8
-CACHES = (
-    tensorrt.installed,
-    tensorrt._logger_class,
-    tensorrt._progress_monitor_class,
-    tensorrt._calibrator_class,
-    tensorrt._profiler_class,
-)
+# What is parsed is not run here: the fake answers for itself.
+GRAPH = small_classifier.graph().SerializeToString()
 INSPECTED_10 = {
     "Layers": [
         {
@@ -89,6 +80,11 @@ def inspected_11() -> dict[str, Any]:
     return {"Layers": layers, "I/O Tensors": [{"Name": "input", "DataType": "Float"}]}
 
 
+def plan_of(*version: int, tag: bytes = b"ftrt") -> bytes:
+    """A plan with a header and nothing else."""
+    return tag + bytes(12) + (28).to_bytes(8, "little") + bytes(version)
+
+
 class FakeTensorRT:
     """Gives the stand-in module its behaviour, and remembers what was built."""
 
@@ -121,6 +117,7 @@ class FakeTensorRT:
                 "ICudaEngine.get_tensor_name": lambda _, index: ["input", "logits"][index],
                 "ICudaEngine.get_tensor_mode": self._mode,
                 "ICudaEngine.get_tensor_dtype": lambda _, name: self.module.DataType.FLOAT,
+                "ICudaEngine.get_tensor_shape": lambda _, name: (-1, 1000),
                 "ICudaEngine.num_layers": lambda _: 3,
                 "ICudaEngine.device_memory_size": lambda _: 4096,
                 "ICudaEngine.device_memory_size_v2": lambda _: 4096,
@@ -171,7 +168,7 @@ class FakeTensorRT:
                 pass
             calibrator.write_calibration_cache(memoryview(b"ranges"))
         major, minor, patch = (int(part) for part in self.module.__version__.split(".")[:3])
-        return bytes(24) + bytes([major, minor, patch, 0]) + b"plan"
+        return plan_of(major, minor, patch, 0, tag=b"vtrt" if "rtx" in self.module.__name__ else b"ftrt")
 
     def _deserialize(self, runtime: Any, plan: bytes) -> Any:
         return self.module.make("ICudaEngine") if self.deserializes else None
@@ -179,7 +176,7 @@ class FakeTensorRT:
     def _mode(self, engine: Any, name: str) -> Any:
         return {"input": self.module.TensorIOMode.INPUT, "logits": self.module.TensorIOMode.OUTPUT}[name]
 
-    def _context(self, engine: Any) -> Any:
+    def _context(self, engine: Any, *settings: Any) -> Any:
         context = self.module.make("IExecutionContext")
         object.__setattr__(context, "_state", {})
         return context
@@ -217,11 +214,7 @@ class FakeTensorRT:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    fake = FakeGpu()
-    for module in (cuda, tensorrt):
-        monkeypatch.setattr(module, "driver", lambda: fake.driver)
-        monkeypatch.setattr(module, "runtime", lambda: fake.cudart)
-    return fake
+    return use_gpu(monkeypatch)
 
 
 @pytest.fixture
@@ -230,23 +223,11 @@ def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def install(package: str) -> FakeTensorRT:
         fake = FakeTensorRT(api(package), gpu)
-        _forget()
-        monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: _only(name, fake.module))
+        use_module(monkeypatch, fake.module)
         return fake
 
     yield install
-    _forget()
-
-
-def _only(name: str, module: FakeModule) -> FakeModule:
-    if name != module.__name__:
-        raise ImportError(f"No module named {name}")
-    return module
-
-
-def _forget() -> None:
-    for cached in CACHES:
-        cached.cache_clear()
+    forget()
 
 
 NEWEST_10 = "tensorrt-cu12-bindings==10.13.0.35"
@@ -257,8 +238,7 @@ def batch(size: int) -> np.ndarray:
 
 
 def make_engine(text: str, sizes: tuple[int, ...] = SIZES) -> TensorRTEngine:
-    plan = bytes(24) + bytes([10, 13, 0, 35])
-    return TensorRTEngine(parse_spec(text), plan, sizes, CROP, ("conv1", "fc"))
+    return TensorRTEngine(parse_spec(text), plan_of(10, 13, 0, 35), sizes, CROP, ("conv1", "fc"))
 
 
 # Conformance: every version, every engine, the whole way.
@@ -286,7 +266,7 @@ def test_every_version_is_used_as_it_is(
     steps: list[tuple[int, int]] = []
     plan = build_plan(
         spec,
-        b"onnx",
+        GRAPH,
         SIZES,
         CROP,
         calibrator=calibrator,
@@ -349,14 +329,14 @@ def test_the_stand_in_is_as_strict_as_the_bindings(install: Callable[[str], Fake
     ("package", "text", "typed", "flags"),
     [
         (BINDINGS[0], "tensorrt-fp16", False, {"FP16", "TF32"}),
-        (BINDINGS[0], "tensorrt-int8", False, {"INT8", "TF32"}),
+        (BINDINGS[0], "tensorrt-int8", False, {"INT8", "FP16", "TF32"}),
         (BINDINGS[0], "tensorrt-int8-calibrated", False, {"INT8", "FP16", "TF32"}),
         (NEWEST_10, "tensorrt-fp16", True, {"TF32"}),
         (NEWEST_10, "tensorrt-int8", True, {"TF32"}),
         (NEWEST_10, "tensorrt-int8-calibrated", False, {"INT8", "FP16", "TF32"}),
         (NEWEST_10, "tensorrt-fp32", True, set()),
         (BINDINGS[3], "tensorrt-int8", True, {"TF32"}),
-        (BINDINGS[4], "tensorrt-fp32", True, set()),
+        (BINDINGS[4], "tensorrt-fp32", True, {"REQUIRE_USER_ALLOCATION"}),
     ],
 )
 def test_types_and_flags(
@@ -371,7 +351,7 @@ def test_types_and_flags(
     }
     spec = parse_spec(text)
     calibrator = make_calibrator(batch(1), b"known") if RECIPES[spec].calibrated else None
-    build_plan(spec, b"onnx", SIZES, CROP, calibrator=calibrator)
+    build_plan(spec, GRAPH, SIZES, CROP, calibrator=calibrator)
     kinds = fake.module.NetworkDefinitionCreationFlag
     strong = 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
     assert bool(fake.network_flags & strong) is typed
@@ -385,7 +365,7 @@ def test_types_and_flags(
 def test_a_known_calibration_measures_nothing(install: Callable[[str], FakeTensorRT], gpu: FakeGpu) -> None:
     install(NEWEST_10)
     calibrator = make_calibrator(batch(2), b"known")
-    build_plan(parse_spec("tensorrt-int8-calibrated"), b"onnx", SIZES, CROP, calibrator=calibrator)
+    build_plan(parse_spec("tensorrt-int8-calibrated"), GRAPH, SIZES, CROP, calibrator=calibrator)
     assert calibrator.known == b"known"
     assert gpu.clean, "no photo was copied to the device"
 
@@ -401,7 +381,7 @@ def test_a_timing_cache_of_another_stack_is_not_used(
     }
     path = tmp_path / "stack.cache"
     path.write_bytes(b"others")
-    build_plan(parse_spec("tensorrt-fp16"), b"onnx", SIZES, CROP, timing_cache=path)
+    build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP, timing_cache=path)
     assert "another stack" in caplog.text
     assert path.read_bytes() == b"others"
 
@@ -413,7 +393,7 @@ def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> N
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]
     with pytest.raises(TensorRTError, match=r"node 0: no importer for Foo.*\n.*node 1: Bar wants opset 21"):
-        build_plan(parse_spec("tensorrt-fp16"), b"onnx", SIZES, CROP)
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP)
 
 
 def test_a_failed_build_says_what_the_builder_logged(install: Callable[[str], FakeTensorRT]) -> None:
@@ -431,7 +411,7 @@ def test_a_failed_build_says_what_the_builder_logged(install: Callable[[str], Fa
         "Builder.build_serialized_network": fail,
     }
     with pytest.raises(TensorRTError, match="any implementation for node conv1") as raised:
-        build_plan(parse_spec("tensorrt-fp16"), b"onnx", SIZES, CROP)
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP)
     assert "nothing to see" not in str(raised.value)
 
 
@@ -532,7 +512,7 @@ def test_an_engine_whose_convolutions_run_in_fp32_is_found() -> None:
     text = json.dumps(INSPECTED_10).replace("Channel major FP16 format where channel % 8 == 0", "Row major linear FP32")
     layers = weighted_layers(read_layers(text.replace('"Type": "Half"', '"Type": "Float"')), ("conv1", "fc"))
     for asked in ("fp16", "int8"):
-        decision = judge.audit_decision(PrecisionAudit(asked, layers), allowed_float=0)
+        decision = judge.audit_decision(PrecisionAudit(asked, layers), kept_in_float=())
         assert decision.verdict is Verdict.REGRESSED
         assert "conv1" in decision.message
 
@@ -540,15 +520,15 @@ def test_an_engine_whose_convolutions_run_in_fp32_is_found() -> None:
 def test_a_calibrated_engine_may_leave_layers_in_fp16_but_not_in_fp32() -> None:
     also = frozenset({"float16"})
     half, single = {"conv1": "int8", "fc": "float16"}, {"conv1": "int8", "fc": "float32"}
-    assert judge.audit_decision(PrecisionAudit("int8", half, also), 0).verdict is Verdict.PASS
-    assert judge.audit_decision(PrecisionAudit("int8", half), 0).verdict is Verdict.REGRESSED
-    assert judge.audit_decision(PrecisionAudit("int8", single, also), 0).verdict is Verdict.REGRESSED
+    assert judge.audit_decision(PrecisionAudit("int8", half, also), ()).verdict is Verdict.PASS
+    assert judge.audit_decision(PrecisionAudit("int8", half), ()).verdict is Verdict.REGRESSED
+    assert judge.audit_decision(PrecisionAudit("int8", single, also), ()).verdict is Verdict.REGRESSED
 
 
 def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     layers = weighted_layers(read_layers(json.dumps(INSPECTED_10)), ("conv1", "fc", "layer1.0.conv1"))
     assert layers["layer1.0.conv1"] == ""
-    decision = judge.audit_decision(PrecisionAudit("fp16", layers), 0)
+    decision = judge.audit_decision(PrecisionAudit("fp16", layers), ())
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert "layer1.0.conv1" in decision.message
 
@@ -576,18 +556,18 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     def missing(name: str) -> Any:
         raise ImportError(f"No module named {name}")
 
-    _forget()
+    forget()
     monkeypatch.setattr(tensorrt.importlib, "import_module", missing)
     found = available(parse_spec("tensorrt-fp16"), "cuda")
     assert "No module named tensorrt_rtx" in found.reason
     assert found.fix == "pip install -r requirements-gpu.txt"
     assert not found.obsolete
     assert not available(parse_spec("tensorrt-fp16"), "cpu").ok
-    _forget()
+    forget()
 
 
 def test_an_empty_package_called_tensorrt_is_not_tensorrt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    _forget()
+    forget()
     monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: dataclasses)
     assert "empty package" in available(parse_spec("tensorrt-fp16"), "cuda").reason
-    _forget()
+    forget()

@@ -28,7 +28,8 @@ BUILD = """
 import json, sys
 from pathlib import Path
 from trtgate.engines import parse_spec
-from trtgate.engines.tensorrt import TensorRTError, build_plan, installed, plan_version
+from trtgate.engines.tensorrt.api import TensorRTError, installed, plan_version, require_own_plan
+from trtgate.engines.tensorrt.build import build_plan
 
 for line in sys.stdin:
     engine, graph, timing_cache = json.loads(line)
@@ -46,6 +47,7 @@ for line in sys.stdin:
     except TensorRTError as error:
         print(json.dumps({"error": str(error)}))
     else:
+        require_own_plan(plan)
         facts = {"bytes": len(plan), "version": plan_version(plan), "installed": installed().__version__}
         print(json.dumps({**facts, "steps": len(steps)}))
 """
@@ -65,10 +67,12 @@ def build_all(jobs: list[tuple[str, Path]], folder: Path) -> list[dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def graphs(lite0: Workbench, resnet50: Path, resnet50_fp16: Path, resnet50_int8: Path) -> dict[tuple[str, str], Path]:
-    kinds: dict[str, GraphKind] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-symmetric"}
+def graphs(
+    lite0: Workbench, resnet50: Path, resnet50_fp16: Path, resnet50_int8_fp16: Path
+) -> dict[tuple[str, str], Path]:
+    kinds: dict[str, GraphKind] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-symmetric-fp16"}
     lite = {("efficientnet_lite0", name): lite0.graph(kind).path for name, kind in kinds.items()}
-    resnet = {"fp32": resnet50, "fp16": resnet50_fp16, "int8": resnet50_int8}
+    resnet = {"fp32": resnet50, "fp16": resnet50_fp16, "int8": resnet50_int8_fp16}
     return {**{("resnet50", name): path for name, path in resnet.items()}, **lite}
 
 

@@ -169,7 +169,7 @@ def upgrade(runner: Runner) -> None:
 def main() -> None:
     chosen = sys.argv[1:] or ["gpu-gate", "upgrade"]
     with tempfile.TemporaryDirectory(prefix="trtgate-workflows-") as folder:
-        clone, tools = Path(folder) / "clone", Path(folder) / "tools"
+        clone, tools = Path(folder) / "clone", Path(folder) / "tool cache"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         (tools / "trtgate").mkdir(parents=True)
         (tools / "trtgate" / "venv").symlink_to(ROOT / ".venv")

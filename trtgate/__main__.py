@@ -6,26 +6,29 @@ import argparse
 import json
 import logging
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtgate.ab import WorkerError, run_ab
 from trtgate.ab import report_to_json as ab_to_json
+from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.compare import compare_sessions, report_to_json
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
-from trtgate.expectations import DEFAULT_PATH, read_expectations, write_delta
+from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
+from trtgate.plan_commands import add_plans
+from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
+from trtgate.remote import WorkerError
 from trtgate.report.markdown import (
     SUMMARY_VARIABLE,
     ab_markdown,
@@ -36,7 +39,6 @@ from trtgate.report.markdown import (
 )
 from trtgate.report.terminal import (
     ab_notes,
-    ab_table,
     comparison_notes,
     comparison_table,
     doctor_lines,
@@ -45,15 +47,15 @@ from trtgate.report.terminal import (
     selftest_lines,
     sensitivity_table,
 )
-from trtgate.selftest import run_selftest, summary
+from trtgate.selftest import HALF, STALL, run_selftest, slowed, summary
 from trtgate.sensitivity import sensitivities
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
-from trtgate.verdict.policy import exit_status
+from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
-# What a shell calls a command that Ctrl-C ended.
-INTERRUPTED = 130
+# What a shell adds to the number of the signal that ended a command.
+SIGNALLED = 128
 STORAGE = Path(".benchmarks")
 # Fast, so that noise shows, and there wherever the device is.
 SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorch-fp16-graph"}
@@ -76,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("only sessions hands arguments after -- on to pytest")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        with orderly_endings():
+            return run(options)
     except (UserError, WorkerError) as error:
         print(f"trtgate: {error}", file=sys.stderr)
         return 2
+    except Terminated as signalled:
+        print(f"trtgate: ended by {signalled}", file=sys.stderr)
+        return SIGNALLED + signalled.number
     except KeyboardInterrupt:
         print("trtgate: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return SIGNALLED + signal.SIGINT
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -152,7 +158,9 @@ def _sensitivity(options: argparse.Namespace) -> int:
 def _add_selftest(commands: Any) -> None:
     parser = commands.add_parser("selftest", help="how often the gate is wrong on this machine")
     add_options(parser.add_argument)
-    parser.add_argument("--races", type=_positive, default=60, help="A/A races (default 60); two thirds as many slowed")
+    parser.add_argument(
+        "--races", type=_positive, default=60, help="A/A races (default 60); two thirds as many of each slowdown"
+    )
     parser.add_argument("--slowdown", type=_percent, default=0.10, help="of the slowed arm (default 10%%)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every race")
     parser.add_argument("--write", action="store_true", help="write the smallest delta to expectations.toml")
@@ -172,17 +180,19 @@ def _selftest(options: argparse.Namespace) -> int:
         raise UserError(f"--engine {spec.id}: {availability}")
     name = settings.models[0]
     expectation = settings.expectations.of(name, spec.id)
+    # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
+    delta = min(expectation.number("delta"), options.slowdown / 2)
     progress = console_progress()
+    if options.json:
+        require_writable("--json", options.json)
     with Workbench(name, settings, progress) as bench:
         result = run_selftest(
             bench.engine(spec),
             bench.batch(settings.batch_sizes[0]),
             model=name,
             races=(options.races, max(1, options.races * 2 // 3)),
-            slowdown=options.slowdown,
-            # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
-            delta=min(expectation.delta, options.slowdown / 2),
-            absolute_floor=expectation.absolute_floor,
+            slowdowns=(slowed(options.slowdown), HALF, STALL),
+            expectation=Expectation({**expectation.values, "delta": delta}),
             schedule=SCHEDULES[settings.device],
             monitor=monitor_for(settings.device),
             progress=progress,
@@ -191,13 +201,32 @@ def _selftest(options: argparse.Namespace) -> int:
         print(line)
     if options.json:
         options.json.write_text(json.dumps(summary(result), indent=1))
-    path = settings.expectations.path
+    decision = result.status()
+    print(decision)
+    smallest, path = result.smallest_delta, settings.expectations.path
+    if decision.verdict not in GOOD or smallest >= options.slowdown:
+        if options.write:
+            why = decision.message if decision.verdict not in GOOD else f"{smallest:.1%} is no less than the slowdown"
+            print(f"trtgate: --write refused, {path} is as it was: {why}", file=sys.stderr)
+        return exit_status([decision.verdict]) or (EXIT_INCONCLUSIVE if options.write else 0)
     if options.write:
-        write_delta(path, name, spec.id, result.smallest_delta)
-        print(f"wrote delta = {result.smallest_delta:g} for {name} {spec.id} to {path}")
+        write_delta(path, name, spec.id, smallest)
+        print(f"wrote delta = {smallest:g} for {name} {spec.id} to {path}")
     else:
-        print(f"--write puts delta = {result.smallest_delta:g} for {name} {spec.id} into {path}")
-    return 1 if result.false_alarms else 0
+        print(f"--write puts delta = {smallest:g} for {name} {spec.id} into {path}")
+    return 0
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Raises UserError, before anything is measured, when the file of an option cannot be written."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
+
+
+def _require_outputs(options: argparse.Namespace) -> None:
+    for option in ("json", "markdown"):
+        if getattr(options, option, None):
+            require_writable(f"--{option}", getattr(options, option))
 
 
 def _add_sessions(commands: Any) -> None:
@@ -220,7 +249,7 @@ def _sessions(options: argparse.Namespace) -> int:
         environment = dict(os.environ)
         if number < options.count:
             environment.pop(SUMMARY_VARIABLE, None)  # one table of many alike is enough
-        status = subprocess.run([*command, *options.pytest_arguments], check=False, env=environment).returncode
+        status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
             return status
@@ -241,6 +270,7 @@ def _add_ab(commands: Any) -> None:
 
 
 def _ab(options: argparse.Namespace) -> int:
+    _require_outputs(options)
     settings = _settings(options)
     report = run_ab(
         {"old": options.old, "new": options.new},
@@ -250,13 +280,14 @@ def _ab(options: argparse.Namespace) -> int:
         rebuilds=options.rebuilds,
         progress=console_progress(),
     )
-    print_table(ab_table(report.results))
+    compared = report.report
+    print_table(comparison_table(compared.engines))
     for line in ab_notes(report):
         print(line)
     if options.json:
         options.json.write_text(json.dumps(ab_to_json(report), indent=1))
     _write_markdown(options.markdown, ab_markdown(report))
-    return exit_status(result.decision.verdict for result in report.results)
+    return exit_status(decision.verdict for decision in compared.decisions())
 
 
 def _write_markdown(path: Path | None, text: str) -> None:
@@ -278,6 +309,7 @@ def _add_compare(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    _require_outputs(options)
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
     print_table(comparison_table(report.engines))
@@ -328,6 +360,7 @@ ADD = (
     _add_ab,
     _add_promote,
     _add_report,
+    add_plans,
 )
 
 if __name__ == "__main__":

@@ -8,47 +8,37 @@ several processes, since two processes of the very same stack differ, and by mor
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trtgate import images, judge
-from trtgate.engines import backend
+from trtgate import judge
+from trtgate.compare import Change, Comparison, Report, compare_records, corrected_comparisons, missing_decision
+from trtgate.compare import report_to_json as compared_to_json
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.images import ImageSet
-from trtgate.layers import LayerChange, changed_layers
+from trtgate.layers import changed_layers
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
-from trtgate.protocol import VERSION, Frames, ProtocolError
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, race_until_decided
-from trtgate.records import SCHEMA, decision_to_json
+from trtgate.records import EngineRecord, Key, from_race
+from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
 from trtgate.verdict.decision import Decision, Reason
-from trtgate.verdict.policy import GOOD, worst
-from trtgate.verdict.processes import decide_processes, medians, spread_text, unlucky_builds
+from trtgate.verdict.metrics import BY_NAME, Sample, decide
+from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.workbench import Logits, Settings, Workbench
 
-ROOT = Path(__file__).resolve().parent.parent
-SIDES = ("old", "new")
-# A worker that says nothing for this long hangs. Builds of TensorRT take minutes and say something only at the end.
-START_SECONDS = 120.0
 BUILD_SECONDS = 3600.0
-ANSWER_SECONDS = 300.0
-# How long a worker gets to leave by itself.
-GOODBYE_SECONDS = 5.0
-LOG_LINES = 15
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
@@ -60,144 +50,6 @@ DEFAULT_REBUILDS = {"tensorrt": 3}
 UNTRAINED_PHOTOS = 24
 # Of one process, whose side has several.
 BLOCK_ITERATIONS = 5
-
-
-class WorkerError(Exception):
-    """A worker died, hung, failed or does not fit; the message says which, and what it last said. No verdict."""
-
-
-class Worker:
-    """A worker process, seen from the driver."""
-
-    def __init__(self, side: str, python: Path, *, timeout: float = ANSWER_SECONDS) -> None:
-        """Start it. Raises UserError for a `python` that cannot be started."""
-        self.side = side
-        self._python = python
-        self._timeout = timeout
-        self._leaves_by: float | None = None
-        self._log = tempfile.NamedTemporaryFile(prefix=f"trtgate-{side}-", suffix=".log")  # noqa: SIM115
-        from_worker, its_writing = os.pipe()
-        its_reading, to_worker = os.pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        try:
-            self._process = subprocess.Popen(
-                [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing)],
-                pass_fds=(its_reading, its_writing),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,  # whatever libraries print is no frame
-                stderr=self._log,
-                start_new_session=True,  # Ctrl-C is for the driver, which ends its workers in order
-            )
-        except OSError as error:
-            for descriptor in (from_worker, to_worker):
-                os.close(descriptor)
-            raise UserError(
-                f"--{side} {python} cannot be started ({error.strerror}); give the python of an environment"
-            ) from error
-        finally:
-            os.close(its_reading)
-            os.close(its_writing)
-        self._frames = Frames(from_worker, to_worker)
-        self.pid = self._process.pid
-
-    def greet(self) -> None:
-        """Wait for its greeting. Raises WorkerError when that does not come, or is another protocol's."""
-        greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
-        if greeting.get("protocol") != VERSION:
-            raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
-
-    def ask(
-        self, do: str, *, timeout: float | None = None, progress: Callable[[str], None] | None = None, **arguments: Any
-    ) -> Any:
-        """The answer to one request. Raises WorkerError when there is none, or when the request failed there."""
-        try:
-            self._frames.send({"do": do, "with": arguments})
-        except ProtocolError as error:
-            raise self._broken(str(error)) from error
-        while True:
-            message = self._receive(do, timeout or self._timeout)
-            if "progress" in message:
-                if progress is not None:
-                    progress(f"{self.side}: {message['progress']}")
-            elif "error" in message:
-                raise WorkerError(self._told(f"failed in {do}: {message['error']}"))
-            else:
-                return message["answer"]
-
-    def _receive(self, what: str, timeout: float) -> Any:
-        try:
-            message = self._frames.receive(timeout)
-        except ProtocolError as error:
-            raise self._broken(f"{error} (waiting for {what})") from error
-        if not isinstance(message, dict):
-            raise self._broken(f"it sent something that is no answer (waiting for {what})")
-        return message
-
-    def _broken(self, what: str) -> WorkerError:
-        """The error for a worker that cannot go on: how it ended, if it did, and what it said last."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        status = self._process.returncode
-        ended = "" if status is None else f"; it ended with {_ending(status)}"
-        return WorkerError(self._told(f"{what}{ended}"))
-
-    def _told(self, what: str) -> str:
-        lines = Path(self._log.name).read_text(errors="replace").splitlines()[-LOG_LINES:]
-        said = "".join(f"\n  | {line}" for line in lines)
-        return f"the {self.side} worker ({self._python}): {what}{said}"
-
-    def goodbye(self) -> None:
-        """Tell it to leave; saying so twice does nothing."""
-        if self._leaves_by is not None:
-            return
-        self._leaves_by = time.monotonic() + GOODBYE_SECONDS
-        with contextlib.suppress(ProtocolError):
-            self._frames.send({"do": "goodbye"})
-        self._frames.close()
-
-    def close(self) -> None:
-        """Say goodbye, and end the worker and everything it started if it does not leave."""
-        self.goodbye()
-        assert self._leaves_by is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._leaves_by - time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
-        self._process.wait()
-        self._log.close()
-
-
-def _ending(status: int) -> str:
-    if status == -signal.SIGKILL:
-        return "SIGKILL (out of memory?)"
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
-
-
-Sides = Mapping[str, Sequence[Worker]]
-
-
-@contextlib.contextmanager
-def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
-    """`count` workers a side, by side; none outlives the block."""
-    made: dict[str, list[Worker]] = {side: [] for side in SIDES}
-
-    def everybody() -> list[Worker]:
-        return [worker for side in SIDES for worker in made[side]]
-
-    def dismiss() -> None:
-        for worker in everybody():
-            worker.goodbye()
-
-    with contextlib.ExitStack() as running:
-        for _ in range(count):
-            for side in SIDES:
-                made[side].append(Worker(side, pythons[side]))
-                running.callback(made[side][-1].close)
-        running.callback(dismiss)  # the last callback is the first to be called: all leave at the same time
-        for worker in everybody():
-            worker.greet()
-        yield made
 
 
 class Turns:
@@ -251,17 +103,18 @@ class TurnMonitor:
     def notes(self) -> tuple[str, ...]:
         return self._machine.notes()
 
+    def disturbed(self) -> str:
+        return self._machine.disturbed()
+
     def readings(self) -> dict[str, float]:
         return {**self._machine.readings(), "idle_share": float(np.median(self._shares))}
 
 
 @dataclass(frozen=True)
 class SideFacts:
-    """One side's engine: seconds of its median process and of each, and what was built. Sizes are bytes."""
+    """One side's engine: seconds of each process, and what was built. Sizes are bytes."""
 
-    latency: float
     processes: tuple[float, ...]
-    end_to_end: float | None
     build_seconds: float | None
     plan_bytes: int | None
     memory_bytes: int
@@ -270,71 +123,71 @@ class SideFacts:
 
 @dataclass(frozen=True)
 class AbResult:
-    """One engine of one model at one batch size on both stacks."""
+    """One engine of one model at one batch size on both stacks: the comparison, and what it rests on."""
 
-    model: str
-    engine: str
-    batch: int
+    comparison: Comparison
     old: SideFacts
     new: SideFacts
-    latency: Decision
-    end_to_end: Decision | None
-    answers: tuple[Decision, ...]
     agreement: Mapping[str, Mapping[str, Any]]
-    layers: tuple[LayerChange, ...]
     notes: tuple[str, ...]
     rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     end_to_end_rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def decision(self) -> Decision:
-        """The worst of latency, end-to-end time and answers; where all is well, what the latency came to."""
-        everything = [self.latency, *([self.end_to_end] if self.end_to_end else []), *self.answers]
-        return worst([each for each in everything if each.verdict not in GOOD] or [self.latency])
-
 
 @dataclass(frozen=True)
 class AbReport:
-    """A whole run: the stacks, what was left out and why, and every engine's result."""
+    """A whole run: the comparison of all engines, what was left out on both sides and why, and each engine's facts."""
 
     stacks: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
     results: tuple[AbResult, ...]
+    missing: Mapping[Key, Decision] = field(default_factory=dict)
+    added: tuple[Key, ...] = ()
 
     @property
-    def stack_changes(self) -> tuple[str, ...]:
-        """What differs between the stacks."""
-        return tuple(changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"])))
+    def report(self) -> Report:
+        """The run as any other comparison."""
+        changed = changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"]))
+        # A worker has no settings of its own that could differ: the driver gave both the same.
+        engines = tuple(each.comparison for each in self.results)
+        return Report(engines, self.missing, {}, self.added, tuple(changed))
 
 
-def choose_engines(
-    both: Sides, settings: Settings, asked: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], list[EngineSpec], dict[str, str]]:
-    """The stacks by side, the engines that both sides have, and why the others are left out.
+@dataclass(frozen=True)
+class Chosen:
+    """Which engines are raced: `both` sides have them; `lost` are the old side's alone, `gained` the new side's alone,
+    each with the reason; `left_out` is on neither."""
 
-    Raises UserError for an engine that was asked for and is missing on a side, and where none is left.
+    stacks: Mapping[str, Mapping[str, Any]]
+    both: tuple[EngineSpec, ...]
+    lost: Mapping[str, str]
+    gained: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Chosen:
+    """What each side has of the engines of the run.
+
+    Raises UserError for an engine that was asked for and that the old side lacks, and where the old side has none.
     """
     ids = [spec.id for spec in settings.engines if spec != REFERENCE or REFERENCE.id in asked]
     described = {side: both[side][0].ask("describe", device=settings.device, engines=ids) for side in SIDES}
-    left_out = {}
+    here = {side: {text: described[side]["engines"][text]["ok"] for text in ids} for side in SIDES}
+    why = {side: {text: f"{side}: {described[side]['engines'][text]['reason']}" for text in ids} for side in SIDES}
     for text in ids:
-        reasons = [
-            f"{side}: {described[side]['engines'][text]['reason']}"
-            for side in SIDES
-            if not described[side]["engines"][text]["ok"]
-        ]
-        if reasons and text in asked:
-            raise UserError(f"--engine {text} is not available on both sides ({'; '.join(reasons)})")
-        if reasons:
-            left_out[text] = "; ".join(reasons)
-    chosen = [EngineSpec.parse(text) for text in ids if text not in left_out]
-    if not chosen:
-        raise UserError(
-            "no engine is available on both sides "
-            f"({'; '.join(f'{text} {why}' for text, why in left_out.items())}); install a runtime in both of them"
-        )
-    return {side: described[side]["stack"] for side in SIDES}, chosen, left_out
+        if text in asked and not here["old"][text]:
+            raise UserError(f"--engine {text} is not available on the old side ({why['old'][text]}); install it there")
+    if not any(here["old"].values()):
+        reasons = "; ".join(f"{text} {why['old'][text]}" for text in ids)
+        raise UserError(f"no engine is available on the old side ({reasons}); install a runtime there")
+    return Chosen(
+        {side: described[side]["stack"] for side in SIDES},
+        tuple(EngineSpec.parse(text) for text in ids if here["old"][text] and here["new"][text]),
+        {text: why["new"][text] for text in ids if here["old"][text] and not here["new"][text]},
+        {text: why["old"][text] for text in ids if here["new"][text] and not here["old"][text]},
+        {text: why["old"][text] for text in ids if not here["new"][text] and not here["old"][text]},
+    )
 
 
 def run_ab(
@@ -353,20 +206,48 @@ def run_ab(
     a worker fails in any way: then there is no verdict at all.
     """
     with workers(pythons) as both:
-        stacks, specs, left_out = choose_engines(both, settings, asked)
-    results = []
+        chosen = choose_engines(both, settings, asked)
+    results: list[AbResult] = []
+    missing = {
+        (name, text, size): missing_decision(name, text, why, settings.expectations)
+        for name in settings.models
+        for text, why in chosen.lost.items()
+        for size in settings.batch_sizes
+    }
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
-                for spec in specs:
+                for spec in chosen.both:
                     builds = rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1)
                     count = max(PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     with contextlib.ExitStack() as running:
                         with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
                             both = running.enter_context(workers(pythons, count))
-                        results += _Sides(bench, both, Path(folder), schedule, progress).race(spec, builds)
-    return AbReport(stacks, left_out, tuple(results))
+                        try:
+                            sides = _Sides(bench, both, Path(folder), schedule, progress)
+                            results += sides.race(spec, builds)
+                        except LostEngine as error:
+                            progress.say(str(error))
+                            missing |= {
+                                (name, spec.id, size): missing_decision(
+                                    name, spec.id, str(error), settings.expectations
+                                )
+                                for size in settings.batch_sizes
+                            }
+    added = [(name, text, size) for name in settings.models for text in chosen.gained for size in settings.batch_sizes]
+    corrected = corrected_comparisons([each.comparison for each in results])
+    return AbReport(
+        chosen.stacks,
+        chosen.left_out,
+        tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
+        missing,
+        tuple(added),
+    )
+
+
+class LostEngine(Exception):
+    """The new side cannot build, load or run an engine that the old side can."""
 
 
 def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule:
@@ -405,7 +286,7 @@ class _Sides:
         """The file that hands photos to the workers, written when the model's first engine asks for it."""
         path = self._folder / f"{self._bench.name}-{split}.npy"
         if not path.exists():
-            np.save(path, images.normalise(photos.pixels, photos.preprocessing))
+            photos.save(path)
         return path
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
@@ -416,37 +297,34 @@ class _Sides:
             for index in range(len(self._workers["old"])):
                 for side in SIDES:
                     job = self._job(spec, index % builds)
-                    opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
+                    with self._losing(side):
+                        opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
         size = min(settings.batch_sizes)
+        logits = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
-            logits = {side: self._infer(side, size) for side in SIDES}
+            for side in SIDES:
+                with self._losing(side):
+                    logits[side] = self._infer(side, size)
         return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
+
+    @contextlib.contextmanager
+    def _losing(self, side: str) -> Iterator[None]:
+        """What fails on the new side, after the old one did it, is lost by the upgrade. Raises LostEngine then."""
+        try:
+            yield
+        except WorkerError as error:
+            if side == "old":
+                raise
+            raise LostEngine(str(error)) from error
 
     def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:
         return self._workers[side][index].ask(do, progress=self._progress.say, **arguments)
 
     def _job(self, spec: EngineSpec, rebuild: int) -> dict[str, Any]:
-        bench, settings = self._bench, self._bench.settings
-        kind = backend(spec.backend).graph_kind(spec)
-        weights = settings.weights.get(bench.name)
         calibration = None
         if spec.variant == "calibrated":
-            photos = bench.photos("calibration")
-            calibration = {"images": str(self._saved("calibration", photos)), "digest": photos.digest}
-        return {
-            "engine": spec.id,
-            "model": bench.name,
-            "graph": str(bench.graph(kind).path.resolve()) if kind is not None else None,
-            "source": bench.source(spec),
-            "batch_sizes": list(settings.batch_sizes),
-            "threads": settings.threads,
-            "device": settings.device,
-            "crop": bench.model.preprocessing.crop,
-            "plan_cache": str(settings.plan_cache.resolve()),
-            "rebuild": rebuild,
-            "calibration": calibration,
-            "weights": str(weights.resolve()) if weights else None,
-        }
+            calibration = self._saved("calibration", self._bench.photos("calibration"))
+        return self._bench.job(spec, rebuild, calibration)
 
     def _infer(self, side: str, size: int) -> Logits:
         path = self._folder / f"{side}.npy"
@@ -468,24 +346,53 @@ class _Sides:
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts") for side in SIDES}
         agreements = self._agreements(logits)
-        rounds, second = _by_side(race), _by_side(race, end_to_end=True)
-        latency, end_to_end = decisions(race, expectation)
+        records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
+        key = (name, spec.id, size)
+        report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
+        answers = self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec))
+        [compared] = report.engines
+        if not race.complete:
+            compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
+        changes = [Change(each.metric, None, None, each) for each in answers]
         return AbResult(
-            model=name,
-            engine=spec.id,
-            batch=size,
-            old=_side_facts(rounds["old"], second["old"], opened["old"][:builds], facts["old"]),
-            new=_side_facts(rounds["new"], second["new"], opened["new"][:builds], facts["new"]),
-            latency=latency,
-            end_to_end=end_to_end,
-            answers=self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec)),
+            comparison=replace(
+                compared,
+                changes=(*compared.changes, *changes),
+                layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
+            ),
+            old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
+            new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
             agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
-            layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
-            notes=self._notes(race, rounds, builds, facts, expectation),
+            notes=self._notes(race, records, builds, facts, expectation),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
         )
+
+    def _records(
+        self,
+        race: Race,
+        side: str,
+        spec: EngineSpec,
+        size: int,
+        opened: Sequence[Mapping[str, Any]],
+        facts: Mapping[str, Any],
+    ) -> list[EngineRecord]:
+        """One record for each process of a side; those that share a plan share what it cost."""
+        found = []
+        for index, told in enumerate(opened):
+            arm = f"{side} {index + 1}"
+            record = from_race(race, self._bench.name, arm, arm, size, self._bench.model.weights.source)
+            series = {name: values for name, values in record.series.items() if not name.startswith("reference_")}
+            plan = told["plan"]
+            measured = {
+                **told["fresh"],
+                "build_seconds": plan.get("build_seconds"),
+                "plan_bytes": plan.get("bytes"),
+            }
+            series |= {name: (float(value),) for name, value in measured.items() if value}
+            found.append(replace(record, engine=spec.id, series=series))
+        return found
 
     def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
         device, lead_in = self._bench.settings.device, SCHEDULES[self._bench.settings.device].lead_in_iterations
@@ -530,7 +437,7 @@ class _Sides:
         agreements: Mapping[str, Agreement],
         facts: Mapping[str, Any],
         expectation: Expectation,
-        kept_in_float: int,
+        kept_in_float: frozenset[str],
     ) -> tuple[Decision, ...]:
         """What is expected of the new side's answers, and of what it was built with."""
         told = facts["audit"]
@@ -546,7 +453,7 @@ class _Sides:
     def _notes(
         self,
         race: Race,
-        rounds: Mapping[str, Sequence[Any]],
+        records: Mapping[str, Sequence[EngineRecord]],
         builds: int,
         facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
@@ -555,42 +462,34 @@ class _Sides:
         for side in SIDES:
             if builds > 1 and race.complete:
                 # A build's number is that of the processes that run it.
-                each = [np.median(rounds[side][index::builds], 0) for index in range(builds)]
+                rounds = [record.rounds for record in records[side]]
+                each = [np.median(rounds[index::builds], 0) for index in range(builds)]
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
-                notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.delta)]
+                notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
         if not self._bench.model.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)
 
 
-def _by_side(race: Race, *, end_to_end: bool = False) -> dict[str, list[Any]]:
-    """By side, the rounds, float64[R] seconds, of each of its processes in the order of their numbers."""
-    read = race.round_end_to_end if end_to_end else race.round_latencies
-    found: dict[str, list[Any]] = {}
-    for side in SIDES:
-        count = sum(arm.startswith(f"{side} ") for arm in race.blocks)
-        each = (read(f"{side} {index + 1}") for index in range(count))
-        found[side] = [rounds for rounds in each if rounds.size]
+def decisions(race: Race, expectation: Expectation) -> list[Decision]:
+    """On each series of the new side against the old one: those that more rounds of the race could decide."""
+    found = []
+    for name in ("latency", "typical", "tail", "end_to_end", "end_to_end_tail"):
+        metric, samples = BY_NAME[name], {side: _samples(race, side) for side in SIDES}
+        decision = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
+        found += [decision] if decision else []
     return found
 
 
-def decisions(race: Race, expectation: Expectation) -> tuple[Decision, Decision | None]:
-    """On the latency of new against old, and on the end-to-end time of engines that have one."""
-    if not race.complete:
-        unfinished = judge.unfinished(len(race.dropped), race.dropped[-1])
-        return unfinished, unfinished if race.end_to_end else None
-
-    def decide(rounds: Mapping[str, Sequence[Any]]) -> Decision:
-        delta, floor = expectation.delta, expectation.absolute_floor
-        return decide_processes(rounds["old"], rounds["new"], delta=delta, absolute_floor=floor)
-
-    return decide(_by_side(race)), decide(_by_side(race, end_to_end=True)) if race.end_to_end else None
+def _samples(race: Race, side: str) -> list[Sample]:
+    arms = [arm for arm in race.blocks if arm.startswith(f"{side} ")]
+    return [from_race(race, "", arm, arm, 1, "").sample() for arm in arms]
 
 
 def more_rounds_may_decide(race: Race, expectation: Expectation) -> bool:
     """Whether a series is open for its noise; where processes differ, more rounds of the same ones decide nothing."""
-    return any(each is not None and each.reason is Reason.INTERVAL_TOO_WIDE for each in decisions(race, expectation))
+    return any(each.reason is Reason.INTERVAL_TOO_WIDE for each in decisions(race, expectation))
 
 
 def _named(pair: str, decision: Decision) -> Decision:
@@ -598,47 +497,38 @@ def _named(pair: str, decision: Decision) -> Decision:
 
 
 def _side_facts(
-    rounds: Sequence[Any], second: Sequence[Any], opened: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    records: Sequence[EngineRecord], opened: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> SideFacts:
     """`opened` is what the workers said of one process for each build."""
     audit = PrecisionAudit(facts["audit"]["asked"], facts["audit"]["layers"])
     plans = [each["plan"] for each in opened if each["plan"]]
     return SideFacts(
-        latency=float(np.median(medians(rounds))) if rounds else float("nan"),
-        processes=tuple(map(float, medians(rounds))),
-        end_to_end=float(np.median(medians(second))) if second else None,
+        processes=tuple(record.latency for record in records if record.rounds),
         build_seconds=float(np.median([plan["build_seconds"] for plan in plans])) if plans else None,
         plan_bytes=plans[0]["bytes"] if plans else None,
-        memory_bytes=facts["engine"].get("device_memory_bytes") or opened[-1]["memory_bytes"],
+        memory_bytes=int(opened[-1]["fresh"].get("device_memory") or opened[-1]["fresh"]["host_memory"]),
         layers=audit.histogram,
     )
 
 
-def report_to_json(report: AbReport) -> dict[str, Any]:
-    """A whole run as plain JSON values."""
+def report_to_json(run: AbReport) -> dict[str, Any]:
+    """A whole run as plain JSON values: that of its comparison, and what it rests on."""
+    document = compared_to_json(run.report)
+    more = [
+        {
+            "old": asdict(each.old),
+            "new": asdict(each.new),
+            "rounds": {arm: list(rounds) for arm, rounds in each.rounds.items()},
+            "end_to_end_rounds": {arm: list(rounds) for arm, rounds in each.end_to_end_rounds.items()},
+            "readings": dict(each.readings),
+            "agreement": {pair: dict(found) for pair, found in each.agreement.items()},
+            "notes": list(each.notes),
+        }
+        for each in run.results
+    ]
+    document["engines"] = [{**both, **each} for both, each in zip(document["engines"], more, strict=True)]
     return {
-        "schema": SCHEMA,
-        "stacks": {side: dict(stack) for side, stack in report.stacks.items()},
-        "stack_changes": list(report.stack_changes),
-        "left_out": dict(report.left_out),
-        "engines": [
-            {
-                "model": each.model,
-                "engine": each.engine,
-                "batch": each.batch,
-                "old": asdict(each.old),
-                "new": asdict(each.new),
-                "rounds": {arm: list(rounds) for arm, rounds in each.rounds.items()},
-                "end_to_end_rounds": {arm: list(rounds) for arm, rounds in each.end_to_end_rounds.items()},
-                "readings": dict(each.readings),
-                "agreement": {pair: dict(found) for pair, found in each.agreement.items()},
-                "latency": decision_to_json(each.latency),
-                "end_to_end": decision_to_json(each.end_to_end) if each.end_to_end else None,
-                "answers": [decision_to_json(decision) for decision in each.answers],
-                "decision": decision_to_json(each.decision),
-                "layers": [str(layer) for layer in each.layers],
-                "notes": list(each.notes),
-            }
-            for each in report.results
-        ],
+        **document,
+        "stacks": {side: dict(stack) for side, stack in run.stacks.items()},
+        "left_out": dict(run.left_out),
     }

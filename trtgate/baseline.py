@@ -82,6 +82,7 @@ def require_sound(session: SessionRecord) -> None:
     """Raises UserError for a session whose run failed, or that left a verdict open."""
     reasons = [
         *session.unfit,
+        *session.partial,
         *(
             f"{record.name}: {decision.verdict.value}, {decision.message}"
             for record in session.engines.values()

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from trtgate.engines.base import EngineUnavailable
+from trtgate.processes import die_with_parent, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
 TIMEOUT_SECONDS = 1800.0
+# How long a process gets to leave after it has said what it had to.
+LEAVING_SECONDS = 1.0
+# Not multiprocessing's own start, which first imports whatever program this process runs.
+SCRIPT = """
+import sys
+sys.path[:] = {path!r}
+from trtgate.child import work
+work({descriptor})
+"""
 
 
 def run_in_child(
@@ -28,50 +44,60 @@ def run_in_child(
     when the process crashes or says nothing for `timeout` seconds, and RuntimeError with the child's traceback when the
     function raises.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_report, args=(theirs, function, arguments, progress is not None), name=f"trtgate: {what}"
-    )
-    process.start()
-    theirs.close()
-    try:
-        while True:
-            if not ours.poll(timeout):
-                raise EngineUnavailable(
-                    f"{what} took longer than {timeout:.0f} s in its own process, which was stopped"
-                )
-            kind, value = ours.recv()
-            if kind == "progress" and progress is not None:
-                progress(*value)
-            elif kind == "failed":
-                raise RuntimeError(f"{what} failed:\n{value}")
-            else:
-                return value
-    except EOFError:
-        process.join()
-        raise EngineUnavailable(f"{what} crashed its own process ({_ending(process.exitcode)})") from None
-    finally:
-        ours.close()
-        process.join(1.0)
-        if process.is_alive():
-            process.kill()
-            process.join()
+    ours, theirs = multiprocessing.Pipe()
+    # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
+    with tempfile.TemporaryDirectory(prefix="trtgate-child-", ignore_cleanup_errors=True) as scratch, ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SCRIPT.format(path=sys.path, descriptor=theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "TMPDIR": scratch},
+                start_new_session=True,  # the compilers that it starts end with it
+            )
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it crashed at its start; that is told below
+                ours.send_bytes(pickle.dumps((function, arguments, progress is not None)))
+            return _listen(what, ours, progress, timeout)
+        except (EOFError, ConnectionResetError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVING_SECONDS)
+            how = ending(process.poll()) if process.poll() is not None else "it closed its pipe"
+            raise EngineUnavailable(f"{what} crashed its own process ({how})") from None
+        finally:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVING_SECONDS if sys.exc_info()[0] is None else 0.0)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def _report(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], with_progress: bool) -> None:
+def _listen(what: str, pipe: Connection, progress: Callable[[int, int], None] | None, timeout: float) -> Any:
+    """What the process says last."""
+    while True:
+        if not pipe.poll(timeout):
+            raise EngineUnavailable(f"{what} took longer than {timeout:.0f} s in its own process, which was stopped")
+        kind, value = pipe.recv()
+        if kind == "progress" and progress is not None:
+            progress(*value)
+        elif kind == "failed":
+            raise RuntimeError(f"{what} failed:\n{value}")
+        else:
+            return value
+
+
+def work(descriptor: int) -> None:
+    """Do what the parent asks for: the whole of the child's life."""
+    die_with_parent()
+    pipe = Connection(descriptor)
+
     def show(done: int, total: int) -> None:
         pipe.send(("progress", (done, total)))
 
     try:
+        function, arguments, with_progress = pipe.recv()
         result = ("done", function(*arguments, **({"progress": show} if with_progress else {})))
     except Exception:  # whatever it is, the parent is told
         result = ("failed", traceback.format_exc())
     pipe.send(result)
     pipe.close()
-
-
-def _ending(status: int | None) -> str:
-    if status is not None and status < 0:
-        return signal.Signals(-status).name
-    return f"exit status {status}"

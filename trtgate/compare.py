@@ -1,9 +1,13 @@
-"""Saved sessions against saved sessions: what changed, by how much, and what the verdict is."""
+"""Old records against new ones: what changed, by how much, and what the verdict is.
+
+The one comparison there is: of a run with a baseline, of saved sessions, of the two sides of an A/B run, and of every
+runner of a fleet.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,100 +15,127 @@ import numpy as np
 
 from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
-from trtgate.expectations import Expectations
+from trtgate.expectations import Expectation, Expectations
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
-from trtgate.records import SCHEMA, EngineRecord, SessionRecord, decision_to_json
+from trtgate.records import MEAN, SCHEMA, EngineRecord, Key, SessionRecord, decision_to_json, name_of
 from trtgate.stack import steady
+from trtgate.verdict.answers import Answers, decide_answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import BY_NAME, METRICS, Metric, Pairing, decide
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import GOOD, worst
-from trtgate.verdict.sessions import decide_sessions
-
-Key = tuple[str, str, int]
+from trtgate.verdict.policy import GOOD, SEVERITY, holm, worst
+from trtgate.verdict.share_drop import decide_share_drop
 
 # Fields that name the machine. Another one makes every ratio meaningless, so such a baseline is refused.
 HARDWARE = ("cpu", "machine", "gpu")
+# Fields of the stack that are settings of the run rather than what is upgraded: with another one the sides cannot be
+# compared. (Absent from records of schema 1, where it is not known.)
+SETTINGS = ("threads", "device", "cpu_features")
+# Fixed work that takes longer or shorter by this share has met another machine.
+CONTROL_MOVED = 0.05
+# Of the mean, which every other user of the machine moves.
+CONTROL_MEAN_MOVED = 0.25
+# A clock that moved by less than this explains nothing.
+CLOCK_MOVED = 0.01
+ANSWERS = "answers"
+AGREEMENT = "agreement"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one engine: the median process of each side (None: not measured), and the verdict.
+
+    `gated` says whether the verdict counts; one that does not is shown.
+    """
+
+    metric: str
+    old: float | None
+    new: float | None
+    decision: Decision
+    gated: bool = True
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One engine, old against new. Times are medians over the sessions, in seconds; speedups likewise.
+    """One engine, old against new, metric by metric; times are seconds, sizes bytes.
 
-    `end_to_end` is the decision on the second series where there is one; `controls` are log ratios new / old of the
-    fixed work, `layers` what changed most between the newest sessions.
+    `invalid` is why no number of it can be trusted to speak of the stack. `controls` are log ratios new / old of the
+    fixed work, `layers` what changed most between the newest records.
     """
 
     key: Key
-    old_latency: float
-    new_latency: float
-    old_reference: float
-    new_reference: float
-    old_speedup: float
-    new_speedup: float
-    latency: Decision
-    speedup: Decision
-    end_to_end: Decision | None = None
+    changes: tuple[Change, ...]
+    invalid: Decision | None = None
+    old_reference: float | None = None
+    new_reference: float | None = None
     old_clock: float | None = None
     new_clock: float | None = None
     controls: Mapping[str, float] = field(default_factory=dict)
     layers: tuple[LayerChange, ...] = ()
 
+    def change(self, metric: str) -> Change | None:
+        """The change of one metric; None where the old side has not measured it."""
+        return next((each for each in self.changes if each.metric == metric), None)
+
     @property
     def clocks(self) -> str:
         """Whether the clock moved or the cycles did (time x clock), where both sides know their clock in MHz."""
-        if not self.old_clock or not self.new_clock:
+        cycles = self.change("cycles")
+        if not self.old_clock or not self.new_clock or cycles is None or not cycles.old or not cycles.new:
             return "clock unknown"
-        clock = float(np.log(self.new_clock / self.old_clock))
-        cycles = float(np.log(self.new_latency / self.old_latency)) + clock
-        return f"clock {self.old_clock:.0f} -> {self.new_clock:.0f} MHz, cycles {change_text(cycles)}"
+        moved = change_text(float(np.log(cycles.new / cycles.old)))
+        return f"clock {self.old_clock:.0f} -> {self.new_clock:.0f} MHz, cycles {moved}"
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """All that count: why nothing can be said, or one for each gated metric."""
+        answers = [each.decision for each in self.changes if each.gated and each.metric not in BY_NAME]
+        if self.invalid is not None:
+            # What an engine answers does not depend on who else used the machine.
+            return [self.invalid, *(each for each in answers if each.verdict is Verdict.REGRESSED)]
+        return [each.decision for each in self.changes if each.gated]
 
     @property
     def decision(self) -> Decision:
-        """The worst of latency, speedup and end-to-end time, but for what is only the reference's own noise.
-
-        A speedup that cannot be told fails no engine whose own times are good, and the reference itself fails only by a
-        proven regression: eager PyTorch at batch 1 is as unsteady as the host that launches it.
-        """
-        own = self.own
-        if self.key[1] == REFERENCE.id:
-            if own.verdict is not Verdict.INCONCLUSIVE:
-                return own
-            message = f"the yardstick, which fails only by a proven regression: {own.message}"
-            return replace(own, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
-        return own if self.only_reference_is_unsure else worst([own, self.speedup])
-
-    @property
-    def only_reference_is_unsure(self) -> bool:
-        """Whether the speedup cannot be told although the engine's own times can, and are good."""
-        return self.speedup.verdict is Verdict.INCONCLUSIVE and self.own.verdict in GOOD
-
-    @property
-    def own(self) -> Decision:
-        """The worst of latency and end-to-end time."""
-        return worst([self.latency, *([self.end_to_end] if self.end_to_end else [])])
+        """The worst of all that count; where all is well, that on the latency."""
+        some = self.decisions
+        bad = [each for each in some if each.verdict not in GOOD]
+        latency = [each for each in some if each.metric == "latency"]
+        nothing = Decision(Verdict.INCONCLUSIVE, Reason.NO_LIMIT, "nothing that is gated was measured on both sides")
+        return worst(bad or latency or some or [nothing])
 
     @property
     def attribution(self) -> str:
         """log speedup = log reference - log engine: both parts, so that a faster PyTorch is seen as what it is."""
-        engine = float(np.log(self.new_latency / self.old_latency))
-        reference = float(np.log(self.new_reference / self.old_reference))
-        controls = "".join(f", {name} {change_text(change)}" for name, change in self.controls.items())
-        return f"engine {change_text(engine)}, reference {change_text(reference)}{controls}"
+        parts = []
+        latency = self.change("latency")
+        if latency and latency.old and latency.new:
+            parts.append(f"engine {change_text(float(np.log(latency.new / latency.old)))}")
+        if self.old_reference and self.new_reference:
+            parts.append(f"reference {change_text(float(np.log(self.new_reference / self.old_reference)))}")
+        parts += [f"{name} {change_text(change)}" for name, change in self.controls.items()]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole comparison; `missing` holds decisions on what the baseline has and the new side lacks."""
+    """A whole comparison.
+
+    `missing` holds decisions on what the old side has and the new side lacks, `problems` those on whole sessions of the
+    new side, `limit_changes` expectations that differ between the sides.
+    """
 
     engines: tuple[Comparison, ...]
-    missing: Mapping[Key, Decision]
-    added: tuple[Key, ...]
-    stack_changes: tuple[str, ...]
+    missing: Mapping[Key, Decision] = field(default_factory=dict)
+    problems: Mapping[str, Decision] = field(default_factory=dict)
+    added: tuple[Key, ...] = ()
+    stack_changes: tuple[str, ...] = ()
+    limit_changes: tuple[str, ...] = ()
 
     def decisions(self) -> list[Decision]:
-        """All decisions of the report."""
-        return [each.decision for each in self.engines] + list(self.missing.values())
+        """All decisions of the report that count."""
+        return [each.decision for each in self.engines] + [*self.missing.values(), *self.problems.values()]
 
 
 def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
@@ -112,6 +143,11 @@ def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
     if baseline.unfit:
         raise UserError(
             f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); save a sound one"
+        )
+    if baseline.partial:
+        raise UserError(
+            f"baseline {baseline.path} must not be used: it did not judge everything ({baseline.partial[0]}); "
+            "save a whole run"
         )
     require_same_hardware(baseline, stack)
 
@@ -127,28 +163,115 @@ def require_same_hardware(old: SessionRecord, stack: Mapping[str, Any]) -> None:
             )
 
 
+def require_own_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> None:
+    """Raises UserError where a session counts twice, or where a side mixes stacks: then its spread is not its own."""
+    seen: dict[str, SessionRecord] = {}
+    for session in (*old, *new):
+        if session.digest and session.digest in seen:
+            raise UserError(
+                f"{session.path} and {seen[session.digest].path} hold the same session; one session counts once"
+            )
+        seen[session.digest] = session
+    for side in (old, new):
+        for session in side[1:]:
+            changed = changed_fields(steady(side[0].stack), steady(session.stack))
+            if changed:
+                raise UserError(
+                    f"{side[0].path} and {session.path} are of different stacks ({'; '.join(changed[:3])}); "
+                    "give sessions of one stack a name of their own"
+                )
+
+
 def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord], expectations: Expectations) -> Report:
     """Decide on every engine of the baseline `old`.
 
-    Raises UserError when a side is empty, a session is unfit to be compared with, or the hardware differs.
+    Raises UserError when a side is empty, counts a session twice or mixes stacks, when a session is unfit to be
+    compared with, or when the hardware differs.
     """
     if not old or not new:
         raise UserError("a comparison needs at least one session on each side; save some with --benchmark-save")
+    require_own_sessions(old, new)
     for session in old:
         require_usable(session, new[0].stack)
-    for session in new[1:]:
-        require_same_hardware(session, new[0].stack)
-    before, after = _by_key(old), _by_key(new)
     skipped = {name: reason for session in new for name, reason in session.skipped.items()}
-    return Report(
-        engines=tuple(_compare(key, before[key], after[key], expectations) for key in before if key in after),
-        missing={key: _missing(key, skipped, expectations) for key in before if key not in after},
-        added=tuple(key for key in after if key not in before),
+    report = compare_records(_by_key(old), _by_key(new), expectations, "sessions", skipped)
+    return replace(
+        report,
+        problems=_problems(old, new),
         stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
     )
 
 
-def _by_key(sessions: Sequence[SessionRecord]) -> dict[Key, list[EngineRecord]]:
+def compare_records(
+    old: Mapping[Key, Sequence[EngineRecord]],
+    new: Mapping[Key, Sequence[EngineRecord]],
+    expectations: Expectations,
+    pairing: Pairing,
+    skipped: Mapping[str, str],
+) -> Report:
+    """Decide on every engine of the old side, one record for each of its processes.
+
+    `skipped` says why an engine, "MODEL ENGINE", was not measured on the new side. What is REGRESSED among many
+    decisions only by chance becomes INCONCLUSIVE.
+    """
+    engines = [_compare(key, old[key], new[key], expectations.of(key[0], key[1]), pairing) for key in old if key in new]
+    limits = {
+        f"{name_of(key)}: {change}": None
+        for key in old
+        if key in new and old[key][-1].limits
+        for change in changed_fields(old[key][-1].limits, expectations.of(key[0], key[1]).as_json())
+    }
+    return Report(
+        engines=tuple(corrected_comparisons(engines)),
+        missing={
+            key: missing_decision(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
+            for key in old
+            if key not in new
+        },
+        added=tuple(key for key in new if key not in old),
+        limit_changes=tuple(limits),
+    )
+
+
+def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with Holm's correction over all their gated decisions."""
+    gated = [(i, j) for i, each in enumerate(comparisons) for j, change in enumerate(each.changes) if change.gated]
+    decisions = holm([comparisons[i].changes[j].decision for i, j in gated])
+    changes = [list(each.changes) for each in comparisons]
+    for (i, j), decision in zip(gated, decisions, strict=True):
+        changes[i][j] = replace(changes[i][j], decision=decision)
+    return [replace(each, changes=tuple(some)) for each, some in zip(comparisons, changes, strict=True)]
+
+
+def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Decision]:
+    """What is wrong with sessions of the new side as a whole: their own run failed, or another setting."""
+    found: dict[str, Decision] = {}
+    for session in new:
+        own = [
+            decision
+            for record in session.engines.values()
+            for decision in record.decisions
+            if decision.verdict not in GOOD
+        ]
+        told = {decision.message for decision in own}
+        own += [
+            Decision(Verdict.REGRESSED, Reason.OWN_RUN_FAILED, reason) for reason in session.unfit if reason not in told
+        ]
+        if own:
+            decision = worst(own)
+            found[str(session.path)] = replace(decision, message=f"its own run failed: {decision.message}")
+        elif session.partial:
+            message = f"it did not judge everything ({session.partial[0]})"
+            found[str(session.path)] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+        for name in (*HARDWARE, *SETTINGS):
+            before, now = old[-1].stack.get(name), session.stack.get(name)
+            if before != now and None not in (before, now):
+                message = f"{name} differs ({before}, then {now}): the sides cannot be compared"
+                found[f"{session.path} {name}"] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+    return found
+
+
+def _by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:
     found: dict[Key, list[EngineRecord]] = {}
     for session in sessions:
         for key, record in session.engines.items():
@@ -157,50 +280,98 @@ def _by_key(sessions: Sequence[SessionRecord]) -> dict[Key, list[EngineRecord]]:
 
 
 def _compare(
-    key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectations: Expectations
+    key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation, pairing: Pairing
 ) -> Comparison:
-    expectation = expectations.of(key[0], key[1])
-    times_old, times_new = _values(old, "latency"), _values(new, "latency")
-    slowness_old, slowness_new = 1 / _values(old, "speedup"), 1 / _values(new, "speedup")
-    spread = max(record.log_spread() for record in old)
-    end_to_end = None
-    if any(not record.complete for record in [*old, *new]):
-        invalid = Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
-        latency = speedup = invalid
-    else:
-        if all(record.end_to_end_rounds for record in [*old, *new]):
-            end_to_end = decide_sessions(
-                _values(old, "end_to_end_latency"),
-                _values(new, "end_to_end_latency"),
-                delta=expectation.delta,
-                absolute_floor=expectation.absolute_floor,
-                within_spread=max(record.end_to_end_log_spread() for record in old),
-            )
-        latency = decide_sessions(
-            times_old,
-            times_new,
-            delta=expectation.delta,
-            absolute_floor=expectation.absolute_floor,
-            within_spread=spread,
-        )
-        # Engine time in units of the reference's: grows when the speedup shrinks, so the same rule applies.
-        speedup = decide_sessions(slowness_old, slowness_new, delta=expectation.delta, within_spread=spread)
+    before, after = ([record.sample() for record in side if record.rounds] for side in (old, new))
+    controls = _control_changes(old, new)
+    clocks = (_clock(old), _clock(new))
+    invalid = _incomparable(old, new) or _unfinished(old, new) or _disturbed(old, new, pairing)
+    if invalid is None and pairing == "sessions":
+        invalid = _machine_changed(controls, clocks)
+    changes = []
+    for metric in METRICS if before and after else ():
+        limits = expectation.limits(metric)
+        decision = decide(metric, before, after, limits, pairing)
+        if decision is None:
+            continue
+        if key[1] == REFERENCE.id and decision.verdict is Verdict.INCONCLUSIVE:
+            message = f"the yardstick, which fails only by a proven regression: {decision.message}"
+            decision = replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
+        gated = limits.delta is not None and not (metric.name == "cycles" and not _clock_moved(clocks))
+        changes.append(Change(metric.name, _middle(metric, before), _middle(metric, after), decision, gated))
     return Comparison(
         key=key,
-        old_latency=float(np.median(times_old)),
-        new_latency=float(np.median(times_new)),
-        old_reference=float(np.median(_values(old, "reference_latency"))),
-        new_reference=float(np.median(_values(new, "reference_latency"))),
-        old_speedup=float(np.median(1 / slowness_old)),
-        new_speedup=float(np.median(1 / slowness_new)),
-        latency=latency,
-        speedup=speedup,
-        end_to_end=end_to_end,
-        old_clock=_clock(old),
-        new_clock=_clock(new),
-        controls=_control_changes(old, new),
+        changes=(*changes, *_answers(key, old, new, expectation)),
+        invalid=invalid,
+        old_reference=_reference(old),
+        new_reference=_reference(new),
+        old_clock=clocks[0],
+        new_clock=clocks[1],
+        controls=controls,
         layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
     )
+
+
+def _middle(metric: Metric, samples: Iterable[Any]) -> float | None:
+    values = [value for sample in samples if (value := metric.value(sample)) is not None]
+    return float(np.median(values)) if values else None
+
+
+def _reference(records: Iterable[EngineRecord]) -> float | None:
+    values = [np.median(record.reference_rounds) for record in records if record.reference_rounds]
+    return float(np.median(values)) if values else None
+
+
+def _clock(records: Iterable[EngineRecord]) -> float | None:
+    known = [record.clock_mhz for record in records if record.clock_mhz]
+    return float(np.median(known)) if known else None
+
+
+def _clock_moved(clocks: tuple[float | None, float | None]) -> bool:
+    old, new = clocks
+    return bool(old and new and abs(np.log(new / old)) > CLOCK_MOVED)
+
+
+def _incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+    """INVALID where the sides were not measured on the same weights and photos."""
+    # Records of schema 1 say only where the weights came from.
+    inputs = [record.digests or {"weights from": record.weights} for record in (*old, *new)]
+    for name in dict.fromkeys(name for each in inputs for name in each):
+        values = {each[name] for each in inputs if name in each}
+        if len(values) > 1:
+            message = f"{name} differ between the sides ({', '.join(sorted(map(_short, values)))})"
+            return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+    return None
+
+
+def _short(digest: str) -> str:
+    return digest[:12]
+
+
+def _unfinished(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+    if all(record.complete and record.rounds for record in (*old, *new)):
+        return None
+    return Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
+
+
+def _disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing: Pairing) -> Decision | None:
+    """INVALID where somebody else used the processor; what is interleaved both sides suffered alike."""
+    reasons = dict.fromkeys(record.disturbed for record in (*old, *new) if record.disturbed)
+    if not reasons or pairing == "interleaved":
+        return None
+    return Decision(Verdict.INVALID, Reason.DISTURBED, f"{'; '.join(reasons)} during a race")
+
+
+def _machine_changed(controls: Mapping[str, float], clocks: tuple[float | None, float | None]) -> Decision | None:
+    """INVALID where fixed work takes another time than before, and the clock does not explain it."""
+    clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and _clock_moved(clocks) else 0.0
+    for name, change in controls.items():
+        limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
+        # Work that is bound by memory does not follow the clock of the cores.
+        if min(abs(change), abs(change + clock)) > limit:
+            message = f"{name} changed by {change_text(change)}, so the machine did; measure both sides on it as it is"
+            return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
+    return None
 
 
 def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
@@ -210,26 +381,57 @@ def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -
     return {name: float(np.log(medians[1][name] / medians[0][name])) for name in names}
 
 
-def _clock(records: Sequence[EngineRecord]) -> float | None:
-    known = [record.clock_mhz for record in records if record.clock_mhz]
-    return float(np.median(known)) if known else None
+def _answers(
+    key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation
+) -> list[Change]:
+    """What became of the answers: photo by photo where both sides kept them, else by the share that agrees.
+
+    Several builds of one version may answer differently: each of the new side's has to be as good as one of the old.
+    """
+    lost = expectation.number("max_answers_lost")
+    changes = []
+    agreements = [[record.agreement for record in side if record.agreement] for side in (old, new)]
+    if agreements[0]:
+        before, after = (sorted(side, key=lambda each: each["top1"] / each["n"]) for side in agreements)
+        if len(after) < len(new):
+            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
+        else:
+            decision = decide_share_drop(
+                before[0]["top1"], before[0]["n"], after[0]["top1"], after[0]["n"], max_drop=lost
+            )
+        first, second = (side[0]["top1"] / side[0]["n"] if side else None for side in (before, after))
+        # Two shares by themselves seldom prove that nothing was lost; they count where they prove that something was.
+        counts = decision.verdict is Verdict.REGRESSED
+        changes.append(Change(AGREEMENT, first, second, replace(decision, metric=AGREEMENT), counts))
+    kept = [[Answers.from_json(record.answers) for record in side if record.answers] for side in (old, new)]
+    if kept[0]:
+        if len(kept[1]) < len(new):
+            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "answers were kept before and are not now")
+        else:
+            decision = worst(
+                max(
+                    (decide_answers(before, after, max_drop=lost) for before in _distinct(kept[0])),
+                    key=lambda each: SEVERITY.index(each.verdict),
+                )
+                for after in _distinct(kept[1])
+            )
+        changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
+    return changes
 
 
-def _values(records: Sequence[EngineRecord], name: str) -> Any:
-    return np.array([getattr(record, name) for record in records], np.float64)
+def _distinct(answers: Sequence[Answers]) -> list[Answers]:
+    return list({each.digest: each for each in answers}.values())
 
 
-def _missing(key: Key, skipped: Mapping[str, str], expectations: Expectations) -> Decision:
-    name = f"{key[0]} {key[1]}"
+NOT_MEASURED = "renamed, deselected or not asked for?"
+
+
+def missing_decision(model: str, engine: str, why: str, expectations: Expectations) -> Decision:
+    """On an engine that the old side has and the new one lacks: REGRESSED unless the file says that this is meant."""
+    name = f"{model} {engine}"
     if any(fnmatch.fnmatch(name, pattern) for pattern in expectations.acknowledged_missing):
-        return Decision(Verdict.PASS, Reason.ACKNOWLEDGED, f"{name} is missing, as acknowledged")
-    why = f" ({skipped[name]})" if name in skipped else " (renamed, deselected or not asked for?)"
-    return Decision(
-        Verdict.REGRESSED,
-        Reason.MISSING,
-        f"{name} batch {key[2]} is in the baseline but was not measured{why}; "
-        "if that is meant, add it to acknowledged_missing in expectations.toml",
-    )
+        return Decision(Verdict.PASS, Reason.ACKNOWLEDGED, f"as acknowledged ({why})")
+    return Decision(Verdict.REGRESSED, Reason.MISSING, why)
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
@@ -237,31 +439,38 @@ def report_to_json(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "stack_changes": list(report.stack_changes),
-        "engines": [
-            {
-                "model": each.key[0],
-                "engine": each.key[1],
-                "batch": each.key[2],
-                "old_latency": each.old_latency,
-                "new_latency": each.new_latency,
-                "old_reference": each.old_reference,
-                "new_reference": each.new_reference,
-                "old_speedup": each.old_speedup,
-                "new_speedup": each.new_speedup,
-                "old_clock_mhz": each.old_clock,
-                "new_clock_mhz": each.new_clock,
-                "latency": decision_to_json(each.latency),
-                "speedup": decision_to_json(each.speedup),
-                "end_to_end": decision_to_json(each.end_to_end) if each.end_to_end else None,
-                "controls": dict(each.controls),
-                "layers": [str(layer) for layer in each.layers],
-                "decision": decision_to_json(each.decision),
-            }
-            for each in report.engines
-        ],
+        "limit_changes": list(report.limit_changes),
+        "engines": [comparison_to_json(each) for each in report.engines],
         "missing": [
             {"model": key[0], "engine": key[1], "batch": key[2], "decision": decision_to_json(decision)}
             for key, decision in report.missing.items()
         ],
+        "problems": {name: decision_to_json(decision) for name, decision in report.problems.items()},
         "added": [list(key) for key in report.added],
+    }
+
+
+def comparison_to_json(each: Comparison) -> dict[str, Any]:
+    """One engine's comparison as plain JSON values."""
+    return {
+        "model": each.key[0],
+        "engine": each.key[1],
+        "batch": each.key[2],
+        "metrics": {
+            change.metric: {
+                "old": change.old,
+                "new": change.new,
+                "gated": change.gated,
+                "decision": decision_to_json(change.decision),
+            }
+            for change in each.changes
+        },
+        "invalid": decision_to_json(each.invalid) if each.invalid else None,
+        "old_reference": each.old_reference,
+        "new_reference": each.new_reference,
+        "old_clock_mhz": each.old_clock,
+        "new_clock_mhz": each.new_clock,
+        "controls": dict(each.controls),
+        "layers": [str(layer) for layer in each.layers],
+        "decision": decision_to_json(each.decision),
     }

@@ -16,7 +16,6 @@ import numpy as np
 from trtgate.engines.gpu import Event, Lane
 
 IMAGE_CHANNELS = 3
-CLASSES = 1000
 
 
 class CudaError(Exception):
@@ -96,7 +95,7 @@ class PyCudaLane(Lane):
     Raises pycuda.driver.Error when memory runs out; what had been allocated is freed then.
     """
 
-    def __init__(self, size: int, crop: int) -> None:
+    def __init__(self, size: int, crop: int, classes: int) -> None:
         super().__init__()
         self._cuda = cuda = driver()
         self._cycles_per_second: float | None = None
@@ -104,7 +103,7 @@ class PyCudaLane(Lane):
         with contextlib.ExitStack() as made:
             self.stream = cuda.Stream()
             self.host_in = self._pinned(made, (size, IMAGE_CHANNELS, crop, crop))
-            self.host_out = self._pinned(made, (size, CLASSES))
+            self.host_out = self._pinned(made, (size, classes))
             self.device_in = self._allocated(made, self.host_in.nbytes)
             self.device_out = self._allocated(made, self.host_out.nbytes)
             self._cleanup = made.pop_all()
@@ -124,7 +123,7 @@ class PyCudaLane(Lane):
         return allocation
 
     def on_close(self, free: Callable[[], object]) -> None:
-        """Call `free` when the lane is closed, before its buffers go."""
+        """Call `free` when the lane is closed: the latest first, and all before its buffers go."""
         self._cleanup.callback(free)
 
     def new_event(self) -> Event:
@@ -157,10 +156,11 @@ class PyCudaLane(Lane):
 
     def close(self) -> None:
         super().close()
-        self.synchronize()
-        self.copy_in = self.copy_out = self.run = _closed
-        self._cleanup.close()
+        self.copy_in = self.copy_out = self.run = closed
+        with self._cleanup:  # also after work that failed
+            self.synchronize()
 
 
-def _closed() -> None:
+def closed() -> None:
+    """What the functions of a closed lane are. Raises CudaError."""
     raise CudaError("this lane is closed; its buffers are gone")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trtgate.engines import all_specs, available, running_here
 from trtgate.engines.base import Availability, Device, EngineSpec
 from trtgate.nvml import Gpu, Reading
-from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, THROTTLING, CpuMonitor
+from trtgate.stack import cpu_quota, cuda_needs, quota_note, usable_threads
+from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, OTHERS_ON_CPU, THROTTLING, CpuMonitor
 
 # How long the machine is watched. Long enough for a clock to come up and, if it will, to go down again.
 WATCH_SECONDS = 2.0
-# Of one core: more than this, used by other processes, and single iterations wait for somebody else's.
-OTHERS_ON_CPU = 0.5
 # Degrees below the point where the GPU slows itself down.
 HOT = 5.0
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -57,10 +57,11 @@ def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examina
     engines = tuple((spec, available(spec, device)) for spec in all_specs())
     findings = [*missing_engines(engines, required)]
     if gpu is None:
-        findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR)]
+        findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR), quota(cpu_quota(), usable_threads())]
     else:
         others = gpu.other_processes()
         readings, busy = watch_gpu(gpu)
+        findings += cuda_findings(gpu.identity(), cuda_needs())
         findings += gpu_findings(gpu, others, readings, busy)
     return Examination(engines, tuple(findings))
 
@@ -77,6 +78,14 @@ def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required
         for spec, found in engines
         if not found.ok and (spec.id in required or (spec in wanted and not found.obsolete))
     ]
+
+
+def quota(cores: float | None, threads: int) -> Finding:
+    """What a CPU quota of the control group means."""
+    note = quota_note(cores, threads)
+    if cores is None or note is None:
+        return Finding("CPU quota", State.OK, "none")
+    return Finding("CPU quota", State.UNFIT if cores < 1 else State.NOTE, note, "raise it, or pin whole cores (cpuset)")
 
 
 def watch_cpu() -> float:
@@ -116,7 +125,7 @@ def watch_gpu(gpu: Gpu) -> tuple[list[Reading], int]:
 
     readings = []
     _, seen = gpu.used_by_others(0)
-    with control_arms() as (_multiply, copy):
+    with control_arms("cuda") as (_multiply, copy):
         copy.block(500)  # clocks up
         start = time.monotonic()
         while time.monotonic() - start < WATCH_SECONDS:
@@ -124,6 +133,42 @@ def watch_gpu(gpu: Gpu) -> tuple[list[Reading], int]:
             readings.append(gpu.read())
     busy, _ = gpu.used_by_others(seen)
     return readings, busy
+
+
+# The oldest driver that runs each major version of CUDA (NVIDIA, CUDA compatibility).
+DRIVERS = {12: 525, 13: 580}
+
+
+def cuda_findings(gpu: Mapping[str, Any], needs: Mapping[str, str]) -> list[Finding]:
+    """Whether the driver is new enough for the CUDA of each package, and whether they all mean the same one.
+
+    `gpu` has `driver` and `driver_cuda`; `needs` maps packages to the CUDA that they were made for, "12.9" or "13".
+    TensorRT with too old a driver only says "factory function returned nullptr".
+    """
+    majors = {name: int(version.partition(".")[0]) for name, version in needs.items()}
+    driver, speaks = gpu["driver"], int(str(gpu["driver_cuda"]).partition(".")[0])
+    findings = [
+        Finding(
+            "CUDA",
+            State.UNFIT,
+            f"{name} was made for CUDA {needs[name]}; the driver ({driver}) knows CUDA up to {gpu['driver_cuda']}",
+            f"a driver from {DRIVERS.get(major, 'a newer branch')} on, or "
+            + (f"the packages of CUDA {speaks}: pip install -r requirements-gpu-cu{speaks}.txt"
+               if speaks in DRIVERS else "an older package"),
+        )
+        for name, major in majors.items()
+        if major > speaks
+    ]  # fmt: skip
+    bindings = next((major for name, major in majors.items() if name.startswith("cuda-")), None)
+    runtimes = {name: major for name, major in majors.items() if name.startswith("tensorrt")}
+    for name, major in runtimes.items():
+        if bindings is not None and major != bindings:
+            text = f"{name} was made for CUDA {major}, cuda-python for CUDA {bindings}"
+            findings.append(Finding("CUDA", State.NOTE, text, f"pip install -r requirements-gpu-cu{major}.txt"))
+    if not findings:
+        told = ", ".join(f"{name} {version}" for name, version in needs.items()) or "nothing needs any"
+        findings.append(Finding("CUDA", State.OK, f"driver {driver} knows {gpu['driver_cuda']}; made for: {told}"))
+    return findings
 
 
 def gpu_findings(gpu: Gpu, others: tuple[int, ...] | None, readings: Sequence[Reading], busy: int) -> list[Finding]:
@@ -178,7 +223,7 @@ def _others_on_gpu(others: tuple[int, ...] | None, busy: int) -> Finding:
         return Finding("other processes", State.UNFIT, f"another process uses {busy} % of the GPU", "stop it")
     if others:
         names = ", ".join(map(str, others))
-        return Finding("other processes", State.NOTE, f"processes {names} hold the GPU but do not compute", "stop them")
+        return Finding("other processes", State.UNFIT, f"processes {names} hold the GPU", "stop them")
     return Finding("other processes", State.OK, "none" if others is not None else "not told")
 
 

@@ -1,16 +1,23 @@
-"""bench/expectations.toml: the floors and tolerances, per model and engine."""
+"""bench/expectations.toml: the floors and limits, by model, precision and engine."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
+import math
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trtgate.engines import all_specs
+from trtgate.engines.base import PRECISIONS, EngineSpec
 from trtgate.errors import UserError
+from trtgate.files import write_synced
 from trtgate.graphs.quantize import QuantizeOptions
+from trtgate.models import is_model
+from trtgate.verdict.answers import MAX_DROP
+from trtgate.verdict.metrics import METRICS, Limits, Metric
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,21 +28,56 @@ DEFAULT_PATH = Path(__file__).resolve().parent.parent / "bench" / "expectations.
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What one engine of one model must reach; the fields are the keys of the file."""
+class Range:
+    """What a key may hold: from `low` to `high`, and what holds where the file says nothing."""
 
-    agreement: float = 0.85
-    max_accuracy_drop: float = 0.015
-    cosine: float = 0.85
-    sqnr_db: float = 10.0
-    speedup: float | None = None
-    delta: float = 0.05
-    absolute_floor_us: float = 2.0
+    default: float | None
+    low: float
+    high: float
+
+
+# What takes twice as long is no noise of any machine; what only builds, starts or stalls may be that unsteady.
+LIMIT_HIGH = {"tail": 10.0, "build_seconds": 10.0, "cold_start": 10.0}
+KEYS: Mapping[str, Range] = {
+    "agreement": Range(0.85, 0.0, 1.0),
+    "max_accuracy_drop": Range(0.015, 0.0, 1.0),
+    "max_answers_lost": Range(MAX_DROP, 0.0, 1.0),
+    "cosine": Range(0.85, -1.0, 1.0),
+    "sqnr_db": Range(10.0, -20.0, 200.0),
+    "speedup": Range(None, 0.0, 1e6),
+    "absolute_floor_us": Range(2.0, 0.0, 1e5),
+    "process_spread": Range(None, 0.0, 1.0),
+    **{metric.limit: Range(metric.delta, 0.001, LIMIT_HIGH.get(metric.limit, 1.0)) for metric in METRICS},
+}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one engine of one model must reach: every key of KEYS with its value, None where nothing is wanted."""
+
+    values: Mapping[str, float | None] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> float | None:
+        return self.values[key] if key in self.values else KEYS[key].default
+
+    def number(self, key: str) -> float:
+        """The value of a key that always has one."""
+        value = self[key]
+        assert value is not None, key
+        return value
 
     @property
     def absolute_floor(self) -> float:
         """`absolute_floor_us` in seconds."""
-        return self.absolute_floor_us / 1e6
+        return self.number("absolute_floor_us") / 1e6
+
+    def limits(self, metric: Metric) -> Limits:
+        """What holds for a metric."""
+        return Limits(self[metric.limit], self.absolute_floor, self["process_spread"])
+
+    def as_json(self) -> dict[str, float]:
+        """Everything that holds, for the record of the session."""
+        return {key: value for key in KEYS if (value := self[key]) is not None}
 
 
 @dataclass(frozen=True)
@@ -46,12 +88,18 @@ class Expectations:
     table: Mapping[str, Any]
 
     def of(self, model: str, engine: str) -> Expectation:
-        """What `engine` of `model` must reach."""
-        merged: dict[str, Any] = {}
+        """What `engine` of `model` must reach: the last of default, precision and engine, then the model's own, that
+        says something."""
+        merged: dict[str, float | None] = {}
+        precision = EngineSpec.parse(engine).precision if _parses(engine) else ""
         for section in (self.table.get("default", {}), self.table.get("models", {}).get(model, {})):
-            for level in (section, section.get("engines", {}).get(engine, {})):
+            for level in (
+                section,
+                section.get("precision", {}).get(precision, {}),
+                section.get("engines", {}).get(engine, {}),
+            ):
                 merged.update({key: value for key, value in level.items() if not isinstance(value, Mapping)})
-        return Expectation(**merged)
+        return Expectation(merged)
 
     @property
     def acknowledged_missing(self) -> tuple[str, ...]:
@@ -60,55 +108,95 @@ class Expectations:
 
     def quantize(self, model: str) -> QuantizeOptions:
         """How the INT8 graphs of `model` are made."""
-        section = self.table.get("models", {}).get(model, {}).get("quantize", {})
+        section = self.table.get("quantize", {}).get(model, {})
         return QuantizeOptions(section.get("calibration", "minmax"), tuple(section.get("keep_float", ())))
+
+
+def _parses(engine: str) -> bool:
+    try:
+        EngineSpec.parse(engine)
+    except ValueError:
+        return False
+    return True
 
 
 def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
     """Read and check the file. Raises UserError naming the file and the key that is wrong."""
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore it or name another one") from error
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    for key in table:
-        if key not in {"acknowledged_missing", "default", "models"}:
-            raise UserError(f"{path}: [{key}] is unknown; sections are [default...] and [models.MODEL...]")
-    if not isinstance(table.get("acknowledged_missing", []), list):
+    _known(path, "section", table, ("acknowledged_missing", "default", "models", "quantize"))
+    missing = table.get("acknowledged_missing", [])
+    if not isinstance(missing, list) or not all(isinstance(each, str) for each in missing):
         raise UserError(f'{path}: acknowledged_missing must be a list such as ["resnet50 openvino-bf16"]')
     _check_section(path, "default", table.get("default", {}))
-    for model, section in table.get("models", {}).items():
+    for model, section in _tables(path, "models", table.get("models", {})):
+        _check_model(path, f"models.{model}", model)
         _check_section(path, f"models.{model}", section)
+    for model, section in _tables(path, "quantize", table.get("quantize", {})):
+        _check_model(path, f"quantize.{model}", model)
+        _check_quantize(path, f"quantize.{model}", section)
     return Expectations(path, table)
 
 
-KEYS = frozenset(field.name for field in dataclasses.fields(Expectation))
+def _tables(path: Path, name: str, section: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """The sub-sections of a section that holds nothing else."""
+    if not isinstance(section, Mapping) or not all(isinstance(each, Mapping) for each in section.values()):
+        raise UserError(f"{path}: [{name}] holds sub-sections only, such as [{name}.NAME]")
+    return list(section.items())
 
 
-def _check_section(path: Path, name: str, section: Mapping[str, Any]) -> None:
-    _check_values(path, name, section)
-    for engine, values in section.get("engines", {}).items():
-        _check_values(path, f"{name}.engines.{engine}", values)
-    quantize = section.get("quantize", {})
-    for key in quantize:
-        if key not in {"calibration", "keep_float"}:
-            raise UserError(f"{path}: {key} in [{name}.quantize] is unknown; keys are calibration and keep_float")
-    if quantize.get("calibration", "minmax") not in {"minmax", "entropy"}:
-        raise UserError(f'{path}: calibration in [{name}.quantize] must be "minmax" or "entropy"')
-    if not isinstance(quantize.get("keep_float", []), list):
-        raise UserError(f"{path}: keep_float in [{name}.quantize] must be a list of node names")
+def _known(path: Path, what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise UserError(f"{path}: {what} {name}{where} is unknown; {hint}")
+
+
+def _check_model(path: Path, where: str, model: str) -> None:
+    if not is_model(model):
+        raise UserError(f"{path}: [{where}] names no model; give one that --model takes")
+
+
+def _check_section(path: Path, name: str, section: Any) -> None:
+    if not isinstance(section, Mapping):
+        raise UserError(f"{path}: [{name}] must be a section")
+    inner = {key for key, value in section.items() if isinstance(value, Mapping)}
+    _known(path, "section", inner, ("engines", "precision"), f" in [{name}]")
+    _check_values(path, name, {key: value for key, value in section.items() if key not in inner})
+    precisions = _tables(path, f"{name}.precision", section.get("precision", {}))
+    _known(path, "precision", dict(precisions), PRECISIONS, f" in [{name}]")
+    engines = _tables(path, f"{name}.engines", section.get("engines", {}))
+    _known(path, "engine", dict(engines), (spec.id for spec in all_specs()), f" in [{name}]")
+    for kind, some in (("precision", precisions), ("engines", engines)):
+        for each, values in some:
+            _check_values(path, f"{name}.{kind}.{each}", values)
 
 
 def _check_values(path: Path, name: str, values: Mapping[str, Any]) -> None:
+    _known(path, "key", values, KEYS, f" in [{name}]")
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            if key not in {"engines", "quantize"}:
-                raise UserError(f"{path}: [{name}.{key}] is unknown; sub-sections are engines and quantize")
-        elif key not in KEYS:
-            raise UserError(f"{path}: {key} in [{name}] is unknown; keys are {', '.join(sorted(KEYS))}")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
+        span = KEYS[key]
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{path}: {key} in [{name}] must be a number, not {value!r}")
+        if not math.isfinite(value) or not span.low <= value <= span.high:
+            raise UserError(f"{path}: {key} = {value:g} in [{name}] must lie between {span.low:g} and {span.high:g}")
+
+
+def _check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
+    _known(path, "key", section, ("calibration", "keep_float"), f" in [{name}]")
+    if section.get("calibration", "minmax") not in ("minmax", "entropy"):
+        raise UserError(f'{path}: calibration in [{name}] must be "minmax" or "entropy"')
+    nodes = section.get("keep_float", [])
+    if not isinstance(nodes, list) or not all(isinstance(each, str) for each in nodes):
+        raise UserError(f"{path}: keep_float in [{name}] must be a list of node names")
 
 
 def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
@@ -116,7 +204,7 @@ def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
 
     Raises UserError when the result would not be the file it should be; nothing is written then.
     """
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     header = f"[models.{model}.engines.{engine}]"
     value = f"delta = {delta:g}"
     if header in lines:
@@ -129,11 +217,10 @@ def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
             lines[at] = value
     else:
         lines += ["", header, value]
-    text = "\n".join(lines) + "\n"
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
+    write_synced(temporary, ("\n".join(lines) + "\n").encode())
     try:
-        written = read_expectations(temporary).of(model, engine).delta
+        written = read_expectations(temporary).of(model, engine)["delta"]
         if written != delta:
             raise UserError(f"{path}: delta of {model} {engine} could not be set; edit it by hand")
         temporary.replace(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,14 @@ def read_fleet(folder: Path) -> Fleet:
             continue
         stacks[path.name] = sessions[-1].stack
         rows += _rows(path.name, sessions, decided)
+        for session in sessions:
+            for reason in (*session.unfit, *session.partial):
+                problems[f"{path.name} {session.path.name}"] = Decision(
+                    Verdict.REGRESSED if session.unfit else Verdict.INVALID,
+                    Reason.OWN_RUN_FAILED,
+                    f"its own run failed: {reason}" if session.unfit else f"it did not judge everything: {reason}",
+                )
+        problems.update({f"{path.name} {name}": decision for name, decision in decided.problems.items()})
         for key, decision in decided.missing.items():
             problems[f"{path.name} {key}"] = decision
     return Fleet(tuple(rows), stacks, problems)
@@ -83,6 +91,7 @@ class _Decided:
 
     engines: Mapping[Key, tuple[Decision, float | None]]
     missing: Mapping[str, Decision]
+    problems: Mapping[str, Decision] = field(default_factory=dict)
 
 
 def _decided(path: Path) -> _Decided:
@@ -94,16 +103,17 @@ def _decided(path: Path) -> _Decided:
         engines = {
             (each["model"], each["engine"], each["batch"]): (
                 decision_from_json(each["decision"]),
-                each["latency"]["estimate"],
+                each["metrics"].get("latency", {}).get("decision", {}).get("estimate"),
             )
             for each in document["engines"]
         }
         missing = {
             f"{each['model']} {each['engine']}": decision_from_json(each["decision"]) for each in document["missing"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems = {name: decision_from_json(each) for name, each in document.get("problems", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{files[-1]} is damaged ({error!r})") from error
-    return _Decided(engines, missing)
+    return _Decided(engines, missing, problems)
 
 
 def _rows(runner: str, sessions: list[SessionRecord], decided: _Decided) -> list[FleetRow]:

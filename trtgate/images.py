@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from trtgate.errors import UserError
-from trtgate.models import DATA, Preprocessing, image_classes
+from trtgate.models import CLASSES, DATA, Preprocessing, image_classes
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,63 @@ CALIBRATION_SEED = 2
 CROP_AREA = (0.25, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 
+# A photo of more is refused unread: it would take more than half a GiB, and the largest cameras have 150 million.
+MAX_PIXELS = 160_000_000
+# Of a photo that is longer than so many times its short side only the middle is scaled: the crop sees no more.
+MAX_ASPECT = 8
+# Photos that are held in memory at once while all of them are gone through.
+CHUNK = 32
+
+# What a system or an archive leaves in folders.
+DROPPINGS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"})
+# Names and beginnings of photos; some that OpenCV cannot read are among them, to be told of.
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "jp2", "png", "webp", "bmp", "dib", "tif", "tiff", "gif", "avif", "heic"),
+        *("heif", "jxl", "ppm", "pgm", "pbm", "pnm", "exr", "hdr", "dng", "cr2", "nef", "arw"),
+    )
+)
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+
 Pixels = npt.NDArray[np.uint8]
+
+
+class PixelFile:
+    """uint8[N,3,crop,crop] on disk, in a file without a name: it is gone with the last reference, however that ends.
+
+    Slices and index arrays give arrays in memory. Read, not mapped: what is mapped counts as memory of the process.
+    """
+
+    def __init__(self, folder: Path | None, crop: int) -> None:
+        """An empty one in `folder`, or where temporary files go."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._item = (3, crop, crop)
+        self._count = 0
+
+    def append(self, pixels: Pixels) -> None:
+        """Add one photo, uint8[3,crop,crop]. Raises OSError when the disk is full."""
+        self._file.seek(0, io.SEEK_END)
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self._count += 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self._count, *self._item)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: slice | npt.NDArray[np.intp]) -> Pixels:
+        if not isinstance(which, slice):
+            return np.concatenate([self[index : index + 1] for index in which.tolist()])
+        start, stop, step = which.indices(self._count)
+        if step != 1:
+            return self[np.arange(start, stop, step)]
+        pixels = np.empty((max(0, stop - start), *self._item), np.uint8)
+        self._file.seek(start * int(np.prod(self._item)))
+        self._file.readinto(pixels.data)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -35,21 +95,24 @@ class ImageSet:
 
     `pixels` is uint8[N,3,crop,crop] in RGB; `labels` is int64[N], class indices, or None where nobody said what is on
     the photos; `clusters` is int64[N], the photo that each is a crop of, or None where each is a photo of its own;
-    `skipped` names the files that could not be read.
+    `skipped` names the files that could not be read; `classes` are the names of the classes, by index, where the folder
+    gives them.
     """
 
     names: tuple[str, ...]
-    pixels: Pixels
+    pixels: Pixels | PixelFile
     preprocessing: Preprocessing
     labels: npt.NDArray[np.int64] | None = None
     skipped: tuple[str, ...] = ()
     clusters: npt.NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         # hashlib of the pixels, not of the files: another decoder that gives other pixels gives another plan.
         digest = hashlib.sha256(repr((self.preprocessing, self.pixels.shape)).encode())
-        digest.update(np.ascontiguousarray(self.pixels).data)
+        for start in range(0, len(self), CHUNK):
+            digest.update(np.ascontiguousarray(self.pixels[start : start + CHUNK]).data)
         object.__setattr__(self, "digest", digest.hexdigest())
 
     def __len__(self) -> int:
@@ -69,6 +132,14 @@ class ImageSet:
         """Normalised float32[n,3,crop,crop] batches in order; the last one may be smaller."""
         for start in range(0, len(self), size):
             yield normalise(self.pixels[start : start + size], self.preprocessing)
+
+    def save(self, path: Path) -> None:
+        """Write all of them, normalised, as a float32[N,3,crop,crop] .npy file."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": self.pixels.shape}
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in self.batches(CHUNK):
+                file.write(np.ascontiguousarray(batch, "<f4").data)
 
 
 def normalise(pixels: Pixels, how: Preprocessing) -> npt.NDArray[np.float32]:
@@ -90,32 +161,116 @@ def decode(path: Path) -> Pixels:
         raise UserError(f"{path} cannot be read ({error.strerror}); fix or remove it") from error
     if not encoded:
         raise UserError(f"{path} is empty; remove it, or pass --skip-bad-images")
+    advice = "remove it, or pass --skip-bad-images"
     if is_truncated(encoded):
         raise UserError(f"{path} is truncated; replace it, or pass --skip-bad-images")
+    pixels = _pixels(encoded)
+    if pixels > MAX_PIXELS:
+        raise UserError(f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are read; {advice}")
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise UserError(f"{path} cannot be decoded ({error.err}); remove it, or pass --skip-bad-images") from error
+        raise UserError(f"{path} cannot be decoded ({error.err}); {advice}") from error
     if image is None:
-        raise UserError(f"{path} is not an image that OpenCV can read; remove it, or pass --skip-bad-images")
+        raise UserError(f"{path} is not an image that OpenCV can read; {advice}")
     return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
 
 
-def is_truncated(encoded: bytes) -> bool:
-    """Whether a JPEG or PNG ends early: OpenCV fills the missing part with grey and only prints a warning.
+def _pixels(encoded: bytes) -> int:
+    """Height by width as a photo's header says; 0 where Pillow, which is asked for nothing else, cannot read it."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, and say so in our own words
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return int(image.width) * int(image.height)
+    except Exception:  # its readers raise what they like for a damaged file, of which OpenCV has the last word
+        return 0
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
-    A JPEG's entropy-coded data never holds FF D9 except as its end marker (ITU-T T.81, B.1.1.2: FF is stuffed), and
-    a PNG closes with an IEND chunk.
+
+def is_truncated(encoded: bytes) -> bool:
+    """Whether a photo ends early: OpenCV fills the missing part with grey and only prints a warning.
+
+    A JPEG's entropy-coded data never holds FF D9 except as its end marker (ITU-T T.81, B.1.1.2: FF is stuffed); a PNG
+    is a chain of chunks that ends with IEND, a GIF one of blocks that ends with a trailer; WebP and BMP begin with
+    their length. Whatever follows the end does not matter.
     """
     if encoded.startswith(b"\xff\xd8"):
-        position = 2
-        while position + 4 <= len(encoded) and encoded[position] == 0xFF:
-            marker = encoded[position + 1]
-            position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-            if marker == 0xDA:  # start of scan: entropy-coded data follows its header
-                return encoded.find(b"\xff\xd9", position) < 0
+        return _jpeg_is_truncated(encoded)
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png_is_truncated(encoded)
+    if encoded.startswith((b"GIF87a", b"GIF89a")):
+        return _gif_is_truncated(encoded)
+    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
+    if encoded.startswith(b"BM"):
+        return len(encoded) < _bmp_length(encoded)
+    return False
+
+
+def _jpeg_is_truncated(encoded: bytes) -> bool:
+    position = 2
+    while True:
+        # Any number of FF may stand before a marker (B.1.1.2), and decoders skip whatever else does.
+        position = encoded.find(b"\xff", position)
+        while 0 <= position < len(encoded) and encoded[position] == 0xFF:
+            position += 1
+        if not 0 <= position < len(encoded):
+            return True
+        marker = encoded[position]
+        position += 1
+        if marker in {0x00, 0x01} or 0xD0 <= marker <= 0xD8:  # stuffing, and markers that stand alone
+            continue
+        if marker == 0xD9:
+            return False
+        if marker == 0xDA:  # start of scan: entropy-coded data follows its header
+            return encoded.find(b"\xff\xd9", position) < 0
+        position += max(2, int.from_bytes(encoded[position : position + 2], "big"))
+
+
+def _png_is_truncated(encoded: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(encoded):
+        length = int.from_bytes(encoded[position : position + 4], "big")
+        if encoded[position + 4 : position + 8] == b"IEND":
+            return False
+        position += 12 + length
+    return True
+
+
+def _gif_is_truncated(encoded: bytes) -> bool:
+    """Whether the first picture's data ends before its terminator: no other one is read."""
+
+    def table(packed: int) -> int:
+        return 3 << (packed % 8 + 1) if packed & 0x80 else 0
+
+    def after_blocks(position: int) -> int:
+        while position < len(encoded) and encoded[position]:
+            position += 1 + encoded[position]
+        return position + 1
+
+    if len(encoded) < 13:
         return True
-    return encoded.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" not in encoded[-1024:]
+    position = 13 + table(encoded[10])
+    while position + 10 <= len(encoded):
+        if encoded[position] == 0x2C:  # a picture: its place, a table of colours, a code size, blocks
+            return after_blocks(position + 11 + table(encoded[position + 9])) > len(encoded)
+        if encoded[position] != 0x21:  # anything but an extension is no GIF's
+            return False
+        position = after_blocks(position + 2)
+    return True
+
+
+def _bmp_length(encoded: bytes) -> int:
+    """The bytes that an uncompressed BMP has at least; the length in its header may be 0 or wrong."""
+    if len(encoded) < 54 or int.from_bytes(encoded[14:18], "little") < 40:
+        return 54 if len(encoded) < 26 else 0
+    offset = int.from_bytes(encoded[10:14], "little")
+    width = abs(int.from_bytes(encoded[18:22], "little", signed=True))
+    height = abs(int.from_bytes(encoded[22:26], "little", signed=True))
+    bits, compression = int.from_bytes(encoded[28:30], "little"), int.from_bytes(encoded[30:34], "little")
+    return offset + (width * bits + 31) // 32 * 4 * height if compression == 0 else 0
 
 
 def resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
@@ -132,6 +287,7 @@ def resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels
 
 def centre_crop(image: Pixels, how: Preprocessing) -> Pixels:
     """Short side to `how.resize`, centre crop: uint8[H,W,3] to uint8[3,crop,crop]."""
+    image = _middle(image)
     height, width = image.shape[:2]
     if height <= width:
         height, width = how.resize, int(how.resize * width / height)
@@ -140,6 +296,14 @@ def centre_crop(image: Pixels, how: Preprocessing) -> Pixels:
     scaled = resize(image, height, width, how.interpolation)
     top, left = round((height - how.crop) / 2), round((width - how.crop) / 2)
     return np.ascontiguousarray(scaled[top : top + how.crop, left : left + how.crop].transpose(2, 0, 1))
+
+
+def _middle(image: Pixels) -> Pixels:
+    """The middle of a photo that is longer than MAX_ASPECT times its short side; any other as it is."""
+    height, width = image.shape[:2]
+    longest = MAX_ASPECT * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return image[top : height - top, left : width - left]
 
 
 def random_resized_crop(image: Pixels, how: Preprocessing, rng: np.random.Generator) -> Pixels:
@@ -180,19 +344,28 @@ def read_folder(
     folder: Path,
     how: Preprocessing,
     *,
+    classes: int | None = CLASSES,
     skip_bad: bool = False,
+    spool: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageSet:
-    """The photos of a folder, flat or in ImageNet's layout `folder/<wnid>/*`, in the order of their paths.
+    """The photos of a folder, flat or in a sub-folder for each class, in the order of their paths.
+
+    For `classes` of 1000 the sub-folders are named by ImageNet's WordNet ids; for another number there is one for each
+    class, and their order is that of the classes, as torchvision's ImageFolder has it. For None nobody asks what is on
+    the photos. Pixels are kept in a file in `spool`, so memory does not depend on the number of photos.
 
     With `skip_bad` unreadable files are left out and counted in `skipped`. Raises UserError for a folder that is
-    missing, empty or mixed, whose sub-folders are no WordNet ids of the class table, or that holds a bad file.
+    missing, empty or mixed, whose sub-folders are not those of the classes, or that holds a bad file.
     """
-    files, labels = _list_folder(folder)
-    names, crops, kept, skipped = [], [], [], []
-    for index, path in enumerate(files):
+    listing = list_folder(folder, classes)
+    for path in listing.left_out:
+        log.warning("left out: %s is no photo", path)
+    names, kept, skipped = [], [], []
+    pixels = PixelFile(spool, how.crop)
+    for index, path in enumerate(listing.files):
         try:
-            crops.append(centre_crop(decode(path), how))
+            crop = centre_crop(decode(path), how)
         except UserError as error:
             if not skip_bad:
                 raise
@@ -200,35 +373,107 @@ def read_folder(
             skipped.append(str(path.relative_to(folder)))
             continue
         finally:
-            progress(index + 1, len(files))
+            progress(index + 1, len(listing.files))
+        try:
+            pixels.append(crop)
+        except OSError as error:
+            raise UserError(
+                f"--plan-cache: {spool or tempfile.gettempdir()} has no room for {len(listing.files)} photos "
+                f"({error.strerror}); name a folder with {len(listing.files) * crop.nbytes / 2**30:.1f} GiB to spare"
+            ) from error
         names.append(str(path.relative_to(folder)))
         kept.append(index)
-    if not crops:
+    if not names:
         raise UserError(f"{folder} holds no readable photo; give a folder of JPEG or PNG files")
-    chosen = None if labels is None else np.asarray(labels, np.int64)[kept]
-    return ImageSet(tuple(names), np.stack(crops), how, chosen, tuple(skipped))
+    chosen = None if listing.labels is None else np.asarray(listing.labels, np.int64)[kept]
+    return ImageSet(tuple(names), pixels, how, chosen, tuple(skipped), classes=listing.classes)
 
 
-def _list_folder(folder: Path) -> tuple[list[Path], list[int] | None]:
+@dataclass(frozen=True)
+class Listing:
+    """The photos of a folder, unread: files, their labels where it has sub-folders, the classes where it names them.
+
+    `left_out` are files that are no photos.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...] | None = None
+    classes: tuple[str, ...] = ()
+    left_out: tuple[Path, ...] = ()
+
+
+def list_folder(folder: Path, classes: int | None = CLASSES) -> Listing:
+    """What `read_folder` would read. Raises UserError as it does, but for bad files."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give one with photos, flat or as <wnid>/*.jpg")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        raise UserError(f"{folder} is not a folder; give one with photos, flat or as <class>/*.jpg")
+    entries = _entries(folder)
     folders = [entry for entry in entries if entry.is_dir()]
-    flat = [entry for entry in entries if not entry.is_dir()]
+    flat, left_out = _photos_among([entry for entry in entries if not entry.is_dir()])
     if folders and flat:
-        raise UserError(f"{folder} holds photos beside sub-folders; keep it flat, or move all photos to <wnid>/")
+        raise UserError(f"{folder} holds photos beside sub-folders; keep it flat, or move all photos to <class>/")
     if not folders:
         if not flat:
-            raise UserError(f"{folder} is empty; give a folder that holds photos")
-        return flat, None
-    by_wnid = {entry.wnid: entry.index for entry in image_classes()}
-    files, labels = [], []
+            raise UserError(f"{folder} holds no photos; give a folder of JPEG or PNG files")
+        return Listing(tuple(flat), left_out=tuple(left_out))
+    indices, names = _classes_of(folder, folders, classes)
+    files: list[Path] = []
+    labels: list[int] = []
     for sub in folders:
-        if sub.name not in by_wnid:
-            raise UserError(f"{sub} is not named by a WordNet id of data/imagenet_classes.csv, such as n01440764")
-        for path in sorted(entry for entry in sub.iterdir() if not entry.name.startswith(".")):
-            files.append(path)
-            labels.append(by_wnid[sub.name])
+        inside = _entries(sub)
+        if deeper := next((entry for entry in inside if entry.is_dir()), None):
+            raise UserError(f"{deeper} is a folder inside a class; put the photos right into {sub}")
+        photos, others = _photos_among(inside)
+        left_out += others
+        files += photos
+        labels += [indices.get(sub.name, 0)] * len(photos)
     if not files:
         raise UserError(f"{folder} has class folders but no photo in them; give a folder that holds photos")
-    return files, labels
+    return Listing(tuple(files), tuple(labels) if classes is not None else None, names, tuple(left_out))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); check its permissions") from error
+    return [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in DROPPINGS]
+
+
+def _photos_among(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that are called or begin like photos, and the others."""
+    photos = [path for path in files if _may_be_photo(path)]
+    chosen = set(photos)
+    return photos, [path for path in files if path not in chosen]
+
+
+def _may_be_photo(path: Path) -> bool:
+    """What cannot be opened is for whoever decodes it to tell, if it is called a photo."""
+    called = path.suffix.lower() in SUFFIXES
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False  # a pipe would be waited for
+        if called:
+            return True
+        with path.open("rb") as file:
+            return file.read(8).startswith(BEGINNINGS)
+    except OSError:
+        return called
+
+
+def _classes_of(folder: Path, folders: list[Path], classes: int | None) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The class index of each sub-folder by its name, and the classes' names where they are those of the folders."""
+    names = [sub.name for sub in folders]
+    if classes is None:
+        return {}, ()
+    by_wnid = {entry.wnid: entry.index for entry in image_classes()}
+    if classes == CLASSES and by_wnid.keys() & set(names):
+        unknown = next((name for name in names if name not in by_wnid), None)
+        if unknown is not None:
+            raise UserError(
+                f"{folder / unknown} is not named by a WordNet id of data/imagenet_classes.csv, such as n01440764"
+            )
+        return by_wnid, ()
+    if len(names) == classes:
+        return {name: index for index, name in enumerate(names)}, tuple(names)
+    wanted = "a WordNet id such as n01440764 each" if classes == CLASSES else "one for each class, an empty one too"
+    raise UserError(f"{folder} has {len(names)} class folders, the model {classes} classes; give it {wanted}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
-from trtgate.models import image_classes
 from trtgate.race import Race
 from trtgate.records import EngineRecord
 from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
@@ -28,18 +29,37 @@ ASKED_TYPES = {
 }
 
 
+Judge = TypeVar("Judge", bound=Callable[..., Decision])
+
+
+def about(metric: str) -> Callable[[Judge], Judge]:
+    """Names what a judge's decisions are about."""
+
+    def named(judge: Judge) -> Judge:
+        @functools.wraps(judge)
+        def decide(*arguments: Any, **keywords: Any) -> Decision:
+            return replace(judge(*arguments, **keywords), metric=metric)
+
+        return cast(Judge, decide)
+
+    return named
+
+
+@about("agreement")
 def agreement_decision(agreement: Agreement, expectation: Expectation) -> Decision:
     """Top-1 agreement against its floor."""
-    return decide_agreement(agreement, floor=expectation.agreement)
+    return decide_agreement(agreement, floor=expectation.number("agreement"))
 
 
+@about("fidelity")
 def fidelity_decision(agreement: Agreement, expectation: Expectation) -> Decision:
     """Cosine similarity and SQNR of the logits against their floors."""
     if not agreement.finite:
         return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
     text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"
-    floors = f"floors are {expectation.cosine:g} and {expectation.sqnr_db:g} dB"
-    if agreement.cosine < expectation.cosine or agreement.sqnr_db < expectation.sqnr_db:
+    cosine, sqnr_db = expectation.number("cosine"), expectation.number("sqnr_db")
+    floors = f"floors are {cosine:g} and {sqnr_db:g} dB"
+    if agreement.cosine < cosine or agreement.sqnr_db < sqnr_db:
         return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}: {floors}")
     return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}: {floors}")
 
@@ -50,32 +70,46 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
     return {**asdict(accuracy), "drop": accuracy.drop, "drop_low": low, "drop_high": high}
 
 
-def audit_decision(audit: PrecisionAudit, allowed_float: int) -> Decision:
-    """Whether the layers run in what was asked for, but for `allowed_float` that were meant to stay in float."""
+@about("precision")
+def audit_decision(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Decision:
+    """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name."""
     wanted = ASKED_TYPES[audit.asked] | audit.also
-    outside = audit.outside(wanted)
+    outside = [name for name in audit.outside(wanted) if name not in kept_in_float]
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
         return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
-    if len(outside) > allowed_float:
+    if outside:
         message = f"asked for {audit.asked}, built {built}; not in {'/'.join(sorted(wanted))}: {', '.join(outside)}"
         return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, message)
     if audit.unknown():
         message = f"asked for {audit.asked}, built {built}; the engine does not tell of: {', '.join(audit.unknown())}"
         return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
+    if audit.asked == "tf32" and "tf32" not in audit.histogram:
+        message = f"asked for tf32, built {built}: no layer shows that it uses TF32"
+        return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
     return Decision(Verdict.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 
+@about("accuracy")
 def accuracy_decision(accuracy: Accuracy, expectation: Expectation) -> Decision:
     """Labelled accuracy against the reference's."""
-    return decide_accuracy(accuracy, max_drop=expectation.max_accuracy_drop)
+    return decide_accuracy(accuracy, max_drop=expectation.number("max_accuracy_drop"))
 
 
+@about("speedup")
 def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
-    """Speedup against its floor; INVALID when the race could not be finished."""
+    """Speedup against its floor; INVALID when the race could not be finished, or somebody else used the processor."""
     if not record.complete:
         return unfinished(record.dropped_rounds)
-    return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation.speedup)
+    if record.disturbed:
+        return disturbed(record.disturbed)
+    return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation["speedup"])
+
+
+def disturbed(why: str) -> Decision:
+    """The decision on a race that was finished, but not alone."""
+    message = f"{why} during the race: the machine is not fit to measure on"
+    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
 
 
 def unfinished(dropped: int, why: str = "") -> Decision:
@@ -105,7 +139,7 @@ HOST_BOUND = 0.8
 def gpu_warnings(record: EngineRecord) -> tuple[str, ...]:
     """When a GPU's number is really that of the host or of the link to it."""
     warnings = []
-    enqueue, end_to_end = record.enqueue_seconds, record.end_to_end_latency
+    enqueue, end_to_end = record.enqueue_seconds, record.value("end_to_end")
     if enqueue is not None and enqueue > HOST_BOUND * record.latency:
         warnings.append(
             f"host-bound: handing an inference over takes {enqueue * 1e3:.2f} ms of {record.latency * 1e3:.2f} ms; "
@@ -119,12 +153,13 @@ def gpu_warnings(record: EngineRecord) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def describe_flips(agreement: Agreement, names: Sequence[str]) -> str:
-    """One line per photo that flipped, the surest ones first: from what, to what, by which margin."""
-    classes = image_classes()
+def describe_flips(agreement: Agreement, names: Sequence[str], classes: Sequence[str]) -> str:
+    """One line per photo that flipped, the surest ones first: from what, to what, by which margin.
+
+    `names` are the photos', `classes` those of the logits.
+    """
     lines = [
-        f"  {names[flip.index]}: {classes[flip.reference].name} -> {classes[flip.engine].name}, "
-        f"margin {flip.margin:.2f}"
+        f"  {names[flip.index]}: {classes[flip.reference]} -> {classes[flip.engine]}, margin {flip.margin:.2f}"
         for flip in sorted(agreement.flips, key=lambda flip: -flip.margin)[:FLIPS_SHOWN]
     ]
     more = len(agreement.flips) - len(lines)

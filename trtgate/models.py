@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 import functools
 import hashlib
 import logging
+import math
+import re
 import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from trtgate.checkpoints import State, fit_names, read_weights
 from trtgate.errors import UserError
 from trtgate.files import file_digest
 
@@ -28,6 +33,8 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 # Connecting and every single read must answer within this, or the network counts as absent: a gate without
 # internet should lose seconds here, not a TCP time-out of minutes.
 DOWNLOAD_STALL_S = 5.0
+# Of ILSVRC 2012, which torchvision's classifiers are trained on.
+CLASSES = 1000
 # Untrained weights are the same on every machine, so that two sessions measure the same network.
 UNTRAINED_SEED = 0
 
@@ -62,12 +69,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier ready to run: `module` maps float32[N,3,crop,crop] to float32[N,1000] logits, in eval mode."""
+    """A classifier ready to run: `module` maps float32[N,3,crop,crop] to float32[N,classes] logits, in eval mode."""
 
     name: str
     module: torch.nn.Module
     preprocessing: Preprocessing
     weights: Weights
+    classes: int = CLASSES
 
 
 class Architecture(NamedTuple):
@@ -92,6 +100,15 @@ def image_classes() -> tuple[ImageClass, ...]:
         return tuple(ImageClass(int(row["index"]), row["wnid"], row["name"]) for row in csv.DictReader(table))
 
 
+def is_model(name: str) -> bool:
+    """Whether --model takes that name. Torchvision takes seconds to import, and is asked of what is not known."""
+    if name in OWN or name == "resnet50":
+        return True
+    from torchvision import models
+
+    return name in models.list_models(module=models)
+
+
 def load_model(name: str, weights_file: Path | None = None) -> Model:
     """Build the model `name` with the best weights to be had.
 
@@ -100,70 +117,180 @@ def load_model(name: str, weights_file: Path | None = None) -> Model:
 
     Raises UserError for an unknown model, or a weights file that is missing, unreadable or of another architecture.
     """
+    if weights_file is not None:
+        return _from_file(name, weights_file)
     if name in OWN:
         with _seeded():
-            module, preprocessing, packaged = OWN[name]()
-        if weights_file is None and packaged is not None:
-            return _finish(name, module, read_weights(packaged), preprocessing, "package", packaged.name)
-        if weights_file is None:
-            return _untrained(name, module, preprocessing)
-    else:
-        module = _torchvision_module(name)
-        preprocessing = _torchvision_preprocessing(name, weights_file)
-        if weights_file is None:
-            return _torchvision_pretrained(name, module) or _untrained(name, module, preprocessing)
-    return _finish(name, module, read_weights(weights_file), preprocessing, "file", weights_file.name)
+            architecture = OWN[name]()
+        if architecture.packaged is not None:
+            return _with_weights(
+                name, architecture, read_weights(architecture.packaged), "package", architecture.packaged.name
+            )
+        return _untrained(name, architecture)
+    require_known(name)
+    pretrained = _torchvision_pretrained(name)
+    return pretrained or _untrained(name, _torchvision_architecture(name, _recipes(name)[0]))
 
 
-def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a state dict from .safetensors, or from .pth/.pt without running any pickled code.
+def require_known(name: str) -> None:
+    """Raises UserError for a model that nobody here can build."""
+    from torchvision import models
 
-    Raises UserError when the file is missing, is of another kind, or does not hold a state dict.
+    if name not in OWN and name not in models.list_models(module=models):
+        close = difflib.get_close_matches(name, [*OWN, *models.list_models(module=models)], 1)
+        raise UserError(
+            f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers"
+            + (f"; did you mean {close[0]}?" if close else "; torchvision.models.list_models() lists them")
+        )
+
+
+def classes_in(name: str, weights_file: Path | None) -> int:
+    """The number of classes that the model will have; reads the weights file but builds nothing in memory.
+
+    Raises UserError for everything that `load_model` would refuse in them.
     """
-    if not path.is_file():
-        raise UserError(f"--weights: {path} does not exist; give MODEL=PATH of a .safetensors, .pth or .pt file")
-    if path.suffix not in {".safetensors", ".pth", ".pt"}:
-        raise UserError(f"--weights: {path} must be a .safetensors, .pth or .pt file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if weights_file is None:
+        require_known(name)
+        return CLASSES
+    return _from_file(name, weights_file, check_only=True).classes
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen types for a bad file; all are the user's to fix
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--weights: {path} cannot be read as weights ({reason}); save a plain state_dict") from error
-    if isinstance(state, Mapping):
-        for wrapper in ("state_dict", "model"):
-            if isinstance(state.get(wrapper), Mapping):
-                state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"--weights: {path} does not hold a state_dict; save one with torch.save(model.state_dict())")
-    return state
+
+def _from_file(name: str, path: Path, *, check_only: bool = False) -> Model:
+    require_known(name)
+    state = read_weights(path)
+    with torch.device("meta") if check_only else _seeded():
+        if name in OWN:
+            architecture = OWN[name]()
+        else:
+            recipe, size = _recipe_of(name, path, state)
+            architecture = _torchvision_architecture(name, recipe, state, size)
+    return _with_weights(name, architecture, state, "file", path.name, check_only=check_only)
+
+
+def _with_weights(
+    name: str,
+    architecture: Architecture,
+    state: State,
+    source: Literal["file", "torchvision", "package"],
+    description: str,
+    *,
+    check_only: bool = False,
+) -> Model:
+    """The architecture with a state dict loaded into it, with as many classes as that has."""
+    module = architecture.module
+    state = fit_names(state, module.state_dict().keys())
+    state = _plain_head(module, state)
+    _drop_unused_heads(module, state)
+    _resize_heads(name, module, state, description)
+    require_finite(state, description)
+    if not getattr(state, "_metadata", None):
+        # What a copy of a state dict loses, and MNASNet does not load without.
+        state = OrderedDict(state)
+        state._metadata = {"": {"version": module._version}}  # type: ignore[attr-defined]
+    try:
+        module.load_state_dict(state, assign=check_only)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--weights: {description} does not fit {name} ({_why_not(module, state, error)}); "
+            "give the weights of that very architecture"
+        ) from error
+    return _finish(name, architecture, source, description, check_only=check_only)
+
+
+def require_finite(state: State, description: str) -> None:
+    """Raises UserError for weights that hold NaN or infinity, as their answers would, and for no plain numbers."""
+    for key, value in state.items():
+        if value.is_quantized or value.layout != torch.strided or value.is_meta:
+            raise UserError(f"--weights: {description} holds {key} quantised, sparse or empty; give float weights")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"--weights: {description} holds NaN or infinity in {key}; give a sound checkpoint")
+
+
+def _why_not(module: torch.nn.Module, state: State, error: Exception) -> str:
+    """The first thing in which a state dict and a module differ."""
+    wanted = module.state_dict()
+    for key, value in wanted.items():
+        if key in state and state[key].shape != value.shape:
+            return f"{key} is {list(state[key].shape)} there, {list(value.shape)} here"
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    if missing:
+        return f"{len(missing)} of {len(wanted)} tensors are missing in it, such as {missing[0]}"
+    more = [key for key in state if key not in wanted]
+    if more:
+        return f"it has {len(more)} tensors more, such as {more[0]}"
+    return str(error).splitlines()[0][:200]
+
+
+def _plain_head(module: torch.nn.Module, state: State) -> State:
+    """The last layer's weights under its name: a new head for other classes is often Sequential(Dropout, Linear)."""
+    last = _answering_layer(module)
+    name = next(key for key, layer in module.named_modules() if layer is last)
+    inside = re.compile(rf"{re.escape(name)}\.\d+\.(weight|bias)")
+    matches = {key: found for key in state if (found := inside.fullmatch(key))}
+    if f"{name}.weight" in state or sum(key.endswith(".weight") for key in matches) != 1:
+        return state
+    return OrderedDict((f"{name}.{matches[key][1]}" if key in matches else key, value) for key, value in state.items())
+
+
+# Classifiers beside the main one that Inception and GoogLeNet are trained with; no answer depends on them.
+AUXILIARY = ("AuxLogits", "aux1", "aux2")
+
+
+def _drop_unused_heads(module: torch.nn.Module, state: State) -> None:
+    """Take the auxiliary classifiers off a module whose weights come without them."""
+    for head in AUXILIARY:
+        if isinstance(getattr(module, head, None), torch.nn.Module) and not any(
+            key.startswith(f"{head}.") for key in state
+        ):
+            setattr(module, head, None)
+            setattr(module, "aux_logits", False)  # noqa: B010  # an attribute of these two modules only
+
+
+def _resize_heads(name: str, module: torch.nn.Module, state: State, description: str) -> None:
+    """Give the layers that answer for each class as many outputs as their weights have."""
+    for key, layer in list(module.named_modules()):
+        weight = state.get(f"{key}.weight")
+        if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) or weight is None or weight.ndim == 0:
+            continue
+        if layer.weight.shape[0] == CLASSES != weight.shape[0] and layer.weight.shape[1:] == weight.shape[1:]:
+            if weight.shape[0] < 2:
+                raise UserError(
+                    f"--weights: {description} gives {name} {weight.shape[0]} output: there is no first answer to "
+                    "compare; give a classifier of two classes or more"
+                )
+            outputs = "out_features" if isinstance(layer, torch.nn.Linear) else "out_channels"
+            setattr(layer, outputs, weight.shape[0])
+            layer.weight = torch.nn.Parameter(torch.empty_like(weight, device=layer.weight.device))
+            if layer.bias is not None:
+                layer.bias = torch.nn.Parameter(layer.weight.new_empty(weight.shape[0]))
+
+
+def _answering_layer(module: torch.nn.Module) -> torch.nn.Module:
+    """The layer whose outputs are the logits: the last one that has as many outputs as some classes."""
+    layers = [
+        layer
+        for key, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and key.split(".")[0] not in AUXILIARY
+    ]
+    return layers[-1]
 
 
 def _finish(
     name: str,
-    module: torch.nn.Module,
-    state: Mapping[str, torch.Tensor] | None,
-    preprocessing: Preprocessing,
+    architecture: Architecture,
     source: Literal["file", "torchvision", "package", "untrained"],
     description: str,
+    *,
+    check_only: bool = False,
 ) -> Model:
-    if state is not None:
-        try:
-            module.load_state_dict(state)
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise UserError(
-                f"--weights: {description} does not fit {name} ({' '.join(lines[1:2])[:200]}); "
-                "give the state_dict of that architecture with 1000 classes"
-            ) from error
+    module = architecture.module
     module.float().eval().requires_grad_(False)
-    return Model(name, module, preprocessing, Weights(source, description, state_digest(module.state_dict())))
+    weights = Weights(source, description, state_digest(module.state_dict()) if not check_only else "")
+    classes = len(_answering_layer(module).weight)  # type: ignore[arg-type]  # a Linear or a Conv2d
+    return Model(name, module, architecture.preprocessing, weights, classes)
 
 
-def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+def state_digest(state: State) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of a state dict, in the order of the names."""
     digest = hashlib.sha256()
     for key in sorted(state):
@@ -200,32 +327,76 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _torchvision_module(name: str) -> torch.nn.Module:
+def _torchvision_architecture(
+    name: str, recipe: Any, state: State | None = None, size: int | None = None
+) -> Architecture:
+    """The network as torchvision's own builder makes it for the weights of a recipe, untrained.
+
+    `size` is that of the photos where the weights, `state`, decide it.
+    """
     from torchvision import models
 
-    if name not in models.list_models(module=models):
-        raise UserError(
-            f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers; "
-            "torchvision.models.list_models() lists them"
-        )
+    options: dict[str, Any] = {}
+    if name in TRANSFORMS_INPUT:
+        # Both were trained by others, on photos normalised in another way; the network converts.
+        options |= {"transform_input": True, "init_weights": state is None}
+    elif name.startswith("vgg"):
+        options["init_weights"] = state is None
+    preprocessing = _as_preprocessing(recipe)
+    if size is not None:
+        options["image_size"] = size
+        if size != preprocessing.crop:
+            preprocessing = replace(preprocessing, resize=size, crop=size)
     with _seeded():
-        # Inception and GoogLeNet return a tuple in training mode and warn about their own initialisation.
-        options: dict[str, Any] = {"init_weights": True} if name in {"inception_v3", "googlenet"} else {}
         module: torch.nn.Module = models.get_model(name, weights=None, **options)
-    return module
+        if state is None:
+            _draw_constant_head(module)
+    return Architecture(module, preprocessing)
 
 
-def _torchvision_preprocessing(name: str, weights_file: Path | None) -> Preprocessing:
-    """The transform of the published weights that the file is a copy of, else of the architecture's first recipe."""
+# What torchvision's builders set when they are given weights.
+TRANSFORMS_INPUT = ("inception_v3", "googlenet")
+
+
+def _draw_constant_head(module: torch.nn.Module) -> None:
+    """ViT's last layer starts at zero: untrained, it would answer the same to everything."""
+    weight = _answering_layer(module).weight
+    assert isinstance(weight, torch.Tensor)
+    if not weight.any():
+        torch.nn.init.normal_(weight, std=0.02)
+
+
+def _recipes(name: str) -> list[Any]:
+    """Torchvision's published weights of a model for as many classes as ImageNet has."""
     from torchvision import models
 
-    recipes = list(models.get_model_weights(name))
-    if weights_file is not None and weights_file.is_file():
-        digest = file_digest(weights_file)
-        for recipe in recipes:
-            if digest.startswith(_hash_in_url(recipe.url)):
-                return _as_preprocessing(recipe)
-    return _as_preprocessing(recipes[0])
+    return [each for each in models.get_model_weights(name) if each.meta.get("categories") is not None]
+
+
+def _recipe_of(name: str, weights_file: Path, state: State) -> tuple[Any, int | None]:
+    """The published weights that a file is a copy of, or those that it is likest to; the size that it decides, if any.
+
+    A Vision Transformer has a position for each patch of its photos.
+    """
+    recipes = _recipes(name)
+    size = _size_of(name, state)
+    digest = file_digest(weights_file)
+    for recipe in recipes:
+        if digest.startswith(_hash_in_url(recipe.url)):
+            return recipe, size
+    fitting = [recipe for recipe in recipes if size is None or recipe.transforms().crop_size[0] == size]
+    return (fitting or recipes)[0], size
+
+
+def _size_of(name: str, state: State) -> int | None:
+    """The height and width of the photos that a Vision Transformer's positions stand for."""
+    if not re.fullmatch(r"vit_\w_\d+", name):
+        return None
+    patch = int(name.rpartition("_")[2])
+    positions = next((value for key, value in state.items() if key.endswith("encoder.pos_embedding")), None)
+    if positions is None or positions.ndim != 3 or positions.shape[1] < 2:
+        return None
+    return math.isqrt(positions.shape[1] - 1) * patch
 
 
 def _as_preprocessing(recipe: Any) -> Preprocessing:
@@ -243,7 +414,7 @@ def _hash_in_url(url: str) -> str:
     return url.rsplit("-", 1)[-1].split(".", maxsplit=1)[0]
 
 
-def _torchvision_pretrained(name: str, module: torch.nn.Module) -> Model | None:
+def _torchvision_pretrained(name: str) -> Model | None:
     """Torchvision's default pretrained weights from its cache or the network; None when they cannot be had."""
     from torchvision import models
 
@@ -265,7 +436,8 @@ def _torchvision_pretrained(name: str, module: torch.nn.Module) -> Model | None:
         return None
     finally:
         socket.setdefaulttimeout(before)
-    return _finish(name, module, state, _as_preprocessing(recipe), "torchvision", str(recipe))
+    architecture = _torchvision_architecture(name, recipe, state, _size_of(name, state))
+    return _with_weights(name, architecture, state, "torchvision", str(recipe))
 
 
 def _unreachable(url: str) -> str | None:
@@ -286,6 +458,6 @@ def _unreachable(url: str) -> str | None:
     return answer[0] if answer else f"no answer in {DOWNLOAD_STALL_S:.0f} s"
 
 
-def _untrained(name: str, module: torch.nn.Module, preprocessing: Preprocessing) -> Model:
+def _untrained(name: str, architecture: Architecture) -> Model:
     log.warning("%s: seeded untrained weights; latency counts, agreement is skipped", name)
-    return _finish(name, module, None, preprocessing, "untrained", f"seed {UNTRAINED_SEED}")
+    return _finish(name, architecture, "untrained", f"seed {UNTRAINED_SEED}")

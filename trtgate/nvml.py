@@ -5,6 +5,7 @@ Every reading may be missing: drivers, virtual machines and MIG slices each leav
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -37,16 +38,17 @@ class Reading:
 
 
 class Gpu:
-    """One GPU through NVML."""
+    """One GPU through NVML; `name` replaces NVML's own for it."""
 
-    def __init__(self, library: Any, handle: Any) -> None:
+    def __init__(self, library: Any, handle: Any, name: str | None = None) -> None:
         self._nvml = library
-        self._handle = handle
+        self.handle = handle
+        self._name = name
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         """The answer of an NVML device query, or None where this driver or GPU does not give it."""
         try:
-            return getattr(self._nvml, name)(self._handle, *arguments)
+            return getattr(self._nvml, name)(self.handle, *arguments)
         except self._nvml.NVMLError:
             return None
 
@@ -68,7 +70,7 @@ class Gpu:
         capability = self._ask("nvmlDeviceGetCudaComputeCapability")
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return {
-            "gpu": self._ask("nvmlDeviceGetName"),
+            "gpu": self._name or self._ask("nvmlDeviceGetName"),
             "gpu_uuid": self._ask("nvmlDeviceGetUUID"),
             "compute_capability": ".".join(map(str, capability)) if capability else None,
             "gpu_memory_mib": memory.total >> 20 if memory else None,
@@ -76,6 +78,12 @@ class Gpu:
             "driver": self._nvml.nvmlSystemGetDriverVersion(),
             "driver_cuda": f"{version // 1000}.{version % 1000 // 10}",
         }
+
+    def memory_used(self) -> int | None:
+        """Bytes of device memory that this process holds, by the driver: weights, context, kernels, workspaces; None
+        where nobody tells."""
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        return next((process.usedGpuMemory for process in found if process.pid == os.getpid()), None)
 
     def other_processes(self, workers: Sequence[int] = ()) -> tuple[int, ...] | None:
         """Ids of compute processes that are neither this one nor one of `workers`, or None where nobody tells.
@@ -134,20 +142,32 @@ def torch_uuid() -> str | None:
     return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
-def pycuda_bus_id() -> str | None:
-    """The PCI bus id of CUDA's device 0, by PyCUDA."""
+def cuda_device() -> tuple[str, str] | None:
+    """The PCI bus id and CUDA's own name of its device 0, by PyTorch or else by PyCUDA."""
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        if torch.cuda.is_available():
+            found: Any = torch.cuda.get_device_properties(0)  # the stubs lack its PCI address
+            return f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0", found.name
     try:
         from pycuda import driver
     except ImportError:
         return None
     driver.init()
-    bus_id: str = driver.Device(0).pci_bus_id()
-    return bus_id
+    device = driver.Device(0)
+    return device.pci_bus_id(), device.name()
 
 
 @functools.cache
 def current_gpu() -> Gpu | None:
-    """The GPU that a run on `--device cuda` uses, or None without NVML or without a GPU."""
+    """The GPU that a run on `--device cuda` uses, or None without NVML or without a GPU.
+
+    CUDA tells a MIG slice's own UUID, which NVML knows under another form: there the PCI bus id finds the GPU that it
+    is a slice of, and the slice keeps CUDA's name, which says which slice it is.
+    """
     try:
         import pynvml
     except ImportError:
@@ -156,8 +176,20 @@ def current_gpu() -> Gpu | None:
         pynvml.nvmlInit()
         wanted = torch_uuid()
         if wanted is not None:
-            return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(wanted))
-        bus_id = pycuda_bus_id()
-        return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)) if bus_id else None
+            with contextlib.suppress(pynvml.NVMLError):
+                return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(wanted))
+        found = cuda_device()
+        if found is None:
+            return None
+        bus_id, name = found
+        gpu = Gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
+        return Gpu(pynvml, gpu.handle, name) if gpu.settings()["mig"] else gpu
     except pynvml.NVMLError:
         return None
+
+
+def has_tf32() -> bool:
+    """Whether the GPU computes in TF32 and BF16: those from Ampere on do. Where nobody tells, it is taken to."""
+    gpu = current_gpu()
+    capability = gpu.identity()["compute_capability"] if gpu is not None else None
+    return capability is None or int(capability.partition(".")[0]) >= 8

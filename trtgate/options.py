@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here, start_probing
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.images import list_folder
+from trtgate.models import classes_in
 from trtgate.nvml import current_gpu
+from trtgate.plans import require_usable
 from trtgate.workbench import DEFAULT_MODELS, Settings
 
 # Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
@@ -23,17 +26,26 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1, on a GPU 1 and 32"}),
     ("--streams", {"type": int, "default": 1, "metavar": "N", "help": "on a GPU: throughput of N inferences at once"}),
     ("--reuse-timing-cache", {"action": "store_true", "help": "TensorRT: build faster, but not from scratch"}),
+    ("--rebuild", {"action": "store_true", "help": "build every plan anew: builders may choose other kernels"}),
     (
         "--weights",
-        {"action": "append", "default": [], "metavar": "MODEL=PATH", "help": ".safetensors, .pth or .pt; repeats"},
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "MODEL=PATH",
+            "help": "safetensors or a PyTorch checkpoint; repeats",
+        },
     ),
-    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <wnid>/*.jpg (labelled)"}),
+    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <class>/*.jpg (labelled)"}),
     ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
     ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
     ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
     ("--expectations", {"type": Path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"}),
 )
 
+
+# The release file of NVIDIA's Linux for Tegra.
+JETSON = Path("/etc/nv_tegra_release")
 
 # What a GPU is bought for: one photo as fast as can be, and many.
 DEFAULT_BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 32)}
@@ -47,6 +59,8 @@ def default_device() -> Device:
 def choose_device(asked: Device | None) -> Device:
     """The device that was asked for, or the default. Raises UserError for a GPU that is not there."""
     device = asked or default_device()
+    if device == "cuda" and JETSON.exists():
+        raise UserError("--device cuda: this is a Jetson, which is not supported: it has no NVML; give --device cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU; give --device cpu, or check the driver with nvidia-smi")
     if device == "cuda" and current_gpu() is None:
@@ -73,7 +87,10 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+    require_usable(get("plan_cache"))
+    check_files(models, weights, get("images"), get("calibration_images"))
     chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
+    start_probing(chosen, device)
     return Settings(
         device=device,
         models=models,
@@ -81,6 +98,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         batch_sizes=batch_sizes,
         streams=get("streams"),
         reuse_timing_cache=get("reuse_timing_cache"),
+        rebuild=get("rebuild"),
         weights=weights,
         images=get("images"),
         calibration_images=get("calibration_images"),
@@ -88,6 +106,23 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         plan_cache=get("plan_cache"),
         expectations=read_expectations(get("expectations")),
     )
+
+
+def check_files(
+    models: Iterable[str], weights: Mapping[str, Path], images: Path | None, calibration_images: Path | None
+) -> None:
+    """Raises UserError for an unknown model, weights that do not fit theirs, and folders that hold no photos for it."""
+    for name in models:
+        classes = classes_in(name, weights.get(name))
+        for option, folder, asked in (
+            ("--images", images, classes),
+            ("--calibration-images", calibration_images, None),
+        ):
+            if folder is not None:
+                try:
+                    list_folder(folder, asked)
+                except UserError as error:
+                    raise UserError(f"{option}: {error}") from error
 
 
 def with_required(chosen: Sequence[EngineSpec], required: Iterable[str], device: Device) -> tuple[EngineSpec, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from rich.table import Table
 
 from trtgate.baseline import find_baseline
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report, compare_sessions, require_usable
+from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_usable
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
 from trtgate.options import add_options, read_settings
+from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
 from trtgate.report.markdown import comparison_markdown, publish, run_markdown
@@ -26,6 +28,7 @@ from trtgate.report.terminal import (
     WIDTH,
     answers_table,
     blog_table,
+    closing_lines,
     comparison_notes,
     comparison_table,
     gpu_table,
@@ -35,7 +38,7 @@ from trtgate.report.terminal import (
     stack_line,
 )
 from trtgate.stack import stack
-from trtgate.verdict.decision import Decision, Verdict
+from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import GOOD, exit_status
 from trtgate.workbench import Settings
 
@@ -80,6 +83,8 @@ class Gate:
         self.decisions: list[Decision] = []
         self.blog: list[BlogRow] = []
         self.baseline: list[SessionRecord] = []
+        self.deselected = 0
+        self.cut_off = ""
         self._settled: set[str] = set()
         self._failed: set[str] = set()
         self._report: Report | None = None
@@ -91,7 +96,9 @@ class Gate:
         """The options of this run. Raises pytest.UsageError for wrong ones."""
         if self._settings is None:
             try:
-                self._settings = read_settings(self.config.getoption, self.config.getoption("require"))
+                found = read_settings(self.config.getoption, self.config.getoption("require"))
+                kept = any(map(self.config.getoption, ("benchmark_save", "benchmark_autosave", "benchmark_compare")))
+                self._settings = replace(found, fresh=kept)
             except UserError as error:
                 raise pytest.UsageError(str(error)) from error
         return self._settings
@@ -136,7 +143,16 @@ class Gate:
 
     def add(self, record: EngineRecord) -> EngineRecord:
         """Keep what a race says of an engine."""
+        if record.weights == "untrained" and self.config.getoption("require_trained", False):
+            self._refuse_untrained(record.model)
         return self._raced.setdefault(record.key, record)
+
+    def _refuse_untrained(self, model: str) -> None:
+        message = (
+            f"--require-trained: {model} has untrained weights; give --weights {model}=PATH, or torchvision's cache"
+        )
+        if message not in [decision.message for decision in self.decisions]:
+            self.decisions.append(Decision(Verdict.REGRESSED, Reason.MISSING, message))
 
     def note(self, model: str, engine: str, **facts: Any) -> None:
         """Keep facts of an engine that are no part of its race: fields of its record."""
@@ -170,6 +186,10 @@ class Gate:
         """Fail the test unless the decision is good; the exit status will say which kind of failure it was."""
         self.decisions.append(decision)
         self._decided.setdefault((model, engine, batch), []).append(decision)
+        self.show(node, decision, details)
+
+    def show(self, node: pytest.Item, decision: Decision, details: str = "") -> None:
+        """Fail the test unless the decision is good. It counts where it was made: in the report on the baseline."""
         if decision.verdict in GOOD:
             return
         self._settled.add(node.nodeid)
@@ -180,20 +200,25 @@ class Gate:
         self._failed.add(report.nodeid)
 
     def report(self) -> Report | None:
-        """This run against the baseline, or None without one."""
+        """This run against the baseline, or None without one; final once the tests are over."""
         if self.baseline and self._report is None:
             self._report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
         return self._report
 
     def comparison(self, record: EngineRecord) -> Comparison | None:
         """This engine against the baseline, or None where the baseline has no such engine."""
-        alone = replace(self.as_session(), engines={record.key: record})
-        report = compare_sessions(self.baseline, [alone], self.settings.expectations)
-        return next((each for each in report.engines if each.key == record.key), None)
+        # What it answers is not known before all tests are over; the report has it.
+        mine = [[without_answers(each.engines[record.key]) for each in self.baseline if record.key in each.engines]]
+        if not mine[0]:
+            return None
+        mine.append([without_answers(self.records[record.key])])
+        old, new = ({record.key: side} for side in mine)
+        return compare_records(old, new, self.settings.expectations, "sessions", {}).engines[0]
 
     def as_session(self) -> SessionRecord:
-        """What has been measured so far, in the form that a saved session has."""
-        return SessionRecord(Path("this run"), "", self.stack, self.records, dict(self.skipped), ())
+        """What has been measured so far, as a saved session has it; its own failures are told by its tests."""
+        records = {key: replace(record, decisions=()) for key, record in self.records.items()}
+        return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
     @property
     def used(self) -> bool:
@@ -202,20 +227,37 @@ class Gate:
 
     def unfit(self) -> list[str]:
         """Why this run must not become a baseline; empty if it may."""
-        bad = [d.message for d in self.decisions if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
+        report = self.report()
+        decided = [*self.decisions, *(report.decisions() if report else [])]
+        bad = [d.message for d in decided if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
         return bad + [f"{nodeid} failed" for nodeid in sorted(self._failed - self._settled)]
 
+    def partial(self) -> list[str]:
+        """Why this run did not judge all that a whole one would; empty if it did."""
+        chosen = [argument for argument in self.config.args if "::" in argument or argument.endswith(".py")]
+        return [
+            *([self.cut_off] if self.cut_off else []),
+            *([f"{self.deselected} tests were deselected"] if self.deselected else []),
+            *(["--benchmark-only left the answers out"] if self.config.getoption("benchmark_only", False) else []),
+            *([f"only {', '.join(chosen)} was run"] if chosen else []),
+        ]
+
     def exit_status(self, status: int) -> int:
-        """The exit status of the run, given pytest's own."""
-        report = self.report()
-        missing = list(report.missing.values()) if report else []
+        """The exit status of the run, given pytest's own: over every verdict that the report shows."""
         if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
             return status
-        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not missing:
+        report = self.report()
+        compared = report.decisions() if report else []
+        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared:
             return status
         if self._failed - self._settled:
             return int(pytest.ExitCode.TESTS_FAILED)
-        return exit_status(decision.verdict for decision in [*self.decisions, *missing])
+        return exit_status(decision.verdict for decision in [*self.decisions, *compared])
+
+
+def without_answers(record: EngineRecord) -> EngineRecord:
+    """A record of times and sizes alone."""
+    return replace(record, agreement={}, answers={})
 
 
 GATE = pytest.StashKey[Gate]()
@@ -237,6 +279,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="engine or backend whose absence is a failure, not a skip; repeats",
     )
     group.addoption(
+        "--require-trained",
+        action="store_true",
+        help="untrained weights, whose answers nobody can judge, are a failure",
+    )
+    group.addoption(
         "--blog-protocol", action="store_true", help="also measure as the blog post did that this project began with"
     )
 
@@ -246,20 +293,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     left_out = [item for item in items if item.get_closest_marker("blog_protocol")]
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = [item for item in items if item not in left_out]  # no deselection of the user's
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    gate_of(items[0].config).deselected += len(items)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    endings = contextlib.ExitStack()
+    config.add_cleanup(endings.close)
+    endings.enter_context(orderly_endings())
     gate = Gate(config)
     config.stash[GATE] = gate
     _ = gate.settings  # a wrong option is told now, not in the middle of a run
     compare = config.getoption("benchmark_compare", [])
-    if not compare:
-        return
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
+        _refuse_xdist(config)
+        if not compare:
+            return
         _refuse_what_cannot_compare(config)
         files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
@@ -271,13 +325,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_compare = str(files[-1])
 
 
+def _refuse_xdist(config: pytest.Config) -> None:
+    distributed = config.getoption("dist", "no") != "no" or config.getoption("numprocesses", None)
+    if distributed or os.environ.get("PYTEST_XDIST_WORKER"):
+        raise UserError("xdist (-n) races engines against each other and measures nothing; run without -n")
+
+
+# Options with which pytest runs no test, or pytest-benchmark measures nothing, and ends with status 0.
+NOTHING_DECIDED = {
+    "benchmark_disable": "--benchmark-disable",
+    "benchmark_skip": "--benchmark-skip",
+    "collectonly": "--collect-only",
+    "setupplan": "--setup-plan",  # which implies the next one
+    "setuponly": "--setup-only",
+}
+
+
 def _refuse_what_cannot_compare(config: pytest.Config) -> None:
-    if config.getoption("dist", "no") != "no" or os.environ.get("PYTEST_XDIST_WORKER"):
-        raise UserError("--benchmark-compare with xdist (-n) would measure nothing; run without -n")
-    if config.getoption("benchmark_disable") and not config.getoption("benchmark_enable"):
-        raise UserError("--benchmark-compare with --benchmark-disable would measure nothing; drop --benchmark-disable")
-    if config.getoption("benchmark_skip"):
-        raise UserError("--benchmark-compare with --benchmark-skip would measure nothing; drop --benchmark-skip")
+    for option, flag in NOTHING_DECIDED.items():
+        enabled = option == "benchmark_disable" and config.getoption("benchmark_enable")
+        if config.getoption(option, False) and not enabled:
+            raise UserError(f"--benchmark-compare with {flag} would decide nothing; drop {flag}")
 
 
 @pytest.fixture(scope="session")
@@ -293,6 +361,8 @@ def replay(benchmark: Any, record: EngineRecord) -> None:
     """
     if not benchmark.enabled:
         pytest.fail("benchmarks are disabled (xdist or --benchmark-disable): nothing can be gated", pytrace=False)
+    if not record.rounds:
+        pytest.skip("the race has no round that counted")
     REPLAY.load(record.rounds)
     benchmark.extra_info[KEY] = {"model": record.model, "engine": record.engine, "batch": record.batch}
     benchmark.pedantic(_nothing, rounds=len(record.rounds), iterations=1)
@@ -315,7 +385,12 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         key = entry["extra_info"].get(KEY)
         if key:
             entry["extra_info"][KEY] = to_json(records[key["model"], key["engine"], key["batch"]])
-    output_json[KEY] = {"schema": SCHEMA, "skipped": gate.skipped, "unfit": gate.unfit()}
+    output_json[KEY] = {
+        "schema": SCHEMA,
+        "skipped": gate.skipped,
+        "unfit": gate.unfit(),
+        "partial": gate.partial(),
+    }
     if gate.blog:
         output_json[KEY]["blog"] = [{**asdict(row), "speedup": row.speedup} for row in gate.blog]
 
@@ -350,6 +425,14 @@ _CURRENT: list[Gate] = []
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     _CURRENT.append(gate_of(session.config))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
+def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Generator[None, Any, Any]:
+    # Before pytest-benchmark saves, in a wrapper of its own.
+    if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
+        gate_of(session.config).cut_off = "the run was cut off"
+    return (yield)
 
 
 @pytest.hookimpl(trylast=True)
@@ -389,7 +472,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(render(comparison_table(report.engines), colour=colour, width=width))
     if gate.blog:
         show("trtgate: the blog post's protocol beside this one", blog_table(gate.blog))
-    if any(record.end_to_end_rounds for record in records):
+    if any("end_to_end" in record.series for record in records):
         show("trtgate: on the GPU", gpu_table(records))
     if records:
         show("trtgate", run_table(records))
@@ -397,6 +480,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         publish(run_markdown(list(records), gate.skipped, gate.stack))
     if report is not None:
         publish(comparison_markdown(report))
+    for line in closing_lines(list(records), gate.decisions, report):
+        terminalreporter.write_line(textwrap.fill(line, WIDTH))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -12,6 +12,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any
 
 # Raised whenever a request or an answer changes its meaning.
@@ -23,6 +24,31 @@ LARGEST_FRAME = 64 << 20
 
 class ProtocolError(Exception):
     """The other side is gone, is silent, or does not speak this protocol."""
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """What a frame says. Raises ProtocolError, and nothing else, for bytes that are no JSON object."""
+    try:
+        found = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"it sent something that is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ProtocolError("it sent something that is no answer and no request")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def require(message: Mapping[str, Any], *names: str) -> tuple[str, Any]:
+    """The one of `names` that a message has, and what it says there. Raises ProtocolError if it has none or several."""
+    found = [name for name in names if name in message]
+    if len(found) != 1:
+        raise ProtocolError(
+            f"it sent a message without {' or '.join(names)}" if not found else "it said two things at once"
+        )
+    return found[0], message[found[0]]
 
 
 class Frames:
@@ -43,7 +69,7 @@ class Frames:
         except OSError as error:
             raise ProtocolError(f"it no longer reads ({error.strerror})") from error
 
-    def receive(self, timeout: float | None = None) -> Any:
+    def receive(self, timeout: float | None = None) -> dict[str, Any]:
         """Read one frame, within `timeout` seconds if given.
 
         Raises ProtocolError when the other side is gone, stays silent, or sends what is no frame.
@@ -52,13 +78,10 @@ class Frames:
         (length,) = HEADER.unpack(self._exactly(HEADER.size, deadline))
         if length > LARGEST_FRAME:
             raise ProtocolError(f"it sent something that is no frame ({length} bytes long)")
-        try:
-            return json.loads(self._exactly(length, deadline))
-        except ValueError as error:
-            raise ProtocolError(f"it sent something that is no JSON ({error})") from error
+        return parse(self._exactly(length, deadline))
 
     def _exactly(self, size: int, deadline: float | None) -> bytes:
-        parts = b""
+        parts = bytearray()
         while len(parts) < size:
             if deadline is not None:
                 left = deadline - time.monotonic()
@@ -68,7 +91,7 @@ class Frames:
             if not part:
                 raise ProtocolError("it closed its pipe")
             parts += part
-        return parts
+        return bytes(parts)
 
     def close(self) -> None:
         """Close both descriptors; calling it twice does nothing."""

@@ -15,27 +15,14 @@ from typing import Protocol
 import numpy as np
 
 from trtgate.engines.base import Block, Device, Seconds
+from trtgate.verdict.shape import by_block
 
 # How the names of arms begin that are no engines but fixed work.
 CONTROL = "control-"
-# A percentile needs some samples beyond it: the 99th is left out below 1000 iterations, not guessed.
-P99_ITERATIONS = 1000
-
-
 # One number for a block. On a CPU the minimum is the choice of a measurement, not of taste: with the other core busy
 # the typical iteration is a preempted one, and only the fastest still say how fast the engine is. It is blind to a
-# change that leaves the fastest iterations alone; p50 and p90 are over all iterations and stand beside it everywhere.
+# change that leaves the fastest iterations alone; the midmean and the tail are gated beside it.
 BLOCK_STATISTIC: Mapping[Device, str] = {"cpu": "minimum", "cuda": "median"}
-BLOCK_STATISTICS: Mapping[str, Callable[[Seconds], float]] = {
-    "median": lambda block: float(np.median(block)),
-    "lower_quartile": lambda block: float(np.percentile(block, 25)),
-    "minimum": lambda block: float(np.min(block)),
-}
-
-
-def block_statistic(block: Seconds, name: str) -> float:
-    """One number for a block, in seconds."""
-    return BLOCK_STATISTICS[name](block)
 
 
 @dataclass(frozen=True)
@@ -103,6 +90,9 @@ class Monitor(Protocol):
     def notes(self) -> tuple[str, ...]:
         """After the race: what makes its measurement less sure without making it invalid."""
 
+    def disturbed(self) -> str:
+        """After the race: why nothing that is not interleaved may rest on it; empty if it may."""
+
     def readings(self) -> dict[str, float]:
         """After the race: medians over its blocks by name with unit, such as "clock_mhz" of the processor that did the
         work; what nobody tells is left out."""
@@ -123,6 +113,9 @@ class NoMonitor:
     def notes(self) -> tuple[str, ...]:
         return ()
 
+    def disturbed(self) -> str:
+        return ""
+
     def readings(self) -> dict[str, float]:
         return {}
 
@@ -142,48 +135,28 @@ class Race:
     readings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     statistic: str = BLOCK_STATISTIC["cpu"]
     end_to_end: Mapping[str, tuple[Seconds, ...]] = dataclasses.field(default_factory=dict)
+    disturbed: str = ""
 
     @property
     def rounds(self) -> int:
         return len(next(iter(self.blocks.values())))
 
-    def round_latencies(self, arm: str) -> Seconds:
-        """Seconds, float64[R]: one number per round, the block statistic of its iterations."""
-        return np.array([block_statistic(block, self.statistic) for block in self.blocks[arm]])
+    def round_latencies(self, arm: str, statistic: str = "") -> Seconds:
+        """Seconds, float64[R]: one number per round, by one of `shape.STATISTICS`, the schedule's unless another."""
+        return by_block(self.blocks[arm], statistic or self.statistic)
 
     def round_end_to_end(self, arm: str) -> Seconds:
         """Seconds, float64[R], of the second series; float64[0] for an arm that has none."""
-        return np.array([block_statistic(block, self.statistic) for block in self.end_to_end.get(arm, ())])
+        return by_block(self.end_to_end.get(arm, ()), self.statistic)
 
     def latency(self, arm: str) -> float:
         """The arm's latency in seconds: the median of its rounds' block statistics."""
         return float(np.median(self.round_latencies(arm)))
 
-    def percentiles(self, arm: str) -> dict[str, float]:
-        """p50, p90 and, from enough iterations, p99 in seconds over all iterations; empty without a round."""
-        return percentiles(self.blocks[arm])
-
-    def end_to_end_percentiles(self, arm: str) -> dict[str, float]:
-        """The same of the second series; empty for an arm that has none."""
-        return percentiles(self.end_to_end.get(arm, ()))
-
-    def iterations(self, arm: str) -> int:
-        """How many timed iterations the arm ran in all."""
-        return sum(block.size for block in self.blocks[arm])
-
     def variation(self, arm: str) -> float:
         """Coefficient of variation of the arm's rounds."""
         rounds = self.round_latencies(arm)
         return float(np.std(rounds, ddof=1) / np.mean(rounds)) if rounds.size > 1 else 0.0
-
-
-def percentiles(blocks: Sequence[Seconds]) -> dict[str, float]:
-    """p50, p90 and, from enough iterations, p99 in seconds over all iterations of the blocks; empty without any."""
-    if not blocks:
-        return {}
-    pooled = np.concatenate(blocks)
-    wanted = [50, 90] + ([99] if pooled.size >= P99_ITERATIONS else [])
-    return {f"p{q}": float(np.percentile(pooled, q)) for q in wanted}
 
 
 def run_race(
@@ -234,6 +207,7 @@ def run_race(
             for name, blocks in kept.items()
             if any(block.end_to_end is not None for block in blocks)
         },
+        watch.disturbed(),
     )
 
 

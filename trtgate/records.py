@@ -1,14 +1,19 @@
 """What a session saved, inside pytest-benchmark's JSON; written and read here and nowhere else.
 
 A benchmark's `extra_info["trtgate"]` is an EngineRecord, `machine_info["trtgate"]` the stack, and the file's own
-`"trtgate"` what the session as a whole came to.
+`"trtgate"` what the session as a whole came to. What is read may have been written by anybody: every type and range is
+checked before anything is computed from it.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,42 +22,47 @@ import numpy as np
 
 from trtgate.errors import UserError
 from trtgate.race import CONTROL, Race
+from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import BY_NAME, Sample
 from trtgate.verdict.paired import Floats, interval
 
 KEY = "trtgate"
-# Raised when a field changes its meaning; readers refuse what is newer than they are.
-SCHEMA = 1
+# Raised when a field changes its meaning; readers refuse what is newer than they are. 1 had one field for each series.
+SCHEMA = 2
+
+Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """One engine of one model at one batch size, as a session measured it. Times are seconds.
+    """One engine of one model at one batch size, as a session measured it. Times are seconds, sizes bytes.
 
-    `rounds` and `reference_rounds` are the block statistics of the same rounds of one race, in order; on a GPU they lie
-    between events, and the `end_to_end` fields hold the second series, with copies. `readings` are medians of what the
-    machine told between blocks, `controls` the latencies of the fixed work raced along, `layer_times` milliseconds.
+    `series` holds the numbers that are gated, by the name of their metric, and "reference_latency" beside "latency":
+    one number for each round of the race, or a single one. `iterations` holds the raw times of every round, packed, of
+    the series "latency" and "end_to_end". `digests` say what went in (weights, photos), `limits` what was expected.
+    `readings` are medians of what the machine told between blocks, `controls` the latencies of the fixed work raced
+    along, `disturbed` why nothing that is not interleaved may rest on this race, `layer_times` milliseconds.
     """
 
     model: str
     engine: str
     batch: int
     weights: str
-    rounds: tuple[float, ...]
-    reference_rounds: tuple[float, ...]
-    percentiles: Mapping[str, float]
-    iterations: int
+    series: Mapping[str, tuple[float, ...]]
+    iterations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
     dropped_rounds: int = 0
     complete: bool = True
-    end_to_end_rounds: tuple[float, ...] = ()
-    reference_end_to_end_rounds: tuple[float, ...] = ()
-    end_to_end_percentiles: Mapping[str, float] = field(default_factory=dict)
+    disturbed: str = ""
     enqueue_seconds: float | None = None
     throughput: Mapping[str, float] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
     controls: Mapping[str, float] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
+    answers: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] = field(default_factory=dict)
     layer_times: Mapping[str, Any] = field(default_factory=dict)
@@ -60,23 +70,32 @@ class EngineRecord:
     decisions: tuple[Decision, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What makes two records comparable."""
         return self.model, self.engine, self.batch
 
     @property
     def name(self) -> str:
-        return f"{self.model} {self.engine} batch {self.batch}"
+        return name_of(self.key)
+
+    @property
+    def rounds(self) -> tuple[float, ...]:
+        """One latency for each round, in seconds."""
+        return self.series.get("latency", ())
+
+    @property
+    def reference_rounds(self) -> tuple[float, ...]:
+        """The reference's latency in the same rounds."""
+        return self.series.get("reference_latency", ())
+
+    def value(self, metric: str) -> float | None:
+        """The number of a metric of METRICS; None where it was not measured."""
+        return BY_NAME[metric].value(self.sample())
 
     @property
     def latency(self) -> float:
-        """Median of the rounds, in seconds."""
-        return float(np.median(self.rounds))
-
-    @property
-    def end_to_end_latency(self) -> float | None:
-        """Median of the second series' rounds, in seconds; None where there is none."""
-        return float(np.median(self.end_to_end_rounds)) if self.end_to_end_rounds else None
+        """Median of the rounds, in seconds; NaN without a round."""
+        return float(np.median(self.rounds)) if self.rounds else math.nan
 
     @property
     def images_per_second(self) -> float:
@@ -89,13 +108,11 @@ class EngineRecord:
         return self.readings.get("clock_mhz")
 
     @property
-    def reference_latency(self) -> float:
-        return float(np.median(self.reference_rounds))
-
-    @property
     def speedup(self) -> float:
         """Median over the rounds of reference / engine."""
-        return float(np.median(np.asarray(self.reference_rounds) / np.asarray(self.rounds)))
+        return (
+            float(np.median(np.asarray(self.reference_rounds) / np.asarray(self.rounds))) if self.rounds else math.nan
+        )
 
     def speedup_interval(self) -> tuple[float, float] | None:
         """Bounds of the speedup, or None from too few rounds."""
@@ -105,98 +122,284 @@ class EngineRecord:
             return None
         return float(np.exp(low)), float(np.exp(high))
 
-    def log_spread(self) -> float:
-        """Spread of the log of the rounds: from the first to the ninth decile."""
-        return _log_spread(self.rounds)
+    def sample(self) -> Sample:
+        """The record as one process among others, for a comparison."""
+        series = {name: np.asarray(values, np.float64) for name, values in self.series.items()}
+        if self.clock_mhz:
+            series["clock_hz"] = np.array([self.clock_mhz * 1e6])
+        return Sample(series, {name: unpack(packed) for name, packed in self.iterations.items()})
 
-    def end_to_end_log_spread(self) -> float:
-        """The same of the second series."""
-        return _log_spread(self.end_to_end_rounds)
 
-
-def _log_spread(rounds: tuple[float, ...]) -> float:
-    return float(np.diff(np.percentile(np.log(rounds), [10, 90]))[0])
+def name_of(key: Key) -> str:
+    """A record's key for people."""
+    return f"{key[0]} {key[1]} batch {key[2]}"
 
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One saved session."""
+    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out."""
 
     path: Path
     datetime: str
     stack: Mapping[str, Any]
-    engines: Mapping[tuple[str, str, int], EngineRecord]
+    engines: Mapping[Key, EngineRecord]
     skipped: Mapping[str, str]
     unfit: tuple[str, ...]
+    partial: tuple[str, ...] = ()
+    digest: str = ""
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
     """What a race says of one engine."""
+    blocks = {"latency": race.blocks[engine], "end_to_end": race.end_to_end.get(engine, ())}
+    series = {
+        "latency": race.round_latencies(engine),
+        "typical": race.round_latencies(engine, "midmean"),
+        "reference_latency": race.round_latencies(reference),
+        "end_to_end": race.round_end_to_end(engine),
+        "reference_end_to_end": race.round_end_to_end(reference),
+    }
+    controls = [arm for arm in race.blocks if arm.startswith(CONTROL) and race.rounds]
     return EngineRecord(
         model=model,
         engine=engine,
         batch=batch,
         weights=weights,
-        rounds=_floats(race.round_latencies(engine)),
-        reference_rounds=_floats(race.round_latencies(reference)),
-        percentiles=race.percentiles(engine),
-        iterations=race.iterations(engine),
+        series={name: tuple(map(float, values)) for name, values in series.items() if values.size},
+        iterations={name: pack(some) for name, some in blocks.items() if some},
         dropped_rounds=len(race.dropped),
         complete=race.complete,
-        end_to_end_rounds=_floats(race.round_end_to_end(engine)),
-        reference_end_to_end_rounds=_floats(race.round_end_to_end(reference)),
-        end_to_end_percentiles=race.end_to_end_percentiles(engine),
+        disturbed=race.disturbed,
         readings=race.readings,
-        controls={arm: race.latency(arm) for arm in race.blocks if arm.startswith(CONTROL) and race.rounds},
+        controls={
+            **{arm: race.latency(arm) for arm in controls},
+            **{f"{arm}{MEAN}": float(np.mean(np.concatenate(race.blocks[arm]))) for arm in controls},
+        },
     )
 
 
-def _floats(values: Floats) -> tuple[float, ...]:
-    return tuple(map(float, values))
+# A neighbour that runs now and then leaves the median of a control alone, and moves its mean.
+MEAN = " (mean)"
+
+
+def pack(blocks: Sequence[Floats]) -> dict[str, Any]:
+    """Blocks of seconds as JSON values: their lengths, and float32 numbers compressed (some 3 bytes an iteration)."""
+    raw = np.concatenate(blocks).astype("<f4").tobytes()
+    return {"lengths": [block.size for block in blocks], "float32": base64.b85encode(zlib.compress(raw, 9)).decode()}
+
+
+# No session has more: a day of 1 ms iterations is 86 million.
+MOST_ITERATIONS = 100_000_000
+
+
+def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
+    """The inverse of `pack`, to float32's precision. Raises ValueError for anything else."""
+    lengths = packed["lengths"]
+    if not isinstance(lengths, list) or not all(type(n) is int and n > 0 for n in lengths):
+        raise ValueError("lengths of blocks must be positive whole numbers")
+    count = sum(lengths)
+    if count > MOST_ITERATIONS:
+        raise ValueError(f"{count} iterations are too many")
+    try:
+        raw = zlib.decompressobj().decompress(base64.b85decode(packed["float32"]), 4 * count + 1)
+    except zlib.error as error:
+        raise ValueError(f"iterations cannot be unpacked ({error})") from error
+    if len(raw) != 4 * count:
+        raise ValueError("iterations do not fit the lengths of their blocks")
+    times = np.frombuffer(raw, "<f4").astype(np.float64)
+    if not np.all(np.isfinite(times)) or np.any(times <= 0):
+        raise ValueError("iterations must be finite and positive")
+    return tuple(np.split(times, np.cumsum(lengths)[:-1]))
 
 
 def to_json(record: EngineRecord) -> dict[str, Any]:
     """A record as plain JSON values; the inverse of `from_json`."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     values["decisions"] = [decision_to_json(decision) for decision in record.decisions]
+    values["series"] = {name: list(some) for name, some in record.series.items()}
     return {"schema": SCHEMA, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """A decision as plain JSON values."""
     return {
+        "metric": decision.metric,
         "verdict": decision.verdict.value,
         "reason": decision.reason.value,
         "message": decision.message,
         "estimate": decision.estimate,
         "low": decision.low,
         "high": decision.high,
+        "p": decision.p,
     }
 
 
-def decision_from_json(values: Mapping[str, Any]) -> Decision:
-    """The inverse of `decision_to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+def decision_from_json(values: Any) -> Decision:
+    """The inverse of `decision_to_json`. Raises ValueError for anything else."""
+    fields = _mapping("decision", values)
     return Decision(
-        Verdict(values["verdict"]),
-        Reason(values["reason"]),
-        str(values["message"]),
-        values["estimate"],
-        values["low"],
-        values["high"],
+        Verdict(fields["verdict"]),
+        Reason(fields["reason"]),
+        _text("message", fields["message"]),
+        _optional("estimate", fields.get("estimate")),
+        _optional("low", fields.get("low")),
+        _optional("high", fields.get("high")),
+        _optional("p", fields.get("p")),
+        _text("metric", fields.get("metric", "")),
     )
 
 
-TUPLES = frozenset({"rounds", "reference_rounds", "end_to_end_rounds", "reference_end_to_end_rounds", "warnings"})
+def _text(name: str, value: Any) -> str:
+    """Printable text; messages may hold line ends."""
+    if not isinstance(value, str) or not value.replace("\n", "").isprintable():
+        raise ValueError(f"{name} must be printable text")
+    return value
 
 
-def from_json(values: Mapping[str, Any]) -> EngineRecord:
-    """A record from JSON values. Raises KeyError, TypeError or ValueError for anything else."""
-    known = {field.name for field in dataclasses.fields(EngineRecord)}
-    chosen = {key: value for key, value in values.items() if key in known}
-    for name in TUPLES & chosen.keys():
-        chosen[name] = tuple(chosen[name])
-    chosen["decisions"] = tuple(map(decision_from_json, chosen.get("decisions", ())))
-    return EngineRecord(**chosen)
+def _name(name: str, value: Any) -> str:
+    if not _text(name, value) or "\n" in value:
+        raise ValueError(f"{name} must be one line of text")
+    return str(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number")
+    return float(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if _number(name, value) <= 0:
+        raise ValueError(f"{name} must be positive")
+    return float(value)
+
+
+def _optional(name: str, value: Any) -> float | None:
+    return None if value is None else _number(name, value)
+
+
+def _count(name: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0 on")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false")
+    return value
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list")
+    return value
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a table")
+    for key in value:
+        _text(f"a name in {name}", key)
+    return value
+
+
+def _positives(name: str, value: Any) -> tuple[float, ...]:
+    return tuple(_positive(name, each) for each in _list(name, value))
+
+
+def _mapped(read: Callable[[str, Any], Any]) -> Callable[[str, Any], dict[str, Any]]:
+    return lambda name, value: {key: read(f"{name}.{key}", each) for key, each in _mapping(name, value).items()}
+
+
+def _summary(name: str, value: Any) -> dict[str, Any]:
+    """Numbers, counts of photos and flags of a summary; null where there is no number."""
+    found = dict(_mapping(name, value))
+    for key, each in found.items():
+        if not isinstance(each, bool) and each is not None and not isinstance(each, str):
+            _number(f"{name}.{key}", each)
+    for key in ("n", "top1", "top5"):
+        if key in found:
+            _count(f"{name}.{key}", found[key])
+    if found.get("top1", 0) > found.get("n", 0) or found.get("n", 1) == 0:
+        raise ValueError(f"{name}: {found.get('top1')} of {found.get('n')} is no share")
+    return found
+
+
+def _layer_times(name: str, value: Any) -> dict[str, Any]:
+    return {
+        key: {**_mapping(name, each), "ms": _number(f"{name}.{key}", each["ms"]), "type": _text(name, each["type"])}
+        for key, each in _mapping(name, value).items()
+    }
+
+
+def _iterations(name: str, value: Any) -> dict[str, Any]:
+    found = dict(_mapping(name, value))
+    for each in found.values():
+        unpack(_mapping(name, each))
+    return found
+
+
+def _answers(name: str, value: Any) -> dict[str, Any]:
+    found = dict(_mapping(name, value))
+    if found:
+        Answers.from_json(found)
+    return found
+
+
+READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "model": _name,
+    "engine": _name,
+    "batch": _count,
+    "weights": _text,
+    "series": _mapped(_positives),
+    "iterations": _iterations,
+    "digests": _mapped(_text),
+    "limits": _mapped(_number),
+    "dropped_rounds": _count,
+    "complete": _flag,
+    "disturbed": _text,
+    "enqueue_seconds": _optional,
+    "throughput": _mapped(_number),
+    "readings": _mapped(_number),
+    "controls": _mapped(_positive),
+    "agreement": _summary,
+    "accuracy": _summary,
+    "answers": _answers,
+    "plan": lambda name, value: dict(_mapping(name, value)),
+    "layers": _mapped(_count),
+    "layer_times": _layer_times,
+    "warnings": lambda name, value: tuple(_text(name, each) for each in _list(name, value)),
+    "decisions": lambda name, value: tuple(map(decision_from_json, _list(name, value))),
+}
+# Schema 1: what each series was called.
+FIRST_NAMES = {
+    "rounds": "latency",
+    "reference_rounds": "reference_latency",
+    "end_to_end_rounds": "end_to_end",
+    "reference_end_to_end_rounds": "reference_end_to_end",
+}
+FIRST_PLAN = {"bytes": "plan_bytes", "build_seconds": "build_seconds", "device_memory_bytes": "device_memory"}
+
+
+def from_json(values: Any) -> EngineRecord:
+    """A record from JSON values, of this schema or of 1. Raises ValueError or KeyError for anything else."""
+    given = dict(_mapping("record", values))
+    if given.get("schema", 1) < SCHEMA:
+        given["series"] = _first_series(given)
+        given.pop("iterations", None)  # their number then
+    record = EngineRecord(**{name: read(name, given[name]) for name, read in READERS.items() if name in given})
+    if record.batch < 1:
+        raise ValueError("batch must be 1 or more")
+    return record
+
+
+def _first_series(given: Mapping[str, Any]) -> dict[str, Any]:
+    series = {new: given[old] for old, new in FIRST_NAMES.items() if given.get(old)}
+    plan = _mapping("plan", given.get("plan", {}))
+    series |= {new: [plan[old]] for old, new in FIRST_PLAN.items() if plan.get(old)}
+    throughput = _mapping("throughput", given.get("throughput", {})).get("images_per_second")
+    return {**series, **({"throughput": [throughput]} if throughput else {})}
 
 
 def read_session(path: Path) -> SessionRecord:
@@ -204,33 +407,43 @@ def read_session(path: Path) -> SessionRecord:
 
     Raises UserError for a file that cannot be read, is damaged, was written by a newer trtgate, or holds no rounds.
     """
+    if not path.is_file():
+        raise UserError(f"saved session {path} is no regular file; name one that --benchmark-save wrote")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        stack = document["machine_info"].get(KEY, {})
-        benchmarks = document["benchmarks"]
-        summary = document.get(KEY, {})
+        machine = _mapping("machine_info", document["machine_info"])
+        stack = _mapping("the stack", machine.get(KEY, {}))
+        summary = _mapping(KEY, document.get(KEY, {}))
+        benchmarks = _list("benchmarks", document["benchmarks"])
         saved = [b["extra_info"][KEY] for b in benchmarks if KEY in b.get("extra_info", {})]
-        newest = max([summary.get("schema", 0), *(each.get("schema", 0) for each in saved)])
-    except OSError as error:
-        raise UserError(f"baseline {path} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"baseline {path} is damaged ({error!r}); delete it and save a new one") from error
-    if newest > SCHEMA:
-        raise UserError(f"baseline {path} has schema {newest}, this trtgate reads up to {SCHEMA}; upgrade trtgate")
-    if not saved:
-        raise UserError(f"baseline {path} holds no rounds (not saved by trtgate's bench/); save a new one")
-    try:
+        newest = max(_count("schema", each.get("schema", 0)) for each in [summary, *saved])
+        if newest > SCHEMA:
+            raise UserError(
+                f"saved session {path} has schema {newest}, this trtgate reads up to {SCHEMA}; upgrade trtgate"
+            )
         records = [from_json(each) for each in saved]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"baseline {path} is damaged ({error!r}); delete it and save a new one") from error
+        session = SessionRecord(
+            path=path,
+            datetime=_text("datetime", document.get("datetime", "")),
+            stack=stack,
+            engines={record.key: record for record in records},
+            skipped=_mapped(_text)("skipped", summary.get("skipped", {})),
+            unfit=tuple(_text("unfit", each) for each in _list("unfit", summary.get("unfit", []))),
+            partial=tuple(_text("partial", each) for each in _list("partial", summary.get("partial", []))),
+            digest=hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest(),
+        )
+    except OSError as error:
+        raise UserError(f"saved session {path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"saved session {path} is damaged ({what!r}); delete it and save a new one") from error
+    if not records:
+        raise UserError(f"saved session {path} holds no rounds (not saved by trtgate's bench/); save a new one")
+    if len(session.engines) < len(records):
+        raise UserError(
+            f"saved session {path} holds an engine twice, and it cannot be told which counts; save a new one"
+        )
     for record in records:
-        if not record.rounds or len(record.rounds) != len(record.reference_rounds):
-            raise UserError(f"baseline {path} has no rounds for {record.name}; save a new one")
-    return SessionRecord(
-        path=path,
-        datetime=document.get("datetime", ""),
-        stack=stack,
-        engines={record.key: record for record in records},
-        skipped=summary.get("skipped", {}),
-        unfit=tuple(summary.get("unfit", ())),
-    )
+        if record.complete and (not record.rounds or len(record.rounds) != len(record.reference_rounds)):
+            raise UserError(f"saved session {path} has no rounds for {record.name}; save a new one")
+    return session

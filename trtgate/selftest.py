@@ -1,27 +1,31 @@
 """The gate proves itself on this machine: races whose right answer is known.
 
-A/A races pit an engine against itself, so every REGRESSED is a false alarm. Slowed races pit it against itself with a
-wait of known length inside the timed region (a busy processor, on a GPU a kernel that spins), so everything but
-REGRESSED is a miss.
+A/A races pit an engine against itself, so every REGRESSED is a false alarm. Slowed races pit it against itself with
+waits of known length inside the timed region (a busy processor, on a GPU a kernel that spins): after every inference,
+after every second one, or after one in fifty. There everything but REGRESSED is a miss.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trtgate import judge
 from trtgate.engines.base import Batch, Block, Engine
+from trtgate.expectations import Expectation
 from trtgate.progress import SILENT, Progress
-from trtgate.race import BLOCK_STATISTICS, Arm, Monitor, Race, Schedule, race_until_decided, run_race
-from trtgate.verdict.decision import Decision, Verdict
+from trtgate.race import Arm, Monitor, Race, Schedule, race_until_decided, run_race
+from trtgate.records import decision_to_json, from_race
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import BY_NAME, decide
 from trtgate.verdict.paired import Floats, decide_paired, interval
+from trtgate.verdict.policy import GOOD, worst
+from trtgate.verdict.shape import STATISTICS
 
 
 def short_warm_up(schedule: Schedule) -> Schedule:
@@ -32,22 +36,62 @@ def short_warm_up(schedule: Schedule) -> Schedule:
 # The smallest delta is the one at which this share of A/A races would have passed.
 PASSING_SHARE = 0.95
 STEP = 0.005
+# What is decided on, as the gate does: the fastest calls, the typical ones, the slowest.
+GATED = ("latency", "typical", "tail")
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """What an arm's inferences suffer: `share` of them take longer by `by` of the latency (0.4 is 40 %).
+
+    Which ones: every second for a half, else as a generator of random numbers chooses.
+    """
+
+    name: str
+    share: float
+    by: float
+
+    def waits(self, latency: float) -> Iterator[float]:
+        """Seconds to wait after each inference, without end."""
+        random = np.random.default_rng(0)
+        index = 0
+        while True:
+            slow = index % 2 == 0 if self.share == 0.5 else random.random() < self.share
+            yield self.by * latency if slow else 0.0
+            index += 1
+
+
+SAME = Slowdown("against itself", 0.0, 0.0)
+HALF = Slowdown("every second call slower by 40 %", 0.5, 0.4)
+STALL = Slowdown("one call in fifty twice as long", 0.02, 1.0)
+
+
+def slowed(share: float) -> Slowdown:
+    """Every inference slower by `share`."""
+    return Slowdown(f"slowed by {share:.1%}", 1.0, share)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One race with a known answer: the rounds of both arms, and the verdict after at most one rerun."""
+    """One race with a known answer: the verdict after at most one rerun."""
 
-    old: Floats
-    new: Floats
+    race: Race
     decision: Decision
     reran: bool
-    race: Race
+
+    @property
+    def old(self) -> Floats:
+        return self.race.round_latencies("old")
+
+    @property
+    def new(self) -> Floats:
+        return self.race.round_latencies("new")
 
 
 @dataclass(frozen=True)
 class Selftest:
-    """All trials of one engine. `slowdown` and `delta` are fractions (0.05 is 5 %), `absolute_floor` is in seconds."""
+    """All trials of one engine, by what its second arm suffered. `delta` is a fraction (0.05 is 5 %), `absolute_floor`
+    is in seconds."""
 
     model: str
     engine: str
@@ -55,27 +99,61 @@ class Selftest:
     latency: float
     delta: float
     absolute_floor: float
-    slowdown: float
-    same: tuple[Trial, ...]
-    slowed: tuple[Trial, ...]
+    trials: Mapping[Slowdown, tuple[Trial, ...]]
     seconds: float
+
+    def count(self, slowdown: Slowdown, verdict: Verdict) -> int:
+        """How many of its trials came to that verdict."""
+        return sum(trial.decision.verdict is verdict for trial in self.trials[slowdown])
+
+    @property
+    def same(self) -> tuple[Trial, ...]:
+        return self.trials[SAME]
+
+    @property
+    def slowdowns(self) -> tuple[Slowdown, ...]:
+        """Those that have to be found."""
+        return tuple(each for each in self.trials if each is not SAME)
 
     @property
     def false_alarms(self) -> int:
-        return sum(trial.decision.verdict is Verdict.REGRESSED for trial in self.same)
+        return self.count(SAME, Verdict.REGRESSED)
 
     @property
-    def caught(self) -> int:
-        return sum(trial.decision.verdict is Verdict.REGRESSED for trial in self.slowed)
+    def passed_though_slower(self) -> int:
+        """The misses that count most: the gate was green."""
+        return sum(self.count(each, verdict) for each in self.slowdowns for verdict in GOOD)
 
     @property
     def smallest_delta(self) -> float:
-        """The smallest delta, in steps of half a percent, at which PASSING_SHARE of the A/A races pass."""
+        """The smallest delta, in steps of half a percent, at which PASSING_SHARE of the A/A races pass; infinite where
+        no race could be finished."""
         highs = [interval(np.log(trial.new / trial.old))[2] for trial in self.same if trial.race.complete]
         if not highs:
             return math.inf
         quantile = float(np.quantile(highs, PASSING_SHARE, method="higher"))
         return round(max(STEP, math.ceil(math.expm1(quantile) / STEP) * STEP), 3)
+
+    def status(self) -> Decision:
+        """Whether the gate can be relied on here: what it must not do it did not, and it could measure."""
+        unmeasured = sum(not trial.race.complete for some in self.trials.values() for trial in some)
+        open_ = sum(self.count(each, Verdict.INCONCLUSIVE) for each in self.trials)
+        total = sum(map(len, self.trials.values()))
+        if unmeasured:
+            message = (
+                f"{unmeasured} of {total} races could not be finished undisturbed: this machine is not fit to gate on"
+            )
+            return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+        if self.false_alarms or self.passed_though_slower:
+            message = (
+                f"{self.false_alarms} of {len(self.same)} races of an engine against itself were REGRESSED, and "
+                f"{self.passed_though_slower} slowed ones passed: do not gate here at these limits"
+            )
+            return Decision(Verdict.REGRESSED, Reason.SLOWER, message)
+        if open_ > (1 - PASSING_SHARE) * total:
+            message = f"{open_} of {total} races could not be told: a larger delta, or a quieter machine"
+            return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message)
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, "every slowdown was found and nothing else")
 
 
 def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
@@ -90,13 +168,22 @@ def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
     return high
 
 
-def slowed_arm(name: str, engine: Engine, batch: Batch, seconds: float) -> Arm:
-    """An arm whose every inference is followed by a wait; one of no length still goes the same way."""
+def slowed_arm(name: str, engine: Engine, batch: Batch, waits: Iterator[float]) -> Arm:
+    """An arm whose inferences are followed by waits; waits of no length still go the same way."""
 
     def block(n: int) -> Block:
-        return engine.slowed_block(n, batch, seconds)
+        return engine.slowed_block(batch, [next(waits) for _ in range(n)])
 
     return Arm(name, block)
+
+
+def decide_race(race: Race, expectation: Expectation) -> Decision:
+    """What the gate says of the arm "new" against "old": the worst of latency, typical and tail."""
+    if not race.complete:
+        return judge.unfinished(len(race.dropped), race.dropped[-1])
+    old, new = ([from_race(race, "", arm, arm, 1, "").sample()] for arm in ("old", "new"))
+    found = [decide(BY_NAME[name], old, new, expectation.limits(BY_NAME[name]), "interleaved") for name in GATED]
+    return worst([each for each in found if each is not None])
 
 
 def run_selftest(
@@ -105,68 +192,43 @@ def run_selftest(
     *,
     model: str,
     races: tuple[int, int],
-    slowdown: float,
-    delta: float,
-    absolute_floor: float,
+    slowdowns: Sequence[Slowdown],
+    expectation: Expectation,
     schedule: Schedule,
     monitor: Callable[[], Monitor],
     progress: Progress = SILENT,
 ) -> Selftest:
-    """Run `races[0]` A/A races and `races[1]` slowed ones, in turns so that both see the same hours.
+    """Run `races[0]` A/A races and `races[1]` of each slowdown, in turns so that all see the same hours.
 
-    They are decided as the gate would with this `delta` and `absolute_floor` (seconds).
+    They are decided as the gate would by this `expectation`.
     """
-
-    def decide(race: Race) -> Decision:
-        if not race.complete:
-            return judge.unfinished(len(race.dropped), race.dropped[-1])
-        old, new = race.round_latencies("old"), race.round_latencies("new")
-        return decide_paired(old, new, delta=delta, absolute_floor=absolute_floor)
-
     started = time.monotonic()
-    plain = slowed_arm("old", engine, batch, 0.0)
+    plain = slowed_arm("old", engine, batch, SAME.waits(0.0))
     latency = run_race([plain], dataclasses.replace(schedule, rounds=3)).latency("old")
-    arms = {
-        "same": slowed_arm("new", engine, batch, 0.0),
-        "slowed": slowed_arm("new", engine, batch, slowdown * latency),
-    }
+    counts = {SAME: races[0], **dict.fromkeys(slowdowns, races[1])}
+    arms = {each: slowed_arm("new", engine, batch, each.waits(latency)) for each in counts}
     schedule = short_warm_up(schedule)
-    trials: dict[str, list[Trial]] = {"same": [], "slowed": []}
-    turns = _turns(*races)
+    trials: dict[Slowdown, list[Trial]] = {each: [] for each in counts}
+    turns = [each for index in range(max(races)) for each, count in counts.items() if index < count]
+
+    def undecided(race: Race) -> bool:
+        return decide_race(race, expectation).verdict is Verdict.INCONCLUSIVE
+
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
-            trials[kind].append(_trial(plain, arms[kind], decide, schedule, monitor))
+            race = race_until_decided([plain, arms[kind]], undecided, schedule, monitor=monitor)
+            trials[kind].append(Trial(race, decide_race(race, expectation), race.rounds > schedule.rounds))
             count(index + 1, len(turns))
     return Selftest(
         model,
         engine.spec.id,
         len(batch),
         latency,
-        delta,
-        absolute_floor,
-        slowdown,
-        tuple(trials["same"]),
-        tuple(trials["slowed"]),
+        expectation.number("delta"),
+        expectation.absolute_floor,
+        {kind: tuple(some) for kind, some in trials.items()},
         time.monotonic() - started,
     )
-
-
-def _turns(same: int, slowed: int) -> list[str]:
-    pairs = itertools.zip_longest(["same"] * same, ["slowed"] * slowed)
-    return [kind for pair in pairs for kind in pair if kind]
-
-
-def _trial(
-    old: Arm, new: Arm, decide: Callable[[Race], Decision], schedule: Schedule, monitor: Callable[[], Monitor]
-) -> Trial:
-    """One race with its rerun, as the gate does it."""
-
-    def undecided(race: Race) -> bool:
-        return decide(race).verdict is Verdict.INCONCLUSIVE
-
-    race = race_until_decided([old, new], undecided, schedule, monitor=monitor)
-    reran = race.rounds > schedule.rounds
-    return Trial(race.round_latencies("old"), race.round_latencies("new"), decide(race), reran, race)
 
 
 @dataclass(frozen=True)
@@ -182,34 +244,32 @@ class StatisticRow:
 
 
 def compare_statistics(result: Selftest) -> list[StatisticRow]:
-    """Every block statistic on the raw iterations of the same races: median interval width, and verdicts."""
+    """Every block statistic on the raw iterations of the same races, against itself and uniformly slowed: median
+    interval width, and verdicts."""
     rows = []
-    for name, statistic in BLOCK_STATISTICS.items():
-        verdicts: dict[str, list[Verdict]] = {}
+    kinds = [SAME, *(each for each in result.slowdowns if each.share == 1.0)]
+    for name in STATISTICS:
+        verdicts: dict[Slowdown, list[Verdict]] = {kind: [] for kind in kinds}
         widths = []
-        for kind, trials in (("same", result.same), ("slowed", result.slowed)):
-            verdicts[kind] = []
-            for trial in trials:
+        for kind in kinds:
+            for trial in result.trials[kind]:
                 if not trial.race.complete:
                     continue
-                old, new = (
-                    np.array([statistic(block) for block in trial.race.blocks[arm]][: Schedule.rounds])
-                    for arm in ("old", "new")
-                )
+                old, new = (trial.race.round_latencies(arm, name)[: Schedule.rounds] for arm in ("old", "new"))
                 _, low, high = interval(np.log(new / old))
                 widths.append(high - low)
                 verdicts[kind].append(
                     decide_paired(old, new, delta=result.delta, absolute_floor=result.absolute_floor).verdict
                 )
-        both = verdicts["same"] + verdicts["slowed"]
+        slower = [verdict for kind in kinds[1:] for verdict in verdicts[kind]]
         rows.append(
             StatisticRow(
                 name,
                 float(np.median(widths)) if widths else math.nan,
-                verdicts["same"].count(Verdict.REGRESSED),
-                verdicts["same"].count(Verdict.PASS),
-                verdicts["slowed"].count(Verdict.REGRESSED),
-                both.count(Verdict.INCONCLUSIVE),
+                verdicts[SAME].count(Verdict.REGRESSED),
+                verdicts[SAME].count(Verdict.PASS),
+                slower.count(Verdict.REGRESSED),
+                [*verdicts[SAME], *slower].count(Verdict.INCONCLUSIVE),
             )
         )
     return rows
@@ -217,21 +277,6 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
 
 def summary(result: Selftest) -> dict[str, object]:
     """The result as plain JSON values, with every trial's rounds."""
-
-    def trials(some: Sequence[Trial]) -> list[dict[str, object]]:
-        return [
-            {
-                "verdict": trial.decision.verdict.value,
-                "reason": trial.decision.reason.value,
-                "message": trial.decision.message,
-                "reran": trial.reran,
-                "old": list(map(float, trial.old)),
-                "new": list(map(float, trial.new)),
-                "dropped": list(trial.race.dropped),
-            }
-            for trial in some
-        ]
-
     return {
         "model": result.model,
         "engine": result.engine,
@@ -239,12 +284,23 @@ def summary(result: Selftest) -> dict[str, object]:
         "latency": result.latency,
         "delta": result.delta,
         "absolute_floor": result.absolute_floor,
-        "slowdown": result.slowdown,
         "seconds": result.seconds,
         "false_alarms": result.false_alarms,
-        "caught": result.caught,
-        "smallest_delta": result.smallest_delta,
+        "passed_though_slower": result.passed_though_slower,
+        "smallest_delta": result.smallest_delta if math.isfinite(result.smallest_delta) else None,
+        "decision": decision_to_json(result.status()),
         "statistics": [vars(row) for row in compare_statistics(result)],
-        "same": trials(result.same),
-        "slowed": trials(result.slowed),
+        "trials": {
+            kind.name: [
+                {
+                    **decision_to_json(trial.decision),
+                    "reran": trial.reran,
+                    "old": list(map(float, trial.old)),
+                    "new": list(map(float, trial.new)),
+                    "dropped": list(trial.race.dropped),
+                }
+                for trial in trials
+            ]
+            for kind, trials in result.trials.items()
+        },
     }

@@ -14,7 +14,8 @@ import onnx
 from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, BuildRequest, EngineSpec
 from trtgate.errors import UserError
-from trtgate.graphs.quantize import QUANTIZED, WEIGHTED, quantize
+from trtgate.graphs.quantize import QUANTIZED, not_quantized, quantize
+from trtgate.graphs.weighted import weighted_nodes
 from trtgate.progress import Progress
 from trtgate.race import Arm, Schedule, run_race
 from trtgate.verdict.agreement import Agreement, compare_logits
@@ -54,9 +55,11 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     if not bench.model.weights.trained:
         raise UserError(f"{bench.name} is untrained, its answers mean nothing; give --weights {bench.name}=PATH")
     fp32 = bench.graph("fp32").path
-    nodes = onnx.load(fp32).graph.node
-    quantizable = [node.name for node in nodes if node.op_type in QUANTIZED]
-    groups = group_nodes([node.name for node in nodes if node.op_type in WEIGHTED], depth)
+    graph_of = onnx.load(fp32)
+    left_out = set(not_quantized(graph_of))
+    nodes = graph_of.graph.node
+    quantizable = [node.name for node in nodes if node.op_type in QUANTIZED and node.name not in left_out]
+    groups = group_nodes([node.name for node in weighted_nodes(graph_of)], depth)
     photos = bench.photos("evaluation").first(PHOTOS)
     reference = bench.logits(REFERENCE)[: len(photos)]
     ranges = bench.ranges()

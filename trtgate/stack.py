@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -22,7 +22,6 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
     "onnx": ("onnx",),
-    "converter": ("onnxconverter-common",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"),
@@ -98,11 +97,66 @@ def cpu_features() -> frozenset[str]:
     return frozenset(found & set(INSTRUCTION_SETS))
 
 
+def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs' worth of time that the control groups of this process leave it, the least of all; None without a limit.
+
+    Version 2 tells quota and period in `cpu.max`, version 1 in two files of its cpu controller; a limit may stand in
+    any group above. In a container the path may be the host's, and the container's own group be at the root.
+    """
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return None
+    limits: list[float] = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = (
+            [root, root / "unified"] if not controllers else [root / controllers, root / "cpu", root / "cpu,cpuacct"]
+        )
+        here = PurePosixPath(path.lstrip("/"))
+        for mount in mounts:
+            for folder in {mount / here, *(mount / above for above in here.parents), mount}:
+                limits += filter(None, [_quota_in(folder)])
+    return min(limits, default=None)
+
+
+def _quota_in(folder: Path) -> float | None:
+    """CPUs' worth of time that one control group allows."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # no such file, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
 @functools.cache
 def usable_threads() -> int:
-    """Physical cores that this process may run on: one thread each, for every backend alike."""
+    """Physical cores that this process may keep busy: one thread each, for every backend alike.
+
+    A quota of the control group counts in whole cores: with a thread more, all of them would be halted in every period.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    return threads_for(allowed, psutil.cpu_count(logical=False), cpu_quota())
+
+
+def threads_for(allowed: int, physical: int | None, quota: float | None) -> int:
+    """Threads for so many CPUs that may be used, physical cores, and CPUs' worth of time."""
+    return max(1, min(allowed, physical or allowed, allowed if quota is None else int(quota)))
+
+
+def quota_note(quota: float | None, threads: int) -> str | None:
+    """What a quota does to a measurement, in words; None without one."""
+    if quota is None:
+        return None
+    halted = "; less than one core is halted in every period, inside iterations" if quota < 1 else ""
+    return (
+        f"a CPU quota of {quota:g} cores (cgroup) limits this process to {threads} thread{'s' * (threads > 1)}{halted}"
+    )
 
 
 def cuda_facts() -> dict[str, Any]:
@@ -118,13 +172,39 @@ def cuda_facts() -> dict[str, Any]:
     return {**facts, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
+def cuda_needs() -> dict[str, str]:
+    """Which CUDA each installed package was made for, "12.9" or "13", by the package's name."""
+    found = {}
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        if torch.version.cuda:
+            found["torch"] = torch.version.cuda
+    installed = {each.metadata["Name"].lower().replace("_", "-") for each in metadata.distributions()}
+    for name in sorted(installed):
+        major = re.fullmatch(r"tensorrt(?:-rtx|-lean)?-cu(\d\d)", name)
+        if major:
+            found[name] = major[1]
+    for name in ("cuda-bindings", "cuda-python"):
+        if name in installed:
+            found[name] = ".".join(metadata.version(name).split(".")[:2])
+            break
+    if "tensorrt" in installed and metadata.version("tensorrt").startswith("8."):
+        found["tensorrt"] = "12"
+    return found
+
+
 def stack(threads: int | None = None, device: Device = "cpu") -> dict[str, Any]:
     """The fingerprint of this machine and its software, as plain JSON values; a GPU counts where it does the work."""
     return {
         **(cuda_facts() if device == "cuda" else {}),
+        "device": device,
         "cpu": cpu_model(),
         "cpu_features": sorted(cpu_features()),
         "threads": threads or usable_threads(),
+        "cpu_quota": cpu_quota(),
         "logical_cpus": os.cpu_count(),
         "node": platform.node(),
         "kernel": platform.release(),

@@ -15,14 +15,16 @@ import onnx
 
 from trtgate import images, models
 from trtgate.building import cached_calibration, cached_plan, processor
-from trtgate.engines import DEFAULT_ENGINES, available, backend, parse_spec
-from trtgate.engines.base import REFERENCE, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
+from trtgate.engines import DEFAULT_ENGINES, available, backend, controls, parse_spec
+from trtgate.engines.base import REFERENCE, Block, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
+from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
+from trtgate.remote import one_worker
 from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.telemetry import monitor_for
 
@@ -43,6 +45,7 @@ class Settings:
     batch_sizes: tuple[int, ...] = (1,)
     streams: int = 1
     reuse_timing_cache: bool = False
+    rebuild: bool = False
     weights: Mapping[str, Path] = field(default_factory=dict)
     images: Path | None = None
     calibration_images: Path | None = None
@@ -50,6 +53,8 @@ class Settings:
     plan_cache: Path = Path(".trtgate")
     threads: int = field(default_factory=usable_threads)
     expectations: Expectations = field(default_factory=read_expectations)
+    # Whether what a fresh process needs is measured: seconds for each engine, for sessions that will be compared.
+    fresh: bool = False
 
 
 class Workbench:
@@ -99,11 +104,24 @@ class Workbench:
                 return images.sample_crops(split, self.model.preprocessing)
             with self._progress.step(f"{self.name}: reading {split} photos") as count:
                 return images.read_folder(
-                    folder, self.model.preprocessing, skip_bad=self.settings.skip_bad_images, progress=count
+                    folder,
+                    self.model.preprocessing,
+                    classes=self.model.classes if split == "evaluation" else None,
+                    skip_bad=self.settings.skip_bad_images,
+                    spool=self._cache.root,
+                    progress=count,
                 )
 
         made: ImageSet = self._once(split, read)
         return made
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the logits: the photos' folders', ImageNet's, or numbers."""
+        named = self.photos("evaluation").classes
+        if not named and self.model.classes == models.CLASSES:
+            return tuple(each.name for each in models.image_classes())
+        return named or tuple(f"class {index}" for index in range(self.model.classes))
 
     def graph(self, kind: GraphKind) -> CachedFile:
         """The ONNX graph of that kind, from the cache or made now."""
@@ -118,15 +136,21 @@ class Workbench:
                 "weights": self.model.weights.digest,
                 "crop": self.model.preprocessing.crop,
                 "opset": export.OPSET,
+                "form": export.FORM,
                 "torch": version_of("torch"),
                 "onnx": version_of("onnx"),
             }
             return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
         if kind == "fp16":
             fp32 = self.graph("fp32")
-            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "converter": version_of("converter")}
+            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "onnxruntime": version_of("onnxruntime")}
             text = f"{self.name}: converting to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
+        if kind == "int8-symmetric-fp16":
+            int8 = self.graph("int8-symmetric")
+            depends = {"kind": kind, "model": self.name, "int8": int8.digest, "onnxruntime": version_of("onnxruntime")}
+            text = f"{self.name}: converting what INT8 leaves to FP16"
+            return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(int8.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
         fp32, ranges = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
@@ -202,6 +226,7 @@ class Workbench:
             self.model.preprocessing.crop,
             self._calibration(spec) if spec.variant == "calibrated" else None,
             self._timing_cache(spec) if settings.reuse_timing_cache else None,
+            settings.rebuild,
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
@@ -212,7 +237,7 @@ class Workbench:
             spec,
             self.graph("fp32").digest,
             photos.digest,
-            lambda: images.normalise(photos.pixels, photos.preprocessing),
+            lambda: images.normalise(photos.pixels[:], photos.preprocessing),
         )
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
@@ -220,12 +245,16 @@ class Workbench:
         stack = {**processor(self.settings.device, self.settings.threads), spec.backend: version_of(spec.backend)}
         return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
 
-    def kept_in_float(self, spec: EngineSpec) -> int:
-        """How many convolutions and matrix products of an INT8 engine were meant to stay in float."""
+    def kept_in_float(self, spec: EngineSpec) -> frozenset[str]:
+        """The names of the nodes that were meant to stay in float in an INT8 engine, and of their outputs.
+
+        Builders call a layer after the one or the other.
+        """
         if spec.precision != "int8":
-            return 0
+            return frozenset()
         graph = onnx.load(self.graph("fp32").path, load_external_data=False)
-        return len(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
+        kept = set(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
+        return frozenset(kept.union(*(node.output for node in graph.graph.node if node.name in kept)))
 
     def plan(self, spec: EngineSpec) -> CachedFile | None:
         """The engine's plan, from the cache or built now; None for an engine that has none."""
@@ -248,7 +277,9 @@ class Workbench:
         def load() -> Engine | Exception:
             try:
                 plan = self.plan(spec)
-                made = backend(spec.backend).load(spec, self._request(spec), plan.path if plan else None)
+                request = self._request(spec)
+                with within(LOAD_SECONDS, f"{self.name}: loading {spec.id}"):
+                    made = backend(spec.backend).load(spec, request, plan.path if plan else None)
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
                 return error
             return self._exit.enter_context(made)
@@ -271,7 +302,7 @@ class Workbench:
         return tuple(spec for spec in self.settings.engines if loads(spec))
 
     def logits(self, spec: EngineSpec) -> Logits:
-        """float32[N,1000] of the evaluation photos, at the smallest batch size that is raced; the reference's come
+        """float32[N,classes] of the evaluation photos, at the smallest batch size that is raced; the reference's come
         from the cache when nothing they depend on has changed."""
         made: Logits = self._once(
             ("logits", spec), lambda: self._reference_logits() if spec == REFERENCE else self._engine_logits(spec)
@@ -282,12 +313,15 @@ class Workbench:
         engine, photos = self.engine(spec), self.photos("evaluation")
         size = batch or min(self.settings.batch_sizes)
         rows: list[Logits] = []
+        done = 0
         with self._progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
             for chunk in photos.batches(size):
                 # Padded to a whole batch: an engine may be built for exactly that one.
                 whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-                rows.append(engine.infer(whole)[: len(chunk)])
-                count(sum(map(len, rows)), len(photos))
+                with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
+                    rows.append(engine.infer(whole)[: len(chunk)])
+                done += len(chunk)
+                count(done, len(photos))
         return np.concatenate(rows)
 
     def _reference_logits(self) -> Logits:
@@ -323,7 +357,7 @@ class Workbench:
             device, batch = self.settings.device, self.batch(batch_size)
             arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
             text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
-            with controls(device) as control, self._progress.step(text) as count:
+            with controls.control_arms(device) as control, self._progress.step(text) as count:
                 return race_until_decided(
                     [*arms, *control], undecided, SCHEDULES[device], monitor=monitor_for(device), progress=count
                 )
@@ -338,7 +372,8 @@ class Workbench:
             engine, batch, streams = self.engine(spec), self.batch(batch_size), self.settings.streams
             found: dict[str, Any] = {"enqueue_seconds": engine.enqueue_seconds(batch)}
             found["layer_times"] = {
-                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind, "nodes": list(layer.nodes)}
+                for layer in engine.layer_times(batch)
             }
             if streams > 1 and (together := engine.throughput(batch, streams)) is not None:
                 alone = engine.throughput(batch, 1)
@@ -348,16 +383,60 @@ class Workbench:
         made: Mapping[str, Any] = self._once(("beside", spec, batch_size), measure)
         return made
 
+    def costs(self, spec: EngineSpec) -> Mapping[str, float]:
+        """What an engine costs besides time, by the names of metrics: its plan, and where sessions are compared what a
+        fresh process needs to load it and to run once. Empty for an engine that has no plan."""
+
+        def measure() -> dict[str, float]:
+            plan = self.plan(spec)
+            if plan is None:
+                return {}
+            found = {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
+            return {**found, **self._fresh(spec)} if self.settings.fresh else found
+
+        made: Mapping[str, float] = self._once(("costs", spec), measure)
+        return made
+
+    def _fresh(self, spec: EngineSpec) -> Mapping[str, float]:
+        """What a process that only loads the plan measures of that. The plan is there, so no photo is needed."""
+        with self._progress.step(f"{self.name}: {spec.id} in a fresh process"), one_worker() as worker:
+            found: Mapping[str, float] = worker.ask("open", **self.job(spec, 0, None))["fresh"]
+            return found
+
+    def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None) -> dict[str, Any]:
+        """What a worker needs to build or load an engine, as JSON values; `calibration` is a file of images."""
+        kind = backend(spec.backend).graph_kind(spec)
+        settings, weights = self.settings, self.settings.weights.get(self.name)
+        photos = {"images": str(calibration), "digest": self.photos("calibration").digest} if calibration else None
+        return {
+            "engine": spec.id,
+            "model": self.name,
+            "graph": str(self.graph(kind).path.resolve()) if kind is not None else None,
+            "source": self.source(spec),
+            "batch_sizes": list(settings.batch_sizes),
+            "threads": settings.threads,
+            "device": settings.device,
+            "crop": self.model.preprocessing.crop,
+            "plan_cache": str(settings.plan_cache.resolve()),
+            "rebuild": rebuild,
+            "anew": settings.rebuild,
+            "calibration": photos,
+            "weights": str(weights.resolve()) if weights else None,
+        }
+
+    def digests(self, spec: EngineSpec) -> dict[str, str]:
+        """What went into an engine's numbers: sides that differ in one of these cannot be compared."""
+        found = {"weights": self.model.weights.digest, "evaluation photos": self.photos("evaluation").digest}
+        if spec.precision == "int8":
+            found["calibration photos"] = self.photos("calibration").digest
+        return found
+
 
 def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
-    return Arm(name or engine.spec.id, lambda n: engine.block(n, batch))
 
+    def block(n: int) -> Block:
+        with within(RUN_SECONDS, f"a block of {engine.spec.id}"):
+            return engine.block(n, batch)
 
-def controls(device: Device) -> contextlib.AbstractContextManager[tuple[Arm, ...]]:
-    """The arms that tell a change of the machine from one of the engines; none on a CPU."""
-    if device == "cpu":
-        return contextlib.nullcontext(())
-    from trtgate.engines.controls import control_arms
-
-    return control_arms()
+    return Arm(name or engine.spec.id, block)

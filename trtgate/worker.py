@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 import time
 import traceback
@@ -19,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtgate.building import cached_calibration, cached_plan
-from trtgate.engines import backend
+from trtgate.engines import available, backend
 from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.probe import give_home
+from trtgate.nvml import current_gpu
 from trtgate.plans import PlanCache
+from trtgate.processes import die_with_parent
 from trtgate.progress import Progress
-from trtgate.protocol import VERSION, Frames, ProtocolError
+from trtgate.protocol import VERSION, Frames, ProtocolError, require
 from trtgate.stack import stack
 
 if TYPE_CHECKING:
     from trtgate.models import Model
 
-PR_SET_PDEATHSIG = 1
 # Threads that are not asleep after this are spinning for good; the driver will see that, and object.
 REST_SECONDS = 1.0
 LOOK_SECONDS = 0.005
@@ -60,7 +61,7 @@ class Worker:
         found = {}
         for text in engines:
             spec = EngineSpec.parse(text)
-            availability = backend(spec.backend).available(spec, device)
+            availability = available(spec, device)
             found[text] = {"ok": availability.ok, "reason": str(availability)}
         return {"stack": stack(device=device), "engines": found}
 
@@ -76,14 +77,21 @@ class Worker:
             device=job["device"],
             crop=job["crop"],
             calibration=_calibration(job, spec, cache),
+            anew=job["anew"],
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
         before = anonymous_bytes()  # after a build, which may have been in this very process
+        start = time.perf_counter()
         engine = backend(spec.backend).load(spec, request, plan.path if plan else None)
         engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
+        cold_start = time.perf_counter() - start
         self._engine = engine
         built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
-        return {"plan": built, "memory_bytes": max(0, anonymous_bytes() - before)}
+        fresh = {"cold_start": cold_start, "host_memory": max(0, anonymous_bytes() - before)}
+        gpu = current_gpu() if request.device == "cuda" else None
+        if gpu is not None and (used := gpu.memory_used()):
+            fresh["device_memory"] = used
+        return {"plan": built, "fresh": fresh}
 
     def _progress(self) -> Progress:
         return Progress(lambda text: self._frames.send({"progress": text}))
@@ -122,7 +130,8 @@ class Worker:
         return {
             "audit": {"asked": audit.asked, "layers": dict(audit.layers), "also": sorted(audit.also)},
             "layer_times": {
-                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind} for layer in engine.layer_times(batch)
+                layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind, "nodes": list(layer.nodes)}
+                for layer in engine.layer_times(batch)
             },
             "engine": dict(engine.facts()),
             "notes": list(engine.notes(len(batch))),
@@ -135,12 +144,13 @@ class Worker:
         }
         while True:
             message = self._frames.receive()
-            if message["do"] == "goodbye":
+            _, wanted = require(message, "do")
+            if wanted == "goodbye":
                 if self._engine is not None:
                     self._engine.close()
                 return
             try:
-                answer: dict[str, Any] = {"answer": requests[message["do"]](**message["with"])}
+                answer: dict[str, Any] = {"answer": requests[wanted](**message["with"])}
             except Exception as error:  # the driver decides what an error of an engine means
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}
@@ -182,14 +192,10 @@ def come_to_rest() -> None:
             return
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when the driver's ends, however that happens (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main() -> int:
     """Serve until told to stop."""
     die_with_parent()
+    give_home()
     frames = Frames(int(sys.argv[1]), int(sys.argv[2]))
     frames.send({"protocol": VERSION, "python": sys.version.split()[0], "pid": os.getpid()})
     try:

@@ -5,11 +5,13 @@
 #   SESSIONS  how many; 5 decide, 1 shows large changes only
 #   BASELINE  folder of the baseline's sessions; empty: record only
 #   REQUIRE   engine or backend that must be there; empty: none
+#   PLANS     folder of the plan cache; empty: the default
 #   BENCH     more arguments for pytest, separated by spaces
 #   PYTHON    of the environment, .venv/bin/python by default
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 read -ra bench <<<"${BENCH:-}"
+if [[ -n ${PLANS:-} ]]; then bench+=("--plan-cache=$PLANS"); fi
 require=()
 if [[ -n ${REQUIRE:-} ]]; then require=(--require "$REQUIRE"); fi
 if [[ -e $RECORDS ]]; then

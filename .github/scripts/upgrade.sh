@@ -4,11 +4,16 @@
 #   COMMON    what both need besides, packages separated by spaces, such as "pycuda cuda-python nvidia-ml-py"
 #   ENVS      folder of the two environments
 #   RECORDS   folder that ab.json and ab.md are written to
+#   PLANS     folder of the plan cache; empty: the default
+#   ENGINES   engines to race, separated by spaces; empty: the default
 #   AB        more arguments for `trtgate ab`, separated by spaces
 #   PYTHON    of trtgate's own environment, .venv/bin/python by default
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 read -ra more <<<"${AB:-}"
+if [[ -n ${PLANS:-} ]]; then more+=("--plan-cache=$PLANS"); fi
+read -ra engines <<<"${ENGINES:-}"
+for engine in "${engines[@]}"; do more+=("--engine=$engine"); done
 read -ra common <<<"${COMMON:-}"
 for package in "${common[@]}"; do
     if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._=\<\>!-]*$ ]]; then

@@ -26,10 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate import cuda
-from trtgate.engines import backend, parse_spec, tensorrt
+from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
 from trtgate.engines.gpu import GpuEngine, time_between_events
-from trtgate.engines.tensorrt import CAPTURED, TensorRTEngine
+from trtgate.engines.tensorrt import run
+from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine
 from trtgate.models import Model, load_model
 from trtgate.nvml import current_gpu
 from trtgate.stack import cuda_facts
@@ -121,6 +122,7 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
         get_tensor_name=lambda index: ["input", "logits"][index],
         get_tensor_mode=lambda name: name,
         get_tensor_dtype=lambda name: "float",
+        get_tensor_shape=lambda name: (-1, 1000),
         create_execution_context=lambda: KernelContext(launch, refuses),
         device_memory_size_v2=0,
         num_layers=1,
@@ -136,8 +138,10 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
 @contextmanager
 def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
     """TensorRTEngine around the kernel."""
-    tensorrt.trt = stand_in_tensorrt(refuses)  # type: ignore[assignment]
-    tensorrt._logger_class = lambda: _PlainLogger  # type: ignore[assignment]
+    run.trt = stand_in_tensorrt(refuses)  # type: ignore[assignment]
+    run.logger_class = lambda: _PlainLogger  # type: ignore[assignment]
+    run.require_own_plan = lambda plan: "a kernel"
+    run.runtime_settings = lambda engine: None
     with TensorRTEngine(parse_spec("tensorrt-fp16"), bytes(32), SIZES, CROP, ()) as engine:
         yield engine
 
@@ -145,6 +149,7 @@ def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
 class _PlainLogger:
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.warnings: list[str] = []
 
 
 def batch(size: int) -> np.ndarray:
@@ -234,7 +239,7 @@ def check_streams(name: str, engine: GpuEngine, images: np.ndarray) -> None:
 def check_slowdown(name: str, engine: GpuEngine, images: np.ndarray) -> None:
     """The wait that the selftest adds must be about what it says."""
     latency = float(np.median(engine.block(200, images).seconds))
-    plain, slow = (float(np.median(engine.slowed_block(400, images, share * latency).seconds)) for share in (0, 0.1))
+    plain, slow = (float(np.median(engine.slowed_block(images, [share * latency] * 400).seconds)) for share in (0, 0.1))
     check(f"{name}: a wait of 10 % is one", 0.07 < (slow - plain) / latency < 0.13, f"{(slow - plain) / latency:.1%}")
 
 

@@ -23,10 +23,11 @@ from dataclasses import replace
 from trtgate.engines import parse_spec
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
-from trtgate.race import BLOCK_STATISTICS, SCHEDULES, Race, run_race
+from trtgate.race import SCHEDULES, Race, run_race
 from trtgate.selftest import short_warm_up, slowed_arm
 from trtgate.verdict import Verdict
 from trtgate.verdict.paired import decide_paired, interval
+from trtgate.verdict.shape import STATISTICS
 from trtgate.workbench import Workbench
 
 PARTS = (1, 2, 4)
@@ -85,7 +86,7 @@ def main() -> None:
     print("| parts | statistic | width | false alarms | A/A passed | 10 % found | 5 % found | slowed passed |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for parts in PARTS:
-        for statistic in BLOCK_STATISTICS:
+        for statistic in STATISTICS:
             print(row(parts, statistic, races[parts]))
 
 

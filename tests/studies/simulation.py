@@ -22,12 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.verdict import Verdict
 from trtgate.verdict.paired import decide_paired
+from trtgate.verdict.policy import holm, worst
 from trtgate.verdict.sessions import decide_sessions
 
 Floats = npt.NDArray[np.float64]
 DELTA = 0.05
 ROUNDS = 15
 SESSIONS = 5
+# Of 22 engines at two batch sizes, two series each.
+SERIES = 88
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,15 @@ def sessions_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> V
     return decide_sessions(old, new * (1 + effect), delta=DELTA).verdict
 
 
+def gate_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+    """A whole gate: SERIES series of five sessions a side, one slower; the worst verdict after the correction."""
+    found = []
+    for index in range(SERIES):
+        old, new = (1e-3 * np.exp(noise.session * student(rng, SESSIONS)) for _ in range(2))
+        found.append(decide_sessions(old, new * (1 + (effect if index == 0 else 0.0)), delta=DELTA))
+    return worst(holm(found)).verdict
+
+
 @dataclass(frozen=True)
 class Row:
     rule: str
@@ -104,6 +116,7 @@ def simulate(trials: int, seed: int = 0) -> list[Row]:
     rules: dict[str, Callable[[np.random.Generator, Noise, float], Verdict]] = {
         "paired": paired_verdict,
         "sessions 5:5": sessions_verdict,
+        f"gate of {SERIES} series 5:5": gate_verdict,
     }
     rows = []
     for rule, verdict in rules.items():
@@ -111,10 +124,12 @@ def simulate(trials: int, seed: int = 0) -> list[Row]:
             for effect in (0.0, DELTA + 0.02):
                 rng = np.random.default_rng([seed, len(rows)])
                 counts: dict[Verdict, int] = {}
-                for _ in range(trials):
+                # A gate is as many series as there are, and takes as much longer.
+                runs = max(200, trials // SERIES) if verdict is gate_verdict else trials
+                for _ in range(runs):
                     found = verdict(rng, noise, effect)
                     counts[found] = counts.get(found, 0) + 1
-                rows.append(Row(rule, noise.name, effect, counts, trials))
+                rows.append(Row(rule, noise.name, effect, counts, runs))
     return rows
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Iterable, Mapping
 
 from trtgate.engines.base import Availability, Backend, Device, EngineSpec
+from trtgate.engines.probe import PROBE
 from trtgate.errors import UserError
 
 BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino", "tensorrt")
@@ -60,6 +62,43 @@ def running_here(found: Iterable[tuple[EngineSpec, Availability]]) -> list[Engin
     return [spec for spec, availability in pairs if not availability.elsewhere] or [spec for spec, _ in pairs]
 
 
+def start_probing(specs: Iterable[EngineSpec], device: Device) -> None:
+    """Begin to find out, in another process, which of these engines' runtimes can be imported."""
+    modules = [module for spec in specs for module in _runtimes(spec.backend, device)]
+    PROBE.start(modules)
+
+
+def _runtimes(name: str, device: Device) -> tuple[str, ...]:
+    with contextlib.suppress(Exception):  # `available` has the same error, and tells it
+        return backend(name).runtimes(device)
+    return ()
+
+
 def available(spec: EngineSpec, device: Device) -> Availability:
-    """Whether the engine can run on this machine's processor of that kind."""
-    return backend(spec.backend).available(spec, device)
+    """Whether the engine can run on this machine's processor of that kind.
+
+    A runtime whose import raises, crashes or hangs is no engine's and says why; it is not tried twice.
+    """
+    if spec.backend in _BROKEN:
+        return _BROKEN[spec.backend]
+    for module in _runtimes(spec.backend, device):
+        problem = PROBE.problem(module)
+        if problem:
+            return _broken(spec.backend, f"{module} is broken: {problem}")
+    try:
+        return backend(spec.backend).available(spec, device)
+    except (Exception, SystemExit) as error:
+        return _broken(spec.backend, f"{spec.backend} cannot be imported: {error_text(error)}")
+
+
+_BROKEN: dict[str, Availability] = {}
+
+
+def _broken(name: str, reason: str) -> Availability:
+    _BROKEN[name] = Availability(False, reason, "install it again in a version that fits this machine's driver")
+    return _BROKEN[name]
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

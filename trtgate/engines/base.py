@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,11 @@ if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
 
 Batch = npt.NDArray[np.float32]
 Seconds = npt.NDArray[np.float64]
-GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-asymmetric"]
+GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
 Device = Literal["cpu", "cuda"]
+
+# Facts of a GPU that say which one it is and with which driver, not of what kind it is. Plans outlive a driver.
+ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "driver_cuda"})
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
@@ -88,12 +91,16 @@ class EngineUnavailable(Exception):
     """What looked available turned out not to be: its build or its first run brought down the process that tried."""
 
 
+def no_progress(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass(frozen=True)
 class BuildRequest:
     """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor.
 
     `model` is None in a worker process, which has graphs only. `timing_cache` is a file that TensorRT may take kernel
-    timings from and add them to; None builds cold.
+    timings from and add them to; None builds cold. `anew` builds a plan even if one is in the cache.
     """
 
     model: Model | None
@@ -104,7 +111,8 @@ class BuildRequest:
     crop: int = 224
     calibration: Calibration | None = None
     timing_cache: Path | None = None
-    progress: Callable[[int, int], None] = lambda done, total: None
+    anew: bool = False
+    progress: Callable[[int, int], None] = no_progress
 
 
 @dataclass(frozen=True)
@@ -135,11 +143,15 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in."""
+    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in.
+
+    `nodes` are the ONNX nodes that went into it, where the runtime tells: names of layers change with its version.
+    """
 
     name: str
     seconds: float
     kind: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,7 +190,7 @@ class Engine(ABC):
 
     @abstractmethod
     def infer(self, batch: Batch) -> Batch:
-        """float32[N,3,H,W] -> float32[N,1000] logits in memory of their own, copying as a caller would."""
+        """float32[N,3,H,W] -> float32[N,classes] logits in memory of their own, copying as a caller would."""
 
     @abstractmethod
     def bind(self, batch: Batch) -> Callable[[], object]:
@@ -188,20 +200,22 @@ class Engine(ABC):
         """n back-to-back inferences of `batch`, each timed; between blocks nobody writes to it."""
         return Block(time_calls(self.bind(batch), n))
 
-    def slowed_block(self, n: int, batch: Batch, seconds: float) -> Block:
-        """As `block`, without a second series, each inference followed by a wait of `seconds` inside the timed region.
+    def slowed_block(self, batch: Batch, waits: Sequence[float]) -> Block:
+        """As `block`, without a second series, each inference followed by a wait of its own, in seconds, inside the
+        timed region.
 
-        An arm that waits for nothing goes the same way, so that two such arms differ in the wait alone.
+        An arm that waits for nothing goes the same way, so that two such arms differ in the waits alone.
         """
-        call, ticks, clock = self.bind(batch), int(seconds * 1e9), time.perf_counter_ns
+        call, clock = self.bind(batch), time.perf_counter_ns
+        ticks = iter([int(seconds * 1e9) for seconds in waits])
 
         def slow_call() -> None:
             call()
-            until = clock() + ticks
+            until = clock() + next(ticks)
             while clock() < until:
                 pass
 
-        return Block(time_calls(slow_call, n))
+        return Block(time_calls(slow_call, len(waits)))
 
     @abstractmethod
     def audit(self) -> PrecisionAudit:
@@ -245,6 +259,12 @@ class Backend(ABC):
 
     name: ClassVar[str]
     specs: ClassVar[tuple[EngineSpec, ...]]
+    # Whether `build` may be called in a process of its own, which has the graph but no model.
+    builds_apart: ClassVar[bool] = False
+
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        """The modules that `available` imports; they are tried in another process first, which they may bring down."""
+        return ()
 
     @abstractmethod
     def available(self, spec: EngineSpec, device: Device) -> Availability:
@@ -257,6 +277,10 @@ class Backend(ABC):
     @abstractmethod
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         """Which graph the engine is built from; None where it is built from the PyTorch model."""
+
+    def plan_runs_on(self, machine: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the processor's facts those that a plan depends on, by the runtime's own rules of portability."""
+        return {name: value for name, value in machine.items() if name not in ONE_MACHINE}
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         """Everything besides the graph and the machine that a plan depends on, by name, as JSON values."""

@@ -1,4 +1,4 @@
-"""A fixed amount of work raced along with the engines on a GPU.
+"""A fixed amount of work raced along with the engines.
 
 When the matrix product or the copy changes, the machine has changed (its clock, its power, who else is on it), whatever
 the engines say; when only an engine changes, the machine is not to blame.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from trtgate.engines.base import Block
+from trtgate.engines.base import Block, Device, time_calls
 from trtgate.engines.gpu import time_between_events
 from trtgate.engines.pytorch import TorchStream, give_back_memory
 from trtgate.race import CONTROL, Arm
@@ -25,9 +25,18 @@ COPIED_BYTES = 256 << 20
 SHARE = 0.1
 
 
+# On a CPU: 57 MFLOP, 1 to 4 ms, and more bytes than most last-level caches hold.
+CPU_MATRIX = 304
+CPU_COPIED_BYTES = 64 << 20
+
+
 @contextlib.contextmanager
-def control_arms() -> Iterator[tuple[Arm, ...]]:
-    """Arms named `control-matmul` (float16, MATRIX x MATRIX) and `control-copy` (COPIED_BYTES within the device)."""
+def control_arms(device: Device) -> Iterator[tuple[Arm, ...]]:
+    """Arms named `control-matmul` and `control-copy`: on a GPU float16, MATRIX x MATRIX, and COPIED_BYTES within the
+    device; on a CPU float32, by PyTorch's threads."""
+    if device == "cpu":
+        yield _cpu_arms()
+        return
     lane = TorchStream()
     try:
         yield _arms(lane)
@@ -35,6 +44,19 @@ def control_arms() -> Iterator[tuple[Arm, ...]]:
         lane.synchronize()
         lane.close()
         give_back_memory()
+
+
+def _cpu_arms() -> tuple[Arm, ...]:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, CPU_MATRIX, CPU_MATRIX, generator=generator)
+    product = torch.empty_like(left)
+    source = torch.ones(CPU_COPIED_BYTES // 4)
+    target = torch.empty_like(source)
+
+    def arm(name: str, run: Callable[[], object]) -> Arm:
+        return Arm(f"{CONTROL}{name}", lambda n: Block(time_calls(run, n)), SHARE)
+
+    return arm("matmul", lambda: torch.mm(left, right, out=product)), arm("copy", lambda: target.copy_(source))
 
 
 def _arms(lane: TorchStream) -> tuple[Arm, ...]:

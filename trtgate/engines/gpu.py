@@ -35,7 +35,7 @@ class Event(Protocol):
 class Lane(ABC):
     """A stream with its buffers and one inference of one batch size made ready on it.
 
-    `host_in`, float32[N,3,H,W], and `host_out`, float32[N,1000], are page-locked; `stream` is the CUDA library's.
+    `host_in`, float32[N,3,H,W], and `host_out`, float32[N,classes], are page-locked; `stream` is the CUDA library's.
     `copy_in`, `run` and `copy_out` only enqueue. No lane shares a buffer with another.
     """
 
@@ -131,6 +131,16 @@ class GpuEngine(Engine):
     def new_lane(self, size: int) -> Lane:
         """A lane for batches of that size. Raises what the runtime raises when it cannot make one."""
 
+    def lane(self, size: int) -> Lane:
+        """The engine's own lane for batches of that size."""
+        if size not in self._lanes:
+            self._lanes[size] = self.new_lane(size)
+        return self._lanes[size]
+
+    def drop_lane(self, size: int) -> None:
+        """Close that lane; the next who asks gets a new one."""
+        self._lanes.pop(size).close()
+
     def concurrent(self) -> bool:
         """Whether several lanes may run at the same time."""
         return True
@@ -141,10 +151,7 @@ class GpuEngine(Engine):
 
         Without `again` it is copied there even if it is the array that was there last, whose content may have changed.
         """
-        size = len(batch)
-        if size not in self._lanes:
-            self._lanes[size] = self.new_lane(size)
-        lane = self._lanes[size]
+        lane = self.lane(len(batch))
         with lane.active():
             lane.give(batch, again=again)
             yield lane
@@ -172,15 +179,16 @@ class GpuEngine(Engine):
             seconds = time_between_events(lane, lane.run, n)
             return Block(seconds, time_calls(lane.once, max(1, round(n * END_TO_END_SHARE))))
 
-    def slowed_block(self, n: int, batch: Batch, seconds: float) -> Block:
+    def slowed_block(self, batch: Batch, waits: Sequence[float]) -> Block:
         with self.ready(batch) as lane:
-            run, wait = lane.run, lane.waiting(seconds)
+            run, kinds = lane.run, {seconds: lane.waiting(seconds) for seconds in set(waits)}
+            some = iter([kinds[seconds] for seconds in waits])
 
             def slow_run() -> None:
                 run()
-                wait()
+                next(some)()
 
-            return Block(time_between_events(lane, slow_run, n))
+            return Block(time_between_events(lane, slow_run, len(waits)))
 
     def enqueue_seconds(self, batch: Batch) -> float | None:
         samples = []
@@ -210,9 +218,10 @@ class GpuEngine(Engine):
                 turns = max(2 * turns, round(1.2 * turns * THROUGHPUT_SECONDS / elapsed))
 
     def close(self) -> None:
-        for lane in self._lanes.values():
-            lane.close()
-        self._lanes.clear()
+        with contextlib.ExitStack() as closing:  # all of them, even if one fails
+            for lane in self._lanes.values():
+                closing.callback(lane.close)
+            self._lanes.clear()
 
 
 def _run_together(lanes: Sequence[Lane], turns: int) -> float:

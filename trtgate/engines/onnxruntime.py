@@ -43,8 +43,10 @@ PROVIDERS: Mapping[Device, list[Any]] = {
     "cuda": [(CUDA_PROVIDER, {"device_id": 0, "use_tf32": 0})],
 }
 # Operators that carry the arithmetic, with the type that they compute in; floating ones follow their weights.
-FLOAT_OPERATORS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
-INTEGER_OPERATORS = frozenset({"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
+FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+INTEGER_OPERATORS = frozenset(
+    {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
+)
 ERRORS_ONLY = 3
 # Of a profiled pass: runs that are not kept, and runs whose median is.
 WARM_UP = 2
@@ -121,7 +123,8 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         import onnxruntime
         import torch
 
-        logits = torch.zeros(len(images), 1000, device=images.device)
+        classes = self._session.get_outputs()[0].shape[1]
+        logits = torch.zeros(len(images), classes, device=images.device)
         binding = self._session.io_binding()
         binding.bind_input(INPUT, "cuda", 0, np.float32, tuple(images.shape), images.data_ptr())
         binding.bind_output(OUTPUT, "cuda", 0, np.float32, tuple(logits.shape), logits.data_ptr())
@@ -172,17 +175,24 @@ def load_session(plan: Path, threads: int, providers: list[Any], profile: Path |
 
 
 def layer_types(plan: Path) -> dict[str, str]:
-    """The type that each convolution and matrix product of an optimised graph computes in, by module name."""
+    """The type that each convolution and matrix product of an optimised graph computes in, by module name.
+
+    A product of two activations, as in attention, is none of them: nobody asks for it in INT8.
+    """
     import onnx
 
-    graph = onnx.load(plan).graph
+    from trtgate.graphs.weighted import weighted_nodes
+
+    model = onnx.load(plan)
+    graph = model.graph
+    weighted = {node.name for node in weighted_nodes(model, FLOAT_OPERATORS)}
     float_types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
     weights = {value.name: float_types.get(value.data_type, "float32") for value in graph.initializer}
     layers = {}
     for node in graph.node:
         if node.op_type in INTEGER_OPERATORS:
             layers[module_name(node.name)] = "int8"
-        elif node.op_type in FLOAT_OPERATORS:
+        elif node.name in weighted:
             layers[module_name(node.name)] = weights.get(node.input[1], "float32")
     return layers
 
@@ -204,11 +214,15 @@ def _session_options(threads: int) -> Any:
 
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
+    builds_apart = True
     specs = (
         EngineSpec("onnxruntime", "fp32"),
         EngineSpec("onnxruntime", "fp16"),
         EngineSpec("onnxruntime", "int8"),
     )
+
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return ("onnxruntime",)
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:

@@ -55,13 +55,22 @@ class OpenVINOEngine(Engine):
         layers = {}
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
-            if str(info["layerType"].value) in ARITHMETIC_LAYERS:
+            layer = str(info["layerType"].value)
+            if layer in ARITHMETIC_LAYERS and (layer != "MatMul" or _is_constant(node.input_value(1).get_node())):
                 kind = str(info["runtimePrecision"].value)
-                layers[node.get_friendly_name()] = DTYPES.get(kind, kind)
+                # A node's name, or its output's for the last one, and what OpenVINO made of it ("/WithoutBiases").
+                layers[node.get_friendly_name().partition("/")[0]] = DTYPES.get(kind, kind)
         return PrecisionAudit(self.spec.precision, layers)
 
     def close(self) -> None:
         self._request = self._compiled = None
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether a layer holds weights, reordered perhaps; a product of two activations, as in attention, has none."""
+    while str(node.get_rt_info()["layerType"].value) in {"Reorder", "Transpose", "Reshape"}:
+        node = node.input_value(0).get_node()
+    return str(node.get_rt_info()["layerType"].value) == "Const"
 
 
 def _properties(precision: str, threads: int) -> dict[str, Any]:
@@ -75,7 +84,11 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
 
 class OpenVINOBackend(Backend):
     name = "openvino"
+    builds_apart = True
     specs = tuple(EngineSpec("openvino", precision) for precision in ("fp32", "bf16", "int8"))
+
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return ("openvino",)
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         try:

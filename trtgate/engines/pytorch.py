@@ -33,7 +33,6 @@ from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.stack import cpu_features
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-CLASSES = 1000
 FUSED = "fused"
 # A few runs first, as PyTorch advises before a capture: lazy initialisation and compilation are over then.
 WARM_UP = 3
@@ -106,7 +105,7 @@ class FloatInOut(torch.nn.Module):
 
 
 def on_gpu(module: torch.nn.Module, precision: str, *, fused: bool = False) -> torch.nn.Module:
-    """A copy of the module on the GPU, at that precision, float32[N,3,H,W] -> float32[N,1000]."""
+    """A copy of the module on the GPU, at that precision, float32[N,3,H,W] -> float32[N,classes]."""
     copied = (fuse(module) if fused else copy.deepcopy(module)).cuda()
     return copied if DTYPES[precision] is torch.float32 else FloatInOut(copied, DTYPES[precision])
 
@@ -163,27 +162,27 @@ class TorchLane(TorchStream):
     ) -> None:
         super().__init__(tf32=tf32, stream=stream)
         pinned_in = torch.zeros(size, 3, crop, crop).pin_memory()
-        pinned_out = torch.zeros(size, CLASSES).pin_memory()
-        self.host_in, self.host_out = pinned_in.numpy(), pinned_out.numpy()
         images = torch.zeros(size, 3, crop, crop, device="cuda")
-        self._logits = torch.zeros(size, CLASSES, device="cuda")
         call = prepare(images)
 
         def run() -> None:
             self._logits = call()
 
-        self.copy_in = lambda: images.copy_(pinned_in, non_blocking=True)
-        self.copy_out = lambda: pinned_out.copy_(self._logits, non_blocking=True)
         self.run = run
         with self.active():
             for _ in range(WARM_UP):
                 run()
             self.synchronize()
+            # As many classes as the network turned out to have.
+            pinned_out = torch.zeros(self._logits.shape).pin_memory()
             if graph:
                 captured = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(captured, stream=self.stream):
                     run()
                 self.run = captured.replay
+        self.host_in, self.host_out = pinned_in.numpy(), pinned_out.numpy()
+        self.copy_in = lambda: images.copy_(pinned_in, non_blocking=True)
+        self.copy_out = lambda: pinned_out.copy_(self._logits, non_blocking=True)
 
     def close(self) -> None:
         super().close()
@@ -226,7 +225,7 @@ class TorchGpuEngine(GpuEngine):
         self._layers = layer_types(module_inside(self._module), spec.precision)
 
     def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """One inference of the images, float32[N,3,H,W] on the GPU, giving float32[N,1000] there."""
+        """One inference of the images, float32[N,3,H,W] on the GPU, giving float32[N,classes] there."""
         module = self._module
         assert module is not None
         return lambda: module(images)

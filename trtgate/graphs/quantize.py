@@ -2,8 +2,9 @@
 
 Where Q/DQ stands decides accuracy and speed alike, and no builder complains about a bad place. Here only the *inputs*
 of QUANTIZED operators are, so a Conv's output is rounded once, after its activation, and never between Conv and ReLU6,
-where the unclipped range costs EfficientNet-Lite0 over ten points of agreement. MaxPool and the final ReduceMean are
-among them so that the Conv before each can write integers.
+where the unclipped range costs EfficientNet-Lite0 over ten points of agreement. GlobalAveragePool is
+among them so that the Conv before it can write integers. MaxPool needs none of its own: rounding and taking the largest
+can be done in either order, and builders move the Q behind it to the front.
 
 Two kinds, because the runtimes' integer kernels differ:
 
@@ -39,6 +40,7 @@ from onnxruntime.quantization import (
 
 from trtgate.errors import UserError
 from trtgate.graphs import INPUT
+from trtgate.graphs.weighted import OPERATORS, weighted_nodes
 from trtgate.images import ImageSet
 
 log = logging.getLogger(__name__)
@@ -46,12 +48,10 @@ log = logging.getLogger(__name__)
 Kind = Literal["symmetric", "asymmetric"]
 Calibration = Literal["minmax", "entropy"]
 Ranges = Mapping[str, tuple[float, ...]]
-QUANTIZED = ("Conv", "Gemm", "Add", "MaxPool", "ReduceMean")
-# Those of them that carry weights.
-WEIGHTED = ("Conv", "Gemm")
+QUANTIZED = (*OPERATORS, "Add", "GlobalAveragePool")
 # Raised whenever the rules below put a Q/DQ node elsewhere or give it other bits, so that cached graphs of the old
 # rules are not reused.
-PLACEMENT = 2
+PLACEMENT = 4
 # Migacz's numbers: a histogram of 2048 bins, reduced to the 128 levels of one sign.
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
@@ -149,7 +149,7 @@ def quantize(
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=matching_nodes(graph, keep_float),
+            nodes_to_exclude=[*matching_nodes(graph, keep_float), *not_quantized(graph)],
             extra_options={
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
@@ -162,6 +162,8 @@ def quantize(
     require_measured(quantized, ranges)
     if symmetric:
         bare_main_branches(quantized)
+    else:
+        close_convolutions(quantized, ranges)
     onnx.checker.check_model(quantized, full_check=True)
     onnx.save(quantized, path)
 
@@ -174,14 +176,31 @@ def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     keep 931 and 933.
     """
     overrides: dict[str, list[dict[str, Any]]] = {}
-    for node in graph.graph.node:
+    for node in weighted_nodes(graph):
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
-        if node.op_type in WEIGHTED and attributes.get("group", 1) == 1:
-            axis = 1 if node.op_type == "Gemm" and not attributes.get("transB") else 0
+        if attributes.get("group", 1) == 1:
+            axis = 0 if node.op_type == "Conv" or attributes.get("transB") else 1
             overrides[node.input[1]] = [
                 {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": True, "axis": axis}
             ]
     return overrides
+
+
+def not_quantized(graph: onnx.ModelProto) -> list[str]:
+    """The names of the QUANTIZED nodes that stay in float whoever asks.
+
+    These are products of two activations, as in attention, and additions that no convolution's output goes into: those
+    of a bias behind a matrix product, with which it is computed, and the residual stream of a transformer, whose
+    range is too wide for 8 bits.
+    """
+    producers = {output: node.op_type for node in graph.graph.node for output in node.output}
+    weighted = {node.name for node in weighted_nodes(graph)}
+    return [
+        node.name
+        for node in graph.graph.node
+        if (node.op_type in OPERATORS and node.name not in weighted)
+        or (node.op_type == "Add" and "Conv" not in {producers.get(name) for name in node.input})
+    ]
 
 
 @contextlib.contextmanager
@@ -208,7 +227,8 @@ def matching_nodes(graph: onnx.ModelProto, patterns: tuple[str, ...]) -> list[st
 
     Raises UserError for a pattern that matches none: a misspelt name would otherwise quantise silently.
     """
-    names = [node.name for node in graph.graph.node if node.op_type in QUANTIZED]
+    left_out = set(not_quantized(graph))
+    names = [node.name for node in graph.graph.node if node.op_type in QUANTIZED and node.name not in left_out]
     chosen: list[str] = []
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)
@@ -244,6 +264,100 @@ def bare_main_branches(graph: onnx.ModelProto) -> None:
             _, index, source = max(candidates)
             add.input[index] = source
     remove_dead_nodes(graph)
+
+
+def close_convolutions(graph: onnx.ModelProto, ranges: Ranges) -> None:
+    """Put Q/DQ behind every quantised convolution whose output nobody quantises, in place.
+
+    ONNX Runtime computes a convolution in integers only if it may write integers too, and no graph but a residual
+    network's has another convolution behind each: here follow a LayerNormalization, a Concat, an activation that is
+    not computed along, or several readers of which one wants float. The integers are those of the kind "asymmetric".
+    """
+    body = graph.graph
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in body.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    dequantized = {output for node in body.node if node.op_type == "DequantizeLinear" for output in node.output}
+    made: dict[str, list[onnx.NodeProto]] = {}  # by the tensor behind whose making they go
+    for node in body.node:
+        if node.op_type != "Conv" or node.input[1] not in dequantized:
+            continue
+        tensor = _written_by(node, readers)
+        floats = [reader for reader in readers.get(tensor, []) if reader.op_type != "QuantizeLinear"]
+        if not _writes_float(tensor, readers):
+            continue
+        measured = ranges.get(tensor) or _activated(ranges.get(node.output[0]), graph, readers[node.output[0]][0])
+        if measured is None:
+            continue
+        quantizer = next((reader for reader in readers[tensor] if reader.op_type == "QuantizeLinear"), None)
+        if quantizer is None:
+            scale, integers = _scale_of(graph, tensor, measured), f"{tensor}_QuantizeLinear_Output"
+            quantizer = onnx.helper.make_node(
+                "QuantizeLinear", [tensor, *scale], [integers], f"{tensor}_QuantizeLinear"
+            )
+            made[tensor] = [quantizer]
+        integers, back = quantizer.output[0], f"{tensor}_closed_DequantizeLinear_Output"
+        made.setdefault(tensor if tensor in made else integers, []).append(
+            onnx.helper.make_node(
+                "DequantizeLinear", [integers, *quantizer.input[1:]], [back], f"{tensor}_closed_DequantizeLinear"
+            )
+        )
+        for reader in floats:
+            for position, name in enumerate(reader.input):
+                if name == tensor:
+                    reader.input[position] = back
+    nodes = [each for node in body.node for each in (node, *made.get(node.output[0], []))]
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def _written_by(conv: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
+    """The tensor that a convolution writes, with the activation that is computed along."""
+    after = readers.get(conv.output[0], [])
+    along = len(after) == 1 and after[0].op_type in COMPUTED_ALONG
+    return str(after[0].output[0] if along else conv.output[0])
+
+
+def _activated(
+    measured: tuple[float, ...] | None, graph: onnx.ModelProto, activation: onnx.NodeProto
+) -> tuple[float, ...] | None:
+    """The range behind a Relu or Clip whose input's was measured; None where it was not."""
+    if measured is None:
+        return None
+    constants = {value.name: onnx.numpy_helper.to_array(value) for value in graph.graph.initializer}
+    low, high = -np.inf, np.inf
+    if activation.op_type == "Relu":
+        low = 0.0
+    elif activation.op_type == "Clip":
+        low, high = (
+            float(constants[name]) if name in constants else limit
+            for name, limit in zip([*activation.input[1:], "", ""][:2], (low, high), strict=True)
+        )
+    return tuple(float(np.clip(value, low, high)) for value in measured)
+
+
+def _writes_float(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
+    """Whether somebody reads the tensor in float. A Q that stands behind a MaxPool is moved before it."""
+    after = readers.get(tensor, [])
+    if len(after) == 1 and after[0].op_type == "MaxPool":
+        after = readers.get(after[0].output[0], [])
+    return any(reader.op_type != "QuantizeLinear" for reader in after)
+
+
+# Activations that ONNX Runtime computes along with the integer convolution before them.
+COMPUTED_ALONG = ("Relu", "Clip")
+
+
+def _scale_of(graph: onnx.ModelProto, tensor: str, measured: tuple[float, ...]) -> list[str]:
+    """Initialisers with the scale and the zero point of uint8 for a range, added to the graph; their names."""
+    low, high = min(0.0, measured[0]), max(0.0, measured[1])
+    scale = np.float32((high - low) / 255 or 1.0)
+    zero = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+    names = [f"{tensor}_closed_scale", f"{tensor}_closed_zero_point"]
+    for name, value in zip(names, (scale, zero), strict=True):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    return names
 
 
 def _convs_above(producers: dict[str, onnx.NodeProto], tensor: str) -> int:

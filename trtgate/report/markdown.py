@@ -17,15 +17,19 @@ from trtgate.records import EngineRecord
 from trtgate.report.terminal import (
     ab_notes,
     agreement_text,
+    bounds_text,
     comparison_notes,
+    floors_text,
     milliseconds,
+    moved_text,
     run_notes,
     speedup_text,
     stack_line,
     stack_words,
+    time_text,
 )
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import GOOD, worst
+from trtgate.verdict.policy import GOOD
 
 # The file that GitHub's runner shows as a job's summary.
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -47,10 +51,10 @@ def run_markdown(records: Sequence[EngineRecord], skipped: Mapping[str, str], st
             record.model,
             record.engine,
             record.batch,
-            milliseconds(record.latency) if record.rounds else "",
+            *(time_text(record.value(metric)) for metric in ("latency", "typical", "tail")),
             "reference" if record.engine == REFERENCE.id else speedup_text(record),
             agreement_text(record),
-            worst(record.decisions).verdict.value if record.decisions else "",
+            floors_text(record),
         ]
         for record in records
     ]
@@ -60,9 +64,25 @@ def run_markdown(records: Sequence[EngineRecord], skipped: Mapping[str, str], st
         for decision in record.decisions
         if decision.verdict not in GOOD
     ]
-    table = _table(["model", "engine", "batch", "ms", "speedup", "top-1 (at least)", "verdict"], rows)
+    header = [
+        "model",
+        "engine",
+        "batch",
+        "latency ms",
+        "typical ms",
+        "tail ms",
+        "speedup",
+        "top-1 (at least)",
+        "verdict",
+    ]
     return "\n\n".join(
-        ["### trtgate", stack_line(stack), table, *_block(bad), *_block(run_notes(records, skipped), "notes")]
+        [
+            "### trtgate",
+            stack_line(stack),
+            _table(header, rows),
+            *_block(bad),
+            *_block(run_notes(records, skipped), "notes"),
+        ]
     )
 
 
@@ -71,45 +91,39 @@ def doctor_markdown(lines: Sequence[str]) -> str:
     return "\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)])
 
 
-def ab_markdown(report: AbReport) -> str:
+def ab_markdown(run: AbReport) -> str:
     """The table of an A/B run, then the notes of the terminal."""
-    rows = [
-        [
-            each.model,
-            each.engine,
-            each.batch,
-            milliseconds(each.old.latency),
-            milliseconds(each.new.latency),
-            "" if each.latency.estimate is None else change_text(math.log(each.latency.estimate)),
-            each.decision.verdict.value,
-            each.decision.reason.value,
-        ]
-        for each in report.results
-    ]
-    table = _table(["model", "engine", "batch", "old ms", "new ms", "change", "verdict", "reason"], rows)
-    return "\n\n".join(["### trtgate: old against new, raced", table, *_block(ab_notes(report))])
+    return "\n\n".join(["### trtgate: old against new, raced", _comparison_rows(run.report), *_block(ab_notes(run))])
 
 
 def comparison_markdown(report: Report) -> str:
     """A table of all engines, then the notes of the terminal."""
-    rows: list[list[Any]] = [
-        [
-            *each.key,
-            milliseconds(each.old_latency),
-            milliseconds(each.new_latency),
-            f"{each.old_speedup:.2f}",
-            f"{each.new_speedup:.2f}",
-            each.decision.verdict.value,
-            each.decision.reason.value,
-        ]
-        for each in report.engines
-    ]
+    return "\n\n".join(
+        ["### trtgate: against the baseline", _comparison_rows(report), *_block(comparison_notes(report))]
+    )
+
+
+def _comparison_rows(report: Report) -> str:
+    rows: list[list[Any]] = []
+    for each in report.engines:
+        latency = each.change("latency")
+        rows.append(
+            [
+                *each.key,
+                time_text(latency.old if latency else None),
+                time_text(latency.new if latency else None),
+                bounds_text(latency),
+                *(moved_text(each.change(metric)) for metric in ("typical", "tail")),
+                each.decision.verdict.value,
+                each.decision.reason.value,
+            ]
+        )
     rows += [
-        [*key, "", "", "", "", decision.verdict.value, decision.reason.value]
+        [*key, "", "", "", "", "", decision.verdict.value, decision.reason.value]
         for key, decision in report.missing.items()
     ]
-    header = ["model", "engine", "batch", "old ms", "new ms", "old speedup", "new speedup", "verdict", "reason"]
-    return "\n\n".join(["### trtgate: against the baseline", _table(header, rows), *_block(comparison_notes(report))])
+    header = ["model", "engine", "batch", "old ms", "new ms", "change", "typical", "tail", "verdict", "reason"]
+    return _table(header, rows)
 
 
 def fleet_markdown(fleet: Fleet) -> str:

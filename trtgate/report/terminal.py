@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trtgate.ab import AbReport, AbResult, SideFacts
+from trtgate.ab import AbReport, SideFacts
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report
+from trtgate.compare import Change, Comparison, Report
 from trtgate.doctor import Examination, State
 from trtgate.engines.base import REFERENCE
 from trtgate.fleet import FleetRow
-from trtgate.records import EngineRecord
-from trtgate.selftest import Selftest, binomial_upper, compare_statistics
+from trtgate.records import EngineRecord, name_of
+from trtgate.selftest import SAME, Selftest, binomial_upper, compare_statistics
 from trtgate.sensitivity import Sensitivity
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.decision import Decision, Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import GOOD, worst
+from trtgate.verdict.policy import GOOD, SEVERITY, worst
 
 WIDTH = 100
 COLOURS = {
@@ -40,7 +40,11 @@ COLOURS = {
 def render(table: Table, *, colour: bool = False, width: int = WIDTH) -> str:
     """A table as text."""
     out = io.StringIO()
-    Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False).print(table)
+    # Names come from files that others wrote: no markup of theirs.
+    plain = Console(
+        file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False
+    )
+    plain.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -70,7 +74,7 @@ def milliseconds(seconds: float) -> str:
 
 def run_table(records: Iterable[EngineRecord]) -> Table:
     """What a run measured: one row per model, engine and batch size."""
-    table = _table("model", "engine", "batch", "p50 ms", "p90 ms", "speedup", "top-1\n(at least)", "verdict")
+    table = _table("model", "engine", "batch", "latency\nms", "tail\nms", "speedup", "top-1\n(at least)", "verdict")
     previous = ""
     for record in records:
         is_reference = record.engine == REFERENCE.id
@@ -78,13 +82,26 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
             record.model if record.model != previous else "",
             record.engine,
             str(record.batch),
-            *(milliseconds(record.percentiles[q]) if q in record.percentiles else "-" for q in ("p50", "p90")),
+            *(time_text(record.value(metric)) for metric in ("latency", "tail")),
             "reference" if is_reference else speedup_text(record),
             agreement_text(record),
-            verdict_text(worst(record.decisions).verdict) if record.decisions else Text(""),
+            floors_text(record),
         )
         previous = record.model
     return table
+
+
+def time_text(seconds: float | None) -> str:
+    """Milliseconds, or a dash for what was not measured."""
+    return "-" if seconds is None else milliseconds(seconds)
+
+
+def floors_text(record: EngineRecord) -> Text:
+    """What a run without a baseline can say: whether its floors are met. No upgrade is judged by that."""
+    if not record.decisions:
+        return Text("")
+    verdict = worst(record.decisions).verdict
+    return Text("floors met", COLOURS[Verdict.PASS]) if verdict in GOOD else verdict_text(verdict)
 
 
 def run_notes(records: Iterable[EngineRecord], skipped: Mapping[str, str]) -> list[str]:
@@ -115,7 +132,7 @@ def gpu_table(records: Iterable[EngineRecord]) -> Table:
     )
     previous = ""
     for row in rows:
-        end_to_end = row.end_to_end_latency
+        end_to_end = row.value("end_to_end")
         clock = row.clock_mhz
         table.add_row(
             row.model if row.model != previous else "",
@@ -235,47 +252,122 @@ def agreement_text(record: EngineRecord) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Old against new: one row per engine."""
-    table = _table("model", "engine", "batch", "old ms", "new ms", "change", "old x", "new x", "verdict")
+    """Old against new: one row per engine; times and changes are those of the latency unless the column says."""
+    table = _table("model", "engine", "batch", "old ms", "new ms", "change", "typical", "tail", "verdict")
+    previous = ""
     for each in comparisons:
         model, engine, batch = each.key
-        change = each.latency.estimate
+        latency = each.change("latency")
         table.add_row(
-            model,
+            model if model != previous else "",
             engine,
             str(batch),
-            milliseconds(each.old_latency),
-            milliseconds(each.new_latency),
-            change_text(math.log(change)) if change else "",
-            f"{each.old_speedup:.2f}",
-            f"{each.new_speedup:.2f}",
+            time_text(latency.old if latency else None),
+            time_text(latency.new if latency else None),
+            bounds_text(latency),
+            *(moved_text(each.change(metric)) for metric in ("typical", "tail")),
             verdict_text(each.decision.verdict),
         )
+        previous = model
     return table
+
+
+def moved_text(change: Change | None) -> str:
+    """How far a metric moved, as its rule estimates it."""
+    if change is None or not change.decision.estimate:
+        return "-"
+    return change_text(math.log(change.decision.estimate))
+
+
+def bounds_text(change: Change | None) -> str:
+    """The same with its interval, where there is one."""
+    decision = change.decision if change else None
+    if decision is None or not decision.low or not decision.high:
+        return moved_text(change)
+    return f"{moved_text(change)} [{change_text(math.log(decision.low))},{change_text(math.log(decision.high))}]"
 
 
 def comparison_notes(report: Report) -> list[str]:
     """What the table has no room for: the stack, the reasons, what is missing or new."""
     lines = ["stack: " + ("; ".join(report.stack_changes) or "nothing changed")]
+    if report.limit_changes:
+        lines.append(f"expectations changed: {'; '.join(report.limit_changes)}")
+    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
     for each in report.engines:
-        model, engine, batch = each.key
-        lines.append(f"{model} {engine} batch {batch}: {each.decision.verdict.value} ({each.decision.reason.value})")
-        lines.append(f"  latency: {each.latency.message}")
-        slower_speedup = each.speedup.estimate
-        if slower_speedup:
-            lines.append(
-                f"  speedup: {each.old_speedup:.2f} -> {each.new_speedup:.2f}; {each.attribution}; "
-                f"time relative to the reference {change_text(math.log(slower_speedup))}; {each.clocks}"
-            )
-        if each.speedup.verdict not in GOOD and each.key[1] != REFERENCE.id:
-            whose = "; the noise is the reference's, so the engine's own times decide"
-            lines.append(f"  speedup by itself: {each.speedup}{whose if each.only_reference_is_unsure else ''}")
-        if each.end_to_end:
-            lines.append(f"  end to end: {each.end_to_end.message}")
-        lines += [f"  layer {layer}" for layer in each.layers]
-    lines += [f"MISSING: {decision.message}" for decision in report.missing.values()]
-    lines += [f"new: {model} {engine} batch {batch} has no baseline" for model, engine, batch in report.added]
+        lines += engine_notes(each)
+    lines += missing_notes(report)
+    lines += [f"new: {name_of(key)} has no baseline" for key in report.added]
     return lines
+
+
+def engine_notes(each: Comparison) -> list[str]:
+    """One engine: the verdict, every metric that is not well, and in one line those that are."""
+    decision = each.decision
+    lines = [f"{name_of(each.key)}: {decision.verdict.value} ({decision.reason.value})"]
+    if each.invalid:
+        lines.append(f"  {each.invalid.message}")
+    fine = []
+    for change in each.changes:
+        found = change.decision
+        if change.metric == "latency" or (change.gated and found.verdict not in GOOD):
+            state = "" if change.metric == "latency" else f"{found.verdict.value} ({found.reason.value}), "
+            lines.append(f"  {metric_words(change.metric)}: {state}{found.message}")
+        elif change.gated:
+            moved = moved_text(change)
+            fine.append(metric_words(change.metric) + ("" if moved == "-" else f" {moved}"))
+    if fine:
+        lines += textwrap.wrap(
+            f"within their limits: {', '.join(fine)}", WIDTH - 2, initial_indent="  ", subsequent_indent="    "
+        )
+    speedup = each.change("speedup")
+    if speedup and speedup.old and speedup.new:
+        lines.append(
+            f"  speedup: {speedup.old:.2f} -> {speedup.new:.2f} (printed, not gated); {each.attribution}; {each.clocks}"
+            if not speedup.gated
+            else f"  speedup: {speedup.old:.2f} -> {speedup.new:.2f}; {each.attribution}; {each.clocks}"
+        )
+    return lines + [f"  layer {layer}" for layer in each.layers]
+
+
+def metric_words(name: str) -> str:
+    """A metric's name as people write it."""
+    return name.replace("_", " ")
+
+
+def missing_notes(report: Report) -> list[str]:
+    """What the new side lacks, by reason: eighteen engines of a runtime that is gone are one line."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for key, decision in report.missing.items():
+        groups.setdefault((decision.verdict in GOOD, decision.message), []).append(name_of(key))
+    lines = []
+    for (fine, why), names in groups.items():
+        shown = ", ".join(names[:MISSING_SHOWN]) + (
+            f" and {len(names) - MISSING_SHOWN} more" if len(names) > MISSING_SHOWN else ""
+        )
+        advice = "" if fine else "; if that is meant, add it to acknowledged_missing in expectations.toml"
+        lines.append(f"MISSING: {shown}: {why}{advice}")
+    return lines
+
+
+# Names in one line of what is missing.
+MISSING_SHOWN = 4
+
+
+def closing_lines(records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None) -> list[str]:
+    """What was decided, first; then what to do next."""
+    counts = {verdict: sum(each.verdict is verdict for each in decisions) for verdict in SEVERITY}
+    bad = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count and verdict not in GOOD)
+    engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
+    floors = f"floors and answers: {bad}" if bad else "floors met"
+    if report is None:
+        return [
+            f"{engines}, {floors}; no baseline, so no upgrade was judged; next: --benchmark-save=before, upgrade, "
+            "--benchmark-compare=before"
+        ]
+    compared = report.decisions()
+    counts = {verdict: sum(each.verdict is verdict for each in compared) for verdict in SEVERITY}
+    against = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
+    return [f"against the baseline: {against}; {engines}, {floors}"]
 
 
 def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str]:
@@ -303,45 +395,20 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
     ]
 
 
-def ab_table(results: Sequence[AbResult]) -> Table:
-    """Old against new, raced: one row per engine and batch size."""
-    table = _table("model", "engine", "batch", "old ms", "new ms", "change", "same\nanswers", "verdict")
-    previous = ""
-    for each in results:
-        bounds = (each.latency.estimate, each.latency.low, each.latency.high)
-        change = [change_text(math.log(value)) for value in bounds if value is not None]
-        both = each.agreement["new with old"]
-        table.add_row(
-            each.model if each.model != previous else "",
-            each.engine,
-            str(each.batch),
-            milliseconds(each.old.latency),
-            milliseconds(each.new.latency),
-            f"{change[0]} [{change[1]}, {change[2]}]" if len(change) == len(bounds) else "-",
-            f"{both['top1']}/{both['n']}",
-            verdict_text(each.decision.verdict),
-        )
-        previous = each.model
-    return table
-
-
-def ab_notes(report: AbReport) -> list[str]:
+def ab_notes(run: AbReport) -> list[str]:
     """What the table has no room for: the stacks, what was built, the reasons, the layers."""
+    report = run.report
     lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
-    lines += [f"left out: {engine} ({why})" for engine, why in report.left_out.items()]
-    for each in report.results:
-        decision = each.decision
-        name = f"{each.model} {each.engine} batch {each.batch}"
+    lines += [f"left out: {engine} ({why})" for engine, why in run.left_out.items()]
+    for each in run.results:
         lines += [
-            f"{name}: {decision.verdict.value} ({decision.reason.value})",
-            f"  latency: {each.latency.message}",
-            *([f"  end to end: {each.end_to_end.message}"] if each.end_to_end else []),
+            *engine_notes(each.comparison),
             *(f"  answers, {pair}: {_fidelity_text(found)}" for pair, found in each.agreement.items()),
-            *(f"  {bad.verdict.value}: {bad.message}" for bad in each.answers if bad.verdict is not Verdict.PASS),
             f"  built: {_built_text(each.old)} -> {_built_text(each.new)}",
-            *(f"  layer {layer}" for layer in each.layers),
             *(f"  note: {note}" for note in each.notes),
         ]
+    lines += missing_notes(report)
+    lines += [f"new: {name_of(key)} is on the new side only" for key in report.added]
     return lines
 
 
@@ -373,31 +440,31 @@ def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:
 
 
 def selftest_lines(result: Selftest) -> list[str]:
-    """What a selftest found, in sentences and one table."""
-    n, m = len(result.same), len(result.slowed)
-    missed = m - result.caught
-    counts = {
-        name: ", ".join(
-            f"{sum(trial.decision.verdict is verdict for trial in trials)} {verdict.value}"
-            for verdict in Verdict
-            if any(trial.decision.verdict is verdict for trial in trials)
+    """What a selftest found: what each slowdown came to, and what block statistics would have said."""
+    verdicts = (Verdict.PASS, Verdict.IMPROVED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REGRESSED)
+    outcomes = _table("engine", "races", *(verdict.value for verdict in verdicts), "wrong, at most")
+    outcomes.columns[0].header = "second arm"
+    for kind, trials in result.trials.items():
+        counts = [result.count(kind, verdict) for verdict in verdicts]
+        wrong = counts[-1] if kind is SAME else counts[0] + counts[1]
+        outcomes.add_row(
+            kind.name,
+            str(len(trials)),
+            *map(str, counts),
+            f"{binomial_upper(wrong, len(trials)):.1%}",
         )
-        for name, trials in (("same", result.same), ("slowed", result.slowed))
-    }
-    reruns = sum(trial.reran for trial in (*result.same, *result.slowed))
     table = _table("engine", "width", "false alarms", "A/A passed", "caught", "inconclusive")
     table.columns[0].header = "block statistic, no rerun"
     for row in compare_statistics(result):
         table.add_row(
             row.statistic, f"{row.width:.2%}", str(row.false_alarms), str(row.passed), str(row.caught), str(row.open)
         )
+    reruns = sum(trial.reran for trials in result.trials.values() for trial in trials)
     return [
         f"{result.model} {result.engine} batch {result.batch}: {milliseconds(result.latency)} ms, "
         f"delta {result.delta:.1%}, {result.seconds:.0f} s, {reruns} reruns",
-        f"A/A races: {counts['same']}; {result.false_alarms} false alarms in {n}, "
-        f"at most {binomial_upper(result.false_alarms, n):.1%} of races with 95 % confidence",
-        f"slowed by {result.slowdown:.1%}: {counts['slowed']}; {missed} missed in {m}, "
-        f"at most {binomial_upper(missed, m):.1%} of races with 95 % confidence",
+        render(outcomes),
+        "wrong: REGRESSED against itself, PASS of a slowed arm; the bound holds with 95 % confidence",
         f"the smallest delta this machine can gate at: {result.smallest_delta:.1%}",
         render(table),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +92,7 @@ def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
     if not agreement.finite:
         return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
     low, high = agreement.bounds
-    ratio = {"estimate": agreement.share, "low": low, "high": high}
+    ratio: dict[str, Any] = {"estimate": agreement.share, "low": low, "high": high}
     text = (
         f"top-1 agreement {agreement.top1} of {agreement.size}, {agreement.share:.1%}, "
         f"at least {low:.1%} and at most {high:.1%}"

@@ -223,7 +223,7 @@ def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) ->
         return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     change = compare_answers(old, new)
     low, high = change.bounds
-    ratio = {"estimate": 1 - change.drop, "low": 1 - high, "high": 1 - low}
+    ratio: dict[str, Any] = {"estimate": 1 - change.drop, "low": 1 - high, "high": 1 - low}
     text = f"answers against the baseline's: {change}; {max_drop * 100:.1f} are allowed"
     if low > max_drop:
         return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text, **ratio)

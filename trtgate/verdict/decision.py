@@ -28,6 +28,7 @@ class Reason(enum.Enum):
     AS_ASKED = "as_asked"
     ACKNOWLEDGED = "acknowledged"
     YARDSTICK = "yardstick"
+    NO_LIMIT = "no_limit"
     SAME_ANSWERS = "same_answers"
     ANSWERS_KEPT = "answers_kept"
     # REGRESSED
@@ -37,6 +38,7 @@ class Reason(enum.Enum):
     ANSWERS_LOST = "answers_lost"
     NOT_FINITE = "not_finite"
     MISSING = "missing"
+    OWN_RUN_FAILED = "own_run_failed"
     WRONG_PRECISION = "wrong_precision"
     # INCONCLUSIVE
     INTERVAL_TOO_WIDE = "interval_too_wide"
@@ -45,8 +47,12 @@ class Reason(enum.Enum):
     UNDERPOWERED = "underpowered"
     NOT_TOLD = "not_told"
     PROCESS_SPREAD = "process_spread"
+    ONE_OF_MANY = "one_of_many"
+    TOO_FEW_BUILDS = "too_few_builds"
     # INVALID
     DISTURBED = "disturbed"
+    MACHINE_CHANGED = "machine_changed"
+    NOT_COMPARABLE = "not_comparable"
     NO_RECORDS = "no_records"
     DIFFERENT_PHOTOS = "different_photos"
 
@@ -55,7 +61,8 @@ class Reason(enum.Enum):
 class Decision:
     """A verdict with the rule that made it, a sentence for people, and the numbers it rests on.
 
-    `estimate`, `low` and `high` are a ratio with its interval where the rule has one (1.0 is no change).
+    `estimate`, `low` and `high` are a ratio with its interval where the rule has one (1.0 is no change); `p` is the
+    probability of as much evidence for a regression had nothing changed. `metric` names what was decided on.
     """
 
     verdict: Verdict
@@ -64,6 +71,8 @@ class Decision:
     estimate: float | None = field(default=None)
     low: float | None = field(default=None)
     high: float | None = field(default=None)
+    p: float | None = field(default=None)
+    metric: str = ""
 
     def __str__(self) -> str:
         return f"{self.verdict.value} ({self.reason.value}): {self.message}"

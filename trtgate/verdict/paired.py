@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,25 @@ def interval(samples: Floats, alpha: float = ALPHA) -> tuple[float, float, float
     return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[-k])
 
 
-def decide_paired(old: Floats, new: Floats, *, delta: float, absolute_floor: float = 0.0) -> Decision:
+@dataclass(frozen=True)
+class Words:
+    """How a metric's change is told: what worse and better are called, and an amount of it."""
+
+    worse: str = "slower"
+    better: str = "faster"
+    scale: float = 1e6
+    unit: str = "us"
+
+    def amount(self, value: float) -> str:
+        return f"{value * self.scale:.0f} {self.unit}"
+
+
+SLOWER = Words()
+
+
+def decide_paired(
+    old: Floats, new: Floats, *, delta: float, absolute_floor: float = 0.0, words: Words = SLOWER
+) -> Decision:
     """Whether `new` is slower than `old` by more than `delta` (0.03 is 3 %), both float64[R] seconds, same rounds.
 
     With d_r = log(new_r / old_r), L and U the bounds of its median: REGRESSED iff L > 0 and the median is beyond
@@ -69,11 +88,21 @@ def decide_paired(old: Floats, new: Floats, *, delta: float, absolute_floor: flo
     require_times(new)
     if rank_of_bound(old.size) == 0:
         return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{old.size} rounds are too few for a verdict")
-    median, low, high = interval(np.log(new / old))
-    absolute, absolute_low, absolute_high = interval(new - old)
-    return decide_by_bounds(
-        Bounds(median, low, high), Bounds(absolute, absolute_low, absolute_high), delta, absolute_floor
+    changes = np.log(new / old)
+    decision = decide_by_bounds(
+        Bounds(*interval(changes)),
+        Bounds(*interval(new - old)),
+        delta,
+        absolute_floor,
+        words=words,
     )
+    return replace(decision, p=sign_test(changes))
+
+
+def sign_test(changes: Floats) -> float:
+    """One-sided p of float64[R] changes against no change: as many that are not positive, from R fair coins."""
+    fair = float(0.5**changes.size)
+    return fair * sum(math.comb(changes.size, k) for k in range(int(np.sum(changes <= 0)) + 1))
 
 
 @dataclass(frozen=True)
@@ -85,22 +114,28 @@ class Bounds:
     high: float
 
 
-def decide_by_bounds(change: Bounds, absolute: Bounds, delta: float, absolute_floor: float, of: str = "") -> Decision:
-    """The rule that paired rounds and sessions share: `change` in log latency, `absolute` in seconds.
+def decide_by_bounds(
+    change: Bounds, absolute: Bounds, delta: float, absolute_floor: float, of: str = "", words: Words = SLOWER
+) -> Decision:
+    """The rule that paired rounds and processes share: `change` as a log ratio, `absolute` in the metric's own unit.
 
-    `of` says what the bounds come from, for the message.
+    Larger is worse. `of` says what the bounds come from, for the message.
     """
     limit = math.log1p(delta)
-    ratio = {"estimate": math.exp(change.estimate), "low": math.exp(change.low), "high": math.exp(change.high)}
+    ratio: dict[str, Any] = {
+        "estimate": math.exp(change.estimate),
+        "low": math.exp(change.low),
+        "high": math.exp(change.high),
+    }
     text = f"{change_text(change.estimate)} [{change_text(change.low)}, {change_text(change.high)}]{of}"
     if change.low > 0 and change.estimate > limit and absolute.estimate > absolute_floor:
-        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"slower by {text}, delta is {delta:.1%}", **ratio)
+        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)
     if change.high < 0 and change.estimate < -limit and -absolute.estimate > absolute_floor:
-        return Decision(Verdict.IMPROVED, Reason.FASTER, f"faster: {text}, delta is {delta:.1%}", **ratio)
+        return Decision(Verdict.IMPROVED, Reason.FASTER, f"{words.better}: {text}, delta is {delta:.1%}", **ratio)
     if change.high < limit:
         return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)
     if absolute.high < absolute_floor:
-        message = f"{text}, at most {absolute.high * 1e6:.0f} us and below the absolute floor"
+        message = f"{text}, at most {words.amount(absolute.high)} and below the absolute floor"
         return Decision(Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
     message = f"{text} neither excludes {delta:.1%} nor shows it"
     return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
@@ -120,7 +155,7 @@ def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> D
         message = f"{reference.size} rounds are too few for a verdict"
         return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, message)
     median, low, high = (math.exp(value) for value in interval(np.log(reference / engine)))
-    ratio = {"estimate": median, "low": low, "high": high}
+    ratio: dict[str, Any] = {"estimate": median, "low": low, "high": high}
     text = f"speedup {median:.2f} [{low:.2f}, {high:.2f}]"
     if floor is None:
         return Decision(Verdict.PASS, Reason.NO_FLOOR, f"{text}, no floor is set", **ratio)

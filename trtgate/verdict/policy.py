@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from trtgate.verdict.decision import Decision, Verdict
+from trtgate.verdict.decision import Decision, Reason, Verdict
 
 EXIT_PASS = 0
 EXIT_REGRESSED = 1
@@ -26,6 +27,30 @@ EXIT_STATUS = {
 def worst(decisions: Iterable[Decision]) -> Decision:
     """The decision that decides. Raises ValueError when there is none."""
     return min(decisions, key=lambda decision: SEVERITY.index(decision.verdict))
+
+
+# Of a whole gate in which nothing changed: how often it may say REGRESSED, whatever the noise looks like.
+FAMILY_ALPHA = 0.01
+
+
+def holm(decisions: Sequence[Decision], alpha: float = FAMILY_ALPHA) -> list[Decision]:
+    """The decisions of one gate, with every REGRESSED that so many decisions could have produced by chance opened.
+
+    Holm's step-down procedure (1979) over all decisions that have a p: of m of them the smallest must stay below
+    alpha / m, the next below alpha / (m - 1), and so on. PASS needs no correction: a gate passes when all pass, so more
+    of them make that rarer.
+    """
+    tested = sorted((each.p, index) for index, each in enumerate(decisions) if each.p is not None)
+    corrected, largest = list(decisions), 0.0
+    for rank, (p, index) in enumerate(tested):
+        largest = max(largest, p * (len(tested) - rank))
+        decision = decisions[index]
+        if decision.verdict is Verdict.REGRESSED and largest > alpha:
+            message = f"{decision.message}: one of {len(tested)} decisions may say so by chance ({largest:.1%})"
+            corrected[index] = replace(
+                decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.ONE_OF_MANY, message=message
+            )
+    return corrected
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:

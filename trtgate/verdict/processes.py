@@ -17,7 +17,16 @@ import numpy as np
 
 from trtgate.verdict import sessions
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import Bounds, Floats, change_text, decide_by_bounds, decide_paired, interval
+from trtgate.verdict.paired import (
+    SLOWER,
+    Bounds,
+    Floats,
+    Words,
+    change_text,
+    decide_by_bounds,
+    decide_paired,
+    interval,
+)
 
 # One-sided error of a bound from processes. The rounds' own bounds are at 0.5 %: these here need not prove a change,
 # only exclude that a few processes made it. 6 a side then bear one that is far off; 3 a side bear none.
@@ -35,7 +44,12 @@ def spread_text(seconds: Floats) -> str:
 
 
 def decide_processes(
-    old: Sequence[Floats], new: Sequence[Floats], *, delta: float, absolute_floor: float = 0.0
+    old: Sequence[Floats],
+    new: Sequence[Floats],
+    *,
+    delta: float,
+    absolute_floor: float = 0.0,
+    words: Words = SLOWER,
 ) -> Decision:
     """Whether the new side is slower than the old one by more than `delta`, each side P times float64[R] seconds.
 
@@ -45,21 +59,47 @@ def decide_processes(
     if not old or not new:
         raise ValueError("both sides need a process")
     before, after = np.median(np.stack(old), 0), np.median(np.stack(new), 0)
-    by_rounds = decide_paired(before, after, delta=delta, absolute_floor=absolute_floor)
-    rank = sessions.rank_of_bound(len(old), len(new), ALPHA)
-    if by_rounds.low is None or min(len(old), len(new)) == 1:
+    by_rounds = decide_paired(before, after, delta=delta, absolute_floor=absolute_floor, words=words)
+    if by_rounds.low is None:
         return by_rounds
-    old_processes, new_processes = medians(old), medians(new)
-    processes = f"(old {spread_text(old_processes)}, new {spread_text(new_processes)} over {len(new)} processes)"
+    return decide_interleaved(
+        by_rounds, medians(old), medians(new), delta, absolute_floor, words, interval(after - before)
+    )
+
+
+def decide_interleaved(
+    by_rounds: Decision,
+    old: Floats,
+    new: Floats,
+    delta: float,
+    absolute_floor: float,
+    words: Words = SLOWER,
+    amounts: tuple[float, float, float] | None = None,
+) -> Decision:
+    """What the rounds decided, `by_rounds`, on the wider of their bounds and those of float64[P] processes a side.
+
+    `amounts` are the rounds' estimate and bounds of the difference in the metric's unit; without them the processes'
+    alone are held against `absolute_floor`.
+    """
+    if by_rounds.low is None or by_rounds.estimate is None or by_rounds.high is None or min(old.size, new.size) == 1:
+        return by_rounds
+    rank = sessions.rank_of_bound(old.size, new.size, ALPHA)
+    processes = f"(old {spread_text(old)}, new {spread_text(new)} over {new.size} processes)"
     if rank == 0:
-        message = f"{len(new)} processes a side are too few for a bound {processes}"
+        message = f"{new.size} processes a side are too few for a bound {processes}"
         return dataclasses.replace(by_rounds, verdict=Verdict.INCONCLUSIVE, reason=Reason.UNDERPOWERED, message=message)
+    differences = new[:, None] - old
+    change = (math.log(by_rounds.estimate), math.log(by_rounds.low), math.log(by_rounds.high))
     decision = decide_by_bounds(
-        _wider(interval(np.log(after / before)), np.log(new_processes)[:, None] - np.log(old_processes), rank),
-        _wider(interval(after - before), new_processes[:, None] - old_processes, rank),
+        _wider(change, np.log(new)[:, None] - np.log(old), rank),
+        _wider(amounts or (float(np.median(differences)), math.inf, -math.inf), differences, rank),
         delta,
         absolute_floor,
+        words=words,
     )
+    by_processes = sessions.shift_test(np.log(old), np.log(new))
+    known = [p for p in (by_rounds.p, by_processes) if p is not None]
+    decision = dataclasses.replace(decision, p=max(known, default=None))
     if decision.verdict is Verdict.INCONCLUSIVE and by_rounds.verdict is not Verdict.INCONCLUSIVE:
         message = f"{decision.message}: processes of one side differ as much {processes}"
         return dataclasses.replace(decision, reason=Reason.PROCESS_SPREAD, message=message)

@@ -1,4 +1,4 @@
-"""Old and new stack that cannot be interleaved: the session is the sample.
+"""Old and new stack that cannot be interleaved: the process is the sample.
 
 Method: the exact one-sided Mann-Whitney test, which is the permutation test on ranks, inverted into an interval for
 the shift of log latency (Hodges and Lehmann 1963; Bauer 1972; Hollander, Wolfe and Chicken, *Nonparametric Statistical
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import Bounds, change_text, decide_by_bounds, require_times
+from trtgate.verdict.paired import SLOWER, Bounds, Words, change_text, decide_by_bounds, require_times
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,43 +26,96 @@ Floats = npt.NDArray[np.float64]
 # the other; 4 against 4 only 1/70 = 1.4 %.
 ALPHA = 0.005
 MIN_SESSIONS = 5
-# With fewer sessions a change must exceed delta by this many times the widest spread that the baseline itself shows.
+# With fewer sessions a change must exceed delta by this many times the spread between two sessions of one stack.
 FAR = 3.0
+# Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
+EXACT_WORK = 500_000
 
 
 @functools.cache
-def _ways(m: int, n: int, u: int) -> int:
-    """In how many orders of m + n distinct values the Mann-Whitney statistic is u (Mann and Whitney 1947, eq. 4)."""
-    if u < 0:
-        return 0
-    if m == 0 or n == 0:
-        return int(u == 0)
-    return _ways(m - 1, n, u - n) + _ways(m, n - 1, u)
+def _counts(m: int, n: int) -> tuple[int, ...]:
+    """In how many orders of m + n distinct values the Mann-Whitney statistic is 0, 1, ... m * n.
+
+    The coefficients of the Gaussian binomial: the product over i of (1 - x^(n+i)) / (1 - x^i) (Andrews, *The Theory of
+    Partitions*, 3.2), term by term.
+    """
+    ways = [1] + [0] * (m * n)
+    for i in range(1, m + 1):
+        for u in range(m * n, n + i - 1, -1):
+            ways[u] -= ways[u - n - i]
+        for u in range(i, m * n + 1):
+            ways[u] += ways[u - i]
+    return tuple(ways)
 
 
+@functools.cache
 def rank_of_bound(m: int, n: int, alpha: float = ALPHA) -> int:
     """k such that the k-th smallest of m * n pairwise differences exceeds the shift with probability <= alpha; 0 if
     none does."""
+    m, n = min(m, n), max(m, n)
+    if m * m * n > EXACT_WORK:
+        z = NormalDist().inv_cdf(1 - alpha)
+        return max(0, math.floor(m * n / 2 - z * math.sqrt(m * n * (m + n + 1) / 12)) - 1)
     total = math.comb(m + n, n)
     below = 0
-    for k in range(m * n + 1):
-        below += _ways(m, n, k)
+    for k, ways in enumerate(_counts(m, n)):
+        below += ways
         if below / total > alpha:
             return k
     return m * n
 
 
+def student_tail(t: float, degrees: int) -> float:
+    """P(T > t) of Student's t with a whole number of degrees of freedom: the finite sums of Abramowitz and Stegun,
+    26.7.3 and 26.7.4."""
+    odd = degrees % 2
+    theta = math.atan2(t, math.sqrt(degrees))
+    cosine, sine = math.cos(theta), math.sin(theta)
+    term = total = cosine if odd else 1.0
+    for j in range(2 if odd else 1, degrees - 1, 2):
+        term *= cosine * cosine * j / (j + 1)
+        total += term
+    within = 2 / math.pi * (theta + (sine * total if degrees > 1 else 0.0)) if odd else sine * total
+    return max(0.0, (1 - within) / 2)
+
+
+def shift_test(before: Floats, after: Floats) -> float | None:
+    """One-sided p of float64[m] against float64[n] log values: Student's t with the pooled variance.
+
+    The exact test cannot go below 1 in 252 for 5 against 5; this one can, and is what a verdict among many is corrected
+    by. None from fewer than three values in all.
+    """
+    m, n = before.size, after.size
+    degrees = m + n - 2
+    if degrees < 1:
+        return None
+    variance = float(np.sum((before - before.mean()) ** 2) + np.sum((after - after.mean()) ** 2)) / degrees
+    shift = float(after.mean() - before.mean())
+    if variance == 0:
+        return 0.0 if shift > 0 else 1.0
+    return student_tail(shift / math.sqrt(variance * (1 / m + 1 / n)), degrees)
+
+
 def decide_sessions(
-    old: Floats, new: Floats, *, delta: float, absolute_floor: float = 0.0, within_spread: float = 0.0
+    old: Floats,
+    new: Floats,
+    *,
+    delta: float,
+    absolute_floor: float = 0.0,
+    spread: float | None = None,
+    amounts: tuple[Floats, Floats] | None = None,
+    words: Words = SLOWER,
+    alpha: float = ALPHA,
 ) -> Decision:
-    """Whether `new`, seconds of float64[n] sessions, is slower than `old`, float64[m], by more than `delta`.
+    """Whether `new`, float64[n] numbers of sessions, is worse (larger) than `old`, float64[m], by more than `delta`.
 
-    From 5 sessions a side on the rule is that of `paired.decide_paired` with the bounds of the shift. With fewer the
-    answer is REGRESSED for a shift beyond delta plus FAR times the baseline's spread, else INCONCLUSIVE
-    (underpowered): never PASS. `within_spread` is the spread of log latency inside the baseline's sessions, the only
-    one there is when the baseline is a single session.
+    With enough of both for a bound at `alpha` (5 a side at the usual one) the rule is that of `paired.decide_paired`
+    with the bounds of the shift. With fewer the answer is REGRESSED for a shift beyond delta plus FAR times the spread
+    of one stack's sessions, else INCONCLUSIVE (underpowered): never PASS. That spread is the widest difference within
+    the baseline, and at least `spread`; with one baseline session and no `spread` nothing is far. `amounts` are what
+    `absolute_floor` is held against, where that is another number than the one that is compared.
 
-    Raises ValueError for an empty side, and for NaN, zero or negative times.
+    Raises ValueError for an empty side, and for NaN, zero or negative values.
     """
     if not old.size or not new.size:
         raise ValueError("both sides need a session")
@@ -68,24 +124,30 @@ def decide_sessions(
     before, after = np.log(old), np.log(new)
     differences = np.sort((after[:, None] - before[None, :]).ravel())
     shift = float(np.median(differences))
-    absolute = float(np.median((new[:, None] - old[None, :]).ravel()))
+    less, more = amounts or (old, new)
+    seconds = np.sort((more[:, None] - less[None, :]).ravel())
+    absolute = float(np.median(seconds))
     limit = math.log1p(delta)
     sessions = f"{new.size} against {old.size} sessions"
-    k = rank_of_bound(old.size, new.size)
-    if min(old.size, new.size) < MIN_SESSIONS or k == 0:
-        spread = max(within_spread, float(np.ptp(before)))
-        beyond = float(differences[0]) > 0 and shift > limit + FAR * spread and absolute > absolute_floor
-        ratio = {"estimate": math.exp(shift)}
-        if beyond:
-            message = f"slower by {change_text(shift)}, far beyond the baseline's spread of {spread:.1%} ({sessions})"
+    k = rank_of_bound(old.size, new.size, alpha)
+    if k == 0 or (alpha == ALPHA and min(old.size, new.size) < MIN_SESSIONS):
+        widest = max(spread or 0.0, float(np.ptp(before)))
+        far = limit + FAR * widest if old.size > 1 or spread else math.inf
+        ratio: dict[str, Any] = {"estimate": math.exp(shift)}
+        if float(differences[0]) > 0 and shift > far and absolute > absolute_floor:
+            message = (
+                f"{words.worse} by {change_text(shift)}, far beyond what two sessions of one stack differ by, "
+                f"{widest:.1%} ({sessions})"
+            )
             return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
         message = f"{change_text(shift)} from {sessions}: {MIN_SESSIONS} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
-    seconds = np.sort((new[:, None] - old[None, :]).ravel())
-    return decide_by_bounds(
+    decision = decide_by_bounds(
         Bounds(shift, float(differences[k - 1]), float(differences[-k])),
         Bounds(absolute, float(seconds[k - 1]), float(seconds[-k])),
         delta,
         absolute_floor,
         f" from {sessions}",
+        words,
     )
+    return replace(decision, p=shift_test(before, after))

@@ -1,0 +1,1 @@
+"""What is done to it for real, and what it says then."""

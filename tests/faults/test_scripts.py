@@ -1,0 +1,71 @@
+"""The workflows' scripts: names with spaces, patterns and commands in them stay names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .table import ROOT, Fault
+
+SCRIPTS = ROOT / ".github" / "scripts"
+# Stands for Python, and for a venv's: writes down what it was given, one argument a line.
+RECORDER = """#!/bin/sh
+for each in "$@"; do echo "$each" >> {log}; done
+if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+"""
+
+
+def run(script: str, folder: Path, **variables: str) -> tuple[int, str, list[str]]:
+    """A script's status, what it says, and every argument that its Pythons got."""
+    log, python = folder / "log", folder / "the python"
+    log.touch()
+    python.write_text(RECORDER.format(log=log))
+    python.chmod(0o755)
+    (folder / "onnxruntime-fp32").touch()  # what a pattern would find
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", str(SCRIPTS / script)],
+        cwd=folder,
+        env={**os.environ, "PYTHON": str(python), "RECORDS": f"records of {script}", **variables},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, done.stderr, log.read_text().splitlines()
+
+
+@pytest.mark.fault(
+    done="engines, plan cache and arguments with patterns, spaces and commands in them, in the workflows",
+    said="",
+    status="0",
+    kept="every name as it was given; nothing is run",
+)
+def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
+    versions = {"OLD": "onnxruntime==1.22.0", "NEW": "onnxruntime==1.23.2", "ENVS": str(tmp_path / "the envs")}
+    engines = "onnxruntime-* $(touch${IFS}ran) `touch${IFS}ran`"
+    status, said, given = run("upgrade.sh", tmp_path, PLANS="/tool cache/plans", ENGINES=engines, **versions)
+    fault.check(status, said)
+    assert given[-4:] == ["--plan-cache=/tool cache/plans", *(f"--engine={engine}" for engine in engines.split())]
+    status, said, given = run(
+        "gate.sh", tmp_path, PLANS="/tool cache/plans", BENCH="--engine onnxruntime-*; --model $(touch ran)"
+    )
+    fault.check(status, said)
+    assert given[-6:] == ["--engine", "onnxruntime-*;", "--model", "$(touch", "ran)", "--plan-cache=/tool cache/plans"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.fault(
+    done="a version that is an option, or a shell's command, in the workflow that races two versions",
+    said="OLD=... is no package with its version; give NAME==VERSION",
+    status="2",
+    kept="nothing is installed",
+)
+@pytest.mark.parametrize(
+    "package", ["--index-url=elsewhere", "onnxruntime==1.0; touch ran", "git+https://elsewhere", ""]
+)
+def test_a_version_that_is_none(package: str, fault: Fault, tmp_path: Path) -> None:
+    status, said, given = run("upgrade.sh", tmp_path, OLD=package, NEW="onnxruntime==1.0", ENVS=str(tmp_path / "envs"))
+    fault.check(status, said)
+    assert not given

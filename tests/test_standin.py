@@ -1,0 +1,444 @@
+"""TensorRT's engines end to end on a stand-in that computes and punishes, for each supported version.
+
+No TensorRT runs here; see `tensorrt_api/standin.py`. The second half takes away what the code does right, piece by
+piece, and shows that the stand-in does not let it pass: a check that cannot fail would prove nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from trtgate import building, judge
+from trtgate.engines import backend, parse_spec
+from trtgate.engines.base import BuildRequest
+from trtgate.engines.tensorrt import api as tensorrt
+from trtgate.engines.tensorrt import build, inspect, run
+from trtgate.engines.tensorrt.api import Features, TensorRTError
+from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
+from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine, TensorRTLane
+from trtgate.errors import UserError
+from trtgate.graphs import half
+from trtgate.plans import CachedFile, PlanCache
+from trtgate.progress import SILENT
+from trtgate.verdict import Verdict
+
+from . import small_classifier as small
+from .fake_cuda import FakeGpu
+from .gpu import check_tensorrt
+from .tensorrt_api.fetch import BINDINGS, api
+from .tensorrt_api.installing import forget, use_gpu, use_module
+from .tensorrt_api.standin import VIOLATIONS, Flaws, Host, StandIn
+
+SIZES = (1, 4)
+EIGHT, TEN, NEWEST_10, ELEVEN, RTX = BINDINGS
+WEIGHTED = ("conv1", "conv2", "fc")
+PHOTOS = small.photos(4)
+
+Install = Callable[..., StandIn]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    return use_gpu(monkeypatch)
+
+
+@pytest.fixture
+def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Makes a version's stand-in the installed TensorRT, with flaws of its own if wanted."""
+    monkeypatch.setattr("trtgate.engines.gpu.THROUGHPUT_SECONDS", 1e-3)
+    VIOLATIONS.clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work is slower on more
+
+    def install(package: str, **flaws: Any) -> StandIn:
+        found = StandIn(api(package), Host(gpu), Flaws(**flaws))
+        use_module(monkeypatch, found.module)
+        return found
+
+    yield install
+    torch.set_num_threads(threads)
+    forget()
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
+    """The graphs that the engines are built from."""
+    folder = tmp_path_factory.mktemp("small")
+    fp32, int8 = small.graph(), small.quantised(small.graph())
+    made = {"fp32": fp32, "int8-symmetric": int8}
+    for name, source in (("fp16", fp32), ("int8-symmetric-fp16", int8)):
+        onnx.save(source, folder / "source.onnx")
+        half.convert(folder / "source.onnx", folder / "half.onnx")
+        made[name] = onnx.load(folder / "half.onnx")
+    return made
+
+
+def plan_of(text: str, model: onnx.ModelProto, **more: Any) -> bytes:
+    return build_plan(parse_spec(text), model.SerializeToString(), SIZES, small.CROP, **more)
+
+
+def load(text: str, plan: bytes) -> TensorRTEngine:
+    return TensorRTEngine(parse_spec(text), plan, SIZES, small.CROP, WEIGHTED)
+
+
+TYPES = {"fp32": "float32", "tf32": "tf32", "fp16": "float16", "int8": "int8"}
+
+
+LIVES = [(package, spec) for package in BINDINGS for spec in RECIPES if not RECIPES[spec].calibrated]
+CALIBRATED = [spec for spec in RECIPES if RECIPES[spec].calibrated]
+
+
+@pytest.mark.parametrize(
+    ("package", "spec"),
+    [*LIVES, *((package, spec) for package in (EIGHT, TEN, NEWEST_10) for spec in CALIBRATED)],
+    ids=lambda each: getattr(each, "id", each),
+)
+def test_the_whole_life_of_an_engine(
+    package: str, spec: Any, install: Install, gpu: FakeGpu, graphs: dict[str, onnx.ModelProto], tmp_path: Path
+) -> None:
+    install(package)
+    recipe = RECIPES[spec]
+    calibrator = make_calibrator(PHOTOS, None) if recipe.calibrated else None
+    plan = plan_of(spec.id, graphs[recipe.graph], calibrator=calibrator, timing_cache=tmp_path / "timings")
+    if calibrator is not None:
+        assert b"4" in calibrator.known
+        calibrator.close()
+    wanted = small.answers(graphs["fp32"], PHOTOS)
+    tolerance = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 1e-2, "int8": 0.1}[spec.precision] * np.abs(wanted).max()
+    with load(spec.id, plan) as engine:
+        np.testing.assert_allclose(engine.infer(PHOTOS), wanted, atol=tolerance)
+        np.testing.assert_allclose(engine.infer(PHOTOS[:1]), wanted[:1], atol=tolerance)
+        assert set(engine.facts()["launched_as"].values()) == {CAPTURED}
+        assert engine.block(3, PHOTOS).end_to_end is not None
+        audit = engine.audit()
+        assert audit.layers["conv1"] == audit.layers["conv2"] == TYPES[spec.precision]
+        assert judge.audit_decision(audit, ()).verdict is Verdict.PASS, audit
+        layers = engine.layer_times(PHOTOS)
+        assert layers[0].name == "conv1 + relu1" or "Quantize" in layers[0].name or "cast" in layers[0].name
+        assert {"conv1", "conv2", "fc"} <= {node for layer in layers for node in layer.nodes}
+        assert engine.throughput(PHOTOS, 2) is not None
+        # What was profiled, and other lanes, leave the engine as it was.
+        np.testing.assert_allclose(engine.infer(PHOTOS), wanted, atol=tolerance)
+        assert set(engine.facts()["launched_as"].values()) == {CAPTURED}
+    assert gpu.clean
+    assert VIOLATIONS == []
+
+
+def test_a_profile_with_other_types_is_found(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    for package in BINDINGS:
+        install(package, second_profile_float=True)
+        with load("tensorrt-fp16", plan_of("tensorrt-fp16", graphs["fp16"])) as engine:
+            audit = engine.audit()
+        assert audit.layers["conv1 at batch 1"] == "float16"
+        assert audit.layers["conv1 at batch 4"] in {"float32", "tf32"}
+        assert judge.audit_decision(audit, ()).verdict is Verdict.REGRESSED
+
+
+def test_tf32_is_proven_used_and_unused(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    """Types say float32 either way; only the kernels' names tell."""
+    install(NEWEST_10)
+    used, unused = (plan_of(text, graphs["fp32"]) for text in ("tensorrt-tf32", "tensorrt-fp32"))
+    with load("tensorrt-fp32", used) as engine:
+        assert judge.audit_decision(engine.audit(), ()).verdict is Verdict.REGRESSED
+    with load("tensorrt-tf32", unused) as engine:
+        decision = judge.audit_decision(engine.audit(), ())
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert "no layer shows" in decision.message
+
+
+def test_a_slowed_and_a_wrong_one_are_slower_and_wrong(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    """The flaws that a gate is shown must be there."""
+    wanted = small.answers(graphs["fp32"], PHOTOS)
+    install(ELEVEN, wrong=True)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    with load("tensorrt-fp32", plan) as engine:
+        assert np.abs(engine.infer(PHOTOS) - wanted).max() > 0.1
+    install(ELEVEN, slower=3.0)
+    with load("tensorrt-fp32", plan) as engine:
+        slow = float(np.median(engine.block(20, PHOTOS).seconds))
+    install(ELEVEN)
+    with load("tensorrt-fp32", plan) as engine:
+        assert slow > 2 * float(np.median(engine.block(20, PHOTOS).seconds))
+
+
+# What a plan is.
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda plan: plan[:20], "no TensorRT plan"),
+        (lambda plan: b"MZ" + plan[2:], "no TensorRT plan: it begins with b'MZrt'"),
+        (lambda plan: plan[:-5], "not whole"),
+        (lambda plan: plan[:24] + bytes([8, 6, 1, 6]) + plan[28:], r"by TensorRT 8\.6\.1\.6.*10\.13\.0\.35"),
+        (lambda plan: b"vtrt" + plan[4:], r"by TensorRT-RTX 10.*, TensorRT 10\.13\.0\.35 is installed"),
+    ],
+    ids=["short", "foreign", "cut", "old", "rtx"],
+)
+def test_what_is_no_plan_of_this_version(
+    spoil: Callable[[bytes], bytes], message: str, install: Install, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    install(NEWEST_10)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    with pytest.raises(TensorRTError, match=message):
+        load("tensorrt-fp32", spoil(plan))
+
+
+# What the stand-in does not let pass.
+
+
+def test_trap_a_graph_that_outlives_its_context(
+    install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(NEWEST_10)
+
+    def forgetful(lane: TensorRTLane, context: Any, enqueue: Any) -> None:
+        lane.context, lane.enqueue, lane.run = context, enqueue, enqueue
+
+    capture = TensorRTEngine._capture
+
+    def capture_and_forget(engine: TensorRTEngine, lane: TensorRTLane) -> str:
+        how = capture(engine, lane)
+        lane.context, lane.enqueue = None, lambda: None
+        return how
+
+    monkeypatch.setattr(TensorRTLane, "own", forgetful)
+    monkeypatch.setattr(TensorRTEngine, "_capture", capture_and_forget)
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
+        assert np.isnan(engine.infer(PHOTOS)).all()
+
+
+def test_trap_an_engine_that_goes_before_its_context(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    install(NEWEST_10)
+    engine = load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"]))
+    engine.infer(PHOTOS)
+    engine._settings = engine._engine = None
+    assert VIOLATIONS == ["an engine is gone before its context"]
+    engine.close()
+
+
+def test_trap_a_runtime_or_logger_that_goes_first(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    install(NEWEST_10)
+    engine = load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"]))
+    engine._runtime = None
+    assert VIOLATIONS == ["a runtime is gone before its engine"]
+    VIOLATIONS.clear()
+    engine._logger = None
+    with pytest.raises(TensorRTError):
+        engine.infer(np.zeros((2, 3, small.CROP, small.CROP), np.float32))
+    context = engine._engine.create_execution_context()
+    assert not context.set_input_shape("input", (9, 3, small.CROP, small.CROP))
+    assert VIOLATIONS == ["a logger is gone before what was made with it"]
+
+
+def test_trap_a_timing_cache_that_goes_first(
+    install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(NEWEST_10)
+    give = build.read_timings
+    monkeypatch.setattr(build, "read_timings", lambda config, path: give(config, path) and None)
+    plan_of("tensorrt-fp32", graphs["fp32"], timing_cache=tmp_path / "timings")
+    assert VIOLATIONS == ["a timing cache is gone before the builder's config that it was given to"]
+
+
+@pytest.mark.parametrize(("package", "shares"), [(EIGHT, False), (TEN, True), (ELEVEN, True)])
+def test_trap_two_contexts_on_one_profile(
+    package: str,
+    shares: bool,
+    install: Install,
+    graphs: dict[str, onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = install(package)
+    alone = dataclasses.replace(Features.of(found.module), profile_sharing=False)
+    monkeypatch.setattr(Features, "of", classmethod(lambda cls, module: alone))
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
+        engine.infer(PHOTOS)
+        if shares:
+            assert engine.throughput(PHOTOS, 2)
+        else:
+            with pytest.raises(TensorRTError, match="Profile 1 has been chosen by another IExecutionContext"):
+                engine.throughput(PHOTOS, 2)
+
+
+def test_trap_an_inspector_without_a_context(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    for package in BINDINGS:
+        found = install(package)
+        with load("tensorrt-fp16", plan_of("tensorrt-fp16", graphs["fp16"])) as engine:
+            inspector = engine._engine.create_engine_inspector()
+            text = inspector.get_engine_information(found.module.LayerInformationFormat.JSON)
+        assert "dynamic shapes" in text
+        assert set(inspect.weighted_layers(inspect.read_layers(text), WEIGHTED).values()) == {""}
+
+
+def test_trap_a_mean_whose_axes_are_an_input(
+    install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(EIGHT)
+    model = small.graph(pooling="ReduceMean")
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", model)) as engine:
+        np.testing.assert_allclose(engine.infer(PHOTOS), small.answers(model, PHOTOS), atol=1e-5)
+    monkeypatch.setattr(build, "for_old_parser", lambda graph, widen: graph)
+    with pytest.raises(TensorRTError, match="SHAPE ERROR"):
+        plan_of("tensorrt-fp32", model)
+    with pytest.raises(TensorRTError, match="reads float"):
+        plan_of("tensorrt-int8", graphs["int8-symmetric-fp16"])
+
+
+def test_trap_a_capture_before_a_first_run(
+    install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(NEWEST_10)
+    monkeypatch.setattr(run, "WARM_UP", 0)
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
+        engine.infer(PHOTOS)
+        assert "before a first enqueue" in engine.notes(4)[0]
+
+
+def test_trap_a_second_capture(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    install(NEWEST_10)
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
+        engine._capture(engine._lane_of(4))
+        assert VIOLATIONS == ["a context was captured twice"]
+
+
+def test_trap_rtx_runs_generic_kernels_until_it_is_asked(
+    install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = install(RTX)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    with load("tensorrt-fp32", plan) as engine:
+        assert engine._lane_of(4).context._state.eager
+    features = Features.of(found.module)
+    lazy = dataclasses.replace(features, kernel_specialization=False, user_allocation=False)
+    monkeypatch.setattr(Features, "of", classmethod(lambda cls, module: lazy))
+    with load("tensorrt-fp32", plan) as engine:
+        assert not engine._lane_of(4).context._state.eager
+    with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
+        engine.infer(PHOTOS)
+        assert "cannot be captured" in engine.notes(4)[0]
+
+
+def test_a_driver_that_is_too_old_is_told_in_a_sentence(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    """The bindings say "factory function returned nullptr"; the cause was logged before it."""
+    found = install(ELEVEN)
+
+    def refuse(builder: Any, logger: Any) -> None:
+        logger.log(found.module.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    found.module._behaviour["Builder.__init__"] = refuse  # type: ignore[index]
+    with pytest.raises(TensorRTError, match=r"driver may be too old.*\n.*error: 35") as raised:
+        plan_of("tensorrt-fp32", graphs["fp32"])
+    assert "nullptr" not in str(raised.value)
+
+
+def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {name: type(name, (), {"Builder": None, "__name__": name}) for name in ("tensorrt", "tensorrt_rtx")}
+    monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: both[name])
+    for choice, wanted in ((None, "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx")):
+        forget()
+        monkeypatch.delenv(tensorrt.CHOICE, raising=False)
+        if choice:
+            monkeypatch.setenv(tensorrt.CHOICE, choice)
+        assert tensorrt.installed() is both[wanted]
+    forget()
+    monkeypatch.setenv(tensorrt.CHOICE, "rtx")
+    with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
+        tensorrt.installed()
+    forget()
+
+
+# What a plan is keyed by.
+
+
+H100 = {
+    "gpu": "NVIDIA H100 80GB HBM3",
+    "gpu_uuid": "GPU-1",
+    "compute_capability": "9.0",
+    "gpu_memory_mib": 81559,
+    "vbios": "96.00",
+    "driver": "575.57",
+    "driver_cuda": "12.9",
+    "cuda": "13.0",
+    "cudnn": 91900,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reused"),
+    [
+        ({"driver": "580.159", "driver_cuda": "13.0", "vbios": "96.01"}, True),
+        ({"gpu_uuid": "GPU-2"}, True),
+        ({"cuda": "13.1", "cudnn": 92000}, True),
+        ({"gpu": "NVIDIA H200", "gpu_memory_mib": 143771}, False),
+        ({"compute_capability": "8.0"}, False),
+    ],
+)
+def test_a_plan_outlives_its_driver_and_not_its_kind_of_gpu(
+    changed: dict[str, Any],
+    reused: bool,
+    install: Install,
+    graphs: dict[str, onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    install(NEWEST_10)
+    monkeypatch.setattr(backend("tensorrt"), "build", lambda spec, request, path: path.write_bytes(b"plan"))
+    request = BuildRequest(None, tmp_path / "graph.onnx", (1,), 1, "cuda")
+
+    def plan(facts: dict[str, Any], *, anew: bool = False) -> CachedFile:
+        monkeypatch.setattr(building, "cuda_facts", lambda: facts)
+        asked = dataclasses.replace(request, anew=anew)
+        cache = PlanCache(tmp_path)
+        found = building.cached_plan(cache, "small", parse_spec("tensorrt-fp32"), asked, {"graph": "digest"}, SILENT)
+        assert found is not None
+        return found
+
+    assert plan(H100).built_on["driver"] == "575.57"
+    again = plan({**H100, **changed})
+    assert again.reused is reused
+    assert again.built_on["driver"] == ("575.57" if reused else {**H100, **changed}["driver"])
+    rebuilt = plan({**H100, **changed}, anew=True)
+    assert not rebuilt.reused
+    assert plan({**H100, **changed}).built_on == {**H100, **changed}
+
+
+def test_without_nvml_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "cuda_facts", dict)
+    with pytest.raises(UserError, match="NVML does not answer"):
+        building.processor("cuda", 1)
+
+
+# What the first person with TensorRT runs.
+
+
+@pytest.mark.parametrize("package", BINDINGS)
+def test_the_check_for_whoever_has_tensorrt(
+    package: str, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(package)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 0, capsys.readouterr().out
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert len([each for each in written["checks"] if "holds" in each]) > 40
+    assert VIOLATIONS == []
+    assert "assumptions hold" in capsys.readouterr().out
+
+
+def test_the_check_says_what_does_not_hold(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(NEWEST_10, wrong=True, second_profile_float=True)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 1
+    text = capsys.readouterr().out
+    assert "DOES NOT HOLD: tensorrt-fp32: answers like ONNX Runtime at batch 4" in text
+    assert "DOES NOT HOLD: tensorrt-fp16: was built as asked" in text

@@ -1,0 +1,554 @@
+"""The gate's word: what is printed counts, and nothing broken ends with status 0.
+
+Each case ended with 0 once, or called something REGRESSED that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.faults.table import Fault
+from tests.saved import save, sessions
+from trtgate import expectations
+from trtgate.__main__ import main
+from trtgate.records import pack
+from trtgate.verdict import Decision, Reason, Verdict
+from trtgate.verdict.answers import answers_of
+from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
+from trtgate.verdict.policy import holm
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def edit(path: str, **changes: Any) -> None:
+    """Change fields of the first record of a saved session."""
+    file = Path(".benchmarks/Linux") / path
+    document = json.loads(file.read_text())
+    document["benchmarks"][0]["extra_info"]["trtgate"].update(changes)
+    file.write_text(json.dumps(document))
+
+
+def compared(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Status and all that is printed."""
+    status = main(["compare", "before", "after"])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+# Answers.
+
+LOGITS = np.random.default_rng(0).normal(size=(240, 1000)).astype(np.float32)
+PHOTOS = [f"{index}.jpg" for index in range(240)]
+
+
+def answers(wrong: int) -> dict[str, Any]:
+    """What a record keeps of answers of which the first `wrong` are not the reference's."""
+    logits = LOGITS.copy()
+    logits[np.arange(wrong), (logits[:wrong].argmax(1) + 1) % 1000] = 99.0
+    return {
+        "agreement": {"n": 240, "top1": 240 - wrong, "top5": 240, "low": 0.5},
+        "answers": answers_of(PHOTOS, LOGITS, logits).to_json(),
+    }
+
+
+@pytest.mark.fault(
+    done="240 photos of which 4, then 26 are not PyTorch's",
+    said="answers: REGRESSED (answers_lost)",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_answers_that_got_worse(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, **answers(4))
+    sessions("after", 6, **answers(26))
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "answers: REGRESSED (answers_lost)" in text
+
+
+@pytest.mark.fault(
+    done="agreement 236/240, then 214/240, photos not kept",
+    said="236/240, then 214/240",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_answers_of_sessions_that_kept_shares_only(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, agreement={"n": 240, "top1": 236, "top5": 240, "low": 0.9})
+    sessions("after", 6, agreement={"n": 240, "top1": 214, "top5": 240, "low": 0.8})
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "236/240, then 214/240" in text
+
+
+def test_the_same_answers_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, **answers(4))
+    sessions("after", 6, **answers(4))
+    assert compared(capsys)[0] == 0
+
+
+@pytest.mark.parametrize("lost", [("after", {"agreement": {}, "answers": {}})])
+def test_answers_that_are_not_measured_any_more(lost: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, **answers(4))
+    sessions("after", 6)
+    status, text = compared(capsys)
+    assert status == 1
+    assert "missing" in text
+
+
+@pytest.mark.fault(
+    done="new sessions whose engine answered NaN in their own run",
+    said="its own run failed: the engine's logits hold NaN or infinity",
+    status="1",
+    kept="the table",
+)
+def test_new_sessions_whose_own_run_failed(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    bad = Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+    sessions("before", 1)
+    sessions("after", 6, summary={"unfit": [bad.message]}, decisions=(bad,))
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "its own run failed" in text
+
+
+@pytest.mark.parametrize("reason", ["the run was cut off", "--benchmark-only left the answers out"])
+def test_a_run_that_left_something_out_is_no_baseline_and_no_pass(
+    reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6, summary={"partial": [reason]})
+    status, text = compared(capsys)
+    assert (status, reason in text) == (7, True)
+    assert main(["compare", "after", "before"]) == 2
+    assert main(["promote", "after", "--to", "baselines/new"]) == 2
+    assert not Path("baselines").exists()
+
+
+# What was measured.
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"weights": "a" * 64}, {"weights": "b" * 64}),
+        ({"evaluation photos": "a" * 64}, {"evaluation photos": "b" * 64}),
+        ({"calibration photos": "a" * 64}, {"calibration photos": "b" * 64}),
+    ],
+)
+def test_other_weights_or_photos_cannot_be_compared(old: Any, new: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, digests=old)
+    sessions("after", 6, digests=new)
+    status, text = compared(capsys)
+    assert status == 7
+    assert f"{next(iter(old))} differ" in text
+
+
+@pytest.mark.parametrize("changes", [{"threads": 99}, {"device": "cuda"}, {"cpu_features": ["avx2"]}])
+def test_other_settings_cannot_be_compared(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, changes={"cpu_features": ["avx512f"], **{key: [] for key in changes}})
+    sessions("after", 6, changes=changes)
+    status, text = compared(capsys)
+    assert status == 7
+    assert f"{next(iter(changes))} differs" in text
+
+
+@pytest.mark.fault(
+    done="the end-to-end series missing in one new session of five",
+    said="end to end: REGRESSED (missing), end_to_end is missing in 1 of 5",
+    status="1",
+    kept="the other metrics' verdicts",
+)
+def test_a_series_that_one_new_session_lacks(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, series={"end_to_end": (2e-3,) * 15})
+    sessions("after", 6, series={"end_to_end": (2e-3,) * 15})
+    document = json.loads(Path(".benchmarks/Linux/0007_after.json").read_text())
+    series = dict(document["benchmarks"][0]["extra_info"]["trtgate"]["series"])
+    del series["end_to_end"]
+    edit("0007_after.json", series=series)
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "end to end: REGRESSED (missing), end_to_end is missing in 1 of 5" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("device_memory", 1e9, 1.2e9),
+        ("host_memory", 1e9, 1.2e9),
+        ("cold_start", 1.0, 2.0),
+        ("plan_bytes", 50e6, 60e6),
+        ("throughput", 1000.0, 800.0),
+        ("typical", 1.1e-3, 1.4e-3),
+    ],
+)
+def test_every_metric_is_gated(name: str, old: float, new: float, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, series={name: (old,)})
+    sessions("after", 6, series={name: (new,)})
+    status, text = compared(capsys)
+    assert status == 1
+    assert f"{name.replace('_', ' ')}: REGRESSED" in text
+
+
+@pytest.mark.fault(
+    done="30 % more cycles under a clock that rose from 1410 to 1980 MHz",
+    said="cycles: REGRESSED",
+    status="1",
+    kept="the table",
+)
+def test_a_clock_that_rose_hides_no_cycles(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, clock=1410.0)
+    sessions("after", 6, engine=1e-3 * 1.3 * 1410 / 1980, clock=1980.0)
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "cycles: REGRESSED" in text
+
+
+def test_limits_that_changed_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, limits={"delta": 0.02})
+    sessions("after", 6)
+    assert "delta: 0.02 -> 0.05" in compared(capsys)[1]
+
+
+def test_one_more_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def jitter(sample: Sample) -> Any:
+        blocks = sample.blocks.get("latency", ())
+        return np.array([np.subtract(*np.percentile(np.concatenate(blocks), [75, 25]))]) if blocks else np.empty(0)
+
+    more = Metric("jitter", "s", "interquartile range", jitter, "jitter", 0.5, rule="number", least=20e-6)
+    monkeypatch.setattr("trtgate.compare.METRICS", (more,))
+    monkeypatch.setitem(expectations.KEYS, "jitter", expectations.Range(0.5, 0.001, 1.0))  # type: ignore[arg-type]
+    calm = [1e-3 * (1 + 0.01 * np.arange(20)) for _ in range(15)]
+    sessions("before", 1, iterations={"latency": pack(calm)})
+    sessions("after", 6, iterations={"latency": pack([1e-3 + 2 * (block - 1e-3) for block in calm])})
+    status, text = compared(capsys)
+    assert status == 1
+    assert "jitter: REGRESSED (slower), slower by +100.0%" in text
+
+
+# Which sessions count.
+
+
+@pytest.mark.fault(
+    done="one saved session copied five times",
+    said="hold the same session; one session counts once",
+    status="2",
+    kept="all files",
+)
+def test_a_session_counts_once(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    save(1, "before")
+    for number in range(2, 6):
+        shutil.copy(".benchmarks/Linux/0001_before.json", f".benchmarks/Linux/{number:04}_before.json")
+    sessions("after", 6)
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 2
+    assert "one session counts once" in text
+    assert main(["compare", "after", "after"]) == 2
+
+
+@pytest.mark.fault(
+    done="a name that sessions of two drivers share",
+    said="are of different stacks (driver",
+    status="2",
+    kept="all files",
+)
+def test_a_name_of_two_stacks(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    save(11, "after", changes={"driver": "580.1"})
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 2
+    assert "driver" in text
+
+
+@pytest.mark.fault(
+    done="a session with an engine twice",
+    said="holds an engine twice",
+    status="2",
+    kept="all files",
+)
+def test_an_engine_that_a_session_holds_twice(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, engines=("onnxruntime-int8", "onnxruntime-int8"))
+    sessions("after", 6)
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 2
+    assert "twice" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"series": {"latency": [1e-3, -1.0], "reference_latency": [1e-3, 1e-3]}},
+        {"series": {"latency": [1e-3, "fast"], "reference_latency": [1e-3, 1e-3]}},
+        {"series": {"latency": [1e-3, None], "reference_latency": [1e-3, 1e-3]}},
+        {"series": {"latency": [1e-3, float("nan")], "reference_latency": [1e-3, 1e-3]}},
+        {"series": {"latency": [0.0], "reference_latency": [1e-3]}},
+        {"series": None},
+        {"complete": "no"},
+        {"batch": 0},
+        {"batch": True},
+        {"model": ["resnet50"]},
+        {"model": "resnet50\x1b[31m"},
+        {"readings": {"clock_mhz": "fast"}},
+        {"controls": {"control-copy": 0}},
+        {"agreement": {"n": 240, "top1": 241}},
+        {"answers": {"photos": 3}},
+        {"iterations": {"latency": {"lengths": [3], "float32": "!"}}},
+        {"decisions": [{"verdict": "FINE", "reason": "slower", "message": ""}]},
+        {"warnings": "all well"},
+    ],
+)
+@pytest.mark.fault(
+    done="a record with a NaN, a text for a number, a negative time, a wrong type",
+    said="0007_after.json is damaged",
+    status="2",
+    kept="all files",
+)
+def test_what_no_run_can_have_written(
+    changes: dict[str, Any], capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    edit("0007_after.json", **changes)
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 2
+    assert "0007_after.json" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("text", ['{"benchmarks": [], "machine_info": {}, "trtgate": {"unfit": null}}', "[" * 100000])
+def test_a_file_that_is_no_session(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    Path(".benchmarks/Linux/0007_after.json").write_text(text)
+    status, said = compared(capsys)
+    assert status == 2
+    assert "0007_after.json" in said
+
+
+def test_a_name_with_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, engines=("[/x]onnx",))
+    sessions("after", 6, engines=("[/x]onnx",))
+    status, text = compared(capsys)
+    assert status == 0
+    assert "[/x]onnx" in text
+
+
+# The machine.
+
+
+@pytest.mark.fault(
+    done="another process on the GPU during the new sessions",
+    said="another process used 25 % of the GPU",
+    status="7",
+    kept="the table",
+)
+def test_a_neighbour_makes_a_comparison_invalid(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=1.2e-3, disturbed="another process used 25 % of the GPU")
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 7
+    assert "another process used 25 % of the GPU" in text
+
+
+@pytest.mark.parametrize("name", ["control-matmul", "control-copy (mean)"])
+@pytest.mark.fault(
+    done="fixed work raced along takes 50 % longer",
+    said="so the machine did; measure both sides on it as it is",
+    status="7",
+    kept="the table",
+)
+def test_fixed_work_that_changed_makes_a_comparison_invalid(
+    name: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1, controls={name: 1e-3})
+    sessions("after", 6, engine=0.7e-3, controls={name: 1.5e-3})
+    fault.check(*compared(capsys))
+
+
+# What is no regression of the engine.
+
+
+@pytest.mark.parametrize("reference", [2.8e-3, 3.7e-3])
+def test_a_faster_reference_fails_no_engine(reference: float, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, engine=0.954e-3)
+    sessions("after", 6, engine=0.95e-3, reference=reference)
+    status, text = compared(capsys)
+    assert status == 0
+    assert "(printed, not gated)" in text
+
+
+def test_a_faster_reference_fails_where_the_file_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text("[default]\nspeedup_delta = 0.05\n")
+    sessions("before", 1)
+    sessions("after", 6, reference=3.5e-3)
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 1
+    assert "speedup: REGRESSED" in capsys.readouterr().out
+
+
+def test_one_session_against_one_needs_a_spread_to_show_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text("[default]\n")
+    save(1, "before")
+    save(2, "after", engine=1.8e-3)
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 6
+    assert compared(capsys)[0] == 1, "the shipped file says what two processes may differ by"
+
+
+def test_processes_that_differ_are_no_regression() -> None:
+    """One against one, nothing changed, processes that differ by 1.8 %, at delta 2 %."""
+    generator = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(2000):
+        old, new = (Sample({"latency": np.full(15, 1e-3 * np.exp(generator.normal(0, 0.018)))}, {}) for _ in range(2))
+        found = decide(BY_NAME["latency"], [old], [new], Limits(0.02, 2e-6, 0.03), "sessions")
+        assert found is not None
+        wrong += found.verdict is Verdict.REGRESSED
+    assert wrong <= 2
+
+
+# Slowdowns that leave the fastest calls alone.
+
+SLOWDOWNS = {
+    "every second call +40 %": (0.5, 1.4),
+    "60 % of the calls +20 %": (0.6, 1.2),
+    "90 % of the calls +50 %": (0.9, 1.5),
+    "45 % of the calls twice as long": (0.45, 2.0),
+    "2 % of the calls twice as long": (0.02, 2.0),
+    "8 % of the calls three times as long": (0.08, 3.0),
+    "30 % of the calls +40 %": (0.3, 1.4),
+    "5 % of the calls four times as long": (0.05, 4.0),
+}
+
+
+def process(generator: np.random.Generator, share: float, factor: float, statistic: str) -> Sample:
+    """15 rounds of 50 calls around 2 ms in one process, a share of them slower."""
+    from trtgate.verdict.shape import by_block
+
+    own = 2e-3 * np.exp(generator.normal(0, 0.005))
+    blocks = []
+    for _ in range(15):
+        calls = own * np.exp(np.abs(generator.normal(0, 0.02, 50)))
+        calls[generator.random(50) < share] *= factor
+        blocks.append(calls)
+    series = {"latency": by_block(blocks, statistic), "typical": by_block(blocks, "midmean")}
+    return Sample(series, {"latency": blocks})
+
+
+@pytest.mark.parametrize("statistic", ["minimum", "median"])
+@pytest.mark.parametrize("name", SLOWDOWNS)
+def test_no_slowdown_hides(name: str, statistic: str) -> None:
+    share, factor = SLOWDOWNS[name]
+    generator = np.random.default_rng(0)
+    caught = 0
+    for _ in range(20):
+        old = [process(generator, 0.0, 1.0, statistic) for _ in range(5)]
+        new = [process(generator, share, factor, statistic) for _ in range(5)]
+        found = [
+            decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "sessions")
+            for metric in ("latency", "typical", "tail")
+        ]
+        verdicts = {each.verdict for each in found if each is not None}
+        assert verdicts & {Verdict.REGRESSED, Verdict.INCONCLUSIVE}
+        caught += Verdict.REGRESSED in verdicts
+    assert caught >= 19
+
+
+def test_nothing_slower_passes() -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        old, new = ([process(generator, 0.0, 1.0, "minimum") for _ in range(5)] for _ in range(2))
+        for metric in ("latency", "typical", "tail"):
+            found = decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "sessions")
+            assert found is not None
+            assert found.verdict is Verdict.PASS, (metric, str(found))
+
+
+# Many decisions.
+
+
+def test_of_many_decisions_some_would_say_regressed_by_chance() -> None:
+    alarm = Decision(Verdict.REGRESSED, Reason.SLOWER, "slower by +6.0%", 1.06, 1.001, 1.12, p=0.003)
+    fine = Decision(Verdict.PASS, Reason.WITHIN_DELTA, "+0.1%", 1.0, 0.99, 1.01, p=0.4)
+    [first, *_] = holm([alarm, *[fine] * 87])
+    assert (first.verdict, first.reason) == (Verdict.INCONCLUSIVE, Reason.ONE_OF_MANY)
+    [first, *_] = holm([alarm, fine])
+    assert first.verdict is Verdict.REGRESSED
+
+
+@pytest.mark.fault(
+    done="one call in 25 twice as long",
+    said="tail: REGRESSED",
+    status="1",
+    kept="the table",
+)
+def test_iterations_are_kept_and_come_back(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    generator = np.random.default_rng(0)
+    blocks = [1e-3 * np.exp(generator.normal(0, 0.01, 50)) for _ in range(15)]
+    sessions("before", 1, iterations={"latency": pack(blocks)})
+    stalled = [np.where(np.arange(50) % 25 == 0, 2, 1) * block for block in blocks]
+    sessions("after", 6, iterations={"latency": pack(stalled)})
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert status == 1
+    assert "tail: REGRESSED" in text
+
+
+# expectations.toml
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[default]\ndelta = 5", "delta = 5"),
+        ("[default]\ndelta = inf", "delta = inf"),
+        ("[default]\ndelta = -2", "delta = -2"),
+        ("[default]\ncosine = nan", "cosine = nan"),
+        ("[default]\nspeedup = true", "speedup"),
+        ("[default]\ntail = 0", "tail = 0"),
+        ("[default.engines.onnxruntime_int8]\ndelta = 0.1", "did you mean onnxruntime-int8?"),
+        ("[default.precision.int88]\ndelta = 0.1", "did you mean int8?"),
+        ("[models.resnet5]\ndelta = 0.1", "models.resnet5"),
+        ("[models]\nresnet50 = 3", "models"),
+        ("default = 3", "default"),
+        ("[default]\ndetla = 0.1", "did you mean delta?"),
+        ("[quantize.resnet50]\nkeep_floats = []", "did you mean keep_float?"),
+        ("acknowledged_missing = [3]", "acknowledged_missing"),
+    ],
+)
+def test_expectations_that_gate_nothing_are_refused(text: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text(text)
+    sessions("before", 1)
+    sessions("after", 6)
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "mine.toml" in error
+
+
+def test_expectations_are_utf8_whatever_the_locale(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    Path("mine.toml").write_bytes("# für T4\n[default]\n".encode())
+    sessions("before", 1)
+    sessions("after", 6)
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 0
+    Path("mine.toml").write_bytes("# für T4\n".encode("latin-1"))
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 2
+    assert "not UTF-8" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""TensorRT 8.6 to 11 and TensorRT-RTX, one code for all.
+
+What the versions do not share is found by attribute, in `api.Features`, and nowhere else. `build` makes a plan of a
+graph, `run` runs it, `inspect` reads what was built. Wherever the version can,
+networks are strongly typed, from the same FP16 and Q/DQ graphs, so that two versions can be compared: a weakly typed
+builder picks its types anew with every release. Only `tensorrt-int8-calibrated` is weakly typed by nature; it exists up
+to TensorRT 10.
+
+A plan has an optimisation profile for each batch size, from 1 up to it and best at it, so every size runs kernels that
+were chosen for it. (A profile of that one size alone would let TensorRT-RTX 1.7 fold quantised depthwise convolutions
+into constants as large as their activations: 255 MB for EfficientNet-Lite0 at batch 32, where this way has 11.)
+Polygraphy would build the same networks, but the calls are few, each differs by version, and here they are what is
+under test.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trtgate.child import run_in_child
+from trtgate.cuda import driver, runtime
+from trtgate.engines.base import (
+    AVAILABLE,
+    Availability,
+    Backend,
+    BuildRequest,
+    Device,
+    Engine,
+    EngineSpec,
+    GraphKind,
+    only_on,
+)
+from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
+from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_and_try, weak_flags
+from trtgate.engines.tensorrt.inspect import weighted_nodes
+from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.nvml import has_tf32
+
+
+class TensorRTBackend(Backend):
+    name = "tensorrt"
+    specs = tuple(RECIPES)
+
+    def runtimes(self, device: Device) -> tuple[str, ...]:
+        return (*MODULES, "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
+
+    def available(self, spec: EngineSpec, device: Device) -> Availability:
+        where = only_on("cuda", device)
+        if not where.ok:
+            return where
+        fix = "pip install -r requirements-gpu.txt"
+        for what, imported in (("TensorRT", installed), ("PyCUDA", driver), ("cuda-python", runtime)):
+            try:
+                imported()
+            except ImportError as error:
+                return Availability(False, f"{what} cannot be imported: {error}", fix)
+        if spec.precision == "tf32" and not has_tf32():
+            return Availability(False, "this GPU has no TF32 (it came with Ampere)", elsewhere=True)
+        if RECIPES[spec].calibrated and not Features.of(trt).calibrator:
+            version = installed().__version__
+            return Availability(False, f"TensorRT {version} has no INT8 calibrator any more", obsolete=True)
+        return AVAILABLE
+
+    def plan_file(self, spec: EngineSpec) -> str | None:
+        return "plan.engine"
+
+    def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
+        return RECIPES[spec].graph
+
+    def plan_runs_on(self, machine: Mapping[str, Any]) -> Mapping[str, Any]:
+        """NVIDIA's rules: the platform, the version of TensorRT (among the options) and the kind of GPU."""
+        kind = {name: machine[name] for name in ("gpu", "compute_capability")}
+        return {**kind, "platform": f"{platform.system()} {platform.machine()}"}
+
+    def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
+        # By name: enumerations were renumbered between versions.
+        features, recipe = Features.of(trt), RECIPES[spec]
+        return {
+            "module": installed().__name__,
+            "version": installed().__version__,
+            "strongly_typed": features.strongly_typed and not recipe.calibrated,
+            "flags": [*weak_flags(features, recipe), *(["TF32"] if recipe.tf32 else [])],
+            "workspace_bytes": WORKSPACE_BYTES,
+            "profiling_verbosity": "DETAILED",
+            "profile_sharing": features.profile_sharing,
+            "user_allocation": features.user_allocation,
+            "kernel_specialization": "EAGER" if features.kernel_specialization else None,
+            "profiles": list(request.batch_sizes),
+            "crop": request.crop,
+            "timing_cache": "reused" if request.timing_cache else "cold",
+            "calibration": request.calibration.digest if request.calibration else None,
+        }
+
+    def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
+        assert request.graph is not None
+        calibration = request.calibration
+        known = calibration.read() if calibration else None
+        learned = run_in_child(
+            f"building {spec.id}",
+            build_and_try,
+            spec,
+            request.graph,
+            request.batch_sizes,
+            request.crop,
+            calibration.images() if calibration else None,
+            known,
+            request.timing_cache,
+            path,
+            progress=request.progress,
+        )
+        if calibration and learned is not None and learned != known:
+            calibration.write(learned)
+
+    def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
+        assert plan is not None
+        assert request.graph is not None
+        weighted = weighted_nodes(request.graph)
+        return TensorRTEngine(spec, plan.read_bytes(), request.batch_sizes, request.crop, weighted)
+
+
+BACKEND = TensorRTBackend()

@@ -1,0 +1,83 @@
+"""Limits on what may hang in this very process: loading a plan, and running it.
+
+Native code that hangs hears no signal, so a thread watches. What took too long is said with where every thread is; then
+the main thread is interrupted as by Ctrl-C, and if it does not come back the process ends.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+# The longest plan to load is one of TensorRT with its libraries on a cold disk.
+LOAD_SECONDS = 300.0
+# A block of a race takes seconds; five iterations of a large batch on a slow machine may take minutes.
+RUN_SECONDS = 600.0
+# How long the main thread gets to come back from an interrupt.
+GRACE_SECONDS = 10.0
+# pytest's status for an interrupted run, a command's for an error: no verdict.
+STATUS = 2
+
+# Standard error as it was before anybody captured it.
+_STDERR = os.dup(2)
+
+
+class Watch:
+    """What is under way with the time by which it must be over, and one thread that sleeps until the first of these."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deadlines: list[tuple[float, str]] = []
+        self._wakes = float("inf")
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def within(self, seconds: float, what: str) -> Iterator[None]:
+        """Have what happens in the block over within `seconds`. The thread wakes once in it, not for each block."""
+        deadline = (time.monotonic() + seconds, what)
+        with self._changed:
+            self._deadlines.append(deadline)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="trtgate: limits", daemon=True)
+                self._thread.start()
+            elif deadline[0] < self._wakes:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._deadlines.remove(deadline)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                late = [what for by, what in self._deadlines if by <= now]
+                if late:
+                    break
+                self._wakes = min((by for by, _ in self._deadlines), default=float("inf"))
+                self._changed.wait(None if self._wakes == float("inf") else self._wakes - now)
+        self._expire(late[-1])
+
+    def _expire(self, what: str) -> None:
+        say(f"\ntrtgate: {what} hangs; this is where, and the run ends without a verdict\n")
+        faulthandler.dump_traceback(_STDERR, all_threads=True)
+        _thread.interrupt_main()
+        time.sleep(GRACE_SECONDS)
+        with self._changed:
+            stuck = any(name == what for _, name in self._deadlines)
+        if stuck:
+            os._exit(STATUS)
+
+
+def say(text: str) -> None:
+    """Write to standard error, past whoever captures it."""
+    os.write(_STDERR, text.encode())
+
+
+within = Watch().within

@@ -1,0 +1,78 @@
+"""Processes: how they end, that they end with their parent, and the signals that end them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+# What ends a process in an orderly way, as Ctrl-C does: of a supervisor that stops a job, of a terminal that is gone.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+# How long a command gets to end in order before it is killed.
+UNWINDING_SECONDS = 20.0
+
+
+def ending(status: int | None) -> str:
+    """How a process ended, in words, by its return code."""
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that happens (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end, and return its exit status; an interrupt is handed on to it and waited for."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(UNWINDING_SECONDS)
+            raise
+        finally:
+            process.kill()
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal of ENDING_SIGNALS came; it unwinds as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def orderly_endings() -> Iterator[None]:
+    """Within this block ENDING_SIGNALS raise Terminated in the main thread, once; what was to be ignored still is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in ENDING_SIGNALS:  # a second one does not cut the unwinding short
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(number)
+
+    before = {each: signal.getsignal(each) for each in ENDING_SIGNALS}
+    for each, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,172 @@
+"""Worker processes, seen from the one that drives them: `trtgate.worker` behind two pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trtgate.errors import UserError
+from trtgate.protocol import VERSION, Frames, ProtocolError
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDES = ("old", "new")
+# A worker that says nothing for this long hangs. Builds of TensorRT take minutes and say something only at the end.
+START_SECONDS = 120.0
+ANSWER_SECONDS = 300.0
+# How long a worker gets to leave by itself.
+GOODBYE_SECONDS = 5.0
+LOG_LINES = 15
+
+
+class WorkerError(Exception):
+    """A worker died, hung, failed or does not fit; the message says which, and what it last said. No verdict."""
+
+
+class Worker:
+    """A worker process, seen from the driver."""
+
+    def __init__(self, side: str, python: Path, *, timeout: float = ANSWER_SECONDS) -> None:
+        """Start it. Raises UserError for a `python` that cannot be started."""
+        self.side = side
+        self._python = python
+        self._timeout = timeout
+        self._leaves_by: float | None = None
+        self._log = tempfile.NamedTemporaryFile(prefix=f"trtgate-{side}-", suffix=".log")  # noqa: SIM115
+        from_worker, its_writing = os.pipe()
+        its_reading, to_worker = os.pipe()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        try:
+            self._process = subprocess.Popen(
+                [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing)],
+                pass_fds=(its_reading, its_writing),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,  # whatever libraries print is no frame
+                stderr=self._log,
+                start_new_session=True,  # Ctrl-C is for the driver, which ends its workers in order
+            )
+        except OSError as error:
+            for descriptor in (from_worker, to_worker):
+                os.close(descriptor)
+            raise UserError(
+                f"--{side} {python} cannot be started ({error.strerror}); give the python of an environment"
+            ) from error
+        finally:
+            os.close(its_reading)
+            os.close(its_writing)
+        self._frames = Frames(from_worker, to_worker)
+        self.pid = self._process.pid
+
+    def greet(self) -> None:
+        """Wait for its greeting. Raises WorkerError when that does not come, or is another protocol's."""
+        greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
+        if greeting.get("protocol") != VERSION:
+            raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
+
+    def ask(
+        self, do: str, *, timeout: float | None = None, progress: Callable[[str], None] | None = None, **arguments: Any
+    ) -> Any:
+        """The answer to one request. Raises WorkerError when there is none, or when the request failed there."""
+        try:
+            self._frames.send({"do": do, "with": arguments})
+        except ProtocolError as error:
+            raise self._broken(str(error)) from error
+        while True:
+            message = self._receive(do, timeout or self._timeout)
+            if "progress" in message:
+                if progress is not None:
+                    progress(f"{self.side}: {message['progress']}")
+            elif "error" in message:
+                raise WorkerError(self._told(f"failed in {do}: {message['error']}"))
+            else:
+                return message["answer"]
+
+    def _receive(self, what: str, timeout: float) -> Any:
+        try:
+            message = self._frames.receive(timeout)
+        except ProtocolError as error:
+            raise self._broken(f"{error} (waiting for {what})") from error
+        if not isinstance(message, dict):
+            raise self._broken(f"it sent something that is no answer (waiting for {what})")
+        return message
+
+    def _broken(self, what: str) -> WorkerError:
+        """The error for a worker that cannot go on: how it ended, if it did, and what it said last."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        status = self._process.returncode
+        ended = "" if status is None else f"; it ended with {_ending(status)}"
+        return WorkerError(self._told(f"{what}{ended}"))
+
+    def _told(self, what: str) -> str:
+        lines = Path(self._log.name).read_text(errors="replace").splitlines()[-LOG_LINES:]
+        said = "".join(f"\n  | {line}" for line in lines)
+        return f"the {self.side} worker ({self._python}): {what}{said}"
+
+    def goodbye(self) -> None:
+        """Tell it to leave; saying so twice does nothing."""
+        if self._leaves_by is not None:
+            return
+        self._leaves_by = time.monotonic() + GOODBYE_SECONDS
+        with contextlib.suppress(ProtocolError):
+            self._frames.send({"do": "goodbye"})
+        self._frames.close()
+
+    def close(self) -> None:
+        """Say goodbye, and end the worker and everything it started if it does not leave."""
+        self.goodbye()
+        assert self._leaves_by is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, self._leaves_by - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
+        self._process.wait()
+        self._log.close()
+
+
+def _ending(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "SIGKILL (out of memory?)"
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+Sides = Mapping[str, Sequence[Worker]]
+
+
+@contextlib.contextmanager
+def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
+    """`count` workers a side, by side; none outlives the block."""
+    made: dict[str, list[Worker]] = {side: [] for side in SIDES}
+
+    def everybody() -> list[Worker]:
+        return [worker for side in SIDES for worker in made[side]]
+
+    def dismiss() -> None:
+        for worker in everybody():
+            worker.goodbye()
+
+    with contextlib.ExitStack() as running:
+        for _ in range(count):
+            for side in SIDES:
+                made[side].append(Worker(side, pythons[side]))
+                running.callback(made[side][-1].close)
+        running.callback(dismiss)  # the last callback is the first to be called: all leave at the same time
+        for worker in everybody():
+            worker.greet()
+        yield made
+
+
+@contextlib.contextmanager
+def one_worker() -> Iterator[Worker]:
+    """A worker of this very environment."""
+    with contextlib.closing(Worker("new", Path(sys.executable))) as worker:
+        worker.greet()
+        yield worker

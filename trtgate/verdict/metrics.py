@@ -1,0 +1,339 @@
+"""Every number that is gated, as data: its unit, its direction, its rule and where its limit stands.
+
+One more metric is one entry of METRICS, a value in a record's `series` and, where it is to be gated, a key of
+expectations.toml. Tables, JSON, comparison and exit status follow from the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import SLOWER, Words, change_text
+from trtgate.verdict.processes import ALPHA as PROCESS_ALPHA
+from trtgate.verdict.processes import decide_interleaved, decide_processes
+from trtgate.verdict.sessions import ALPHA as SESSION_ALPHA
+from trtgate.verdict.sessions import decide_sessions
+from trtgate.verdict.shape import tail_mean
+from trtgate.verdict.tails import decide_tails
+
+Floats = npt.NDArray[np.float64]
+# How the sides were measured: round by round in turns, or one after the other.
+Pairing = Literal["interleaved", "sessions"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process measured of one engine: numbers by name, and the iterations of each round of two series.
+
+    `series` maps a name to float64[R] rounds, or to a single number; `blocks` maps "latency" and "end_to_end" to R
+    blocks of float64[n] seconds. What was not measured is left out.
+    """
+
+    series: Mapping[str, Floats]
+    blocks: Mapping[str, Sequence[Floats]]
+
+    def get(self, name: str) -> Floats:
+        """A series, float64[0] where it was not measured."""
+        return self.series.get(name, np.empty(0))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the file says of one metric of one engine.
+
+    `delta` is how much worse it may get (0.05 is 5 %; None: it is shown, not gated), `absolute_floor` in its own unit,
+    `spread` the difference of two sessions of one stack (0.03 is 3 %).
+    """
+
+    delta: float | None
+    absolute_floor: float = 0.0
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One gated number.
+
+    `read` gives a process's rounds, or its single number, or nothing. `limit` is its key in expectations.toml and
+    `delta` what holds without one. `least` is the smallest change that counts, in the metric's unit; None takes the
+    file's `absolute_floor_us`, in seconds; `amount` is what a change of a metric that has another unit is a share of.
+    """
+
+    name: str
+    unit: Literal["s", "bytes", "1/s", "x"]
+    about: str
+    read: Callable[[Sample], Floats]
+    limit: str
+    delta: float | None
+    rule: Literal["rounds", "tail", "number", "builds"] = "rounds"
+    higher_is_better: bool = False
+    least: float | None = None
+    amount: Callable[[Sample], Floats] | None = None
+    blocks: str = "latency"
+    words: Words = SLOWER
+
+    def value(self, sample: Sample) -> float | None:
+        """The process's number; None where it was not measured."""
+        found = self.read(sample)
+        return float(np.median(found)) if found.size else None
+
+
+def _series(name: str) -> Callable[[Sample], Floats]:
+    return lambda sample: sample.get(name)
+
+
+def _tail(name: str) -> Callable[[Sample], Floats]:
+    def read(sample: Sample) -> Floats:
+        blocks = sample.blocks.get(name, ())
+        return np.array([tail_mean(np.concatenate(blocks))]) if len(blocks) else sample.get(TAIL_OF[name])
+
+    return read
+
+
+TAIL_OF = {"latency": "tail", "end_to_end": "end_to_end_tail"}
+
+
+def _speedup(sample: Sample) -> Floats:
+    reference, own = sample.get("reference_latency"), sample.get("latency")
+    return reference / own if reference.size == own.size else np.empty(0)
+
+
+def _cycles(sample: Sample) -> Floats:
+    clock = sample.get("clock_hz")
+    return sample.get("latency") * clock[0] if clock.size else np.empty(0)
+
+
+MEGABYTES = Words("more", "less", 1e-6, "MB")
+SECONDS = Words("slower", "faster", 1.0, "s")
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "latency",
+        "s",
+        "fastest iteration of a block (GPU: median), median over rounds",
+        _series("latency"),
+        "delta",
+        0.05,
+    ),
+    Metric(
+        "typical",
+        "s",
+        "mean of the middle half of a block's iterations, median over rounds",
+        _series("typical"),
+        "typical",
+        0.10,
+    ),
+    Metric("tail", "s", "mean of the slowest 5 % of all iterations", _tail("latency"), "tail", 0.25, rule="tail"),
+    Metric("end_to_end", "s", "with both copies, by the host's clock (GPU)", _series("end_to_end"), "end_to_end", 0.10),
+    Metric(
+        "end_to_end_tail",
+        "s",
+        "mean of the slowest 5 % of all end-to-end iterations (GPU)",
+        _tail("end_to_end"),
+        "tail",
+        0.25,
+        rule="tail",
+        blocks="end_to_end",
+    ),
+    Metric(
+        "cycles",
+        "x",
+        "latency times the clock, where the clock is known",
+        _cycles,
+        "delta",
+        0.05,
+        amount=_series("latency"),
+    ),
+    Metric(
+        "speedup",
+        "x",
+        "eager PyTorch's latency over the engine's, round by round",
+        _speedup,
+        "speedup_delta",
+        None,
+        higher_is_better=True,
+        amount=_series("latency"),
+    ),
+    Metric(
+        "throughput",
+        "1/s",
+        "images per second of several streams",
+        _series("throughput"),
+        "throughput",
+        0.05,
+        rule="number",
+        higher_is_better=True,
+        least=0.0,
+    ),
+    Metric(
+        "device_memory",
+        "bytes",
+        "on the GPU after weights, context and first run, from the driver",
+        _series("device_memory"),
+        "device_memory",
+        0.05,
+        rule="number",
+        least=8e6,
+        words=MEGABYTES,
+    ),
+    Metric(
+        "host_memory",
+        "bytes",
+        "of a fresh process after load and first run",
+        _series("host_memory"),
+        "host_memory",
+        0.05,
+        rule="number",
+        least=8e6,
+        words=MEGABYTES,
+    ),
+    Metric(
+        "cold_start",
+        "s",
+        "load and first inference in a fresh process",
+        _series("cold_start"),
+        "cold_start",
+        0.50,
+        rule="number",
+        least=0.1,
+        words=SECONDS,
+    ),
+    Metric(
+        "build_seconds",
+        "s",
+        "building the plan",
+        _series("build_seconds"),
+        "build_seconds",
+        0.50,
+        rule="builds",
+        least=1.0,
+        words=SECONDS,
+    ),
+    Metric(
+        "plan_bytes",
+        "bytes",
+        "the plan on disk",
+        _series("plan_bytes"),
+        "plan_bytes",
+        0.05,
+        rule="builds",
+        least=1e6,
+        words=MEGABYTES,
+    ),
+)
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+def decide(
+    metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits, pairing: Pairing
+) -> Decision | None:
+    """The verdict on one metric of one engine; None where the old side has not measured it.
+
+    Each sample is a process. A metric that the old side has and the new one lacks is REGRESSED (missing). Without a
+    limit the verdict is what the rule finds at a delta of 5 %, and `gated` of the comparison says that it decides
+    nothing.
+    """
+    before = [sample for sample in old if metric.read(sample).size]
+    after = [sample for sample in new if metric.read(sample).size]
+    if not before:
+        return None
+    if len(after) < len(new):
+        what = (
+            "was measured before and is not now"
+            if not after
+            else f"is missing in {len(new) - len(after)} of {len(new)}"
+        )
+        return Decision(Verdict.REGRESSED, Reason.MISSING, f"{metric.name} {what}", metric=metric.name)
+    return replace(_decide(metric, before, after, limits, pairing), metric=metric.name)
+
+
+def _decide(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits, pairing: Pairing) -> Decision:
+    delta = NO_LIMIT_DELTA if limits.delta is None else limits.delta
+    floor = limits.absolute_floor if metric.least is None else metric.least
+    if metric.rule == "builds":
+        return _decide_builds(metric, old, new, delta, floor)
+    if pairing == "interleaved" and metric.rule == "rounds":
+        return decide_processes(
+            [metric.read(each) for each in old],
+            [metric.read(each) for each in new],
+            delta=delta,
+            absolute_floor=floor,
+            words=metric.words,
+        )
+    if pairing == "interleaved" and metric.rule == "tail":
+        tails = decide_tails(
+            _joined(old, metric.blocks),
+            _joined(new, metric.blocks),
+            delta=delta,
+            absolute_floor=floor,
+            words=metric.words,
+        )
+        return decide_interleaved(
+            tails, _values(metric.read, old), _values(metric.read, new), delta, floor, metric.words
+        )
+    sign = -1 if metric.higher_is_better else 1
+    before, after = _values(metric.read, old) ** sign, _values(metric.read, new) ** sign
+    # What has no seconds of its own is held against the floor as the seconds that its change amounts to.
+    scale = float(np.median(_values(metric.amount, old)) / np.median(before)) if metric.amount else 1.0
+    return decide_sessions(
+        before,
+        after,
+        delta=delta,
+        absolute_floor=floor,
+        spread=_spread(metric, old, limits),
+        amounts=(scale * before, scale * after),
+        words=metric.words,
+        alpha=PROCESS_ALPHA if pairing == "interleaved" else SESSION_ALPHA,
+    )
+
+
+# What an ungated metric is described at.
+NO_LIMIT_DELTA = 0.05
+
+
+def _values(read: Callable[[Sample], Floats], samples: Sequence[Sample]) -> Floats:
+    return np.array([np.median(read(sample)) for sample in samples], np.float64)
+
+
+def _joined(samples: Sequence[Sample], name: str) -> list[Floats]:
+    """The iterations of each round, of all processes that took turns in it."""
+    return [np.concatenate(blocks) for blocks in zip(*(sample.blocks[name] for sample in samples), strict=True)]
+
+
+def _spread(metric: Metric, samples: Sequence[Sample], limits: Limits) -> float | None:
+    """What two sessions of one stack may differ by: as configured, and at least what the rounds of one show (from the
+    first to the ninth decile)."""
+    if limits.spread is None:
+        return None
+    within = [np.diff(np.percentile(np.log(metric.read(each)), [10, 90]))[0] for each in samples]
+    return max(limits.spread, *map(float, within))
+
+
+def _decide_builds(
+    metric: Metric, old: Sequence[Sample], new: Sequence[Sample], delta: float, floor: float
+) -> Decision:
+    """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
+
+    PASS when the median is within the limit; beyond it REGRESSED when there are two builds a side or more and all of
+    the new ones lie beyond all of the old, since one build's time is also that of whoever used the machine then.
+    """
+    before, after = (np.unique(_values(metric.read, side)) for side in (old, new))
+    change = float(np.log(np.median(after) / np.median(before)))
+    more = float(np.median(after) - np.median(before))
+    ratio: dict[str, Any] = {"estimate": float(np.exp(change))}
+    text = f"{change_text(change)} ({metric.words.amount(more)}) from {after.size} against {before.size} builds"
+    if change <= np.log1p(delta) or more <= floor:
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.0%}", **ratio)
+    sizes = metric.unit == "bytes"  # the same every time
+    if after.min() > before.max() and (sizes or min(before.size, after.size) > 1):
+        return Decision(
+            Verdict.REGRESSED, Reason.SLOWER, f"{metric.words.worse} by {text}, delta is {delta:.0%}", **ratio
+        )
+    message = f"{text} is beyond {delta:.0%}, but one build cannot show it; build more"
+    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, **ratio)

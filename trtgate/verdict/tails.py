@@ -1,0 +1,67 @@
+"""The slowest calls of two interleaved arms: all iterations of both, resampled by rounds.
+
+A round is too short to have a tail, so the rounds cannot be the sample. They are what is drawn with replacement, both
+arms of a round together (the cluster bootstrap: Davison and Hinkley, *Bootstrap Methods and their Application*, 3.8;
+percentile interval), and the tail is taken over all iterations of what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import ALPHA, SLOWER, Bounds, Words, decide_by_bounds, require_times
+from trtgate.verdict.shape import tail_mean
+
+Floats = npt.NDArray[np.float64]
+
+# Enough for the 0.5 % quantile to move by less than a tenth of the interval between seeds.
+DRAWS = 1000
+# Fewer rounds hardly differ from one another, and the interval would be too short.
+MIN_ROUNDS = 8
+
+
+def decide_tails(
+    old: Sequence[Floats],
+    new: Sequence[Floats],
+    *,
+    delta: float,
+    absolute_floor: float = 0.0,
+    words: Words = SLOWER,
+) -> Decision:
+    """Whether the slowest calls of `new` became slower by more than `delta`: R blocks of seconds a side, same rounds.
+
+    The blocks of a side may come from several processes that took turns in the same rounds. Raises ValueError for
+    sides of different lengths, and for NaN, zero or negative times.
+    """
+    if len(old) != len(new):
+        raise ValueError("the arms must have the same rounds")
+    if len(old) < MIN_ROUNDS:
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{len(old)} rounds are too few for a verdict")
+    for block in (*old, *new):
+        require_times(block)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(old), size=(DRAWS, len(old)))
+    before, after = _tails(old, draws), _tails(new, draws)
+    plain = np.arange(len(old))[None, :]
+    first, second = _tails(old, plain)[0], _tails(new, plain)[0]
+    changes, amounts = np.log(after / before), after - before
+    share = [ALPHA, 1 - ALPHA]
+    decision = decide_by_bounds(
+        Bounds(float(np.log(second / first)), *map(float, np.quantile(changes, share))),
+        Bounds(float(second - first), *map(float, np.quantile(amounts, share))),
+        delta,
+        absolute_floor,
+        words=words,
+    )
+    spread = float(np.std(changes))
+    return replace(decision, p=NormalDist().cdf(-float(np.mean(changes)) / spread) if spread else None)
+
+
+def _tails(blocks: Sequence[Floats], draws: npt.NDArray[np.int64]) -> Floats:
+    return np.array([tail_mean(np.concatenate([blocks[index] for index in draw])) for draw in draws])
