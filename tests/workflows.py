@@ -136,8 +136,8 @@ def gate(runner: Runner) -> None:
     subprocess.run([*command, "baselines/cpu/old"], cwd=runner.clone, check=True)
     inputs["baseline"] = "old"
     # One session against one: it cannot tell, and so it is no pass.
-    expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6)
-    expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6)
+    expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6, 7)
+    expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6, 7)
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}
@@ -152,7 +152,7 @@ def upgrade(runner: Runner) -> None:
     versions = {"old": "onnxruntime==1.22.0", "new": "onnxruntime==1.23.2", "common": ""}
     # What the versions did is not what is under test here; that there is a verdict is.
     status = runner.run("upgrade.yml", "versions", engines="onnxruntime-int8", runner="cpu", **versions)
-    expect("upgrade, versions", status, 0, 1, 6)
+    expect("upgrade, versions", status, 0, 1, 6, 7)
     report = json.loads((runner.artifacts / "upgrade-cpu" / "ab.json").read_text())
     assert report["stack_changes"] == ["onnxruntime: 1.22.0 -> 1.23.2"], report["stack_changes"]
     versions["new"] = "--index-url=elsewhere"
@@ -161,7 +161,7 @@ def upgrade(runner: Runner) -> None:
     both = {"runner": "cpu", "require": "onnxruntime"}
     expect("upgrade, before a driver", runner.run("upgrade.yml", "driver", what="driver-before", **both), 0)
     status = runner.run("upgrade.yml", "driver", what="driver-after", before="1", **both)
-    expect("upgrade, after a driver", status, 0, 1, 6)
+    expect("upgrade, after a driver", status, 0, 1, 6, 7)
     verdict = json.loads((runner.artifacts / "driver-after-cpu" / "verdict.json").read_text())
     assert [each["decision"]["reason"] for each in verdict["engines"]] != ["underpowered"], verdict
 
