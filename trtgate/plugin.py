@@ -32,6 +32,7 @@ from trtgate.report.terminal import (
     comparison_notes,
     comparison_table,
     gpu_table,
+    photos_text,
     render,
     run_notes,
     run_table,
@@ -462,7 +463,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for note in notes:
             terminalreporter.write_line(note)
     if any("agreement" in facts for facts in gate.facts.values()):
-        show("trtgate: answers, against PyTorch's", answers_table(gate.facts))
+        sizes = {photos_text(each["agreement"]) for each in gate.facts.values() if "agreement" in each}
+        show(f"trtgate: answers, against PyTorch's on {', '.join(sorted(sizes))}", answers_table(gate.facts))
     report = gate.report()
     if report is not None:
         terminalreporter.section("trtgate: against the baseline")
@@ -481,7 +483,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if report is not None:
         publish(comparison_markdown(report))
     for line in closing_lines(list(records), gate.decisions, report):
-        terminalreporter.write_line(textwrap.fill(line, WIDTH))
+        terminalreporter.write_line(textwrap.fill(line, WIDTH, break_on_hyphens=False))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -203,6 +203,12 @@ def fleet_table(rows: Iterable[FleetRow]) -> Table:
     return table
 
 
+def photos_text(agreement: Mapping[str, Any]) -> str:
+    """How many photos an agreement rests on: crops of one are no independent ones."""
+    n, photos = agreement["n"], agreement.get("photos", agreement["n"])
+    return f"{n} photos" if photos == n else f"{n} crops of {photos} photos"
+
+
 def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """How faithful the answers are: one row per model and engine whose answers were compared."""
     labelled = any(each.get("accuracy") for each in facts.values())
