@@ -183,7 +183,7 @@ def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[s
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
-@pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan"])
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
 def test_trap_options_with_which_nothing_is_decided(run: Run, option: str) -> None:
     run("--benchmark-save=before")
     refused(run(option, "--benchmark-compare=before"), option)
@@ -246,6 +246,10 @@ def test_a_missing_engine_can_be_acknowledged(run: Run) -> None:
     Path("mine.toml").write_text('acknowledged_missing = ["toy fast-*"]')
     result = run("--benchmark-compare=before", "--expectations=mine.toml", plan={"slow-fp32": 2e-3})
     assert result.ret == 6
+
+
+def test_trap_an_empty_name_is_no_comparison(run: Run) -> None:
+    refused(run("--benchmark-compare="), "names nothing")
 
 
 @pytest.mark.parametrize("option", ["--benchmark-compare", "--benchmark-compare=before", "--benchmark-compare=0001"])

@@ -221,6 +221,57 @@ def test_limits_that_changed_are_printed(capsys: pytest.CaptureFixture[str]) -> 
     assert "delta: 0.02 -> 0.05" in compared(capsys)[1]
 
 
+def test_an_engine_that_one_new_session_of_six_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ("onnxruntime-int8", "openvino-int8")
+    sessions("before", 1, engines=both)
+    sessions("after", 6, engines=both)
+    save(11, "after", engines=both[:1])
+    status, text = compared(capsys)
+    assert status == 1
+    assert "MISSING: resnet50 openvino-int8 batch 1: not in 1 of 6 sessions" in text
+
+
+def test_controls_that_one_session_lacks_count_for_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, controls={"control-matmul": 1e-3})
+    sessions("after", 6, controls={"control-matmul": 1.5e-3})
+    edit("0007_after.json", controls={})
+    assert compared(capsys)[0] == 7
+
+
+def test_digests_of_one_side_only_compare_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, digests={"weights": "a" * 64})
+    sessions("after", 6, digests={"evaluation photos": "a" * 64})
+    assert compared(capsys)[0] == 7
+
+
+def test_a_baseline_whose_own_decisions_are_bad(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, "speedup 1.0 is below the floor")
+    sessions("before", 1, decisions=(bad,))
+    sessions("after", 6)
+    assert compared(capsys)[0] == 2
+
+
+def test_the_reference_alone_is_no_pass_either(capsys: pytest.CaptureFixture[str]) -> None:
+    save(1, "before", engines=("pytorch-fp32",))
+    save(2, "after", engines=("pytorch-fp32",), engine=1.13e-3)
+    assert compared(capsys)[0] == 6
+
+
+@pytest.mark.parametrize("changes", [{"complete": False}, {"disturbed": "another process used the GPU"}])
+def test_a_disturbed_session_is_no_baseline(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, **changes)
+    assert main(["promote", "before", "--to", "baselines/new"]) == 2
+
+
+def test_a_link_that_leads_nowhere_is_told_to_whom_it_concerns(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    Path(".benchmarks/Linux/0050_other.json").symlink_to("nowhere")
+    assert compared(capsys)[0] == 0
+    Path(".benchmarks/Linux/0051_after.json").symlink_to("nowhere")
+    assert compared(capsys)[0] == 2
+
+
 def test_one_more_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def jitter(sample: Sample) -> Any:
         blocks = sample.blocks.get("latency", ())
@@ -299,6 +350,10 @@ def test_an_engine_that_a_session_holds_twice(capsys: pytest.CaptureFixture[str]
         {"series": {"latency": [0.0], "reference_latency": [1e-3]}},
         {"series": None},
         {"complete": "no"},
+        {"series": {"latency": [1e-320], "reference_latency": [1e-3]}},
+        {"readings": {"clock_mhz": -1410}},
+        {"agreement": {"n": 240}},
+        {"iterations": {"latency": {"lengths": [], "float32": ""}}},
         {"batch": 0},
         {"batch": True},
         {"model": ["resnet50"]},

@@ -219,7 +219,11 @@ def _selftest(options: argparse.Namespace) -> int:
 
 def require_writable(option: str, path: Path) -> None:
     """Raises UserError, before anything is measured, when the file of an option cannot be written."""
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    if (
+        (path.exists() and not path.is_file())
+        or path.is_symlink()
+        or not os.access(path if path.exists() else path.parent, os.W_OK)
+    ):
         raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
 
 
@@ -343,6 +347,7 @@ def _add_report(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    _require_outputs(options)
     fleet = read_fleet(options.folder)
     print_table(fleet_table(fleet.rows))
     for name, decision in fleet.problems.items():

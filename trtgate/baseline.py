@@ -15,7 +15,9 @@ from trtgate.records import SessionRecord, read_session
 from trtgate.stack import steady
 from trtgate.verdict.policy import GOOD
 
-NUMBERED = re.compile(r"(\d{4})_(.+)\.json")
+# Of a file or a folder, on Linux.
+LONGEST_NAME = 255
+NUMBERED = re.compile(r"(\d{4,})_(.+)\.json")
 
 
 def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -> list[Path]:
@@ -34,6 +36,8 @@ def find_named(storage: Path, name: str) -> list[Path]:
 
     Raises UserError naming what there is.
     """
+    if not name or max(map(len, Path(name).parts)) > LONGEST_NAME:
+        raise UserError("a session has a name, a number, a file or a folder; give one of them")
     if Path(name).is_file():
         return [Path(name)]
     if Path(name).is_dir():
@@ -83,6 +87,8 @@ def require_sound(session: SessionRecord) -> None:
     reasons = [
         *session.unfit,
         *session.partial,
+        *(f"{record.name}: {record.disturbed}" for record in session.engines.values() if record.disturbed),
+        *(f"{record.name}: its race was not finished" for record in session.engines.values() if not record.complete),
         *(
             f"{record.name}: {decision.verdict.value}, {decision.message}"
             for record in session.engines.values()
@@ -103,7 +109,8 @@ def _names(path: Path) -> set[str]:
 def saved_in(storage: Path) -> list[Path]:
     """Saved sessions by their running number; pytest-benchmark keeps them in a folder per platform."""
     files = [path for path in storage.glob("**/*.json") if NUMBERED.fullmatch(path.name)]
-    return sorted(files, key=lambda path: (path.name[:4], path.stat().st_mtime))
+    # A link that leads nowhere is told when it is read, whoever asks for its name.
+    return sorted(files, key=lambda path: (int(path.name.split("_", 1)[0]), path.lstat().st_mtime))
 
 
 def _newest(storage: Path, stack: Mapping[str, Any]) -> Path:

@@ -38,6 +38,7 @@ CONTROL_MOVED = 0.05
 CONTROL_MEAN_MOVED = 0.25
 # A clock that moved by less than this explains nothing.
 CLOCK_MOVED = 0.01
+FAILED = frozenset({Verdict.REGRESSED, Verdict.INVALID})
 ANSWERS = "answers"
 AGREEMENT = "agreement"
 
@@ -144,6 +145,11 @@ def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
         raise UserError(
             f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); save a sound one"
         )
+    bad = [each for record in baseline.engines.values() for each in record.decisions if each.verdict in FAILED]
+    if bad:
+        raise UserError(
+            f"baseline {baseline.path} must not be used: its own run failed ({bad[0].message}); save a sound one"
+        )
     if baseline.partial:
         raise UserError(
             f"baseline {baseline.path} must not be used: it did not judge everything ({baseline.partial[0]}); "
@@ -194,7 +200,16 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     for session in old:
         require_usable(session, new[0].stack)
     skipped = {name: reason for session in new for name, reason in session.skipped.items()}
-    report = compare_records(_by_key(old), _by_key(new), expectations, "sessions", skipped)
+    before, after = _by_key(old), _by_key(new)
+    # An engine that came and went is no engine to rely on: what one new session lacks is missing.
+    whole = {key: records for key, records in after.items() if len(records) == len(new) or key not in before}
+    gone = {
+        name: f"not in {len(new) - len(after[key])} of {len(new)} sessions"
+        for key in after
+        if key not in whole
+        for name in [f"{key[0]} {key[1]}"]
+    }
+    report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
     return replace(
         report,
         problems=_problems(old, new),
@@ -294,10 +309,13 @@ def _compare(
         decision = decide(metric, before, after, limits, pairing)
         if decision is None:
             continue
-        if key[1] == REFERENCE.id and decision.verdict is Verdict.INCONCLUSIVE:
+        told = decision.reason is not Reason.UNDERPOWERED
+        if key[1] == REFERENCE.id and decision.verdict is Verdict.INCONCLUSIVE and told:
             message = f"the yardstick, which fails only by a proven regression: {decision.message}"
             decision = replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
         gated = limits.delta is not None and not (metric.name == "cycles" and not _clock_moved(clocks))
+        if metric.name == "cycles" and not _clock_bound(controls, clocks):
+            gated = False
         changes.append(Change(metric.name, _middle(metric, before), _middle(metric, after), decision, gated))
     return Comparison(
         key=key,
@@ -332,10 +350,24 @@ def _clock_moved(clocks: tuple[float | None, float | None]) -> bool:
     return bool(old and new and abs(np.log(new / old)) > CLOCK_MOVED)
 
 
+def _clock_bound(controls: Mapping[str, float], clocks: tuple[float | None, float | None]) -> bool:
+    """Whether more cycles mean more work: not where memory, which has a clock of its own, held the fixed work back."""
+    matmul = controls.get("control-matmul")
+    if matmul is None or not clocks[0] or not clocks[1]:
+        return True
+    return bool(abs(matmul + float(np.log(clocks[1] / clocks[0]))) <= np.log1p(CONTROL_MOVED))
+
+
 def _incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
     """INVALID where the sides were not measured on the same weights and photos."""
+    both = (*old, *new)
     # Records of schema 1 say only where the weights came from.
-    inputs = [record.digests or {"weights from": record.weights} for record in (*old, *new)]
+    inputs = [record.digests or {"weights from": record.weights} for record in both]
+    if len({frozenset(each) for each in inputs}) > 1:
+        inputs = [{"weights from": record.weights} for record in both]
+        if all(record.digests for record in both):
+            message = "what the sides were measured on is known of some sessions and not of others"
+            return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
     for name in dict.fromkeys(name for each in inputs for name in each):
         values = {each[name] for each in inputs if name in each}
         if len(values) > 1:
@@ -376,8 +408,12 @@ def _machine_changed(controls: Mapping[str, float], clocks: tuple[float | None, 
 
 def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
     """Log ratios new / old of the fixed work that every record of both sides has."""
-    names = [name for name in old[0].controls if all(name in record.controls for record in [*old, *new])]
-    medians = [{name: np.median([record.controls[name] for record in side]) for name in names} for side in (old, new)]
+    # A session that lacks some does not switch them off for the others.
+    known = [[record for record in side if record.controls] for side in (old, new)]
+    if not all(known):
+        return {}
+    names = [name for name in known[0][0].controls if all(name in each.controls for side in known for each in side)]
+    medians = [{name: np.median([record.controls[name] for record in side]) for name in names} for side in known]
     return {name: float(np.log(medians[1][name] / medians[0][name])) for name in names}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -122,13 +121,15 @@ def _parses(engine: str) -> bool:
 
 def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
     """Read and check the file. Raises UserError naming the file and the key that is wrong."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file; name an expectations.toml")
     try:
         table = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore it or name another one") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, and a number too long to be read
         raise UserError(f"{path} is not valid TOML: {error}") from error
     _known(path, "section", table, ("acknowledged_missing", "default", "models", "quantize"))
     missing = table.get("acknowledged_missing", [])
@@ -186,8 +187,11 @@ def _check_values(path: Path, name: str, values: Mapping[str, Any]) -> None:
         span = KEYS[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{path}: {key} in [{name}] must be a number, not {value!r}")
-        if not math.isfinite(value) or not span.low <= value <= span.high:
-            raise UserError(f"{path}: {key} = {value:g} in [{name}] must lie between {span.low:g} and {span.high:g}")
+        # Compared as it is: a whole number of any length is no float.
+        if not span.low <= value <= span.high:
+            raise UserError(
+                f"{path}: {key} = {str(value)[:20]} in [{name}] must lie between {span.low:g} and {span.high:g}"
+            )
 
 
 def _check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:

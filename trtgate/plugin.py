@@ -313,6 +313,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
         _refuse_xdist(config)
+        if compare == "":
+            raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
             return
         _refuse_what_cannot_compare(config)
@@ -337,6 +339,9 @@ NOTHING_DECIDED = {
     "benchmark_disable": "--benchmark-disable",
     "benchmark_skip": "--benchmark-skip",
     "collectonly": "--collect-only",
+    "showfixtures": "--fixtures",
+    "show_fixtures_per_test": "--fixtures-per-test",
+    "markers": "--markers",
     "setupplan": "--setup-plan",  # which implies the next one
     "setuponly": "--setup-only",
 }

@@ -195,7 +195,7 @@ MOST_ITERATIONS = 100_000_000
 def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
     """The inverse of `pack`, to float32's precision. Raises ValueError for anything else."""
     lengths = packed["lengths"]
-    if not isinstance(lengths, list) or not all(type(n) is int and n > 0 for n in lengths):
+    if not isinstance(lengths, list) or not lengths or not all(type(n) is int and n > 0 for n in lengths):
         raise ValueError("lengths of blocks must be positive whole numbers")
     count = sum(lengths)
     if count > MOST_ITERATIONS:
@@ -268,9 +268,13 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
+# From a picosecond to a petabyte: what lies beyond was not measured, and would overflow where ratios are taken.
+SMALLEST, LARGEST = 1e-12, 1e15
+
+
 def _positive(name: str, value: Any) -> float:
-    if _number(name, value) <= 0:
-        raise ValueError(f"{name} must be positive")
+    if not SMALLEST <= _number(name, value) <= LARGEST:
+        raise ValueError(f"{name} must be positive, and a number that can be measured")
     return float(value)
 
 
@@ -321,6 +325,8 @@ def _summary(name: str, value: Any) -> dict[str, Any]:
     for key in ("n", "top1", "top5"):
         if key in found:
             _count(f"{name}.{key}", found[key])
+    if found and ("n" not in found or not {"top1", "engine_top1"} & found.keys()):
+        raise ValueError(f"{name} must say how many of how many photos")
     if found.get("top1", 0) > found.get("n", 0) or found.get("n", 1) == 0:
         raise ValueError(f"{name}: {found.get('top1')} of {found.get('n')} is no share")
     return found
@@ -347,6 +353,13 @@ def _answers(name: str, value: Any) -> dict[str, Any]:
     return found
 
 
+def _readings(name: str, value: Any) -> dict[str, float]:
+    found: dict[str, float] = _mapped(_number)(name, value)
+    if "clock_mhz" in found:
+        _positive(f"{name}.clock_mhz", found["clock_mhz"])
+    return found
+
+
 READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": _name,
     "engine": _name,
@@ -361,7 +374,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "disturbed": _text,
     "enqueue_seconds": _optional,
     "throughput": _mapped(_number),
-    "readings": _mapped(_number),
+    "readings": _readings,
     "controls": _mapped(_positive),
     "agreement": _summary,
     "accuracy": _summary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -31,6 +32,8 @@ from trtgate.report.terminal import (
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import GOOD
 
+log = logging.getLogger(__name__)
+
 # The file that GitHub's runner shows as a job's summary.
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 COUNT = re.compile(r"[-+]?[\d.]")
@@ -39,9 +42,13 @@ COUNT = re.compile(r"[-+]?[\d.]")
 def publish(text: str) -> None:
     """Append to the job's summary, where a runner has set the file for it."""
     path = os.environ.get(SUMMARY_VARIABLE)
-    if path:
+    if not path:
+        return
+    try:
         with Path(path).open("a", encoding="utf-8") as summary:
             summary.write(f"{text}\n")
+    except OSError as error:  # what was measured and decided stands, and is on the terminal
+        log.warning("%s=%s cannot be written (%s)", SUMMARY_VARIABLE, path, error.strerror)
 
 
 def run_markdown(records: Sequence[EngineRecord], skipped: Mapping[str, str], stack: Mapping[str, Any]) -> str:
