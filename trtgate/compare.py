@@ -204,10 +204,9 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     # An engine that came and went is no engine to rely on: what one new session lacks is missing.
     whole = {key: records for key, records in after.items() if len(records) == len(new) or key not in before}
     gone = {
-        name: f"not in {len(new) - len(after[key])} of {len(new)} sessions"
-        for key in after
+        f"{key[0]} {key[1]}": f"not in {len(new) - len(records)} of {len(new)} sessions"
+        for key, records in after.items()
         if key not in whole
-        for name in [f"{key[0]} {key[1]}"]
     }
     report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
     return replace(
@@ -313,9 +312,9 @@ def _compare(
         if key[1] == REFERENCE.id and decision.verdict is Verdict.INCONCLUSIVE and told:
             message = f"the yardstick, which fails only by a proven regression: {decision.message}"
             decision = replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
-        gated = limits.delta is not None and not (metric.name == "cycles" and not _clock_moved(clocks))
-        if metric.name == "cycles" and not _clock_bound(controls, clocks):
-            gated = False
+        gated = limits.delta is not None
+        if metric.name == "cycles":
+            gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks)
         changes.append(Change(metric.name, _middle(metric, before), _middle(metric, after), decision, gated))
     return Comparison(
         key=key,

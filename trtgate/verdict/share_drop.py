@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.shares import Z
 
-# One-sided 95 %.
-Z = 1.6448536269514722
 # Crops of a photo agree with one another: 240 crops of six photos tell as much as 73 photos would (measured).
 DESIGN_EFFECT = 3.3
 
