@@ -87,6 +87,13 @@ def test_a_disturbed_round_is_dropped_whole_and_redone() -> None:
     assert len(race.blocks["a"]) == len(race.blocks["b"]) == 10
 
 
+@pytest.mark.parametrize(("decided_after", "rounds"), [(1, 8), (9, 15), (16, 30), (31, 60), (99, 60)])
+def test_a_race_ends_with_the_first_look_at_which_nothing_is_open(decided_after: int, rounds: int) -> None:
+    arms = [Scripted("a", 1e-3).arm]
+    schedule = Schedule(block_seconds=0.01)
+    assert run_race(arms, schedule, undecided=lambda race: race.rounds < decided_after).rounds == rounds
+
+
 def test_too_many_disturbed_rounds_end_the_race() -> None:
     race = run_race([Scripted("a", 1e-3).arm], Schedule(rounds=10, block_seconds=0.01), monitor=Objector(*range(99)))
     assert not race.complete

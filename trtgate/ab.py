@@ -27,7 +27,7 @@ from trtgate.images import ImageSet
 from trtgate.layers import changed_layers
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
-from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, race_until_decided
+from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import EngineRecord, Key, from_race
 from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.stack import steady
@@ -419,8 +419,8 @@ class _Sides:
         arms = [arm(side, index) for index, sides in enumerate(order) for side in sides]
         text = f"{self._bench.name}: racing {spec.id} old against new at batch {size}"
         with self._progress.step(text) as count:
-            return race_until_decided(
-                arms, undecided, self._schedule, monitor=lambda: TurnMonitor(machine(), turns), progress=count
+            return run_race(
+                arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
     def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:

@@ -7,14 +7,14 @@ Pure scheduling: an arm is a name and a function that times n back-to-back infer
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from trtgate.engines.base import Block, Device, Seconds
+from trtgate.verdict.paired import LOOKS
 from trtgate.verdict.shape import by_block
 
 # How the names of arms begin that are no engines but fixed work.
@@ -25,6 +25,10 @@ CONTROL = "control-"
 BLOCK_STATISTIC: Mapping[Device, str] = {"cpu": "minimum", "cuda": "median"}
 
 
+# A race that ends before this may still lose as many rounds as one of this length.
+FEWEST_ROUNDS = 15
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The constants of a race, and why they are what they are.
@@ -32,8 +36,9 @@ class Schedule:
     They bound noise, they do not remove it: a race says nothing about a slow drift between two processes.
     """
 
-    # 15 rounds give a 99.6 % bound from order statistics with room for two outliers on either side.
-    rounds: int = 15
+    # At most; it is looked at after each of the numbers of `paired.LOOKS` below this one, and ends with the first at
+    # which nothing is open.
+    rounds: int = 60
     # Long enough that one preemption of a few milliseconds is a small part of a block.
     block_seconds: float = 0.1
     block_iterations: int = 10
@@ -51,9 +56,10 @@ class Schedule:
     dropped_share: float = 0.2
     statistic: str = BLOCK_STATISTIC["cpu"]
 
-    def doubled(self) -> Schedule:
-        """The same schedule with twice the rounds."""
-        return dataclasses.replace(self, rounds=2 * self.rounds)
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many rounds it is looked at."""
+        return (*(look for look in LOOKS if look < self.rounds), self.rounds)
 
 
 # A GPU's iterations are short, and nothing but its clock and its own scheduler comes between them.
@@ -132,9 +138,9 @@ class Race:
     dropped: tuple[str, ...] = ()
     complete: bool = True
     notes: tuple[str, ...] = ()
-    readings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    readings: Mapping[str, float] = field(default_factory=dict)
     statistic: str = BLOCK_STATISTIC["cpu"]
-    end_to_end: Mapping[str, tuple[Seconds, ...]] = dataclasses.field(default_factory=dict)
+    end_to_end: Mapping[str, tuple[Seconds, ...]] = field(default_factory=dict)
     disturbed: str = ""
 
     @property
@@ -163,13 +169,15 @@ def run_race(
     arms: Sequence[Arm],
     schedule: Schedule = Schedule(),
     *,
+    undecided: Callable[[Race], bool] = lambda race: True,
     monitor: Monitor | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Race:
     """Warm up every arm, size its blocks, and run the rounds, odd ones in reverse order.
 
-    A round that the monitor objects to is dropped whole and redone; once more than `schedule.dropped_share` of the
-    planned rounds are lost the race stops with `complete=False`.
+    It ends with the first of the schedule's looks at which it is not `undecided`, or with the last; then it fails
+    closed. A round that the monitor objects to is dropped whole and redone; once more than `schedule.dropped_share` of
+    the rounds up to the next look (of 15, before that) are lost the race stops with `complete=False`.
     """
     watch = monitor or NoMonitor()
     lengths, warm = {}, {}
@@ -179,51 +187,44 @@ def run_race(
     kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
     dropped: list[str] = []
     done = attempt = 0
-    while done < schedule.rounds:
-        order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
-        attempt += 1
-        watch.start()
-        blocks = _timed_round(list(order), lengths, schedule, watch.sample)
-        objection = watch.stop()
-        if objection is not None:
-            dropped.append(objection)
-            if len(dropped) > schedule.dropped_share * schedule.rounds:
-                break
-            continue
-        for name, block in blocks.items():
-            kept[name].append(block)
-        done += 1
-        progress(done, schedule.rounds)
-    return Race(
-        {name: tuple(block.seconds for block in blocks) for name, blocks in kept.items()},
-        warm,
-        tuple(dropped),
-        done == schedule.rounds,
-        watch.notes(),
-        watch.readings(),
-        schedule.statistic,
-        {
-            name: tuple(block.end_to_end for block in blocks if block.end_to_end is not None)
-            for name, blocks in kept.items()
-            if any(block.end_to_end is not None for block in blocks)
-        },
-        watch.disturbed(),
-    )
 
+    def race(complete: bool) -> Race:
+        return Race(
+            {name: tuple(block.seconds for block in blocks) for name, blocks in kept.items()},
+            warm,
+            tuple(dropped),
+            complete,
+            watch.notes(),
+            watch.readings(),
+            schedule.statistic,
+            {
+                name: tuple(block.end_to_end for block in blocks if block.end_to_end is not None)
+                for name, blocks in kept.items()
+                if any(block.end_to_end is not None for block in blocks)
+            },
+            watch.disturbed(),
+        )
 
-def race_until_decided(
-    arms: Sequence[Arm],
-    undecided: Callable[[Race], bool],
-    schedule: Schedule = Schedule(),
-    *,
-    monitor: Callable[[], Monitor] = NoMonitor,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Race:
-    """A race, and one more with twice the rounds if the first leaves a verdict open; then it fails closed."""
-    race = run_race(arms, schedule, monitor=monitor(), progress=progress)
-    if race.complete and undecided(race):
-        race = run_race(arms, schedule.doubled(), monitor=monitor(), progress=progress)
-    return race
+    for look in schedule.looks:
+        while done < look:
+            order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
+            attempt += 1
+            watch.start()
+            blocks = _timed_round(list(order), lengths, schedule, watch.sample)
+            objection = watch.stop()
+            if objection is not None:
+                dropped.append(objection)
+                if len(dropped) > schedule.dropped_share * max(look, min(schedule.rounds, FEWEST_ROUNDS)):
+                    return race(False)
+                continue
+            for name, block in blocks.items():
+                kept[name].append(block)
+            done += 1
+            progress(done, look)
+        found = race(True)
+        if not undecided(found):
+            return found
+    return found
 
 
 def _timed_round(

@@ -19,7 +19,7 @@ from trtgate import judge
 from trtgate.engines.base import Batch, Block, Engine
 from trtgate.expectations import Expectation
 from trtgate.progress import SILENT, Progress
-from trtgate.race import Arm, Monitor, Race, Schedule, race_until_decided, run_race
+from trtgate.race import Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import decision_to_json, from_race
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import BY_NAME, decide
@@ -73,11 +73,11 @@ def slowed(share: float) -> Slowdown:
 
 @dataclass(frozen=True)
 class Trial:
-    """One race with a known answer: the verdict after at most one rerun."""
+    """One race with a known answer, and whether one look at it was not enough."""
 
     race: Race
     decision: Decision
-    reran: bool
+    prolonged: bool
 
     @property
     def old(self) -> Floats:
@@ -216,8 +216,8 @@ def run_selftest(
 
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
-            race = race_until_decided([plain, arms[kind]], undecided, schedule, monitor=monitor)
-            trials[kind].append(Trial(race, decide_race(race, expectation), race.rounds > schedule.rounds))
+            race = run_race([plain, arms[kind]], schedule, undecided=undecided, monitor=monitor())
+            trials[kind].append(Trial(race, decide_race(race, expectation), race.rounds > schedule.looks[0]))
             count(index + 1, len(turns))
     return Selftest(
         model,
@@ -233,7 +233,7 @@ def run_selftest(
 
 @dataclass(frozen=True)
 class StatisticRow:
-    """What a block statistic would have said of the same races, without reruns."""
+    """What a block statistic would have said of the same races at the first look."""
 
     statistic: str
     width: float
@@ -244,9 +244,9 @@ class StatisticRow:
 
 
 def compare_statistics(result: Selftest) -> list[StatisticRow]:
-    """Every block statistic on the raw iterations of the same races, against itself and uniformly slowed: median
-    interval width, and verdicts."""
-    rows = []
+    """Every block statistic on the raw iterations of the same races up to the first look, against itself and uniformly
+    slowed: median interval width, and verdicts."""
+    rows, first = [], Schedule().looks[0]
     kinds = [SAME, *(each for each in result.slowdowns if each.share == 1.0)]
     for name in STATISTICS:
         verdicts: dict[Slowdown, list[Verdict]] = {kind: [] for kind in kinds}
@@ -255,7 +255,7 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
             for trial in result.trials[kind]:
                 if not trial.race.complete:
                     continue
-                old, new = (trial.race.round_latencies(arm, name)[: Schedule.rounds] for arm in ("old", "new"))
+                old, new = (trial.race.round_latencies(arm, name)[:first] for arm in ("old", "new"))
                 _, low, high = interval(np.log(new / old))
                 widths.append(high - low)
                 verdicts[kind].append(
@@ -294,7 +294,7 @@ def summary(result: Selftest) -> dict[str, object]:
             kind.name: [
                 {
                     **decision_to_json(trial.decision),
-                    "reran": trial.reran,
+                    "prolonged": trial.prolonged,
                     "old": list(map(float, trial.old)),
                     "new": list(map(float, trial.new)),
                     "dropped": list(trial.race.dropped),

@@ -23,7 +23,7 @@ from trtgate.images import ImageSet
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
-from trtgate.race import SCHEDULES, Arm, Race, race_until_decided
+from trtgate.race import SCHEDULES, Arm, Race, run_race
 from trtgate.remote import one_worker
 from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.telemetry import monitor_for
@@ -351,15 +351,19 @@ class Workbench:
         return made
 
     def race(self, batch_size: int, undecided: Callable[[Race], bool] = lambda race: False) -> Race:
-        """Race all loadable engines at one batch size; once more with twice the rounds if `undecided` by the first."""
+        """Race all loadable engines at one batch size for as long as something is `undecided`."""
 
         def run() -> Race:
             device, batch = self.settings.device, self.batch(batch_size)
             arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
             text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
             with controls.control_arms(device) as control, self._progress.step(text) as count:
-                return race_until_decided(
-                    [*arms, *control], undecided, SCHEDULES[device], monitor=monitor_for(device), progress=count
+                return run_race(
+                    [*arms, *control],
+                    SCHEDULES[device],
+                    undecided=undecided,
+                    monitor=monitor_for(device)(),
+                    progress=count,
                 )
 
         made: Race = self._once(("race", batch_size), run)

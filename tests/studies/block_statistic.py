@@ -24,7 +24,7 @@ from trtgate.engines import parse_spec
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Race, run_race
-from trtgate.selftest import short_warm_up, slowed_arm
+from trtgate.selftest import SAME, short_warm_up, slowed_arm
 from trtgate.verdict import Verdict
 from trtgate.verdict.paired import decide_paired, interval
 from trtgate.verdict.shape import STATISTICS
@@ -69,7 +69,7 @@ def main() -> None:
     burner = [sys.executable, "-c", "while True: sum(i * i for i in range(10_000))"]
     with Workbench(settings.models[0], settings, progress) as bench:
         engine, batch = bench.engine(parse_spec(options.engine[0])), bench.batch(settings.batch_sizes[0])
-        arms = [slowed_arm(name, engine, batch, 0.0) for name in ("old", "new")]
+        arms = [slowed_arm(name, engine, batch, SAME.waits(0.0)) for name in ("old", "new")]
         schedule = short_warm_up(SCHEDULES[settings.device])
         races: dict[int, list[Race]] = {parts: [] for parts in PARTS}
         load = subprocess.Popen(burner) if options.load else None
@@ -77,7 +77,7 @@ def main() -> None:
             with progress.step("racing") as count:
                 for index in range(options.races):
                     for parts in PARTS:
-                        races[parts].append(run_race(arms, replace(schedule, passes=parts)))
+                        races[parts].append(run_race(arms, replace(schedule, passes=parts, rounds=15)))
                     count(index + 1, options.races)
         finally:
             if load is not None:

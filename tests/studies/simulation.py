@@ -21,13 +21,12 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.verdict import Verdict
-from trtgate.verdict.paired import decide_paired
+from trtgate.verdict.paired import LOOKS, decide_paired
 from trtgate.verdict.policy import holm, worst
 from trtgate.verdict.sessions import decide_sessions
 
 Floats = npt.NDArray[np.float64]
 DELTA = 0.05
-ROUNDS = 15
 SESSIONS = 5
 # Of 22 engines at two batch sizes, two series each.
 SERIES = 88
@@ -77,10 +76,12 @@ def paired_arms(rng: np.random.Generator, noise: Noise, effect: float, rounds: i
 
 
 def paired_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
-    """As the gate does it: one race, and one more with twice the rounds if the first is inconclusive."""
-    verdict = decide_paired(*paired_arms(rng, noise, effect, ROUNDS), delta=DELTA).verdict
-    if verdict is Verdict.INCONCLUSIVE:
-        verdict = decide_paired(*paired_arms(rng, noise, effect, 2 * ROUNDS), delta=DELTA).verdict
+    """As the gate does it: a race that goes on from look to look while it is inconclusive."""
+    old, new = paired_arms(rng, noise, effect, max(LOOKS))
+    for look in LOOKS:
+        verdict = decide_paired(old[:look], new[:look], delta=DELTA).verdict
+        if verdict is not Verdict.INCONCLUSIVE:
+            break
     return verdict
 
 

@@ -3,7 +3,7 @@
     python tests/studies/slowdowns.py [--races N] [--same N] [--model M] [--engine E] [--device D] [--json FILE]
 
 Races an engine against itself (`--same` times) and against itself slowed in each of six ways (`--races` times each), in
-turns, decided by the limits of expectations.toml with at most one rerun, and prints what each came to.
+turns, decided by the limits of expectations.toml and prints what each came to.
 """
 
 from __future__ import annotations

@@ -460,15 +460,15 @@ def selftest_lines(result: Selftest) -> list[str]:
             f"{binomial_upper(wrong, len(trials)):.1%}",
         )
     table = _table("engine", "width", "false alarms", "A/A passed", "caught", "inconclusive")
-    table.columns[0].header = "block statistic, no rerun"
+    table.columns[0].header = "block statistic, first look"
     for row in compare_statistics(result):
         table.add_row(
             row.statistic, f"{row.width:.2%}", str(row.false_alarms), str(row.passed), str(row.caught), str(row.open)
         )
-    reruns = sum(trial.reran for trials in result.trials.values() for trial in trials)
+    prolonged = sum(trial.prolonged for trials in result.trials.values() for trial in trials)
     return [
         f"{result.model} {result.engine} batch {result.batch}: {milliseconds(result.latency)} ms, "
-        f"delta {result.delta:.1%}, {result.seconds:.0f} s, {reruns} reruns",
+        f"delta {result.delta:.1%}, {result.seconds:.0f} s, {prolonged} took more than the first look",
         render(outcomes),
         "wrong: REGRESSED against itself, PASS of a slowed arm; the bound holds with 95 % confidence",
         f"the smallest delta this machine can gate at: {result.smallest_delta:.1%}",

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import ALPHA, SLOWER, Bounds, Words, decide_by_bounds, require_times
+from trtgate.verdict.paired import SLOWER, Bounds, Words, bound_error, decide_by_bounds, require_times
 from trtgate.verdict.shape import tail_mean
 
 Floats = npt.NDArray[np.float64]
 
-# Enough for the 0.5 % quantile to move by less than a tenth of the interval between seeds.
-DRAWS = 1000
+# Enough for the 0.4 % quantile of 8 rounds to move by less than a tenth of the interval between seeds; the later looks'
+# quantiles then lie among the outermost draws.
+DRAWS = 2000
 # Fewer rounds hardly differ from one another, and the interval would be too short.
 MIN_ROUNDS = 8
 
@@ -51,7 +52,8 @@ def decide_tails(
     plain = np.arange(len(old))[None, :]
     first, second = _tails(old, plain)[0], _tails(new, plain)[0]
     changes, amounts = np.log(after / before), after - before
-    share = [ALPHA, 1 - ALPHA]
+    alpha = bound_error(len(old))
+    share = [alpha, 1 - alpha]
     decision = decide_by_bounds(
         Bounds(float(np.log(second / first)), *map(float, np.quantile(changes, share))),
         Bounds(float(second - first), *map(float, np.quantile(amounts, share))),
