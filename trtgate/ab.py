@@ -304,7 +304,7 @@ class _Sides:
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
             for side in SIDES:
                 with self._losing(side):
-                    logits[side] = self._infer(side, size)
+                    logits[side] = self._infer(side, spec, size)
         return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
 
     @contextlib.contextmanager
@@ -326,9 +326,9 @@ class _Sides:
             calibration = self._saved("calibration", self._bench.photos("calibration"))
         return self._bench.job(spec, rebuild, calibration)
 
-    def _infer(self, side: str, size: int) -> Logits:
+    def _infer(self, side: str, spec: EngineSpec, size: int) -> Logits:
         path = self._folder / f"{side}.npy"
-        self._ask(side, 0, "infer", images=str(self._photos), size=size, logits=str(path))
+        self._ask(side, 0, "infer", engine=spec.id, images=str(self._photos), size=size, logits=str(path))
         logits: Logits = np.load(path)
         return logits
 
@@ -344,7 +344,7 @@ class _Sides:
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
-        facts = {side: self._ask(side, 0, "facts") for side in SIDES}
+        facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
         agreements = self._agreements(logits)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
@@ -405,9 +405,7 @@ class _Sides:
 
             def block(n: int) -> Block:
                 with turns.of(worker.pid):
-                    found = worker.ask("block", n=n, lead_in=lead_in)
-                second = found["end_to_end"]
-                return Block(np.array(found["seconds"]), None if second is None else np.array(second))
+                    return worker.block(spec.id, n, lead_in=lead_in, rest=True)
 
             return Arm(f"{side} {index + 1}", block)
 

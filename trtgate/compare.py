@@ -223,7 +223,7 @@ def compare_records(
     pairing: Pairing,
     skipped: Mapping[str, str],
 ) -> Report:
-    """Decide on every engine of the old side, one record for each of its processes.
+    """Decide on every engine of the old side, one record for each of its sessions, in an A/B run of its processes.
 
     `skipped` says why an engine, "MODEL ENGINE", was not measured on the new side. What is REGRESSED among many
     decisions only by chance becomes INCONCLUSIVE.
@@ -296,11 +296,13 @@ def _by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:
 def _compare(
     key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation, pairing: Pairing
 ) -> Comparison:
-    before, after = ([record.sample() for record in side if record.rounds] for side in (old, new))
+    before, after = ([sample for record in side if record.rounds for sample in record.samples()] for side in (old, new))
+    if pairing == "sessions" and any(record.processes for record in (*old, *new)):
+        pairing = "processes"
     controls = _control_changes(old, new)
     clocks = (_clock(old), _clock(new))
     invalid = _incomparable(old, new) or _unfinished(old, new) or _disturbed(old, new, pairing)
-    if invalid is None and pairing == "sessions":
+    if invalid is None and pairing != "interleaved":
         invalid = _machine_changed(controls, clocks)
     changes = []
     for metric in METRICS if before and after else ():

@@ -119,11 +119,14 @@ def unfinished(dropped: int, why: str = "") -> Decision:
     return Decision(Verdict.INVALID, Reason.DISTURBED, message)
 
 
+RESTLESS = "did not become steady during warm-up"
+
+
 def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
     """What makes an engine's measurement less sure without making it invalid."""
     warnings = list(race.notes)
     if not race.warm.get(arm, True):
-        warnings.append("did not become steady during warm-up")
+        warnings.append(RESTLESS)
     variation = race.variation(arm)
     if variation > VARIATION_WARNING:
         warnings.append(f"coefficient of variation {variation:.1%} over {race.rounds} rounds")

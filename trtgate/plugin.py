@@ -23,6 +23,7 @@ from trtgate.options import add_options, read_settings
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
+from trtgate.remote import WorkerError
 from trtgate.report.markdown import comparison_markdown, publish, run_markdown
 from trtgate.report.terminal import (
     WIDTH,
@@ -38,9 +39,10 @@ from trtgate.report.terminal import (
     run_table,
     stack_line,
 )
+from trtgate.spread import PROCESSES
 from trtgate.stack import stack
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.policy import GOOD, exit_status
+from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, exit_status
 from trtgate.workbench import Settings
 
 
@@ -99,7 +101,10 @@ class Gate:
             try:
                 found = read_settings(self.config.getoption, self.config.getoption("require"))
                 kept = any(map(self.config.getoption, ("benchmark_save", "benchmark_autosave", "benchmark_compare")))
-                self._settings = replace(found, fresh=kept)
+                asked = self.config.getoption("processes")
+                if asked is not None and asked < 1:
+                    raise UserError(f"--processes {asked}: give a number from 1 on")
+                self._settings = replace(found, processes=asked or (PROCESSES[found.device] if kept else 0))
             except UserError as error:
                 raise pytest.UsageError(str(error)) from error
         return self._settings
@@ -212,9 +217,22 @@ class Gate:
         mine = [[without_answers(each.engines[record.key]) for each in self.baseline if record.key in each.engines]]
         if not mine[0]:
             return None
-        mine.append([without_answers(self.records[record.key])])
+        mine.append([without_answers(record)])
         old, new = ({record.key: side} for side in mine)
         return compare_records(old, new, self.settings.expectations, "sessions", {}).engines[0]
+
+    def is_open(self, record: EngineRecord) -> bool:
+        """Whether more processes of this engine may decide something against the baseline."""
+        comparison = self.comparison(record)
+        if comparison is None:
+            return False
+        # The report corrects for all its decisions; of those of other models nothing is known yet.
+        family = sum(len(each.engines) for each in self.baseline[:1]) * len(comparison.changes)
+        return any(
+            decision.reason in {Reason.INTERVAL_TOO_WIDE, Reason.ONE_OF_MANY}
+            or (decision.verdict is Verdict.REGRESSED and (decision.p or 0.0) * family > FAMILY_ALPHA)
+            for decision in comparison.decisions
+        )
 
     def as_session(self) -> SessionRecord:
         """What has been measured so far, as a saved session has it; its own failures are told by its tests."""
@@ -283,6 +301,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-trained",
         action="store_true",
         help="untrained weights, whose answers nobody can judge, are a failure",
+    )
+    group.addoption(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="spread each model's race over N fresh processes (default in a run that is saved or compared: 8, on a "
+        "GPU 6; else the run's own process)",
     )
     group.addoption(
         "--blog-protocol", action="store_true", help="also measure as the blog post did that this project began with"
@@ -415,7 +440,7 @@ def pytest_benchmark_compare_machine_info(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, UserError):
+    if call.excinfo is not None and isinstance(call.excinfo.value, UserError | WorkerError):
         report.longrepr = str(call.excinfo.value)  # the sentence is for the user; a traceback would only hide it
     return report
 

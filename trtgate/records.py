@@ -14,7 +14,8 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ class EngineRecord:
     """One engine of one model at one batch size, as a session measured it. Times are seconds, sizes bytes.
 
     `series` holds the numbers that are gated, by the name of their metric, and "reference_latency" beside "latency":
-    one number for each round of the race, or a single one. `iterations` holds the raw times of every round, packed, of
-    the series "latency" and "end_to_end". `digests` say what went in (weights, photos), `limits` what was expected.
-    `readings` are medians of what the machine told between blocks, `controls` the latencies of the fixed work raced
-    along, `disturbed` why nothing that is not interleaved may rest on this race, `layer_times` milliseconds.
+    one number for each round of the race, for each process, or a single one. `processes` says how many of the rounds
+    each process raced, in order; it is empty where the session measured in its own process alone. `iterations` holds
+    the raw times of every round, packed, of the series "latency" and "end_to_end". `digests` say what went in (weights,
+    photos), `limits` what was expected. `readings` are medians of what the machine told between blocks, `controls` the
+    latencies of the fixed work raced along, `disturbed` why nothing that is not interleaved may rest on this race,
+    `layer_times` milliseconds.
     """
 
     model: str
@@ -50,6 +53,7 @@ class EngineRecord:
     batch: int
     weights: str
     series: Mapping[str, tuple[float, ...]]
+    processes: tuple[int, ...] = ()
     iterations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -122,8 +126,12 @@ class EngineRecord:
             return None
         return float(np.exp(low)), float(np.exp(high))
 
+    def samples(self) -> tuple[Sample, ...]:
+        """What each of its processes measured, for a comparison."""
+        return self.sample().split(self.processes) if self.processes else (self.sample(),)
+
     def sample(self) -> Sample:
-        """The record as one process among others, for a comparison."""
+        """All that was measured, as if by one process."""
         series = {name: np.asarray(values, np.float64) for name, values in self.series.items()}
         if self.clock_mhz:
             series["clock_hz"] = np.array([self.clock_mhz * 1e6])
@@ -176,6 +184,29 @@ def from_race(race: Race, model: str, engine: str, reference: str, batch: int, w
             **{f"{arm}{MEAN}": float(np.mean(np.concatenate(race.blocks[arm]))) for arm in controls},
         },
     )
+
+
+def joined(records: Sequence[EngineRecord]) -> EngineRecord:
+    """One record of what several processes measured of an engine, each of them complete and with at least one round."""
+    first = records[0]
+    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in first.series}
+    blocks = {
+        name: tuple(chain.from_iterable(unpack(each.iterations[name]) for each in records)) for name in first.iterations
+    }
+    return replace(
+        first,
+        series=series,
+        processes=tuple(len(each.rounds) for each in records),
+        iterations={name: pack(some) for name, some in blocks.items()},
+        dropped_rounds=sum(each.dropped_rounds for each in records),
+        readings=_medians([each.readings for each in records]),
+        controls=_medians([each.controls for each in records]),
+        warnings=tuple(dict.fromkeys(chain.from_iterable(each.warnings for each in records))),
+    )
+
+
+def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([each[name] for each in found if name in each])) for name in found[0]}
 
 
 # A neighbour that runs now and then leaves the median of a control alone, and moves its mean.
@@ -366,6 +397,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "batch": _count,
     "weights": _text,
     "series": _mapped(_positives),
+    "processes": lambda name, value: tuple(_count(name, each) for each in _list(name, value)),
     "iterations": _iterations,
     "digests": _mapped(_text),
     "limits": _mapped(_number),
@@ -404,6 +436,9 @@ def from_json(values: Any) -> EngineRecord:
     record = EngineRecord(**{name: read(name, given[name]) for name, read in READERS.items() if name in given})
     if record.batch < 1:
         raise ValueError("batch must be 1 or more")
+    if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
+        raise ValueError("processes must say which rounds are whose")
+    record.samples()
     return record
 
 

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from trtgate.engines.base import Block
 from trtgate.errors import UserError
-from trtgate.protocol import VERSION, Frames, ProtocolError
+from trtgate.protocol import VERSION, Frames, ProtocolError, require
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("old", "new")
@@ -28,6 +31,10 @@ LOG_LINES = 15
 
 class WorkerError(Exception):
     """A worker died, hung, failed or does not fit; the message says which, and what it last said. No verdict."""
+
+
+class RequestFailed(WorkerError):
+    """A worker could not do what it was asked for, and goes on."""
 
 
 class Worker:
@@ -81,22 +88,28 @@ class Worker:
             raise self._broken(str(error)) from error
         while True:
             message = self._receive(do, timeout or self._timeout)
-            if "progress" in message:
-                if progress is not None:
-                    progress(f"{self.side}: {message['progress']}")
-            elif "error" in message:
-                raise WorkerError(self._told(f"failed in {do}: {message['error']}"))
-            else:
-                return message["answer"]
+            try:
+                kind, told = require(message, "progress", "error", "answer")
+            except ProtocolError as error:
+                raise self._broken(f"{error} (waiting for {do})") from error
+            if kind == "answer":
+                return told
+            if kind == "error":
+                raise RequestFailed(self._told(f"failed in {do}: {told}"))
+            if progress is not None:
+                progress(f"{self.side}: {told}")
 
-    def _receive(self, what: str, timeout: float) -> Any:
+    def block(self, arm: str, n: int, *, lead_in: int = 0, rest: bool = False) -> Block:
+        """Times of n inferences of an engine or control that is open there. Raises WorkerError."""
+        found = self.ask("block", arm=arm, n=n, lead_in=lead_in, rest=rest)
+        second = found["end_to_end"]
+        return Block(np.array(found["seconds"]), None if second is None else np.array(second))
+
+    def _receive(self, what: str, timeout: float) -> Mapping[str, Any]:
         try:
-            message = self._frames.receive(timeout)
+            return self._frames.receive(timeout)
         except ProtocolError as error:
             raise self._broken(f"{error} (waiting for {what})") from error
-        if not isinstance(message, dict):
-            raise self._broken(f"it sent something that is no answer (waiting for {what})")
-        return message
 
     def _broken(self, what: str) -> WorkerError:
         """The error for a worker that cannot go on: how it ended, if it did, and what it said last."""
@@ -120,12 +133,12 @@ class Worker:
             self._frames.send({"do": "goodbye"})
         self._frames.close()
 
-    def close(self) -> None:
-        """Say goodbye, and end the worker and everything it started if it does not leave."""
+    def close(self, *, wait: bool = True) -> None:
+        """Say goodbye and `wait` for it to leave; end the worker and everything it started if it does not."""
         self.goodbye()
         assert self._leaves_by is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._leaves_by - time.monotonic()))
+            self._process.wait(max(0.0, self._leaves_by - time.monotonic()) if wait else 0.0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
         self._process.wait()
@@ -166,7 +179,10 @@ def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
 
 @contextlib.contextmanager
 def one_worker() -> Iterator[Worker]:
-    """A worker of this very environment."""
-    with contextlib.closing(Worker("new", Path(sys.executable))) as worker:
+    """A fresh worker of this very environment, which is killed when the block is over: it has nothing to put away."""
+    worker = Worker("fresh", Path(sys.executable))
+    try:
         worker.greet()
         yield worker
+    finally:
+        worker.close(wait=False)

@@ -24,7 +24,7 @@ from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, run_race
-from trtgate.remote import one_worker
+from trtgate.spread import Spread
 from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.telemetry import monitor_for
 
@@ -53,8 +53,8 @@ class Settings:
     plan_cache: Path = Path(".trtgate")
     threads: int = field(default_factory=usable_threads)
     expectations: Expectations = field(default_factory=read_expectations)
-    # Whether what a fresh process needs is measured: seconds for each engine, for sessions that will be compared.
-    fresh: bool = False
+    # Over how many fresh processes a race is spread; 0: it is run in this very process.
+    processes: int = 0
 
 
 class Workbench:
@@ -63,7 +63,7 @@ class Workbench:
     def __init__(self, name: str, settings: Settings, progress: Progress = SILENT) -> None:
         self.name = name
         self.settings = settings
-        self._progress = progress
+        self.progress = progress
         self._cache = PlanCache(settings.plan_cache)
         self._made: dict[Any, Any] = {}
         self._exit = contextlib.ExitStack()
@@ -89,7 +89,7 @@ class Workbench:
         """The PyTorch model with the best weights to be had."""
 
         def load() -> models.Model:
-            with self._progress.step(f"{self.name}: loading weights"):
+            with self.progress.step(f"{self.name}: loading weights"):
                 return models.load_model(self.name, self.settings.weights.get(self.name))
 
         made: models.Model = self._once("model", load)
@@ -102,7 +102,7 @@ class Workbench:
             folder = self.settings.images if split == "evaluation" else self.settings.calibration_images
             if folder is None:
                 return images.sample_crops(split, self.model.preprocessing)
-            with self._progress.step(f"{self.name}: reading {split} photos") as count:
+            with self.progress.step(f"{self.name}: reading {split} photos") as count:
                 return images.read_folder(
                     folder,
                     self.model.preprocessing,
@@ -209,7 +209,7 @@ class Workbench:
         """From the cache, or built with progress shown."""
 
         def build_showing(path: Path) -> None:
-            with self._progress.step(text):
+            with self.progress.step(text):
                 build(path)
 
         return self._cache.get_or_build(kind, filename, depends, build_showing)
@@ -264,7 +264,7 @@ class Workbench:
     def _make_plan(self, spec: EngineSpec) -> CachedFile | None:
         if backend(spec.backend).plan_file(spec) is None:
             return None
-        return cached_plan(self._cache, self.name, spec, self._request(spec), self.source(spec), self._progress)
+        return cached_plan(self._cache, self.name, spec, self._request(spec), self.source(spec), self.progress)
 
     def source(self, spec: EngineSpec) -> dict[str, str]:
         """The digest of what the engine is built from: its graph, or the weights where it needs no graph."""
@@ -314,7 +314,7 @@ class Workbench:
         size = batch or min(self.settings.batch_sizes)
         rows: list[Logits] = []
         done = 0
-        with self._progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
+        with self.progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
             for chunk in photos.batches(size):
                 # Padded to a whole batch: an engine may be built for exactly that one.
                 whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
@@ -357,7 +357,7 @@ class Workbench:
             device, batch = self.settings.device, self.batch(batch_size)
             arms = [engine_arm(self.engine(spec), batch) for spec in self.loadable()]
             text = f"{self.name}: racing {len(arms)} engines at batch {batch_size}"
-            with controls.control_arms(device) as control, self._progress.step(text) as count:
+            with controls.control_arms(device) as control, self.progress.step(text) as count:
                 return run_race(
                     [*arms, *control],
                     SCHEDULES[device],
@@ -388,24 +388,21 @@ class Workbench:
         return made
 
     def costs(self, spec: EngineSpec) -> Mapping[str, float]:
-        """What an engine costs besides time, by the names of metrics: its plan, and where sessions are compared what a
-        fresh process needs to load it and to run once. Empty for an engine that has no plan."""
+        """What an engine's plan costs, by the names of metrics; empty for an engine that has none."""
+        plan = self.plan(spec)
+        return {} if plan is None else {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
 
-        def measure() -> dict[str, float]:
-            plan = self.plan(spec)
-            if plan is None:
-                return {}
-            found = {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
-            return {**found, **self._fresh(spec)} if self.settings.fresh else found
+    @property
+    def spread(self) -> Spread:
+        """The race spread over fresh processes; the first of them are run when this is first asked for."""
 
-        made: Mapping[str, float] = self._once(("costs", spec), measure)
+        def run() -> Spread:
+            spread, specs = Spread(self, self.settings.processes), self.loadable()
+            spread.add(specs, self.settings.batch_sizes, self.settings.processes, f"{len(specs)} engines")
+            return spread
+
+        made: Spread = self._once("spread", run)
         return made
-
-    def _fresh(self, spec: EngineSpec) -> Mapping[str, float]:
-        """What a process that only loads the plan measures of that. The plan is there, so no photo is needed."""
-        with self._progress.step(f"{self.name}: {spec.id} in a fresh process"), one_worker() as worker:
-            found: Mapping[str, float] = worker.ask("open", **self.job(spec, 0, None))["fresh"]
-            return found
 
     def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None) -> dict[str, Any]:
         """What a worker needs to build or load an engine, as JSON values; `calibration` is a file of images."""

@@ -1,11 +1,13 @@
-"""One side of an A/B run: a process of another Python that builds, loads and times engines for the driver.
+"""A process that builds, loads and times engines for a driver: of another Python on a side of an A/B run, or one of the
+fresh processes that a race is spread over.
 
-Started by `trtgate.ab` as `python -m trtgate.worker READ WRITE`, with two pipe descriptors. It needs what
-requirements-worker.txt lists and the runtime under test; PyTorch only for engines that are PyTorch's.
+Started by `trtgate.remote` as `python -m trtgate.worker READ WRITE`, with two pipe descriptors. It needs what
+requirements-worker.txt lists and the runtime under test; PyTorch only for engines that are PyTorch's, and for controls.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -19,7 +21,7 @@ import numpy as np
 
 from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
-from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.base import Batch, Block, BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.engines.probe import give_home
 from trtgate.nvml import current_gpu
 from trtgate.plans import PlanCache
@@ -30,6 +32,7 @@ from trtgate.stack import stack
 
 if TYPE_CHECKING:
     from trtgate.models import Model
+    from trtgate.race import Arm
 
 # Threads that are not asleep after this are spinning for good; the driver will see that, and object.
 REST_SECONDS = 1.0
@@ -39,17 +42,14 @@ ASLEEP = 0.1
 
 
 class Worker:
-    """One engine, once it is open, and the batch that is bound to it."""
+    """The engines that are open, and the arms that blocks can be asked of: engines by their id, and controls."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
-        self._engine: Engine | None = None
+        self._engines: dict[str, Engine] = {}
+        self._controls: dict[str, Arm] = {}
         self._batch: Batch | None = None
-
-    @property
-    def engine(self) -> Engine:
-        assert self._engine is not None, "nothing is open"
-        return self._engine
+        self._exit = contextlib.ExitStack()
 
     @property
     def batch(self) -> Batch:
@@ -66,7 +66,8 @@ class Worker:
         return {"stack": stack(device=device), "engines": found}
 
     def open(self, **job: Any) -> dict[str, Any]:
-        """Build or load a plan and load the engine; what the plan cost and what it is."""
+        """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first
+        run took and left in memory."""
         spec = EngineSpec.parse(job["engine"])
         cache = PlanCache(Path(job["plan_cache"]))
         request = BuildRequest(
@@ -80,30 +81,37 @@ class Worker:
             anew=job["anew"],
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
+        gpu = current_gpu() if request.device == "cuda" else None
+        on_device = gpu.memory_used() or 0 if gpu else 0
         before = anonymous_bytes()  # after a build, which may have been in this very process
         start = time.perf_counter()
-        engine = backend(spec.backend).load(spec, request, plan.path if plan else None)
+        engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
         engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
-        cold_start = time.perf_counter() - start
-        self._engine = engine
-        built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
-        fresh = {"cold_start": cold_start, "host_memory": max(0, anonymous_bytes() - before)}
-        gpu = current_gpu() if request.device == "cuda" else None
+        fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(0, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
-            fresh["device_memory"] = used
+            fresh["device_memory"] = max(0, used - on_device)
+        self._engines[spec.id] = engine
+        built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "fresh": fresh}
+
+    def controls(self, device: Device) -> dict[str, Any]:
+        """Have the fixed work ready that is raced along; the names of its arms."""
+        from trtgate.engines.controls import control_arms
+
+        self._controls = {arm.name: arm for arm in self._exit.enter_context(control_arms(device))}
+        return {"arms": {arm.name: arm.share for arm in self._controls.values()}}
 
     def _progress(self) -> Progress:
         return Progress(lambda text: self._frames.send({"progress": text}))
 
-    def infer(self, images: str, size: int, logits: str) -> dict[str, Any]:
+    def infer(self, engine: str, images: str, size: int, logits: str) -> dict[str, Any]:
         """Logits of all images of a file, in batches of `size`, into another file."""
         photos = np.load(images, mmap_mode="r")
         rows = []
         for start in range(0, len(photos), size):
             chunk = np.ascontiguousarray(photos[start : start + size])
             whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-            rows.append(self.engine.infer(whole)[: len(chunk)])
+            rows.append(self._engines[engine].infer(whole)[: len(chunk)])
         np.save(logits, np.concatenate(rows))
         return {}
 
@@ -113,41 +121,54 @@ class Worker:
         self._batch = np.ascontiguousarray(photos[np.resize(np.arange(len(photos)), size)])
         return {}
 
-    def block(self, n: int, lead_in: int) -> dict[str, Any]:
-        """Time n inferences after `lead_in` that are not timed, and answer once this process has come to rest."""
-        engine, batch = self.engine, self.batch
+    def block(self, arm: str, n: int, lead_in: int = 0, rest: bool = False) -> dict[str, Any]:
+        """Time n inferences after `lead_in` that are not timed, and answer at once or when this process has come to
+        `rest`."""
+        if arm in self._controls:
+            run = self._controls[arm].block
+        else:
+            engine, batch = self._engines[arm], self.batch
+
+            def run(n: int) -> Block:
+                return engine.block(n, batch)
+
         if lead_in:
-            engine.block(lead_in, batch)
-        block = engine.block(n, batch)
-        come_to_rest()
+            run(lead_in)
+        block = run(n)
+        if rest:
+            come_to_rest()
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 
-    def facts(self) -> dict[str, Any]:
+    def throughput(self, engine: str, streams: int) -> dict[str, Any]:
+        """Images per second of several inferences at once; null where the engine cannot."""
+        return {"throughput": self._engines[engine].throughput(self.batch, streams)}
+
+    def facts(self, engine: str) -> dict[str, Any]:
         """What was built: types, layer times, memory."""
-        engine, batch = self.engine, self.batch
-        audit = engine.audit()
+        opened, batch = self._engines[engine], self.batch
+        audit = opened.audit()
         return {
             "audit": {"asked": audit.asked, "layers": dict(audit.layers), "also": sorted(audit.also)},
             "layer_times": {
                 layer.name: {"ms": layer.seconds * 1e3, "type": layer.kind, "nodes": list(layer.nodes)}
-                for layer in engine.layer_times(batch)
+                for layer in opened.layer_times(batch)
             },
-            "engine": dict(engine.facts()),
-            "notes": list(engine.notes(len(batch))),
+            "engine": dict(opened.facts()),
+            "notes": list(opened.notes(len(batch))),
         }
 
     def serve(self) -> None:
         """Answer requests until the driver says goodbye or is gone."""
         requests: Mapping[str, Callable[..., dict[str, Any]]] = {
-            name: getattr(self, name) for name in ("describe", "open", "infer", "bind", "block", "facts")
+            name: getattr(self, name)
+            for name in ("describe", "open", "controls", "infer", "bind", "block", "throughput", "facts")
         }
         while True:
             message = self._frames.receive()
             _, wanted = require(message, "do")
             if wanted == "goodbye":
-                if self._engine is not None:
-                    self._engine.close()
+                self._exit.close()
                 return
             try:
                 answer: dict[str, Any] = {"answer": requests[wanted](**message["with"])}
@@ -158,6 +179,12 @@ class Worker:
 
 
 def _model(job: Mapping[str, Any]) -> Model:
+    if "module" in job:
+        import torch
+
+        # The driver's own file of a moment ago, in a folder that is its own: making the model anew takes seconds.
+        made: Model = torch.load(job["module"], weights_only=False)
+        return made
     from trtgate.models import load_model
 
     weights = job["weights"]

@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import SLOWER, Words, change_text
-from trtgate.verdict.processes import ALPHA as PROCESS_ALPHA
+from trtgate.verdict.processes import ALPHA as INTERLEAVED_ALPHA
 from trtgate.verdict.processes import decide_interleaved, decide_processes
 from trtgate.verdict.sessions import ALPHA as SESSION_ALPHA
-from trtgate.verdict.sessions import decide_sessions
+from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
 from trtgate.verdict.shape import tail_mean
 from trtgate.verdict.tails import decide_tails
 
 Floats = npt.NDArray[np.float64]
-# How the sides were measured: round by round in turns, or one after the other.
-Pairing = Literal["interleaved", "sessions"]
+# How the sides were measured: round by round in turns, or one after the other, in sessions of one process each or in
+# processes that a run may add to while it compares.
+Pairing = Literal["interleaved", "sessions", "processes"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,33 @@ class Sample:
     def get(self, name: str) -> Floats:
         """A series, float64[0] where it was not measured."""
         return self.series.get(name, np.empty(0))
+
+    def split(self, rounds: Sequence[int]) -> tuple[Sample, ...]:
+        """A sample for each process, given how many of the rounds were whose.
+
+        A series has a number for each round or for each process; one that has a single number is everybody's. Raises
+        ValueError for a series of another length.
+        """
+        ends = np.cumsum(rounds)
+        series = [
+            {name: _of(values, index, len(rounds), end - count, end) for name, values in self.series.items()}
+            for index, (count, end) in enumerate(zip(rounds, ends, strict=True))
+        ]
+        blocks = [
+            {name: some[end - count : end] for name, some in self.blocks.items()}
+            for count, end in zip(rounds, ends, strict=True)
+        ]
+        for name, values in self.series.items():
+            if values.size not in {1, len(rounds), int(ends[-1])}:
+                raise ValueError(f"{name} fits neither {int(ends[-1])} rounds nor {len(rounds)} processes")
+        return tuple(map(Sample, series, blocks))
+
+
+def _of(values: Floats, index: int, processes: int, start: int, end: int) -> Floats:
+    """What is one process's of a series."""
+    if values.size == 1:
+        return values
+    return values[index : index + 1] if values.size == processes else values[start:end]
 
 
 @dataclass(frozen=True)
@@ -289,10 +317,16 @@ def _decide(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits
         spread=_spread(metric, old, limits),
         amounts=(scale * before, scale * after),
         words=metric.words,
-        alpha=PROCESS_ALPHA if pairing == "interleaved" else SESSION_ALPHA,
+        alpha=SAMPLE_ALPHA[pairing],
+        of="sessions" if pairing == "sessions" else "processes",
     )
 
 
+SAMPLE_ALPHA: Mapping[Pairing, float] = {
+    "interleaved": INTERLEAVED_ALPHA,
+    "sessions": SESSION_ALPHA,
+    "processes": LOOK_ALPHA,
+}
 # What an ungated metric is described at.
 NO_LIMIT_DELTA = 0.05
 

@@ -35,8 +35,8 @@ def bound_error(rounds: int) -> float:
 
 @functools.cache
 def rank_of_bound(rounds: int, alpha: float | None = None) -> int:
-    """k such that the k-th smallest of `rounds` samples lies above the median with probability <= `alpha` (that of `bound_error`
-    unless another); 0 if none.
+    """k such that the k-th smallest of `rounds` samples lies above the median with probability <= `alpha`, by default
+    `bound_error`; 0 if none.
 
     The number of samples below the median is Bin(rounds, 1/2); the k-th smallest exceeds it when fewer than k are.
     """

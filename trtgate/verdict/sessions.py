@@ -9,6 +9,7 @@ one stack, so what differs between processes (addresses, thread placement, the h
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import replace
 from statistics import NormalDist
@@ -25,7 +26,10 @@ Floats = npt.NDArray[np.float64]
 # One-sided error of each bound, as for rounds: 5 against 5 sessions reach 1/252 = 0.4 %, when all of one side lie above
 # the other; 4 against 4 only 1/70 = 1.4 %.
 ALPHA = 0.005
-MIN_SESSIONS = 5
+# A run that compares looks twice at its processes: at as many as were planned, and where something is still open at
+# twice as many. The looks share the error; 6 against 6 processes reach 1/924 = 0.11 %.
+LOOKS = 2
+LOOK_ALPHA = ALPHA / LOOKS
 # With fewer sessions a change must exceed delta by this many times the spread between two sessions of one stack.
 FAR = 3.0
 # Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
@@ -63,6 +67,12 @@ def rank_of_bound(m: int, n: int, alpha: float = ALPHA) -> int:
         if below / total > alpha:
             return k
     return m * n
+
+
+@functools.cache
+def fewest(alpha: float = ALPHA) -> int:
+    """How many a side it takes for a bound at `alpha`: 5 at the usual one."""
+    return next(count for count in itertools.count(1) if rank_of_bound(count, count, alpha))
 
 
 def student_tail(t: float, degrees: int) -> float:
@@ -106,8 +116,10 @@ def decide_sessions(
     amounts: tuple[Floats, Floats] | None = None,
     words: Words = SLOWER,
     alpha: float = ALPHA,
+    of: str = "sessions",
 ) -> Decision:
-    """Whether `new`, float64[n] numbers of sessions, is worse (larger) than `old`, float64[m], by more than `delta`.
+    """Whether `new`, float64[n] numbers of sessions (or what `of` calls them), is worse (larger) than `old`,
+    float64[m], by more than `delta`.
 
     With enough of both for a bound at `alpha` (5 a side at the usual one) the rule is that of `paired.decide_paired`
     with the bounds of the shift. With fewer the answer is REGRESSED for a shift beyond delta plus FAR times the spread
@@ -128,19 +140,19 @@ def decide_sessions(
     seconds = np.sort((more[:, None] - less[None, :]).ravel())
     absolute = float(np.median(seconds))
     limit = math.log1p(delta)
-    sessions = f"{new.size} against {old.size} sessions"
+    sessions = f"{new.size} against {old.size} {of}"
     k = rank_of_bound(old.size, new.size, alpha)
-    if k == 0 or (alpha == ALPHA and min(old.size, new.size) < MIN_SESSIONS):
+    if min(old.size, new.size) < fewest(alpha):
         widest = max(spread or 0.0, float(np.ptp(before)))
         far = limit + FAR * widest if old.size > 1 or spread else math.inf
         ratio: dict[str, Any] = {"estimate": math.exp(shift)}
         if float(differences[0]) > 0 and shift > far and absolute > absolute_floor:
             message = (
-                f"{words.worse} by {change_text(shift)}, far beyond what two sessions of one stack differ by, "
+                f"{words.worse} by {change_text(shift)}, far beyond what two {of} of one stack differ by, "
                 f"{widest:.1%} ({sessions})"
             )
             return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
-        message = f"{change_text(shift)} from {sessions}: {MIN_SESSIONS} a side are needed to tell it from noise"
+        message = f"{change_text(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
     decision = decide_by_bounds(
         Bounds(shift, float(differences[k - 1]), float(differences[-k])),

@@ -1,0 +1,62 @@
+"""Put this folder on PYTHONPATH, and trtgate's workers slow an engine: SLOWED="openvino-int8=0.1" makes every inference
+wait for a tenth of its time more, within what is timed (on a GPU by a kernel that spins)."""
+
+import os
+import sys
+
+if os.environ.get("SLOWED") and "trtgate.worker" in sys.orig_argv:
+    import time
+
+    import numpy as np
+
+    from trtgate import worker
+    from trtgate.engines.base import Block, time_calls
+    from trtgate.engines.gpu import GpuEngine
+
+    NAME, _, SHARE = os.environ["SLOWED"].partition("=")
+    opening = worker.Worker.open
+
+    def slow(engine):
+        original, waits = engine.block, {}
+
+        def wait_of(batch):
+            if len(batch) not in waits:
+                original(20, batch)
+                waits[len(batch)] = float(SHARE) * float(np.median(original(20, batch).seconds))
+            return waits[len(batch)]
+
+        def on_gpu(n, batch):
+            seconds = wait_of(batch)
+            with engine.ready(batch) as lane:
+                run, wait = lane.run, lane.waiting(seconds)
+
+                def slow_run():
+                    run()
+                    wait()
+
+                lane.run = slow_run
+                try:
+                    return original(n, batch)
+                finally:
+                    lane.run = run
+
+        def on_cpu(n, batch):
+            seconds, call, clock = wait_of(batch), engine.bind(batch), time.perf_counter
+
+            def slow_call():
+                call()
+                until = clock() + seconds
+                while clock() < until:
+                    pass
+
+            return Block(time_calls(slow_call, n))
+
+        engine.block = on_gpu if isinstance(engine, GpuEngine) else on_cpu
+
+    def open_(self, **job):
+        told = opening(self, **job)
+        if job["engine"] == NAME:
+            slow(self._engines[NAME])
+        return told
+
+    worker.Worker.open = open_

@@ -1,0 +1,173 @@
+"""One model's race spread over fresh processes, one after the other; the process is the sample.
+
+Two processes of one stack differ by more than their rounds show, so a run that is saved or compared measures in many.
+Each loads the plans of all engines, races them interleaved for a few rounds at every batch size, and is gone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trtgate import judge
+from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
+from trtgate.race import SCHEDULES, Arm, Schedule, run_race
+from trtgate.records import EngineRecord, from_race, joined
+from trtgate.remote import RequestFailed, Worker, WorkerError, one_worker
+from trtgate.telemetry import monitor_for
+from trtgate.verdict.paired import LOOKS
+
+if TYPE_CHECKING:
+    from trtgate.workbench import Workbench
+
+# How many processes a race is spread over. On a CPU, where processes of one stack differ by 1.3 to 1.8 %, 8 against 8
+# bear one that is far off; on a GPU (0.7 %) the fewest that give a bound at either look.
+PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
+# Of each process. What more rounds of the same process would tell is little beside what another process does.
+ROUNDS = 3
+BLOCK_ITERATIONS = 6
+# A floor asks for this many rounds of all processes together.
+FEWEST_ROUNDS = min(LOOKS)
+# With more processes than this share lost or disturbed the machine is not fit to measure on.
+LOST_SHARE = 0.2
+
+
+def schedule_for(device: Device, count: int) -> Schedule:
+    """The rounds of one of `count` processes: short, since their noise is the process's, and the time goes into more of
+    those."""
+    usual = SCHEDULES[device]
+    return replace(
+        usual,
+        rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)),
+        passes=1,
+        block_iterations=BLOCK_ITERATIONS,
+        warm_up_iterations=BLOCK_ITERATIONS,
+        warm_up_seconds=usual.warm_up_seconds / 4,
+    )
+
+
+class Spread:
+    """What the processes measured so far of one model's engines, and how more are run."""
+
+    def __init__(self, bench: Workbench, count: int) -> None:
+        self._bench = bench
+        self._count = count
+        self._sound: dict[tuple[str, int], list[EngineRecord]] = {}
+        self._disturbed: dict[tuple[str, int], list[EngineRecord]] = {}
+        self._failed: dict[str, WorkerError] = {}
+        self._died_in: list[str] = []
+        self._at = ""  # the engine that the present process is asked of
+        self.lost: list[str] = []
+
+    def record(self, spec: EngineSpec, batch: int) -> EngineRecord:
+        """All processes' measurements of an engine as one record.
+
+        Raises the WorkerError of an engine that no process could load or run.
+        """
+        if spec.id in self._failed:
+            raise self._failed[spec.id]
+        key = (spec.id, batch)
+        sound, disturbed = self._sound.get(key, []), self._disturbed.get(key, [])
+        if self._too_many_lost():
+            if not sound and not disturbed:
+                raise WorkerError(f"no process could measure {spec.id}: {self.lost[-1]}")
+            whole = [each for each in (*sound, *disturbed) if each.rounds]
+            found = joined(whole) if whole else disturbed[0]
+            return replace(found, disturbed=f"{len(self.lost)} processes were lost: {self.lost[-1]}")
+        return joined(sound)
+
+    def measured(self, spec: EngineSpec, batch: int) -> bool:
+        """Whether there is a record of an engine that nothing speaks against."""
+        return spec.id not in self._failed and bool(self._sound.get((spec.id, batch))) and not self._too_many_lost()
+
+    def _too_many_lost(self) -> bool:
+        return len(self.lost) > max(1.0, LOST_SHARE * self._count)
+
+    def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
+        """Run `count` more processes of these engines, and others in place of those that were lost."""
+        name = self._bench.name
+        with (
+            tempfile.TemporaryDirectory(prefix="trtgate-") as folder,
+            self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
+        ):
+            done = 0
+            while done < count and not self._too_many_lost():
+                racing = [spec for spec in specs if spec.id not in self._failed]
+                done += self._process(racing, batch_sizes, Path(folder))
+                progress(done, count)
+
+    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
+        """Run one process; whether what it measured counts."""
+        self._at = ""
+        try:
+            with one_worker() as worker:
+                found = self._measure(worker, specs, batch_sizes, folder)
+        except RequestFailed as error:
+            if not self._at:
+                raise
+            self._failed[self._at] = error  # the engine is at fault; the others go on without it
+            return False
+        except WorkerError as error:
+            self.lost.append(str(error))
+            if self._at in self._died_in:
+                self._failed[self._at] = error
+            self._died_in.append(self._at)
+            return False
+        reasons = [each.disturbed for each in found if each.disturbed or not each.complete]
+        for each in found:
+            (self._disturbed if reasons else self._sound).setdefault((each.engine, each.batch), []).append(each)
+        if reasons:
+            self.lost.append(reasons[0] or "too many rounds were disturbed")
+        return not reasons
+
+    def _job(self, spec: EngineSpec, module: Path) -> dict[str, Any]:
+        """Load the plan that this run has, even one that it built anew."""
+        return {**self._bench.job(spec, 0, None), "anew": False, "module": str(module)}
+
+    def _measure(
+        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path
+    ) -> list[EngineRecord]:
+        bench, settings = self._bench, self._bench.settings
+        module = folder / "model.pt"
+        if not module.exists():
+            torch.save(bench.model, module)
+        controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]
+        fresh = {}
+        for spec in specs:
+            self._at = spec.id
+            fresh[spec.id] = worker.ask("open", **self._job(spec, module))["fresh"]
+
+        def arm(name: str, share: float = 1.0) -> Arm:
+            def block(n: int) -> Block:
+                self._at = name
+                return worker.block(name, n)
+
+            return Arm(name, block, share)
+
+        records = []
+        for size in batch_sizes:
+            images = folder / f"{size}.npy"
+            if not images.exists():
+                np.save(images, bench.batch(size))
+            worker.ask("bind", images=str(images), size=size)
+            race = run_race(
+                [*(arm(spec.id) for spec in specs), *(arm(name, share) for name, share in controls.items())],
+                schedule_for(settings.device, self._count),
+                monitor=monitor_for(settings.device, [worker.pid])(),
+            )
+            for spec in specs:
+                record = from_race(race, bench.name, spec.id, REFERENCE.id, size, bench.model.weights.source)
+                measured = dict(fresh[spec.id])
+                if settings.streams > 1:
+                    self._at = spec.id
+                    measured |= worker.ask("throughput", engine=spec.id, streams=settings.streams)
+                series = {**record.series, **{name: (float(each),) for name, each in measured.items() if each}}
+                warnings = (*race.notes, *([] if race.warm[spec.id] else [judge.RESTLESS]))
+                records.append(replace(record, series=series, warnings=warnings))
+        return records
