@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def edit(path: str, **changes: Any) -> None:
     document = json.loads(file.read_text())
     document["benchmarks"][0]["extra_info"]["trtgate"].update(changes)
     file.write_text(json.dumps(document))
+
+
+BOTH = ("pytorch-fp32", "onnxruntime-int8")
 
 
 def compared(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -134,6 +138,55 @@ def test_a_run_that_left_something_out_is_no_baseline_and_no_pass(
     assert not Path("baselines").exists()
 
 
+# A baseline that does not agree with itself.
+
+
+def answering(name: str, first: int, wrong: tuple[int, ...], *, shares_only: bool = False) -> None:
+    for number, each in enumerate(wrong, first):
+        kept = answers(each)
+        save(number, name, **({"agreement": kept["agreement"]} if shares_only else kept))
+
+
+@pytest.mark.parametrize("shares_only", [False, True])
+@pytest.mark.parametrize("before", [(4, 4, 4, 4, 40), (40, 4, 4, 4, 4), (4, 4, 40, 40, 4)])
+@pytest.mark.fault(
+    done="a baseline of which one or two sessions lost 40 answers, and new sessions that lost them all",
+    said="the old side does not agree with itself",
+    status="1",
+    kept="the table",
+)
+def test_a_bad_baseline_session_excuses_no_loss(
+    before: tuple[int, ...], shares_only: bool, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    answering("before", 1, before, shares_only=shares_only)
+    answering("after", 6, (40,) * 5, shares_only=shares_only)
+    fault.check(*compared(capsys))
+
+
+@pytest.mark.parametrize("shares_only", [False, True])
+def test_one_new_session_that_lost_its_answers_is_enough(shares_only: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    answering("before", 1, (4,) * 5, shares_only=shares_only)
+    answering("after", 6, (4, 4, 40, 4, 4), shares_only=shares_only)
+    status, text = compared(capsys)
+    assert (status, "does not agree with itself" in text) == (1, False)
+
+
+@pytest.mark.parametrize("shares_only", [False, True])
+def test_a_baseline_session_that_was_better_than_its_like_makes_no_loss(
+    shares_only: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering("before", 1, (40, 40, 4, 40, 40), shares_only=shares_only)
+    answering("after", 6, (40,) * 5, shares_only=shares_only)
+    status, text = compared(capsys)
+    assert (status, "does not agree with itself" in text) == (0, True)
+
+
+def test_builds_that_answer_a_little_differently_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    answering("before", 1, (4, 5, 6, 5, 4))
+    answering("after", 6, (5, 6, 4, 5, 6))
+    assert compared(capsys)[0] == 0
+
+
 # What was measured.
 
 
@@ -153,13 +206,31 @@ def test_other_weights_or_photos_cannot_be_compared(old: Any, new: Any, capsys: 
     assert f"{next(iter(old))} differ" in text
 
 
-@pytest.mark.parametrize("changes", [{"threads": 99}, {"device": "cuda"}, {"cpu_features": ["avx2"]}])
-def test_other_settings_cannot_be_compared(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, changes={"cpu_features": ["avx512f"], **{key: [] for key in changes}})
-    sessions("after", 6, changes=changes)
-    status, text = compared(capsys)
-    assert status == 7
-    assert f"{next(iter(changes))} differs" in text
+@pytest.mark.parametrize(
+    "changes", [{"threads": 99}, {"device": "cuda"}, {"cpu_features": ["avx2"]}, {"cpu_quota": 0.5}]
+)
+@pytest.mark.parametrize("before", [{"threads": 2, "device": "cpu", "cpu_features": [], "cpu_quota": 2.0}, None])
+def test_other_settings_cannot_be_compared(
+    changes: dict[str, Any], before: dict[str, Any] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for old, new in ((before, changes), (changes, before)):
+        shutil.rmtree(".benchmarks", ignore_errors=True)
+        # None: the other side does not tell.
+        sessions("before", 1, changes=dict.fromkeys(changes) if old is None else old)
+        sessions("after", 6, changes={**(before or {}), **(dict.fromkeys(changes) if new is None else new)})
+        status, text = compared(capsys)
+        assert status == 7
+        assert f"{next(iter(changes))} differs" in text
+
+
+def test_settings_that_the_first_schema_did_not_keep_are_not_known() -> None:
+    sessions("before", 1, changes={"threads": None, "cpu_features": None}, summary={"schema": 1})
+    sessions("after", 6)
+    for number in range(1, 6):
+        edit(
+            f"{number:04}_before.json", schema=1, rounds=[1e-3 * (1 + 1e-4 * number)] * 15, reference_rounds=[4e-3] * 15
+        )
+    assert main(["compare", "before", "after"]) == 0
 
 
 @pytest.mark.fault(
@@ -213,6 +284,29 @@ def test_a_clock_that_rose_hides_no_cycles(capsys: pytest.CaptureFixture[str], f
     fault.check(status, text)
     assert status == 1
     assert "cycles: REGRESSED" in text
+
+
+@pytest.mark.parametrize(
+    ("engine", "controls", "status"),
+    [
+        # What is bound by memory takes as long as before: nothing is wrong.
+        (1e-3, {}, 0),
+        (1e-3, {"control-matmul": 1e-3}, 0),
+        # What follows the clock, as fixed work or the engine itself shows, must not take more cycles.
+        (1e-3, {"control-matmul": 1e-3 * 1410 / 1980}, 1),
+        (1e-3 * 1.3 * 1410 / 1980, {}, 1),
+        (1e-3 * 1410 / 1980, {}, 0),
+        (1.2e-3, {}, 1),
+    ],
+)
+def test_cycles_count_where_the_work_follows_the_clock(
+    engine: float, controls: dict[str, float], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1, clock=1410.0, controls=dict.fromkeys(controls, 0.001))
+    sessions("after", 6, engine=engine, clock=1980.0, controls=controls)
+    found, text = compared(capsys)
+    assert found == status
+    assert "clock 1410 -> 1980 MHz, cycles" in text
 
 
 def test_limits_that_changed_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,6 +380,31 @@ def test_one_more_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: p
     status, text = compared(capsys)
     assert status == 1
     assert "jitter: REGRESSED (slower), slower by +100.0%" in text
+
+
+@pytest.mark.parametrize(("old", "new"), [(("openvino-int8",), ("onnxruntime-int8",)), (BOTH, BOTH[:1])])
+@pytest.mark.fault(
+    done='`acknowledged_missing = ["*"]`, and no engine, or PyTorch alone, that both sides have',
+    said="was compared, so no upgrade was judged",
+    status="7",
+    kept="the table",
+)
+def test_everything_missing_and_acknowledged_is_no_pass(
+    old: Any, new: Any, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    Path("mine.toml").write_text('acknowledged_missing = ["*"]')
+    sessions("before", 1, engines=old)
+    sessions("after", 6, engines=new)
+    status = main(["compare", "before", "after", "--expectations", "mine.toml", "--json", "out.json"])
+    fault.check(status, capsys.readouterr().out)
+    assert json.loads(Path("out.json").read_text())["problems"]
+
+
+def test_what_is_missing_may_be_acknowledged_beside_what_was_compared() -> None:
+    Path("mine.toml").write_text('acknowledged_missing = ["* openvino-*"]')
+    sessions("before", 1, engines=("onnxruntime-int8", "openvino-int8"))
+    sessions("after", 6)
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 0
 
 
 # Which sessions count.
@@ -365,6 +484,22 @@ def test_an_engine_that_a_session_holds_twice(capsys: pytest.CaptureFixture[str]
         {"iterations": {"latency": {"lengths": [3], "float32": "!"}}},
         {"decisions": [{"verdict": "FINE", "reason": "slower", "message": ""}]},
         {"warnings": "all well"},
+        {"engine": "o" * 300},
+        {"engine": ""},
+        {"model": "resnet50\nall well"},
+        {"layer_times": {"conv1": {"ms": 0.4, "type": "int8", "nodes": [["conv1"]]}}},
+        {"layer_times": {"conv1": {"ms": 0.4, "type": "int8", "nodes": 3}}},
+        {"layer_times": {"conv1": {"ms": 0.4, "type": "int8", "nodes": {"conv1": 1}}}},
+        {"layer_times": {"conv1": {"ms": -0.4, "type": "int8"}}},
+        {"layer_times": {"conv1": {"ms": 0.4, "type": "\x1b[2J"}}},
+        {"iterations": {"latency": pack([np.full(20, 2e-3)] * 15)}},
+        {"iterations": {"latency": pack([np.full(20, 1e-3)] * 3)}},
+        {"iterations": {"latency": 3}},
+        {"plan": {"tactic": "\x1b[2J"}},
+        {"accuracy": {"n": 240, "engine_top1": 200, "note": "\x1b[2J"}},
+        {"agreement": {"n": 240, "top1": 240, "finite": "yes"}},
+        {"digests": {"weights\x1b[2J": "a"}},
+        {"decisions": [{"verdict": "PASS", "reason": "slower", "message": "", "estimate": -1.0}]},
     ],
 )
 @pytest.mark.fault(
@@ -394,6 +529,55 @@ def test_a_file_that_is_no_session(text: str, capsys: pytest.CaptureFixture[str]
     status, said = compared(capsys)
     assert status == 2
     assert "0007_after.json" in said
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d["machine_info"]["trtgate"].update(cpu="\x1b[2J"),
+        lambda d: d["machine_info"]["trtgate"].update({"\x1b[2J": "1"}),
+        lambda d: d["machine_info"]["trtgate"].update(cpu_features=["avx2\x1b[2J"]),
+        lambda d: d["machine_info"]["trtgate"].update(driver={"a": ["\n580.1"]}),
+        lambda d: d["machine_info"]["trtgate"].update(threads=float("nan")),
+        lambda d: d["trtgate"].update(skipped={"resnet50\x1b[2J": "gone"}),
+        lambda d: d.update(datetime="\x1b[2J"),
+    ],
+)
+def test_what_a_session_says_of_itself_is_checked_too(spoil: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    for number in range(6, 11):
+        file = Path(f".benchmarks/Linux/{number:04}_after.json")
+        document = json.loads(file.read_text())
+        spoil(document)
+        file.write_text(json.dumps(document))
+    status, text = compared(capsys)
+    assert (status, "is damaged" in text, "\x1b" in text) == (2, True, False)
+
+
+def test_a_name_that_a_session_has_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    file = Path(".benchmarks/Linux/0007_after.json")
+    file.write_text(file.read_text().replace('"complete": true', '"complete": false, "complete": true'))
+    assert compared(capsys)[0] == 2
+
+
+def test_names_that_just_fit_leave_the_table_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, engines=("o" * 100,))
+    sessions("after", 6, engines=("o" * 100,))
+    status, text = compared(capsys)
+    assert status == 0
+    assert "PASS" in text.split("stack:")[0]
+
+
+def test_answers_that_are_not_finite_any_more(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, agreement={"n": 240, "top1": 236, "finite": True})
+    sessions("after", 6, agreement={"n": 240, "top1": 236, "finite": False, "cosine": None})
+    status, text = compared(capsys)
+    assert (status, "NaN or infinity" in text) == (1, True)
+    assert main(["compare", "after", "before"]) == 2
+    assert main(["promote", "after", "--to", "baselines/new"]) == 2
 
 
 def test_a_name_with_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -542,6 +726,9 @@ def test_of_many_decisions_some_would_say_regressed_by_chance() -> None:
     fine = Decision(Verdict.PASS, Reason.WITHIN_DELTA, "+0.1%", 1.0, 0.99, 1.01, p=0.4)
     [first, *_] = holm([alarm, *[fine] * 87])
     assert (first.verdict, first.reason) == (Verdict.INCONCLUSIVE, Reason.ONE_OF_MANY)
+    assert "one of 88 decisions may say so by chance" in first.message
+    [only] = holm([replace(alarm, p=0.02)])
+    assert only.message.endswith("a decision may say so by chance (2.0%)")
     [first, *_] = holm([alarm, fine])
     assert first.verdict is Verdict.REGRESSED
 

@@ -87,12 +87,10 @@ def require_sound(session: SessionRecord) -> None:
     reasons = [
         *session.unfit,
         *session.partial,
-        *(f"{record.name}: {record.disturbed}" for record in session.engines.values() if record.disturbed),
-        *(f"{record.name}: its race was not finished" for record in session.engines.values() if not record.complete),
         *(
             f"{record.name}: {decision.verdict.value}, {decision.message}"
             for record in session.engines.values()
-            for decision in record.decisions
+            for decision in (*record.decisions, *record.flaws)
             if decision.verdict not in GOOD
         ),
     ]
