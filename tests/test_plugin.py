@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from trtgate.records import read_session
+
+from .faults.table import Fault
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 PLAN = {"slow-fp32": 2e-3, "fast-int8": 1e-3}
 
@@ -189,10 +193,115 @@ def test_trap_options_with_which_nothing_is_decided(run: Run, option: str) -> No
     refused(run(option, "--benchmark-compare=before"), option)
 
 
-@pytest.mark.parametrize("options", [("-k", "latency"), ("--benchmark-only",), ("test_toy.py::test_latency",)])
-def test_trap_a_part_of_the_suite_is_no_baseline(run: Run, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-k", "latency"),
+        ("--benchmark-only",),
+        ("test_toy.py::test_latency",),
+        ("test_toy.py",),
+        ("--ignore=test_more.py",),
+        ("--ignore-glob=*more*",),
+        ("-o", "python_files=test_toy.py"),
+        ("-o", "python_functions=test_latency test_speedup*"),
+        ("-o", "python_classes=Nothing"),
+        ("--deselect=test_more.py",),
+        ("--continue-on-collection-errors",),
+    ],
+)
+@pytest.mark.fault(
+    done="a part of the suite saved: `-k`, `--ignore`, `-o python_functions=`, one file, one that cannot be imported",
+    said="must not be used: it did not judge everything",
+    status="4",
+    kept="the saved session",
+)
+def test_trap_a_part_of_the_suite_is_no_baseline(
+    run: Run, options: tuple[str, ...], pytester: pytest.Pytester, fault: Fault
+) -> None:
+    more = "class TestMore:\n    def test_more(self, record):\n        pass\n"
+    pytester.makepyfile(test_more="import nowhere_at_all\n" if "errors" in options[0] else more)
     run("--benchmark-save=before", *options)
+    result = run("--benchmark-compare=before")
+    refused(result, "did not judge everything")
+    fault.check(int(result.ret), "\n".join(result.errlines + result.outlines))
+
+
+def test_the_whole_suite_is_a_baseline_however_it_is_named(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_more="class TestMore:\n    def test_more(self, record):\n        pass\n")
+    run("--benchmark-save=before", ".")
+    assert run("--benchmark-compare=before").ret == 6
+
+
+def test_a_test_that_cannot_be_collected_is_no_pass(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_more="import nowhere_at_all\n")
+    assert run().ret == 2
+    assert run("--continue-on-collection-errors").ret == 4
+
+
+# What is the user's to mend.
+
+FULL = """
+import errno, os, pytest
+from trtgate.errors import UserError
+
+@pytest.fixture
+def full():
+    {error}
+
+def test_full(record, full):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("raise UserError('--plan-cache: the disk is full; make room')", "--plan-cache: the disk is full; make room"),
+        ("open('/dev/full', 'w').write('x' * 9999)", "No space left on device"),
+        ("raise OSError(errno.EROFS, os.strerror(errno.EROFS), 'plans')", "Read-only file system (plans)"),
+    ],
+)
+@pytest.mark.parametrize("stop", [(), ("-x",)])
+@pytest.mark.fault(
+    done="the disk full, or another mistake of the user's found in the middle of a run",
+    said="this was not a whole run and can be no baseline: ...test_full...",
+    status="4",
+    kept="what was measured, as a session that is no baseline",
+)
+def test_a_mistake_in_the_middle_of_a_run_is_no_regression(
+    run: Run, pytester: pytest.Pytester, error: str, said: str, stop: tuple[str, ...], fault: Fault
+) -> None:
+    pytester.makepyfile(test_zz=FULL.format(error=error))
+    result = run("--benchmark-save=before", *stop)
+    fault.check(int(result.ret), "\n".join(result.outlines))
+    result.stdout.fnmatch_lines([f"*{said.replace('[', '[[]')}*"])
+    assert "test_full failed" not in saved().read_text()
+    pytester.makepyfile(test_zz="")
     refused(run("--benchmark-compare=before"), "did not judge everything")
+
+
+def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_zz=FULL.format(error="raise UserError('the disk is full; make room')"))
+    assert run("--benchmark-compare=before", plan={**PLAN, "fast-int8": 1.4e-3}).ret == 1
+
+
+@pytest.mark.fault(
+    done="the disk full when the session is saved",
+    said="the session: it could not be saved (No space left on device); what it measured is in ...",
+    status="4",
+    kept="the table, and the session in the temporary directory",
+)
+def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run("--benchmark-json=/dev/full")
+    text = "\n".join(result.outlines)
+    fault.check(int(result.ret), text)
+    assert "floors met" in text
+    [kept] = tmp_path.glob("trtgate-*/0001_run.json")
+    assert len(read_session(kept).engines) == 2
 
 
 def test_trap_a_run_that_was_cut_off_is_no_baseline(
