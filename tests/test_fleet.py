@@ -35,7 +35,7 @@ def saved(name: str) -> list[Path]:
 
 
 def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     sessions("after", 11, engine=1.2e-3)
     assert main(["promote", "before", "--to", "baselines/l4/trt10"]) == 0
     assert len(list(Path("baselines/l4/trt10").glob("*.json"))) == 5
@@ -43,6 +43,7 @@ def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pyte
     assert "REGRESSED" in capsys.readouterr().out
 
 
+FINE = (Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),)
 OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddles the floor")
 
 
@@ -60,20 +61,76 @@ OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddl
         ),
         (
             lambda path: edit(path, lambda d: d["machine_info"]["trtgate"].update(torch="0.1")),
-            "is of another stack than",
+            "are of different stacks (torch",
         ),
     ],
 )
 def test_what_failed_anything_is_not_promoted(spoil: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     spoil(saved("before")[3])
     assert main(["promote", "before", "--to", "baselines/l4"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("baselines").exists()
 
 
+NOTHING = {"decisions": []}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(NOTHING), "nothing was decided"),
+        (lambda d: d["benchmarks"].pop(0), "nothing was decided"),
+        (lambda d: d["benchmarks"][1]["extra_info"]["trtgate"].update(NOTHING), None),
+    ],
+)
+def test_a_session_that_decided_nothing_is_not_promoted(
+    spoil: Any, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1, decisions=FINE, engines=("onnxruntime-int8", "pytorch-fp32"))
+    for path in saved("before"):
+        edit(path, lambda d: d["benchmarks"][1]["extra_info"]["trtgate"].update(NOTHING))
+    edit(saved("before")[3], spoil)
+    assert main(["promote", "before", "--to", "baselines/l4"]) == (2 if message else 0)
+    assert (message or "wrote") in "".join(capsys.readouterr())
+
+
+def test_a_session_is_promoted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, decisions=FINE)
+    shutil.copy(saved("before")[0], ".benchmarks/Linux/0009_before.json")
+    assert main(["promote", "before", "--to", "baselines/l4"]) == 2
+    assert "one session counts once" in capsys.readouterr().err
+    assert not Path("baselines").exists()
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        *("foo/..", ".", "", "/", "file", "file/x", "link", "loop/x", "/proc/x", "/dev/null/x"),
+        *("x" * 300, "x" * 250, "a\nb", "a\nb/c", "a\x1b[2J", "a\0b"),
+    ],
+)
+@pytest.mark.fault(
+    done="`promote --to` a file, a dangling link, `foo/..`, `/proc/x`, 300 characters, a newline",
+    said="trtgate: --to ...; ... name another folder...",
+    status="2",
+    kept="all files; nothing is made",
+)
+def test_a_folder_that_cannot_be_a_baseline(to: str, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, decisions=FINE)
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    before = sorted(Path().rglob("*"))
+    status = main(["promote", "before", "--to", to])
+    error = capsys.readouterr().err
+    fault.check(status, error.replace("give a short one in one line", "name another folder"))
+    assert error.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_a_baseline_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     assert main(["promote", "before", "--to", "baselines"]) == 0
     assert main(["promote", "before", "--to", "baselines"]) == 2
     assert "is not overwritten" in capsys.readouterr().err
@@ -100,7 +157,7 @@ NAN = {"n": 240, "top1": 0, "finite": False, "cosine": None}
 
 
 def good(number: int, name: str, **keywords: Any) -> None:
-    save(number, name, decisions=(Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),), **keywords)
+    save(number, name, decisions=FINE, **keywords)
 
 
 def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -366,6 +366,12 @@ def test_trap_no_saved_baseline(run: Run, option: str) -> None:
     refused(run(option), ".benchmarks")
 
 
+@pytest.mark.parametrize("name", ["0003", "7", "folder", "x" * 250, "a\nb"])
+def test_trap_a_name_that_nobody_could_compare_with(run: Run, name: str) -> None:
+    Path("folder").mkdir()
+    refused(run(f"--benchmark-save={name}"), "--benchmark-save=")
+
+
 def test_trap_a_bare_compare_never_meets_itself(run: Run) -> None:
     refused(run("--benchmark-compare", "--benchmark-save=now"))
     assert not list(Path(".benchmarks").glob("*/*.json"))

@@ -588,6 +588,122 @@ def test_a_name_with_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[st
     assert "[/x]onnx" in text
 
 
+# Names that may mean two things.
+
+
+def folder(name: str) -> None:
+    sessions("other", 21)
+    Path(".benchmarks/Linux").rename(name)
+    sessions("before", 1)
+    sessions("after", 6)
+
+
+def numbered(name: str) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    save(12, name)
+
+
+def elsewhere(name: str) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    shutil.copytree(".benchmarks/Linux", ".benchmarks/Windows")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (folder, "before"),
+        (lambda name: sessions("before", 1) or sessions("after", 6) or Path(name).touch(), "before"),
+        (lambda name: sessions("before", 1) or sessions("after", 6) or Path(name).symlink_to("nowhere"), "before"),
+        (numbered, "0001"),
+        (numbered, "0001_before"),
+        (elsewhere, "0001"),
+        (elsewhere, "0001_before.json"),
+    ],
+)
+@pytest.mark.fault(
+    done="a name that a folder and saved sessions share, or that is another session's number",
+    said="may be ... or ...; give",
+    status="2",
+    kept="all files",
+)
+def test_a_name_that_may_mean_two_things(
+    make: Any, name: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    make(name)
+    status = main(["compare", name, "after"])
+    fault.check(status, capsys.readouterr().err)
+    assert main(["compare", "after", name]) == 2
+
+
+def test_a_name_that_means_two_things_can_still_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    folder("before")
+    assert main(["compare", "./before", "after"]) == 0
+    numbered("0003")
+    assert main(["compare", ".benchmarks/Linux/0003_before.json", "after"]) == 6
+    assert main(["compare", "./nowhere", "after"]) == 2
+    assert "./nowhere does not exist" in capsys.readouterr().err
+
+
+# Files that a command writes.
+
+OUTPUTS = [
+    ["--json", ".benchmarks/Linux/0001_before.json"],
+    ["--markdown", ".benchmarks/Linux/0001_before.json"],
+    ["--json", "mine.toml"],
+    ["--markdown", "mine.toml"],
+    ["--json", "baseline/0001_base.json"],
+    ["--json", "baseline/0077_new.json"],
+    ["--json", "notes.json"],
+    ["--markdown", "README.md"],
+    ["--json", "out", "--markdown", "out"],
+    ["--json", "out", "--markdown", "./nothing/../out"],
+    ["--json", "baseline"],
+    ["--json", "nowhere/out.json"],
+    ["--json", "link.json"],
+    ["--json", "dangling.json"],
+    ["--markdown", "/dev/full"],
+    ["--json", "x" * 300],
+    ["--json", "x" * 253],
+    ["--markdown", ""],
+]
+
+
+@pytest.mark.parametrize("options", OUTPUTS)
+@pytest.mark.fault(
+    done="`--json` or `--markdown` on a session, a baseline, expectations.toml, the other's file, a link, a device",
+    said="trtgate: --",
+    status="2",
+    kept="all files; nothing is measured",
+)
+def test_nothing_is_overwritten_but_what_was_written_so(
+    options: list[str], capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    Path("mine.toml").write_text("[default]\n")
+    Path("README.md").write_text("# Mine\n")
+    Path("notes.json").write_text('{"mine": 1}')
+    for name in ("baseline", "nothing"):
+        Path(name).mkdir()
+    shutil.copy(".benchmarks/Linux/0001_before.json", "baseline/0001_base.json")
+    Path("link.json").symlink_to("notes.json")
+    Path("dangling.json").symlink_to("nowhere.json")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    fault.check(main(["compare", "before", "after", "--expectations", "mine.toml", *options]), capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_a_commands_own_files_are_overwritten() -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    Path("empty.md").touch()
+    for _ in range(2):
+        assert main(["compare", "before", "after", "--json", "out.json", "--markdown", "empty.md"]) == 0
+    assert main(["compare", "before", "after", "--json", "empty.md"]) == 2
+
+
 # The machine.
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from trtgate.baseline import find_baseline
+from trtgate.baseline import find_baseline, require_save_name
 from trtgate.blog import BlogRow
 from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_own_sessions, require_usable
 from trtgate.engines.base import EngineSpec
@@ -366,6 +366,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
         _refuse_xdist(config)
+        require_save_name(config.getoption("benchmark_save", None) or "none")
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
