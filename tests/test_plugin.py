@@ -107,6 +107,11 @@ def refused(result: pytest.RunResult, *words: str) -> None:
         assert word in text
 
 
+def told(result: pytest.RunResult) -> tuple[int, str]:
+    """A run's status and all that it says."""
+    return int(result.ret), "\n".join(result.errlines + result.outlines)
+
+
 def test_the_table_and_the_record(run: Run) -> None:
     result = run("--benchmark-save=before")
     assert result.ret == 0
@@ -150,9 +155,15 @@ def test_one_session_against_one_never_passes(run: Run) -> None:
 # The traps.
 
 
-def test_trap_xdist_with_compare(run: Run) -> None:
+@pytest.mark.fault(
+    done="`-n 2` (xdist), which races engines against each other",
+    said="xdist (-n) races engines against each other and measures nothing; run without -n",
+    status="4",
+    kept="nothing is measured",
+)
+def test_trap_xdist_with_compare(run: Run, fault: Fault) -> None:
     run("--benchmark-save=before")
-    refused(run("-n", "2", "--benchmark-compare=before", xdist=True), "-n")
+    fault.check(*told(run("-n", "2", "--benchmark-compare=before", xdist=True)))
 
 
 def test_trap_xdist_without_compare_is_no_pass_either(
@@ -180,17 +191,31 @@ def test_trap_disabled_benchmarks_with_compare(run: Run, option: str) -> None:
         ("-k", "not no_regression"),
     ],
 )
-def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[str, ...]) -> None:
+@pytest.mark.fault(
+    done="an engine 80 % slower, with `-k`, `-m`, `--deselect` or `--benchmark-only` that leaves the test of it out",
+    said="REGRESSED",
+    status="1",
+    kept="the table",
+)
+def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[str, ...], fault: Fault) -> None:
     run("--benchmark-save=before")
     result = run("--benchmark-compare=before", *options, plan={**PLAN, "fast-int8": 1.8e-3})
-    assert result.ret == 1
+    fault.check(*told(result))
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
-def test_trap_options_with_which_nothing_is_decided(run: Run, option: str) -> None:
+@pytest.mark.fault(
+    done="`--collect-only`, `--setup-plan` and others with which nothing is decided",
+    said="--benchmark-compare with ... would decide nothing; drop",
+    status="4",
+    kept="nothing is measured",
+)
+def test_trap_options_with_which_nothing_is_decided(run: Run, option: str, fault: Fault) -> None:
     run("--benchmark-save=before")
-    refused(run(option, "--benchmark-compare=before"), option)
+    result = run(option, "--benchmark-compare=before")
+    refused(result, option)
+    fault.check(*told(result))
 
 
 @pytest.mark.parametrize(
@@ -304,8 +329,14 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
     assert len(read_session(kept).engines) == 2
 
 
+@pytest.mark.fault(
+    done="a run ended by Ctrl-C, saved, and compared with",
+    said="must not be used: it did not judge everything (the run was cut off)",
+    status="4",
+    kept="the saved session",
+)
 def test_trap_a_run_that_was_cut_off_is_no_baseline(
-    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     run()
     monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
@@ -313,13 +344,45 @@ def test_trap_a_run_that_was_cut_off_is_no_baseline(
     pytester.runpytest_subprocess("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
     assert saved().exists()
     pytester.makepyfile(test_toy=TESTS)
-    refused(run("--benchmark-compare=before"), "cut off")
+    fault.check(*told(run("--benchmark-compare=before")))
 
 
-def test_trap_deselected_test(run: Run) -> None:
+@pytest.mark.fault(
+    done="untrained weights, under `--require-trained`",
+    said="--require-trained: toy has untrained weights; give --weights toy=PATH",
+    status="1",
+    kept="the table, and the session as no baseline",
+)
+def test_trap_untrained_weights_skip_every_answer(run: Run, pytester: pytest.Pytester, fault: Fault) -> None:
+    pytester.makeconftest(CONFTEST.replace('"file"', '"untrained"'))
+    assert run().ret == 0
+    fault.check(*told(run("--require-trained", "--benchmark-save=before")))
+    refused(run("--benchmark-compare=before"), "has untrained weights")
+
+
+@pytest.mark.fault(
+    done="a GPU that throttles from the first round on, so that no round counts",
+    said="the machine is not fit to measure on",
+    status="7",
+    kept="the table",
+)
+def test_trap_a_race_without_a_round(run: Run, pytester: pytest.Pytester, fault: Fault) -> None:
+    rounds = '{"latency": rounds, "reference_latency": reference})'
+    assert rounds in CONFTEST
+    pytester.makeconftest(CONFTEST.replace(rounds, "{}, dropped_rounds=4, complete=False)"))
+    fault.check(*told(run()))
+
+
+@pytest.mark.fault(
+    done="an engine that the baseline has, deselected",
+    said="MISSING: toy fast-int8",
+    status="1",
+    kept="the table",
+)
+def test_trap_deselected_test(run: Run, fault: Fault) -> None:
     run("--benchmark-save=before")
     result = run("--benchmark-compare=before", "-k", "slow-fp32")
-    assert result.ret == 1
+    fault.check(*told(result))
     result.stdout.fnmatch_lines(["*MISSING: toy fast-int8*"])
 
 

@@ -238,6 +238,12 @@ class Gate:
         return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
     @property
+    def of_no_engine(self) -> list[Decision]:
+        """Decisions that no test and no row of a table shows."""
+        shown = [decision for some in self._decided.values() for decision in some]
+        return [decision for decision in self.decisions if decision not in shown]
+
+    @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
         return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes)
@@ -549,7 +555,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(render(table, colour=colour, width=width))
 
     records = gate.records.values()
-    notes = run_notes(records, gate.skipped)
+    notes = [*map(str, gate.of_no_engine), *run_notes(records, gate.skipped)]
     if notes:
         terminalreporter.section("trtgate: notes")
         for note in notes:
