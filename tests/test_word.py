@@ -18,7 +18,7 @@ from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate import expectations
 from trtgate.__main__ import main
-from trtgate.records import pack
+from trtgate.records import EngineRecord, pack, unpack
 from trtgate.verdict import Decision, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
@@ -973,3 +973,16 @@ def test_expectations_are_utf8_whatever_the_locale(
     Path("mine.toml").write_bytes("# für T4\n".encode("latin-1"))
     assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 2
     assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_iterations_are_unpacked_once_however_many_numbers_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = EngineRecord(
+        *("resnet50", "onnxruntime-int8", 1, "file", {"latency": (1e-3,)}),
+        iterations={"latency": pack([np.full(20, 1e-3)])},
+    )
+    calls = []
+    monkeypatch.setattr("trtgate.records.unpack", lambda packed: calls.append(packed) or unpack(packed))
+    assert record.value("tail") == pytest.approx(1e-3)
+    assert record.value("latency") == 1e-3
+    assert record.value("end_to_end") is None
+    assert len(calls) == 1
