@@ -32,6 +32,8 @@ from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
 from trtgate.worker import come_to_rest
 
+from .faults.table import Fault
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 
@@ -360,22 +362,41 @@ def broken(folder: Path, module: str) -> Path:
 
 
 @pytest.mark.parametrize(("sides", "status"), [(("old", "new"), 1), (("new", "old"), 2)])
+@pytest.mark.fault(
+    done="`ab` with a runtime that cannot be imported on one side: the new one (1), the old one (2)",
+    said="version GLIBC_2.99 not found",
+    status="1 or 2",
+    kept="the table",
+)
 def test_an_engine_that_the_upgrade_broke(
-    sides: tuple[str, str], status: int, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sides: tuple[str, str],
+    status: int,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
 ) -> None:
     text = "raise ImportError('libonnxruntime.so.1: version GLIBC_2.99 not found')\n"
     pythons = {sides[0]: PYTHON, sides[1]: broken(tmp_path / "runtime", text)}
-    assert main([*arguments[:-2], *(f"--{side}={path}" for side, path in pythons.items())]) == status
+    found = main([*arguments[:-2], *(f"--{side}={path}" for side, path in pythons.items())])
+    assert found == status
     captured = capsys.readouterr()
-    assert "GLIBC_2.99" in captured.out + captured.err
+    fault.check(found, captured.out + captured.err)
     assert "PASS" not in captured.out
 
 
-def test_an_engine_that_loads_no_more(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.fault(
+    done="`ab` with a runtime that imports on the new side and fails when it is used",
+    said="MISSING: efficientnet_lite0 onnxruntime-int8 batch 1: the new worker",
+    status="1",
+    kept="the table",
+)
+def test_an_engine_that_loads_no_more(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
     """It imports, says that it is there, and fails when it is used."""
     text = "__version__ = '9.9'\ndef get_available_providers():\n    return ['CPUExecutionProvider']\n"
-    assert main([*arguments, "--new", str(broken(tmp_path / "runtime", text))]) == 1
-    assert "MISSING: efficientnet_lite0 onnxruntime-int8 batch 1: the new worker" in capsys.readouterr().out
+    fault.check(main([*arguments, "--new", str(broken(tmp_path / "runtime", text))]), capsys.readouterr().out)
 
 
 def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:

@@ -54,6 +54,7 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
     assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
+    assert document["trtgate"]["partial"] == []
 
     # And again: nothing is rebuilt, and one session against one cannot pass.
     again = bench(*quick, "--benchmark-compare=before", storage=tmp_path)
@@ -91,7 +92,7 @@ def test_a_bad_photo_is_one_sentence_that_names_it(quick: list[str], tmp_path: P
     photos.mkdir()
     (photos / "broken.jpg").write_bytes(b"no photo")
     result = bench("-k", "finite", *quick, f"--images={photos}", storage=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 4
     assert "broken.jpg is not an image" in result.stdout
     assert "Traceback" not in result.stdout
     assert "def decode" not in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from trtgate.__main__ import main
+from trtgate.compare import report_from_json, report_to_json
 from trtgate.records import decision_to_json, read_session
 from trtgate.report import markdown
 from trtgate.verdict import Decision, Reason, Verdict
 
+from .faults.table import Fault
 from .saved import save, sessions
 from .test_plugin import CONFTEST, PLAN, TESTS
 
@@ -32,7 +35,7 @@ def saved(name: str) -> list[Path]:
 
 
 def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     sessions("after", 11, engine=1.2e-3)
     assert main(["promote", "before", "--to", "baselines/l4/trt10"]) == 0
     assert len(list(Path("baselines/l4/trt10").glob("*.json"))) == 5
@@ -40,6 +43,7 @@ def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pyte
     assert "REGRESSED" in capsys.readouterr().out
 
 
+FINE = (Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),)
 OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddles the floor")
 
 
@@ -57,20 +61,76 @@ OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddl
         ),
         (
             lambda path: edit(path, lambda d: d["machine_info"]["trtgate"].update(torch="0.1")),
-            "is of another stack than",
+            "are of different stacks (torch",
         ),
     ],
 )
 def test_what_failed_anything_is_not_promoted(spoil: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     spoil(saved("before")[3])
     assert main(["promote", "before", "--to", "baselines/l4"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("baselines").exists()
 
 
+NOTHING = {"decisions": []}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(NOTHING), "nothing was decided"),
+        (lambda d: d["benchmarks"].pop(0), "nothing was decided"),
+        (lambda d: d["benchmarks"][1]["extra_info"]["trtgate"].update(NOTHING), None),
+    ],
+)
+def test_a_session_that_decided_nothing_is_not_promoted(
+    spoil: Any, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1, decisions=FINE, engines=("onnxruntime-int8", "pytorch-fp32"))
+    for path in saved("before"):
+        edit(path, lambda d: d["benchmarks"][1]["extra_info"]["trtgate"].update(NOTHING))
+    edit(saved("before")[3], spoil)
+    assert main(["promote", "before", "--to", "baselines/l4"]) == (2 if message else 0)
+    assert (message or "wrote") in "".join(capsys.readouterr())
+
+
+def test_a_session_is_promoted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, decisions=FINE)
+    shutil.copy(saved("before")[0], ".benchmarks/Linux/0009_before.json")
+    assert main(["promote", "before", "--to", "baselines/l4"]) == 2
+    assert "one session counts once" in capsys.readouterr().err
+    assert not Path("baselines").exists()
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        *("foo/..", ".", "", "/", "file", "file/x", "link", "loop/x", "/proc/x", "/dev/null/x"),
+        *("x" * 300, "x" * 250, "a\nb", "a\nb/c", "a\x1b[2J", "a\0b"),
+    ],
+)
+@pytest.mark.fault(
+    done="`promote --to` a file, a dangling link, `foo/..`, `/proc/x`, 300 characters, a newline",
+    said="trtgate: --to ...; ... name another folder...",
+    status="2",
+    kept="all files; nothing is made",
+)
+def test_a_folder_that_cannot_be_a_baseline(to: str, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    sessions("before", 1, decisions=FINE)
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    before = sorted(Path().rglob("*"))
+    status = main(["promote", "before", "--to", to])
+    error = capsys.readouterr().err
+    fault.check(status, error.replace("give a short one in one line", "name another folder"))
+    assert error.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_a_baseline_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1)
+    sessions("before", 1, decisions=FINE)
     assert main(["promote", "before", "--to", "baselines"]) == 0
     assert main(["promote", "before", "--to", "baselines"]) == 2
     assert "is not overwritten" in capsys.readouterr().err
@@ -93,8 +153,11 @@ def runner(name: str, files: list[Path]) -> Path:
     return folder
 
 
+NAN = {"n": 240, "top1": 0, "finite": False, "cosine": None}
+
+
 def good(number: int, name: str, **keywords: Any) -> None:
-    save(number, name, decisions=(Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),), **keywords)
+    save(number, name, decisions=FINE, **keywords)
 
 
 def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +199,173 @@ def test_what_the_baseline_has_and_a_runner_lacks_counts() -> None:
     folder = runner("t4", saved("t4"))
     assert main(["compare", "old", "new", "--json", str(folder / "verdict.json")]) == 1
     assert main(["report", "fleet"]) == 1
+
+
+def compared_runner() -> Path:
+    """A runner with five sessions and the comparison of exactly these with a baseline: all well."""
+    sessions("old", 11)
+    for number in range(21, 26):
+        good(number, "new")
+    folder = runner("t4", saved("new"))
+    assert main(["compare", "old", "new", "--json", str(folder / "verdict.json")]) == 0
+    return folder
+
+
+def spoiled(**changes: Any) -> Any:
+    """A change of the comparison's first engine."""
+    return lambda document: document["engines"][0].update(changes)
+
+
+def latency(**changes: Any) -> Any:
+    """A change of the decision on its latency."""
+    return lambda document: document["engines"][0]["metrics"]["latency"]["decision"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d["engines"].append(d["engines"][0]),
+        lambda d: d["engines"].clear(),
+        lambda d: d["engines"].clear() or d["added"].append(["resnet50", "onnxruntime-int8", 1]),
+        lambda d: d["engines"].append({**d["engines"][0], "engine": "openvino-int8"}),
+        lambda d: d["engines"].append({**d["engines"][0], "batch": 32}),
+        lambda d: d["missing"].append({**d["engines"][0], "decision": d["engines"][0]["decision"]}),
+        lambda d: d["added"].append(["resnet50", "openvino-int8", 1]),
+        lambda d: d["added"].append("resnet50"),
+        lambda d: d["added"].append(["resnet50", 3, 1]),
+        spoiled(batch="1"),
+        spoiled(batch=True),
+        spoiled(batch=0),
+        spoiled(model=["resnet50"]),
+        spoiled(engine="\x1b[31monnxruntime-int8"),
+        spoiled(engine="o" * 300),
+        spoiled(metrics=[]),
+        spoiled(metrics={}),
+        spoiled(invalid="no"),
+        spoiled(old_reference="fast"),
+        spoiled(new_clock_mhz=-1),
+        spoiled(controls={"control-copy": None}),
+        spoiled(decision={"verdict": "PASS", "reason": "within_delta", "message": "fine"}),
+        lambda d: d["engines"][0]["metrics"].update(speed=d["engines"][0]["metrics"]["latency"]),
+        *(latency(estimate=each) for each in ("1.0", float("nan"), -1.0, 1e300, 10**400, True, [1])),
+        latency(low="low"),
+        latency(high=-1),
+        latency(p=2),
+        latency(verdict="FINE"),
+        latency(metric="tail"),
+        latency(message="\x1b[2J"),
+        lambda d: d.update(schema=99),
+        lambda d: d.update(schema=1),
+        lambda d: d.update(schema="2"),
+        lambda d: d.pop("schema"),
+        lambda d: d.update(problems=[]),
+        lambda d: d.update(problems={"\x1b[2J": d["engines"][0]["decision"]}),
+        lambda d: d.update(stack_changes="none"),
+    ],
+)
+@pytest.mark.fault(
+    done="a runner's `verdict.json` with an engine twice, one that its sessions lack or not the one that they have, "
+    "a text for a number, NaN, another schema, control characters",
+    said="t4 ... INVALID",
+    status="7",
+    kept="the other runners' rows",
+)
+def test_a_comparison_that_no_compare_can_have_written(
+    spoil: Any, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    edit(compared_runner() / "verdict.json", spoil)
+    capsys.readouterr()
+    status = main(["report", "fleet"])
+    text = capsys.readouterr().out
+    fault.check(status, text)
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) < 400
+
+
+def test_a_comparison_is_read_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ("pytorch-fp32", "onnxruntime-int8")
+    sessions("old", 11, engines=(*both, "openvino-int8"), clock=1410.0, controls={"control-matmul": 1e-3})
+    sessions("new", 21, engines=(*both, "openvino-fp32"), clock=1980.0, controls={"control-matmul": 1e-3})
+    assert main(["compare", "old", "new", "--json", "verdict.json"]) == 1
+    values = json.loads(Path("verdict.json").read_text())
+    assert report_to_json(report_from_json(values)) == values
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"engines": [], "engines": []}', "[" * 100000, "\xff"])
+def test_a_comparison_that_is_no_json(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (compared_runner() / "verdict.json").write_bytes(text.encode("latin-1"))
+    assert main(["report", "fleet"]) == 7
+    assert "verdict.json is damaged" in capsys.readouterr().out
+
+
+def twice(folder: Path) -> None:
+    (folder / "again").mkdir()
+    shutil.copy(folder / "verdict.json", folder / "again")
+
+
+def replaced(make: Any) -> Any:
+    def replace(folder: Path) -> None:
+        (folder / "verdict.json").unlink()
+        make(folder / "verdict.json")
+
+    return replace
+
+
+def another(**changes: Any) -> Any:
+    def add(folder: Path) -> None:
+        good(31, "other", changes=changes)
+        shutil.copy(saved("other")[0], folder)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (twice, "cannot both be the comparison"),
+        (replaced(os.mkfifo), "is no regular file"),
+        (replaced(Path.mkdir), "is no regular file"),
+        (replaced(lambda path: path.symlink_to("nowhere")), "is a link"),
+        (replaced(lambda path: path.symlink_to("/etc/passwd")), "is a link"),
+        (another(cpu="Another CPU"), "are of different stacks (cpu"),
+        (another(driver="580.1"), "are of different stacks (driver"),
+        (lambda folder: shutil.copy(saved("new")[0], folder / "0077_new.json"), "hold the same session"),
+        (lambda folder: (folder / "more").symlink_to(folder), "is a link"),
+        (lambda folder: Path("fleet/l4").symlink_to("nowhere"), "l4: INVALID (no_records): it is no folder"),
+        (lambda folder: Path("fleet/l4").symlink_to("t4"), "l4: INVALID (no_records): it is no folder"),
+        (lambda folder: Path("fleet/l4.zip").touch(), "l4.zip: INVALID (no_records): it is no folder"),
+        (lambda folder: Path("fleet/\x1b[2Jl4").mkdir(), "l4: INVALID (no_records): no session"),
+    ],
+)
+@pytest.mark.fault(
+    done="a runner's folder with two comparisons, a link, a pipe, a session twice, or sessions of two stacks",
+    said="INVALID (no_records)",
+    status="7",
+    kept="the other runners' rows",
+)
+def test_a_folder_that_is_no_runners(spoil: Any, said: str, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    spoil(compared_runner())
+    capsys.readouterr()
+    status = main(["report", "fleet"])
+    text = capsys.readouterr().out
+    fault.check(status, text)
+    assert said in text
+    assert "\x1b" not in text
+
+
+def test_a_report_beside_the_runners_is_no_runner() -> None:
+    compared_runner()
+    for _ in range(2):
+        assert main(["report", "fleet", "--markdown", "fleet/fleet.md"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"), [({"complete": False}, 7), ({"disturbed": "somebody"}, 7), ({"agreement": NAN}, 1)]
+)
+def test_a_record_that_is_good_for_nothing_is_no_pass(changes: dict[str, Any], status: int) -> None:
+    good(1, "t4", **changes)
+    runner("t4", saved("t4"))
+    assert main(["report", "fleet"]) == status
 
 
 def test_names_from_other_machines_stay_in_their_cells() -> None:

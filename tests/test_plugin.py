@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from trtgate.records import read_session
+
+from .faults.table import Fault
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 PLAN = {"slow-fp32": 2e-3, "fast-int8": 1e-3}
 
@@ -103,6 +107,11 @@ def refused(result: pytest.RunResult, *words: str) -> None:
         assert word in text
 
 
+def told(result: pytest.RunResult) -> tuple[int, str]:
+    """A run's status and all that it says."""
+    return int(result.ret), "\n".join(result.errlines + result.outlines)
+
+
 def test_the_table_and_the_record(run: Run) -> None:
     result = run("--benchmark-save=before")
     assert result.ret == 0
@@ -146,9 +155,15 @@ def test_one_session_against_one_never_passes(run: Run) -> None:
 # The traps.
 
 
-def test_trap_xdist_with_compare(run: Run) -> None:
+@pytest.mark.fault(
+    done="`-n 2` (xdist), which races engines against each other",
+    said="xdist (-n) races engines against each other and measures nothing; run without -n",
+    status="4",
+    kept="nothing is measured",
+)
+def test_trap_xdist_with_compare(run: Run, fault: Fault) -> None:
     run("--benchmark-save=before")
-    refused(run("-n", "2", "--benchmark-compare=before", xdist=True), "-n")
+    fault.check(*told(run("-n", "2", "--benchmark-compare=before", xdist=True)))
 
 
 def test_trap_xdist_without_compare_is_no_pass_either(
@@ -176,27 +191,152 @@ def test_trap_disabled_benchmarks_with_compare(run: Run, option: str) -> None:
         ("-k", "not no_regression"),
     ],
 )
-def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[str, ...]) -> None:
+@pytest.mark.fault(
+    done="an engine 80 % slower, with `-k`, `-m`, `--deselect` or `--benchmark-only` that leaves the test of it out",
+    said="REGRESSED",
+    status="1",
+    kept="the table",
+)
+def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[str, ...], fault: Fault) -> None:
     run("--benchmark-save=before")
     result = run("--benchmark-compare=before", *options, plan={**PLAN, "fast-int8": 1.8e-3})
-    assert result.ret == 1
+    fault.check(*told(result))
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
-def test_trap_options_with_which_nothing_is_decided(run: Run, option: str) -> None:
+@pytest.mark.fault(
+    done="`--collect-only`, `--setup-plan` and others with which nothing is decided",
+    said="--benchmark-compare with ... would decide nothing; drop",
+    status="4",
+    kept="nothing is measured",
+)
+def test_trap_options_with_which_nothing_is_decided(run: Run, option: str, fault: Fault) -> None:
     run("--benchmark-save=before")
-    refused(run(option, "--benchmark-compare=before"), option)
+    result = run(option, "--benchmark-compare=before")
+    refused(result, option)
+    fault.check(*told(result))
 
 
-@pytest.mark.parametrize("options", [("-k", "latency"), ("--benchmark-only",), ("test_toy.py::test_latency",)])
-def test_trap_a_part_of_the_suite_is_no_baseline(run: Run, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-k", "latency"),
+        ("--benchmark-only",),
+        ("test_toy.py::test_latency",),
+        ("test_toy.py",),
+        ("--ignore=test_more.py",),
+        ("--ignore-glob=*more*",),
+        ("-o", "python_files=test_toy.py"),
+        ("-o", "python_functions=test_latency test_speedup*"),
+        ("-o", "python_classes=Nothing"),
+        ("--deselect=test_more.py",),
+        ("--continue-on-collection-errors",),
+    ],
+)
+@pytest.mark.fault(
+    done="a part of the suite saved: `-k`, `--ignore`, `-o python_functions=`, one file, one that cannot be imported",
+    said="must not be used: it did not judge everything",
+    status="4",
+    kept="the saved session",
+)
+def test_trap_a_part_of_the_suite_is_no_baseline(
+    run: Run, options: tuple[str, ...], pytester: pytest.Pytester, fault: Fault
+) -> None:
+    more = "class TestMore:\n    def test_more(self, record):\n        pass\n"
+    pytester.makepyfile(test_more="import nowhere_at_all\n" if "errors" in options[0] else more)
     run("--benchmark-save=before", *options)
+    result = run("--benchmark-compare=before")
+    refused(result, "did not judge everything")
+    fault.check(int(result.ret), "\n".join(result.errlines + result.outlines))
+
+
+def test_the_whole_suite_is_a_baseline_however_it_is_named(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_more="class TestMore:\n    def test_more(self, record):\n        pass\n")
+    run("--benchmark-save=before", ".")
+    assert run("--benchmark-compare=before").ret == 6
+
+
+def test_a_test_that_cannot_be_collected_is_no_pass(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_more="import nowhere_at_all\n")
+    assert run().ret == 2
+    assert run("--continue-on-collection-errors").ret == 4
+
+
+# What is the user's to mend.
+
+FULL = """
+import errno, os, pytest
+from trtgate.errors import UserError
+
+@pytest.fixture
+def full():
+    {error}
+
+def test_full(record, full):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("raise UserError('--plan-cache: the disk is full; make room')", "--plan-cache: the disk is full; make room"),
+        ("open('/dev/full', 'w').write('x' * 9999)", "No space left on device"),
+        ("raise OSError(errno.EROFS, os.strerror(errno.EROFS), 'plans')", "Read-only file system (plans)"),
+    ],
+)
+@pytest.mark.parametrize("stop", [(), ("-x",)])
+@pytest.mark.fault(
+    done="the disk full, or another mistake of the user's found in the middle of a run",
+    said="this was not a whole run and can be no baseline: ...test_full...",
+    status="4",
+    kept="what was measured, as a session that is no baseline",
+)
+def test_a_mistake_in_the_middle_of_a_run_is_no_regression(
+    run: Run, pytester: pytest.Pytester, error: str, said: str, stop: tuple[str, ...], fault: Fault
+) -> None:
+    pytester.makepyfile(test_zz=FULL.format(error=error))
+    result = run("--benchmark-save=before", *stop)
+    fault.check(int(result.ret), "\n".join(result.outlines))
+    result.stdout.fnmatch_lines([f"*{said.replace('[', '[[]')}*"])
+    assert "test_full failed" not in saved().read_text()
+    pytester.makepyfile(test_zz="")
     refused(run("--benchmark-compare=before"), "did not judge everything")
 
 
+def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_zz=FULL.format(error="raise UserError('the disk is full; make room')"))
+    assert run("--benchmark-compare=before", plan={**PLAN, "fast-int8": 1.4e-3}).ret == 1
+
+
+@pytest.mark.fault(
+    done="the disk full when the session is saved",
+    said="the session: it could not be saved (No space left on device); what it measured is in ...",
+    status="4",
+    kept="the table, and the session in the temporary directory",
+)
+def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run("--benchmark-json=/dev/full")
+    text = "\n".join(result.outlines)
+    fault.check(int(result.ret), text)
+    assert "floors met" in text
+    [kept] = tmp_path.glob("trtgate-*/0001_run.json")
+    assert len(read_session(kept).engines) == 2
+
+
+@pytest.mark.fault(
+    done="a run ended by Ctrl-C, saved, and compared with",
+    said="must not be used: it did not judge everything (the run was cut off)",
+    status="4",
+    kept="the saved session",
+)
 def test_trap_a_run_that_was_cut_off_is_no_baseline(
-    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     run()
     monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
@@ -204,13 +344,45 @@ def test_trap_a_run_that_was_cut_off_is_no_baseline(
     pytester.runpytest_subprocess("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
     assert saved().exists()
     pytester.makepyfile(test_toy=TESTS)
-    refused(run("--benchmark-compare=before"), "cut off")
+    fault.check(*told(run("--benchmark-compare=before")))
 
 
-def test_trap_deselected_test(run: Run) -> None:
+@pytest.mark.fault(
+    done="untrained weights, under `--require-trained`",
+    said="--require-trained: toy has untrained weights; give --weights toy=PATH",
+    status="1",
+    kept="the table, and the session as no baseline",
+)
+def test_trap_untrained_weights_skip_every_answer(run: Run, pytester: pytest.Pytester, fault: Fault) -> None:
+    pytester.makeconftest(CONFTEST.replace('"file"', '"untrained"'))
+    assert run().ret == 0
+    fault.check(*told(run("--require-trained", "--benchmark-save=before")))
+    refused(run("--benchmark-compare=before"), "has untrained weights")
+
+
+@pytest.mark.fault(
+    done="a GPU that throttles from the first round on, so that no round counts",
+    said="the machine is not fit to measure on",
+    status="7",
+    kept="the table",
+)
+def test_trap_a_race_without_a_round(run: Run, pytester: pytest.Pytester, fault: Fault) -> None:
+    rounds = '{"latency": rounds, "reference_latency": reference})'
+    assert rounds in CONFTEST
+    pytester.makeconftest(CONFTEST.replace(rounds, "{}, dropped_rounds=4, complete=False)"))
+    fault.check(*told(run()))
+
+
+@pytest.mark.fault(
+    done="an engine that the baseline has, deselected",
+    said="MISSING: toy fast-int8",
+    status="1",
+    kept="the table",
+)
+def test_trap_deselected_test(run: Run, fault: Fault) -> None:
     run("--benchmark-save=before")
     result = run("--benchmark-compare=before", "-k", "slow-fp32")
-    assert result.ret == 1
+    fault.check(*told(result))
     result.stdout.fnmatch_lines(["*MISSING: toy fast-int8*"])
 
 
@@ -255,6 +427,12 @@ def test_trap_an_empty_name_is_no_comparison(run: Run) -> None:
 @pytest.mark.parametrize("option", ["--benchmark-compare", "--benchmark-compare=before", "--benchmark-compare=0001"])
 def test_trap_no_saved_baseline(run: Run, option: str) -> None:
     refused(run(option), ".benchmarks")
+
+
+@pytest.mark.parametrize("name", ["0003", "7", "folder", "x" * 250, "a\nb"])
+def test_trap_a_name_that_nobody_could_compare_with(run: Run, name: str) -> None:
+    Path("folder").mkdir()
+    refused(run(f"--benchmark-save={name}"), "--benchmark-save=")
 
 
 def test_trap_a_bare_compare_never_meets_itself(run: Run) -> None:

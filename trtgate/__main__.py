@@ -24,6 +24,7 @@ from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, w
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
+from trtgate.outputs import require_outputs, write_output
 from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
@@ -168,6 +169,7 @@ def _add_selftest(commands: Any) -> None:
 
 
 def _selftest(options: argparse.Namespace) -> int:
+    _require_outputs(options)
     if not options.model:
         options.model = ["efficientnet_lite0"]
     if not options.engine:
@@ -183,8 +185,6 @@ def _selftest(options: argparse.Namespace) -> int:
     # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
     delta = min(expectation.number("delta"), options.slowdown / 2)
     progress = console_progress()
-    if options.json:
-        require_writable("--json", options.json)
     with Workbench(name, settings, progress) as bench:
         result = run_selftest(
             bench.engine(spec),
@@ -199,8 +199,7 @@ def _selftest(options: argparse.Namespace) -> int:
         )
     for line in selftest_lines(result):
         print(line)
-    if options.json:
-        options.json.write_text(json.dumps(summary(result), indent=1))
+    write_output("--json", options.json, json.dumps(summary(result), indent=1))
     decision = result.status()
     print(decision)
     smallest, path = result.smallest_delta, settings.expectations.path
@@ -217,20 +216,8 @@ def _selftest(options: argparse.Namespace) -> int:
     return 0
 
 
-def require_writable(option: str, path: Path) -> None:
-    """Raises UserError, before anything is measured, when the file of an option cannot be written."""
-    if (
-        (path.exists() and not path.is_file())
-        or path.is_symlink()
-        or not os.access(path if path.exists() else path.parent, os.W_OK)
-    ):
-        raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
-
-
 def _require_outputs(options: argparse.Namespace) -> None:
-    for option in ("json", "markdown"):
-        if getattr(options, option, None):
-            require_writable(f"--{option}", getattr(options, option))
+    require_outputs({f"--{name}": getattr(options, name, None) for name in ("json", "markdown")})
 
 
 def _add_sessions(commands: Any) -> None:
@@ -288,17 +275,15 @@ def _ab(options: argparse.Namespace) -> int:
     print_table(comparison_table(compared.engines))
     for line in ab_notes(report):
         print(line)
-    if options.json:
-        options.json.write_text(json.dumps(ab_to_json(report), indent=1))
+    write_output("--json", options.json, json.dumps(ab_to_json(report), indent=1))
     _write_markdown(options.markdown, ab_markdown(report))
     return exit_status(decision.verdict for decision in compared.decisions())
 
 
 def _write_markdown(path: Path | None, text: str) -> None:
     """To the file that was asked for, and to the job's summary where there is one."""
-    if path:
-        path.write_text(f"{text}\n", encoding="utf-8")
     publish(text)
+    write_output("--markdown", path, f"{text}\n")
 
 
 def _add_compare(commands: Any) -> None:
@@ -319,8 +304,7 @@ def _compare(options: argparse.Namespace) -> int:
     print_table(comparison_table(report.engines))
     for line in comparison_notes(report):
         print(line)
-    if options.json:
-        options.json.write_text(json.dumps(report_to_json(report), indent=1))
+    write_output("--json", options.json, json.dumps(report_to_json(report), indent=1))
     _write_markdown(options.markdown, comparison_markdown(report))
     return exit_status(decision.verdict for decision in report.decisions())
 

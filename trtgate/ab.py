@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from trtgate import judge
-from trtgate.compare import Change, Comparison, Report, compare_records, corrected_comparisons, missing_decision
+from trtgate.compare import (
+    Change,
+    Comparison,
+    Report,
+    compare_records,
+    corrected_comparisons,
+    missing_decision,
+    nothing_compared,
+)
 from trtgate.compare import report_to_json as compared_to_json
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
@@ -151,7 +159,8 @@ class AbReport:
         changed = changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"]))
         # A worker has no settings of its own that could differ: the driver gave both the same.
         engines = tuple(each.comparison for each in self.results)
-        return Report(engines, self.missing, {}, self.added, tuple(changed))
+        problems = nothing_compared([each.key for each in engines], self.missing)
+        return Report(engines, self.missing, problems, self.added, tuple(changed))
 
 
 @dataclass(frozen=True)

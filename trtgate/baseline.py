@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtgate.compare import require_usable
+from trtgate.compare import require_own_sessions, require_usable
+from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
-from trtgate.plans import changed_fields
 from trtgate.records import SessionRecord, read_session
-from trtgate.stack import steady
 from trtgate.verdict.policy import GOOD
 
 # Of a file or a folder, on Linux.
@@ -34,19 +34,27 @@ def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -
 def find_named(storage: Path, name: str) -> list[Path]:
     """The saved files of a name or a running number, the file itself, or all sessions of a folder.
 
-    Raises UserError naming what there is.
+    Raises UserError naming what there is, and where a name means more than one thing: with a slash in it, it is a path.
     """
-    if not name or max(map(len, Path(name).parts)) > LONGEST_NAME:
+    if not name or "\0" in name or max(map(len, map(os.fsencode, Path(name).parts)), default=0) > LONGEST_NAME:
         raise UserError("a session has a name, a number, a file or a folder; give one of them")
-    if Path(name).is_file():
-        return [Path(name)]
-    if Path(name).is_dir():
-        found = saved_in(Path(name))
+    path, saved = Path(name), [] if "/" in name else saved_in(storage)
+    meant = {what: files for what, files in _meanings(saved, name).items() if files}
+    if os.path.lexists(path):
+        meant[f"{'the folder' if path.is_dir() else 'the file'} ./{name}"] = [path]
+    if len(meant) > 1:
+        fix = (
+            f"give ./{name}, or rename it" if os.path.lexists(path) else "give the file that is meant, with its folder"
+        )
+        raise UserError(f"{name} may be {' or '.join(list(meant)[:3])}; {fix}")
+    if path.is_dir():
+        found = saved_in(path)
         if not found:
             raise UserError(f"the folder {name} holds no saved session; name one that does")
         return found
-    saved = saved_in(storage)
-    found = [path for path in saved if name in _names(path)]
+    found = next(iter(meant.values()), [])
+    if not found and "/" in name:
+        raise UserError(f"{name} does not exist; name a saved session or a folder of them")
     if not found:
         known = sorted({path.stem.split("_", 1)[1] for path in saved})
         raise UserError(
@@ -65,45 +73,73 @@ def promote(files: Sequence[Path], to: Path) -> list[Path]:
     """Copy sessions into a folder of their own, as the baseline of runs to come; the copies.
 
     Raises UserError, and copies nothing, where a session failed anything or could not tell, where they are not all of
-    one stack, and where `to` exists: a baseline is made once and for all.
+    one stack or one counts twice, and where `to` exists or cannot be made: a baseline is made once and for all.
     """
     sessions = [read_session(path) for path in files]
     for session in sessions:
         require_sound(session)
-        changed = changed_fields(steady(sessions[0].stack), steady(session.stack))
-        if changed:
-            raise UserError(f"{session.path} is of another stack than {files[0]} ({'; '.join(changed)}); promote one")
-    if to.exists():
-        raise UserError(f"--to {to} exists; a baseline is not overwritten, name another folder")
-    to.mkdir(parents=True)
+    require_own_sessions(sessions, ())
+    to = Path(os.path.normpath(to))
     copies = [to / f"{number:04}_{to.name}.json" for number in range(1, len(files) + 1)]
-    for path, copied in zip(files, copies, strict=True):
-        shutil.copyfile(path, copied)
+    if os.path.lexists(to):
+        raise UserError(f"--to {to} exists; a baseline is not overwritten, name another folder")
+    if not str(to).isprintable() or len(os.fsencode(copies[-1].name)) > LONGEST_NAME:
+        raise UserError(f"--to {str(to)[:40]!r} cannot be the name of sessions; give a short one in one line")
+    try:
+        to.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--to {to} cannot be made ({error.strerror}); name another folder") from error
+    try:
+        for path, copied in zip(files, copies, strict=True):
+            shutil.copyfile(path, copied)
+    except OSError as error:
+        shutil.rmtree(to, ignore_errors=True)
+        raise UserError(f"--to {to} could not be written ({error.strerror}); name another folder") from error
     return copies
 
 
+def require_save_name(name: str) -> None:
+    """Raises UserError for a name of --benchmark-save that `find_named` could not tell from something else."""
+    if name.isdigit():
+        raise UserError(f"--benchmark-save={name} would be taken for a session's number; give it a letter")
+    if os.path.lexists(name):
+        raise UserError(f"--benchmark-save={name} is also the name of a file or folder here; choose another")
+    if not name.isprintable() or len(os.fsencode(name)) > LONGEST_NAME - len("00000000_.json"):
+        raise UserError(f"--benchmark-save={name[:40]!r} cannot be a file's name; give a short one in one line")
+
+
 def require_sound(session: SessionRecord) -> None:
-    """Raises UserError for a session whose run failed, or that left a verdict open."""
+    """Raises UserError for a session whose run failed, that left a verdict open, or that decided nothing."""
     reasons = [
         *session.unfit,
         *session.partial,
-        *(f"{record.name}: {record.disturbed}" for record in session.engines.values() if record.disturbed),
-        *(f"{record.name}: its race was not finished" for record in session.engines.values() if not record.complete),
         *(
             f"{record.name}: {decision.verdict.value}, {decision.message}"
             for record in session.engines.values()
-            for decision in record.decisions
+            for decision in (*record.decisions, *record.flaws)
             if decision.verdict not in GOOD
         ),
+        *(
+            f"{record.name}: nothing was decided"
+            for record in session.engines.values()
+            if not record.decisions and record.engine != REFERENCE.id
+        ),
+        *([] if any(record.decisions for record in session.engines.values()) else ["nothing was decided"]),
     ]
     if reasons:
         raise UserError(f"{session.path} cannot become a baseline: its own run failed ({reasons[0]}); run it again")
 
 
-def _names(path: Path) -> set[str]:
-    match = NUMBERED.fullmatch(path.name)
-    assert match is not None
-    return {match[1], match[2], path.stem, path.name}
+def _meanings(saved: Sequence[Path], name: str) -> dict[str, list[Path]]:
+    """The saved sessions that a name may stand for, by what it would be; each file of a number is another session."""
+    parts = {path: NUMBERED.fullmatch(path.name) for path in saved}
+    found = {
+        f"the sessions called {name}": [path for path, match in parts.items() if match and match[2] == name],
+    }
+    for path, match in parts.items():
+        if match and name in {match[1], path.stem, path.name}:
+            found[f"the session {path}"] = [path]
+    return found
 
 
 def saved_in(storage: Path) -> list[Path]:

@@ -7,31 +7,42 @@ runner of a fleet.
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from trtgate import fields
 from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation, Expectations
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
-from trtgate.records import MEAN, SCHEMA, EngineRecord, Key, SessionRecord, decision_to_json, name_of
+from trtgate.records import (
+    MEAN,
+    SCHEMA,
+    EngineRecord,
+    Key,
+    SessionRecord,
+    decision_from_json,
+    decision_to_json,
+    name_of,
+)
 from trtgate.stack import steady
-from trtgate.verdict.answers import Answers, decide_answers
+from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.metrics import BY_NAME, METRICS, Metric, Pairing, decide
+from trtgate.verdict.metrics import BY_NAME, METRICS, Metric, Pairing, Sample, decide
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.policy import GOOD, SEVERITY, holm, worst
+from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
 
 # Fields that name the machine. Another one makes every ratio meaningless, so such a baseline is refused.
 HARDWARE = ("cpu", "machine", "gpu")
 # Fields of the stack that are settings of the run rather than what is upgraded: with another one the sides cannot be
-# compared. (Absent from records of schema 1, where it is not known.)
-SETTINGS = ("threads", "device", "cpu_features")
+# compared. (Absent from records of schema 1, where they are not known.)
+SETTINGS = ("threads", "device", "cpu_features", "cpu_quota")
 # Fixed work that takes longer or shorter by this share has met another machine.
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
@@ -62,7 +73,8 @@ class Comparison:
     """One engine, old against new, metric by metric; times are seconds, sizes bytes.
 
     `invalid` is why no number of it can be trusted to speak of the stack. `controls` are log ratios new / old of the
-    fixed work, `layers` what changed most between the newest records.
+    fixed work, `layers` what changed most between the newest records, `baseline_differs` what the answers of the old
+    side's own records lost from the best to the worst, where that alone would be REGRESSED.
     """
 
     key: Key
@@ -74,6 +86,7 @@ class Comparison:
     new_clock: float | None = None
     controls: Mapping[str, float] = field(default_factory=dict)
     layers: tuple[LayerChange, ...] = ()
+    baseline_differs: str = ""
 
     def change(self, metric: str) -> Change | None:
         """The change of one metric; None where the old side has not measured it."""
@@ -145,7 +158,12 @@ def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
         raise UserError(
             f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); save a sound one"
         )
-    bad = [each for record in baseline.engines.values() for each in record.decisions if each.verdict in FAILED]
+    bad = [
+        each
+        for record in baseline.engines.values()
+        for each in (*record.decisions, *record.flaws)
+        if each.verdict in FAILED and each.reason is not Reason.DISTURBED
+    ]
     if bad:
         raise UserError(
             f"baseline {baseline.path} must not be used: its own run failed ({bad[0].message}); save a sound one"
@@ -200,7 +218,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     for session in old:
         require_usable(session, new[0].stack)
     skipped = {name: reason for session in new for name, reason in session.skipped.items()}
-    before, after = _by_key(old), _by_key(new)
+    before, after = by_key(old), by_key(new)
     # An engine that came and went is no engine to rely on: what one new session lacks is missing.
     whole = {key: records for key, records in after.items() if len(records) == len(new) or key not in before}
     gone = {
@@ -211,7 +229,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
     return replace(
         report,
-        problems=_problems(old, new),
+        problems={**report.problems, **_problems(old, new)},
         stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
     )
 
@@ -235,16 +253,31 @@ def compare_records(
         if key in new and old[key][-1].limits
         for change in changed_fields(old[key][-1].limits, expectations.of(key[0], key[1]).as_json())
     }
+    missing = {
+        key: missing_decision(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
+        for key in old
+        if key not in new
+    }
     return Report(
         engines=tuple(corrected_comparisons(engines)),
-        missing={
-            key: missing_decision(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
-            for key in old
-            if key not in new
-        },
+        missing=missing,
+        problems=nothing_compared([each.key for each in engines], missing),
         added=tuple(key for key in new if key not in old),
         limit_changes=tuple(limits),
     )
+
+
+def nothing_compared(compared: Iterable[Key], missing: Iterable[Key]) -> dict[str, Decision]:
+    """A problem of a comparison in which no engine was compared, or the yardstick alone of a side that had more.
+
+    All that is missing may be acknowledged; nobody was asked whether the rest is still as fast.
+    """
+    keys = list(compared)
+    if any(key[1] != REFERENCE.id for key in keys) or (keys and not list(missing)):
+        return {}
+    what = f"nothing but {REFERENCE.id}" if keys else "no engine"
+    message = f"{what} was compared, so no upgrade was judged; measure what both sides have"
+    return {"the comparison": Decision(Verdict.INVALID, Reason.NO_RECORDS, message)}
 
 
 def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -279,13 +312,15 @@ def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dic
             found[str(session.path)] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
         for name in (*HARDWARE, *SETTINGS):
             before, now = old[-1].stack.get(name), session.stack.get(name)
-            if before != now and None not in (before, now):
+            known = min(old[-1].schema, session.schema) > 1 or None not in (before, now)
+            if before != now and known:
                 message = f"{name} differs ({before}, then {now}): the sides cannot be compared"
                 found[f"{session.path} {name}"] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
     return found
 
 
-def _by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:
+def by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:
+    """The records of each engine, one for each session that has it."""
     found: dict[Key, list[EngineRecord]] = {}
     for session in sessions:
         for key, record in session.engines.items():
@@ -316,11 +351,12 @@ def _compare(
             decision = replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
         gated = limits.delta is not None
         if metric.name == "cycles":
-            gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks)
+            gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks, before, after)
         changes.append(Change(metric.name, _middle(metric, before), _middle(metric, after), decision, gated))
+    answers, differs = _answers(old, new, expectation)
     return Comparison(
         key=key,
-        changes=(*changes, *_answers(key, old, new, expectation)),
+        changes=(*changes, *answers),
         invalid=invalid,
         old_reference=_reference(old),
         new_reference=_reference(new),
@@ -328,10 +364,11 @@ def _compare(
         new_clock=clocks[1],
         controls=controls,
         layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
+        baseline_differs=differs,
     )
 
 
-def _middle(metric: Metric, samples: Iterable[Any]) -> float | None:
+def _middle(metric: Metric, samples: Iterable[Sample]) -> float | None:
     values = [value for sample in samples if (value := metric.value(sample)) is not None]
     return float(np.median(values)) if values else None
 
@@ -351,12 +388,26 @@ def _clock_moved(clocks: tuple[float | None, float | None]) -> bool:
     return bool(old and new and abs(np.log(new / old)) > CLOCK_MOVED)
 
 
-def _clock_bound(controls: Mapping[str, float], clocks: tuple[float | None, float | None]) -> bool:
-    """Whether more cycles mean more work: not where memory, which has a clock of its own, held the fixed work back."""
+def _clock_bound(
+    controls: Mapping[str, float],
+    clocks: tuple[float | None, float | None],
+    old: Sequence[Sample],
+    new: Sequence[Sample],
+) -> bool:
+    """Whether more cycles mean more work, or that memory, which has a clock of its own, holds the work back.
+
+    Fixed work tells where it was raced along. Without it the engine itself has to have followed the clock: its latency
+    moved against it by more than noise.
+    """
+    if not clocks[0] or not clocks[1]:
+        return False
+    clock = float(np.log(clocks[1] / clocks[0]))
     matmul = controls.get("control-matmul")
-    if matmul is None or not clocks[0] or not clocks[1]:
-        return True
-    return bool(abs(matmul + float(np.log(clocks[1] / clocks[0]))) <= np.log1p(CONTROL_MOVED))
+    if matmul is not None:
+        return bool(abs(matmul + clock) <= np.log1p(CONTROL_MOVED))
+    before, after = (_middle(BY_NAME["latency"], side) for side in (old, new))
+    moved = float(np.log(after / before)) if before and after else 0.0
+    return bool(moved * clock < 0 and abs(moved) > np.log1p(CONTROL_MOVED))
 
 
 def _incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
@@ -419,24 +470,30 @@ def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -
 
 
 def _answers(
-    key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation
-) -> list[Change]:
-    """What became of the answers: photo by photo where both sides kept them, else by the share that agrees.
+    old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation
+) -> tuple[list[Change], str]:
+    """What became of the answers, photo by photo where both sides kept them, else by the share that agrees; and what
+    the old side's own records differ by, where that is proven.
 
-    Several builds of one version may answer differently: each of the new side's has to be as good as one of the old.
+    Several builds of one version may answer differently: each of the new side's has to be as good as the typical one
+    of the old (see `answers.ranked`), so that neither the best nor the worst of them decides.
     """
     lost = expectation.number("max_answers_lost")
-    changes = []
+    changes, differs = [], []
     agreements = [[record.agreement for record in side if record.agreement] for side in (old, new)]
-    if agreements[0]:
-        before, after = (sorted(side, key=lambda each: each["top1"] / each["n"]) for side in agreements)
+    before, after = (sorted(side, key=lambda each: each["top1"] / each["n"]) for side in agreements)
+    first, second = (
+        side[len(side) // 2]["top1"] / side[len(side) // 2]["n"] if side else None for side in (before, after)
+    )
+    if not all(each.get("finite", True) for each in after):
+        decision = Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+        changes.append(Change(AGREEMENT, first, second, replace(decision, metric=AGREEMENT)))
+    elif before:
         if len(after) < len(new):
             decision = Decision(Verdict.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
         else:
-            decision = decide_share_drop(
-                before[0]["top1"], before[0]["n"], after[0]["top1"], after[0]["n"], max_drop=lost
-            )
-        first, second = (side[0]["top1"] / side[0]["n"] if side else None for side in (before, after))
+            decision = _share_drop(before[len(before) // 2], after[0], lost)
+            differs.append(_share_drop(before[-1], before[0], lost))
         # Two shares by themselves seldom prove that nothing was lost; they count where they prove that something was.
         counts = decision.verdict is Verdict.REGRESSED
         changes.append(Change(AGREEMENT, first, second, replace(decision, metric=AGREEMENT), counts))
@@ -445,19 +502,14 @@ def _answers(
         if len(kept[1]) < len(new):
             decision = Decision(Verdict.REGRESSED, Reason.MISSING, "answers were kept before and are not now")
         else:
-            decision = worst(
-                max(
-                    (decide_answers(before, after, max_drop=lost) for before in _distinct(kept[0])),
-                    key=lambda each: SEVERITY.index(each.verdict),
-                )
-                for after in _distinct(kept[1])
-            )
+            decision = decide_all_answers(*kept, max_drop=lost)
+            differs.append(decide_answers(ranked(kept[0])[-1], ranked(kept[0])[0], max_drop=lost))
         changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
-    return changes
+    return changes, next((each.message for each in differs if each.verdict is Verdict.REGRESSED), "")
 
 
-def _distinct(answers: Sequence[Answers]) -> list[Answers]:
-    return list({each.digest: each for each in answers}.values())
+def _share_drop(old: Mapping[str, Any], new: Mapping[str, Any], max_drop: float) -> Decision:
+    return decide_share_drop(old["top1"], old["n"], new["top1"], new["n"], max_drop=max_drop)
 
 
 NOT_MEASURED = "renamed, deselected or not asked for?"
@@ -472,7 +524,7 @@ def missing_decision(model: str, engine: str, why: str, expectations: Expectatio
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
-    """A comparison as plain JSON values."""
+    """A comparison as plain JSON values; `report_from_json` reads it."""
     return {
         "schema": SCHEMA,
         "stack_changes": list(report.stack_changes),
@@ -509,5 +561,78 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
         "new_clock_mhz": each.new_clock,
         "controls": dict(each.controls),
         "layers": [str(layer) for layer in each.layers],
+        "baseline_differs": each.baseline_differs,
         "decision": decision_to_json(each.decision),
     }
+
+
+def report_from_json(values: Any) -> Report:
+    """A comparison from JSON values, without the layers, which are kept as text.
+
+    Raises one of `fields.DAMAGED` for anything that `report_to_json` does not write: an engine twice, a verdict that
+    its own metrics do not bear out, a metric that nobody knows, another schema.
+    """
+    given = fields.table("the comparison", values)
+    schema = fields.count("schema", given["schema"])
+    if schema != SCHEMA:
+        raise ValueError(f"schema {schema}, where this trtgate reads {SCHEMA}; compare again")
+    engines = fields.listed(_comparison_from_json)("engines", given["engines"])
+    missing = fields.listed(_missing_from_json)("missing", given["missing"])
+    added = fields.listed(_added_from_json)("added", given["added"])
+    keys = Counter([*(each.key for each in engines), *(key for key, _ in missing), *added])
+    for key, times in keys.items():
+        if times > 1:
+            raise ValueError(f"{name_of(key)} is there twice")
+    problems = fields.mapped(lambda _, value: decision_from_json(value))("problems", given["problems"])
+    return Report(
+        engines=engines,
+        missing=dict(missing),
+        problems={**nothing_compared([each.key for each in engines], dict(missing)), **problems},
+        added=added,
+        stack_changes=fields.listed(fields.text)("stack_changes", given["stack_changes"]),
+        limit_changes=fields.listed(fields.text)("limit_changes", given["limit_changes"]),
+    )
+
+
+def _key_from_json(given: Mapping[str, Any]) -> Key:
+    model, engine = (fields.label(name, given[name]) for name in ("model", "engine"))
+    return model, engine, fields.batch("batch", given["batch"])
+
+
+def _missing_from_json(name: str, value: Any) -> tuple[Key, Decision]:
+    given = fields.table(name, value)
+    return _key_from_json(given), decision_from_json(given["decision"])
+
+
+def _added_from_json(name: str, value: Any) -> Key:
+    return _key_from_json(dict(zip(("model", "engine", "batch"), fields.items(name, value), strict=True)))
+
+
+def _comparison_from_json(name: str, value: Any) -> Comparison:
+    given = fields.table(name, value)
+    measured = fields.optional(fields.positive)
+    each = Comparison(
+        key=_key_from_json(given),
+        changes=tuple(_change_from_json(*item) for item in fields.table("metrics", given["metrics"]).items()),
+        invalid=fields.optional(lambda _, invalid: decision_from_json(invalid))("invalid", given["invalid"]),
+        old_reference=measured("old_reference", given["old_reference"]),
+        new_reference=measured("new_reference", given["new_reference"]),
+        old_clock=measured("old_clock_mhz", given["old_clock_mhz"]),
+        new_clock=measured("new_clock_mhz", given["new_clock_mhz"]),
+        controls=fields.mapped(fields.number)("controls", given["controls"]),
+        baseline_differs=fields.text("baseline_differs", given["baseline_differs"]),
+    )
+    if decision_from_json(given["decision"]) != each.decision:
+        raise ValueError(f"{name_of(each.key)} has a decision that is not the worst of its metrics")
+    return each
+
+
+def _change_from_json(metric: str, value: Any) -> Change:
+    if metric not in {*BY_NAME, ANSWERS, AGREEMENT}:
+        raise ValueError(f"{metric} is no metric")
+    given = fields.table(metric, value)
+    old, new = (fields.optional(fields.ratio)(f"{metric}.{side}", given[side]) for side in ("old", "new"))
+    decision = decision_from_json(given["decision"])
+    if decision.metric != metric:
+        raise ValueError(f"the decision on {metric} is one on {decision.metric or 'nothing'}")
+    return Change(metric, old, new, decision, fields.flag(f"{metric}.gated", given["gated"]))

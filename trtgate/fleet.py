@@ -6,23 +6,26 @@ INVALID.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trtgate.baseline import saved_in
-from trtgate.errors import UserError
-from trtgate.records import EngineRecord, SessionRecord, decision_from_json, read_session
+from trtgate.compare import Report, by_key, report_from_json, require_own_sessions
+from trtgate.errors import UserError, printable
+from trtgate.fields import DAMAGED, read_json
+from trtgate.files import is_regular
+from trtgate.records import EngineRecord, Key, SessionRecord, name_of, read_session
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
 # What `compare --json` and the workflows call the decision on a runner's sessions.
 VERDICT = "verdict.json"
-Key = tuple[str, str, int]
+# What `report --markdown` may have left among the runners.
+OWN = ".md"
 
 
 @dataclass(frozen=True)
@@ -55,86 +58,114 @@ class Fleet:
 
 def read_fleet(folder: Path) -> Fleet:
     """The sessions of all runners. Raises UserError for a folder that is none or has no runner in it."""
-    runners = sorted(path for path in folder.glob("*") if path.is_dir())
+    try:
+        runners = sorted(path for path in folder.iterdir() if path.suffix != OWN or not is_regular(path))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); name the folder of the runners") from error
     if not runners:
         raise UserError(f"{folder} has no folder per runner; download the runners' records into it")
     rows: list[FleetRow] = []
     stacks: dict[str, Mapping[str, Any]] = {}
     problems: dict[str, Decision] = {}
+
+    def tell(name: str, decision: Decision) -> None:
+        name = _one_line(name)
+        # Two names that differ in what cannot be printed must not hide one another.
+        problems[name] = worst([decision, problems.get(name, decision)])
+
     for path in runners:
+        runner = _one_line(path.name)
         try:
-            sessions = [read_session(file) for file in saved_in(path)]
-            if not sessions:
-                raise UserError("no session was recorded")
-            decided = _decided(path)
+            sessions, report = _sessions(path), _report(path)
         except UserError as error:
-            problems[path.name] = Decision(Verdict.INVALID, Reason.NO_RECORDS, str(error))
+            tell(runner, Decision(Verdict.INVALID, Reason.NO_RECORDS, str(error)))
             continue
-        stacks[path.name] = sessions[-1].stack
-        rows += _rows(path.name, sessions, decided)
+        stacks[runner] = sessions[-1].stack
+        records = by_key(sessions)
+        rows += [_row(runner, key, some, report) for key, some in records.items()]
         for session in sessions:
-            for reason in (*session.unfit, *session.partial):
-                problems[f"{path.name} {session.path.name}"] = Decision(
-                    Verdict.REGRESSED if session.unfit else Verdict.INVALID,
-                    Reason.OWN_RUN_FAILED,
-                    f"its own run failed: {reason}" if session.unfit else f"it did not judge everything: {reason}",
-                )
-        problems.update({f"{path.name} {name}": decision for name, decision in decided.problems.items()})
-        for key, decision in decided.missing.items():
-            problems[f"{path.name} {key}"] = decision
+            if (bad := _own_failure(session)) is not None:
+                tell(f"{runner} {session.path.name}", bad)
+        if report is not None:
+            for name, decision in report.problems.items():
+                tell(f"{runner} {name}", decision)
+            for key, decision in report.missing.items():
+                tell(f"{runner} {name_of(key)}", decision)
+            for key, why in _disagreements(records, report).items():
+                tell(f"{runner} {name_of(key)}", Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
     return Fleet(tuple(rows), stacks, problems)
 
 
-@dataclass(frozen=True)
-class _Decided:
-    """What a comparison said of a runner's engines, and of those that it lacks."""
-
-    engines: Mapping[Key, tuple[Decision, float | None]]
-    missing: Mapping[str, Decision]
-    problems: Mapping[str, Decision] = field(default_factory=dict)
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
-def _decided(path: Path) -> _Decided:
-    files = sorted(path.glob(f"**/{VERDICT}"))
+def _sessions(path: Path) -> list[SessionRecord]:
+    """A runner's sessions. Raises UserError for no folder, for none in it, and for what cannot be one runner's."""
+    if path.is_symlink() or not path.is_dir():
+        raise UserError("it is no folder; download the runner's records as they are")
+    for each in sorted(path.rglob("*")):
+        if each.is_symlink():
+            raise UserError(f"{each} is a link, and what it leads to is no record of the runner's; copy that")
+    sessions = [read_session(file) for file in saved_in(path)]
+    if not sessions:
+        raise UserError("no session was recorded")
+    require_own_sessions((), sessions)
+    return sessions
+
+
+def _report(path: Path) -> Report | None:
+    """What a comparison said of a runner's sessions; None where there was no baseline to compare with."""
+    files = sorted(each for each in path.rglob("*") if each.name == VERDICT)
     if not files:
-        return _Decided({}, {})
+        return None
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[1]} cannot both be the comparison; keep the one that counts")
+    if not is_regular(files[0]):
+        raise UserError(f"{files[0]} is no regular file; run compare --json again")
     try:
-        document = json.loads(files[-1].read_text())
-        engines = {
-            (each["model"], each["engine"], each["batch"]): (
-                decision_from_json(each["decision"]),
-                each["metrics"].get("latency", {}).get("decision", {}).get("estimate"),
-            )
-            for each in document["engines"]
-        }
-        missing = {
-            f"{each['model']} {each['engine']}": decision_from_json(each["decision"]) for each in document["missing"]
-        }
-        problems = {name: decision_from_json(each) for name, each in document.get("problems", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{files[-1]} is damaged ({error!r})") from error
-    return _Decided(engines, missing, problems)
+        return report_from_json(read_json(files[0]))
+    except OSError as error:
+        raise UserError(f"{files[0]} cannot be read ({error.strerror})") from error
+    except DAMAGED as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{files[0]} is damaged ({what}); run compare --json again") from error
 
 
-def _rows(runner: str, sessions: list[SessionRecord], decided: _Decided) -> list[FleetRow]:
-    by_key: dict[Key, list[EngineRecord]] = {}
-    for session in sessions:
-        for key, record in session.engines.items():
-            by_key.setdefault(key, []).append(record)
-    rows = []
-    for key, records in by_key.items():
-        own = [decision for record in records for decision in record.decisions]
-        compared, change = decided.engines.get(key, (None, None))
-        decisions = [*own, *([compared] if compared else [])]
-        rows.append(
-            FleetRow(
-                runner,
-                key,
-                len(records),
-                float(np.median([record.latency for record in records])),
-                float(np.median([record.speedup for record in records])),
-                worst(decisions) if decisions else Decision(Verdict.INVALID, Reason.NO_RECORDS, "nothing was decided"),
-                change,
-            )
-        )
-    return rows
+def _own_failure(session: SessionRecord) -> Decision | None:
+    """What was wrong with a session's own run as a whole."""
+    if session.unfit:
+        message = f"its own run failed: {'; '.join(session.unfit)}"
+        return Decision(Verdict.REGRESSED, Reason.OWN_RUN_FAILED, message)
+    if session.partial:
+        message = f"it did not judge everything: {'; '.join(session.partial)}"
+        return Decision(Verdict.INVALID, Reason.OWN_RUN_FAILED, message)
+    return None
+
+
+def _disagreements(records: Mapping[Key, Sequence[EngineRecord]], report: Report) -> dict[Key, str]:
+    """Engines that either the sessions or the comparison know nothing of: then it is not one of these sessions."""
+    compared = {*(each.key for each in report.engines), *report.added}
+    return {
+        **{key: f"measured, and not in {VERDICT}" for key in records if key not in {*compared, *report.missing}},
+        **{key: f"in {VERDICT}, and not measured" for key in compared if key not in records},
+    }
+
+
+def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report | None) -> FleetRow:
+    decisions = [decision for record in records for decision in (*record.decisions, *record.flaws)]
+    change = None
+    for each in report.engines if report else ():
+        if each.key == key:
+            decisions.append(each.decision)
+            latency = each.change("latency")
+            change = (latency.decision.estimate or None) if latency else None
+    return FleetRow(
+        runner,
+        key,
+        len(records),
+        float(np.median([record.latency for record in records])),
+        float(np.median([record.speedup for record in records])),
+        worst(decisions) if decisions else Decision(Verdict.INVALID, Reason.NO_RECORDS, "nothing was decided"),
+        change,
+    )

@@ -173,8 +173,7 @@ def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
     """The numbers of an agreement that a record keeps."""
     values = asdict(agreement)
     del values["flips"]
-    # JSON has no infinity: an engine that equals the reference to the last bit has no noise to speak of.
-    if not np.isfinite(values["sqnr_db"]):
-        values["sqnr_db"] = None
+    # JSON has no infinity, which an engine has that equals the reference to the last bit, and no NaN.
+    values |= {name: None for name in ("cosine", "sqnr_db") if not np.isfinite(values[name])}
     low, high = agreement.bounds
     return {**values, "low": low, "high": high}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import os
+import tempfile
 import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -14,11 +17,11 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from trtgate.baseline import find_baseline
+from trtgate.baseline import find_baseline, require_save_name
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_usable
+from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_own_sessions, require_usable
 from trtgate.engines.base import EngineSpec
-from trtgate.errors import UserError
+from trtgate.errors import UserError, printable
 from trtgate.options import add_options, read_settings
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
@@ -41,8 +44,9 @@ from trtgate.report.terminal import (
 )
 from trtgate.spread import PROCESSES
 from trtgate.stack import stack
+from trtgate.suite import Test, tests_beside
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, exit_status
+from trtgate.verdict.policy import EXIT_REGRESSED, FAMILY_ALPHA, GOOD, exit_status
 from trtgate.workbench import Settings
 
 
@@ -87,6 +91,9 @@ class Gate:
         self.blog: list[BlogRow] = []
         self.baseline: list[SessionRecord] = []
         self.deselected = 0
+        self.collected: set[Test] = set()
+        self.mistakes: dict[str, str] = {}
+        self.document: dict[str, Any] | None = None
         self.cut_off = ""
         self._settled: set[str] = set()
         self._failed: set[str] = set()
@@ -205,6 +212,15 @@ class Gate:
         """Remember a failed test."""
         self._failed.add(report.nodeid)
 
+    def note_mistake(self, name: str, sentence: str) -> None:
+        """Remember what could not be judged for a reason that is the user's to mend: no verdict of any kind."""
+        self.mistakes.setdefault(name, sentence)
+
+    @property
+    def _broken(self) -> set[str]:
+        """Tests that failed without a decision and without a sentence for the user."""
+        return self._failed - self._settled - self.mistakes.keys()
+
     def report(self) -> Report | None:
         """This run against the baseline, or None without one; final once the tests are over."""
         if self.baseline and self._report is None:
@@ -240,16 +256,22 @@ class Gate:
         return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
     @property
+    def of_no_engine(self) -> list[Decision]:
+        """Decisions that no test and no row of a table shows."""
+        shown = [decision for some in self._decided.values() for decision in some]
+        return [decision for decision in self.decisions if decision not in shown]
+
+    @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
-        return bool(self._raced or self.skipped or self.decisions or self.baseline)
+        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes)
 
     def unfit(self) -> list[str]:
         """Why this run must not become a baseline; empty if it may."""
         report = self.report()
         decided = [*self.decisions, *(report.decisions() if report else [])]
         bad = [d.message for d in decided if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
-        return bad + [f"{nodeid} failed" for nodeid in sorted(self._failed - self._settled)]
+        return bad + [f"{nodeid} failed" for nodeid in sorted(self._broken)]
 
     def partial(self) -> list[str]:
         """Why this run did not judge all that a whole one would; empty if it did."""
@@ -259,7 +281,16 @@ class Gate:
             *([f"{self.deselected} tests were deselected"] if self.deselected else []),
             *(["--benchmark-only left the answers out"] if self.config.getoption("benchmark_only", False) else []),
             *([f"only {', '.join(chosen)} was run"] if chosen else []),
+            *self._left_out(),
+            *(f"{name}: {sentence}" for name, sentence in self.mistakes.items()),
         ]
+
+    def _left_out(self) -> list[str]:
+        """Test functions beside those that were collected, which were not."""
+        missing = sorted(tests_beside(self.collected) - self.collected)
+        names = [f"{path.name}::{name}" for path, name in missing]
+        more = f" and {len(names) - LEFT_OUT_SHOWN} more" if len(names) > LEFT_OUT_SHOWN else ""
+        return [f"{', '.join(names[:LEFT_OUT_SHOWN])}{more} did not run"] if names else []
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, given pytest's own: over every verdict that the report shows."""
@@ -269,14 +300,32 @@ class Gate:
         compared = report.decisions() if report else []
         if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared:
             return status
-        if self._failed - self._settled:
+        if self._broken:
             return int(pytest.ExitCode.TESTS_FAILED)
-        return exit_status(decision.verdict for decision in [*self.decisions, *compared])
+        decided = exit_status(decision.verdict for decision in [*self.decisions, *compared])
+        # What could not be judged hides no regression of what was, and is none itself.
+        return int(pytest.ExitCode.USAGE_ERROR) if self.mistakes and decided != EXIT_REGRESSED else decided
 
 
 def without_answers(record: EngineRecord) -> EngineRecord:
     """A record of times and sizes alone."""
     return replace(record, agreement={}, answers={})
+
+
+# Names in one line of what did not run.
+LEFT_OUT_SHOWN = 3
+# What the system refuses because of its own state: the user's to mend, as a wrong option is.
+ENVIRONMENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def mistake_in(error: BaseException) -> str | None:
+    """The sentence of an error that is the user's to mend; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+        where = f" ({error.filename})" if error.filename else ""
+        return printable(f"{error.strerror}{where}; make room there, or name another folder")
+    return None
 
 
 GATE = pytest.StashKey[Gate]()
@@ -320,6 +369,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("blog_protocol")]
     if left_out:
         items[:] = [item for item in items if item not in left_out]  # no deselection of the user's
+        gate_of(config).collected |= set(map(test_of, left_out))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gate_of(session.config).collected |= set(map(test_of, session.items))
+
+
+def test_of(item: pytest.Item) -> Test:
+    """The test function that an item is a case of."""
+    return item.path, getattr(item, "originalname", None) or item.name
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -338,6 +397,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
         _refuse_xdist(config)
+        require_save_name(config.getoption("benchmark_save", None) or "none")
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
@@ -345,6 +405,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_what_cannot_compare(config)
         files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
+        require_own_sessions(gate.baseline, ())
         for session in gate.baseline:
             require_usable(session, gate.stack)
     except UserError as error:
@@ -422,6 +483,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "unfit": gate.unfit(),
         "partial": gate.partial(),
     }
+    gate.document = output_json
     if gate.blog:
         output_json[KEY]["blog"] = [{**asdict(row), "speedup": row.speedup} for row in gate.blog]
 
@@ -440,9 +502,19 @@ def pytest_benchmark_compare_machine_info(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, UserError | WorkerError):
-        report.longrepr = str(call.excinfo.value)  # the sentence is for the user; a traceback would only hide it
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, WorkerError):
+        report.longrepr = str(error)
+    sentence = mistake_in(error) if error is not None else None
+    if sentence is not None:
+        report.longrepr = sentence  # it is for the user; a traceback would only hide it
+        gate_of(item.config).note_mistake(report.nodeid, sentence)
     return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed and _CURRENT:
+        _CURRENT[-1].note_mistake(report.nodeid, "it cannot be collected")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -461,9 +533,33 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
 def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Generator[None, Any, Any]:
     # Before pytest-benchmark saves, in a wrapper of its own.
+    gate = gate_of(session.config)
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
-        gate_of(session.config).cut_off = "the run was cut off"
-    return (yield)
+        gate.cut_off = "the run was cut off"
+    try:
+        return (yield)
+    except OSError as error:
+        if not gate.used:
+            raise
+        # It could not save, and the tables have not been shown yet.
+        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {_kept_elsewhere(gate)}")
+        pytest_sessionfinish(session, exitstatus)
+        config = session.config
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
+        return None
+
+
+def _kept_elsewhere(gate: Gate) -> str:
+    """Write what could not be saved where there may be room, and say where."""
+    try:
+        path = (
+            Path(tempfile.mkdtemp(prefix="trtgate-")) / f"0001_{gate.config.getoption('benchmark_save') or 'run'}.json"
+        )
+        path.write_text(json.dumps(gate.document, default=str), encoding="utf-8")
+    except OSError:
+        return "nor is there room in the temporary directory, so this table is all there is"
+    return f"what it measured is in {path}"
 
 
 @pytest.hookimpl(trylast=True)
@@ -487,7 +583,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(render(table, colour=colour, width=width))
 
     records = gate.records.values()
-    notes = run_notes(records, gate.skipped)
+    notes = [*map(str, gate.of_no_engine), *run_notes(records, gate.skipped)]
     if notes:
         terminalreporter.section("trtgate: notes")
         for note in notes:
@@ -512,7 +608,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         publish(run_markdown(list(records), gate.skipped, gate.stack))
     if report is not None:
         publish(comparison_markdown(report))
-    for line in closing_lines(list(records), gate.decisions, report):
+    closing = [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
+    if records or gate.decisions or report is not None or not gate.mistakes:
+        closing += closing_lines(list(records), gate.decisions, report)
+    for line in closing:
         terminalreporter.write_line(textwrap.fill(line, WIDTH, break_on_hyphens=False))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -21,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from trtgate import fields
 from trtgate.errors import UserError
+from trtgate.fields import DAMAGED, read_json
 from trtgate.race import CONTROL, Race
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
@@ -94,7 +97,25 @@ class EngineRecord:
 
     def value(self, metric: str) -> float | None:
         """The number of a metric of METRICS; None where it was not measured."""
-        return BY_NAME[metric].value(self.sample())
+        return self._values[metric]
+
+    @functools.cached_property
+    def _values(self) -> dict[str, float | None]:
+        # All at once: unpacking the iterations takes longer than any metric, and keeping them much memory.
+        sample = self.sample()
+        return {name: metric.value(sample) for name, metric in BY_NAME.items()}
+
+    @property
+    def flaws(self) -> tuple[Decision, ...]:
+        """Why the record is good for nothing, whatever was decided on it."""
+        flaws = []
+        if self.agreement.get("finite") is False:
+            flaws.append(Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity"))
+        if not self.complete:
+            flaws.append(Decision(Verdict.INVALID, Reason.DISTURBED, "its race was not finished"))
+        if self.disturbed:
+            flaws.append(Decision(Verdict.INVALID, Reason.DISTURBED, f"{self.disturbed} during its race"))
+        return tuple(flaws)
 
     @property
     def latency(self) -> float:
@@ -155,6 +176,7 @@ class SessionRecord:
     unfit: tuple[str, ...]
     partial: tuple[str, ...] = ()
     digest: str = ""
+    schema: int = SCHEMA
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
@@ -267,95 +289,28 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
 
 def decision_from_json(values: Any) -> Decision:
     """The inverse of `decision_to_json`. Raises ValueError for anything else."""
-    fields = _mapping("decision", values)
+    given = fields.table("decision", values)
+    ratio = fields.optional(fields.ratio)
     return Decision(
-        Verdict(fields["verdict"]),
-        Reason(fields["reason"]),
-        _text("message", fields["message"]),
-        _optional("estimate", fields.get("estimate")),
-        _optional("low", fields.get("low")),
-        _optional("high", fields.get("high")),
-        _optional("p", fields.get("p")),
-        _text("metric", fields.get("metric", "")),
+        Verdict(given["verdict"]),
+        Reason(given["reason"]),
+        fields.text("message", given["message"]),
+        ratio("estimate", given.get("estimate")),
+        ratio("low", given.get("low")),
+        ratio("high", given.get("high")),
+        fields.optional(fields.share)("p", given.get("p")),
+        fields.line("metric", given.get("metric", "")),
     )
-
-
-def _text(name: str, value: Any) -> str:
-    """Printable text; messages may hold line ends."""
-    if not isinstance(value, str) or not value.replace("\n", "").isprintable():
-        raise ValueError(f"{name} must be printable text")
-    return value
-
-
-def _name(name: str, value: Any) -> str:
-    if not _text(name, value) or "\n" in value:
-        raise ValueError(f"{name} must be one line of text")
-    return str(value)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number")
-    return float(value)
-
-
-# From a picosecond to a petabyte: what lies beyond was not measured, and would overflow where ratios are taken.
-SMALLEST, LARGEST = 1e-12, 1e15
-
-
-def _positive(name: str, value: Any) -> float:
-    if not SMALLEST <= _number(name, value) <= LARGEST:
-        raise ValueError(f"{name} must be positive, and a number that can be measured")
-    return float(value)
-
-
-def _optional(name: str, value: Any) -> float | None:
-    return None if value is None else _number(name, value)
-
-
-def _count(name: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0 on")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false")
-    return value
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name} must be a list")
-    return value
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a table")
-    for key in value:
-        _text(f"a name in {name}", key)
-    return value
-
-
-def _positives(name: str, value: Any) -> tuple[float, ...]:
-    return tuple(_positive(name, each) for each in _list(name, value))
-
-
-def _mapped(read: Callable[[str, Any], Any]) -> Callable[[str, Any], dict[str, Any]]:
-    return lambda name, value: {key: read(f"{name}.{key}", each) for key, each in _mapping(name, value).items()}
 
 
 def _summary(name: str, value: Any) -> dict[str, Any]:
     """Numbers, counts of photos and flags of a summary; null where there is no number."""
-    found = dict(_mapping(name, value))
-    for key, each in found.items():
-        if not isinstance(each, bool) and each is not None and not isinstance(each, str):
-            _number(f"{name}.{key}", each)
+    found: dict[str, Any] = fields.mapped(fields.plain)(name, value)
     for key in ("n", "top1", "top5"):
         if key in found:
-            _count(f"{name}.{key}", found[key])
+            fields.count(f"{name}.{key}", found[key])
+    if "finite" in found:
+        fields.flag(f"{name}.finite", found["finite"])
     if found and ("n" not in found or not {"top1", "engine_top1"} & found.keys()):
         raise ValueError(f"{name} must say how many of how many photos")
     if found.get("top1", 0) > found.get("n", 0) or found.get("n", 1) == 0:
@@ -363,59 +318,51 @@ def _summary(name: str, value: Any) -> dict[str, Any]:
     return found
 
 
-def _layer_times(name: str, value: Any) -> dict[str, Any]:
-    return {
-        key: {**_mapping(name, each), "ms": _number(f"{name}.{key}", each["ms"]), "type": _text(name, each["type"])}
-        for key, each in _mapping(name, value).items()
-    }
-
-
-def _iterations(name: str, value: Any) -> dict[str, Any]:
-    found = dict(_mapping(name, value))
-    for each in found.values():
-        unpack(_mapping(name, each))
-    return found
+def _layer(name: str, value: Any) -> dict[str, Any]:
+    given = fields.table(name, value)
+    nodes = {"nodes": list(fields.listed(fields.line)(f"{name}.nodes", given["nodes"]))} if "nodes" in given else {}
+    return {"ms": fields.ratio(f"{name}.ms", given["ms"]), "type": fields.line(f"{name}.type", given["type"]), **nodes}
 
 
 def _answers(name: str, value: Any) -> dict[str, Any]:
-    found = dict(_mapping(name, value))
+    found = dict(fields.table(name, value))
     if found:
         Answers.from_json(found)
     return found
 
 
 def _readings(name: str, value: Any) -> dict[str, float]:
-    found: dict[str, float] = _mapped(_number)(name, value)
+    found = fields.mapped(fields.number)(name, value)
     if "clock_mhz" in found:
-        _positive(f"{name}.clock_mhz", found["clock_mhz"])
+        fields.positive(f"{name}.clock_mhz", found["clock_mhz"])
     return found
 
 
 READERS: Mapping[str, Callable[[str, Any], Any]] = {
-    "model": _name,
-    "engine": _name,
-    "batch": _count,
-    "weights": _text,
-    "series": _mapped(_positives),
-    "processes": lambda name, value: tuple(_count(name, each) for each in _list(name, value)),
-    "iterations": _iterations,
-    "digests": _mapped(_text),
-    "limits": _mapped(_number),
-    "dropped_rounds": _count,
-    "complete": _flag,
-    "disturbed": _text,
-    "enqueue_seconds": _optional,
-    "throughput": _mapped(_number),
+    "model": fields.label,
+    "engine": fields.label,
+    "batch": fields.batch,
+    "weights": fields.line,
+    "series": fields.mapped(fields.listed(fields.positive)),
+    "processes": fields.listed(fields.count),
+    "iterations": fields.mapped(fields.table),
+    "digests": fields.mapped(fields.line),
+    "limits": fields.mapped(fields.number),
+    "dropped_rounds": fields.count,
+    "complete": fields.flag,
+    "disturbed": fields.text,
+    "enqueue_seconds": fields.optional(fields.positive),
+    "throughput": fields.mapped(fields.number),
     "readings": _readings,
-    "controls": _mapped(_positive),
+    "controls": fields.mapped(fields.positive),
     "agreement": _summary,
     "accuracy": _summary,
     "answers": _answers,
-    "plan": lambda name, value: dict(_mapping(name, value)),
-    "layers": _mapped(_count),
-    "layer_times": _layer_times,
-    "warnings": lambda name, value: tuple(_text(name, each) for each in _list(name, value)),
-    "decisions": lambda name, value: tuple(map(decision_from_json, _list(name, value))),
+    "plan": fields.mapped(fields.plain),
+    "layers": fields.mapped(fields.count),
+    "layer_times": fields.mapped(_layer),
+    "warnings": fields.listed(fields.text),
+    "decisions": fields.listed(lambda _, value: decision_from_json(value)),
 }
 # Schema 1: what each series was called.
 FIRST_NAMES = {
@@ -429,24 +376,42 @@ FIRST_PLAN = {"bytes": "plan_bytes", "build_seconds": "build_seconds", "device_m
 
 def from_json(values: Any) -> EngineRecord:
     """A record from JSON values, of this schema or of 1. Raises ValueError or KeyError for anything else."""
-    given = dict(_mapping("record", values))
+    given = dict(fields.table("record", values))
     if given.get("schema", 1) < SCHEMA:
         given["series"] = _first_series(given)
         given.pop("iterations", None)  # their number then
     record = EngineRecord(**{name: read(name, given[name]) for name, read in READERS.items() if name in given})
-    if record.batch < 1:
-        raise ValueError("batch must be 1 or more")
     if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
         raise ValueError("processes must say which rounds are whose")
+    _require_own_iterations(record)
     record.samples()
     return record
 
 
+# What float32 leaves of a number.
+PRECISION = 1e-6
+# Which series are statistics of which iterations, block by block.
+TAKEN_FROM = {"latency": ("latency", "typical"), "end_to_end": ("end_to_end",)}
+
+
+def _require_own_iterations(record: EngineRecord) -> None:
+    """Raises ValueError for iterations that are none, and where a round's number is not among those of its block."""
+    for of, packed in record.iterations.items():
+        blocks = unpack(packed)
+        for name in TAKEN_FROM.get(of, ()):
+            rounds = record.series.get(name, ())
+            if rounds and len(rounds) != len(blocks):
+                raise ValueError(f"iterations.{of} has {len(blocks)} rounds, series.{name} {len(rounds)}")
+            for block, one in zip(blocks, rounds, strict=False):
+                if not block.min() * (1 - PRECISION) <= one <= block.max() * (1 + PRECISION):
+                    raise ValueError(f"series.{name} has a round that is not among its iterations")
+
+
 def _first_series(given: Mapping[str, Any]) -> dict[str, Any]:
     series = {new: given[old] for old, new in FIRST_NAMES.items() if given.get(old)}
-    plan = _mapping("plan", given.get("plan", {}))
+    plan = fields.table("plan", given.get("plan", {}))
     series |= {new: [plan[old]] for old, new in FIRST_PLAN.items() if plan.get(old)}
-    throughput = _mapping("throughput", given.get("throughput", {})).get("images_per_second")
+    throughput = fields.table("throughput", given.get("throughput", {})).get("images_per_second")
     return {**series, **({"throughput": [throughput]} if throughput else {})}
 
 
@@ -458,13 +423,12 @@ def read_session(path: Path) -> SessionRecord:
     if not path.is_file():
         raise UserError(f"saved session {path} is no regular file; name one that --benchmark-save wrote")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        machine = _mapping("machine_info", document["machine_info"])
-        stack = _mapping("the stack", machine.get(KEY, {}))
-        summary = _mapping(KEY, document.get(KEY, {}))
-        benchmarks = _list("benchmarks", document["benchmarks"])
+        document = read_json(path)
+        machine = fields.table("machine_info", document["machine_info"])
+        summary = fields.table(KEY, document.get(KEY, {}))
+        benchmarks = fields.items("benchmarks", document["benchmarks"])
         saved = [b["extra_info"][KEY] for b in benchmarks if KEY in b.get("extra_info", {})]
-        newest = max(_count("schema", each.get("schema", 0)) for each in [summary, *saved])
+        newest = max(fields.count("schema", each.get("schema", 0)) for each in [summary, *saved])
         if newest > SCHEMA:
             raise UserError(
                 f"saved session {path} has schema {newest}, this trtgate reads up to {SCHEMA}; upgrade trtgate"
@@ -472,17 +436,18 @@ def read_session(path: Path) -> SessionRecord:
         records = [from_json(each) for each in saved]
         session = SessionRecord(
             path=path,
-            datetime=_text("datetime", document.get("datetime", "")),
-            stack=stack,
+            datetime=fields.line("datetime", document.get("datetime", "")),
+            stack=fields.mapped(fields.plain)("the stack", machine.get(KEY, {})),
             engines={record.key: record for record in records},
-            skipped=_mapped(_text)("skipped", summary.get("skipped", {})),
-            unfit=tuple(_text("unfit", each) for each in _list("unfit", summary.get("unfit", []))),
-            partial=tuple(_text("partial", each) for each in _list("partial", summary.get("partial", []))),
+            skipped=fields.mapped(fields.text)("skipped", summary.get("skipped", {})),
+            unfit=fields.listed(fields.text)("unfit", summary.get("unfit", [])),
+            partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
             digest=hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest(),
+            schema=newest,
         )
     except OSError as error:
         raise UserError(f"saved session {path} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except DAMAGED as error:
         what = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"saved session {path} is damaged ({what!r}); delete it and save a new one") from error
     if not records:

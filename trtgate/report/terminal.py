@@ -52,7 +52,9 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         left = name in {"model", "engine", "verdict"}
-        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="fold")
+        # A name that is too long is folded; a number never is.
+        wraps = name in {"model", "engine", "runner"}
+        table.add_column(name, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
     return table
 
 
@@ -219,14 +221,15 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
         if not agreement:
             continue
         n = agreement["n"]
+        finite = agreement.get("finite", True)
         sqnr = agreement["sqnr_db"]
         table.add_row(
             model,
             engine,
             f"{agreement['top1']}/{n}",
             f"{agreement['top5']}/{n}",
-            f"{agreement['cosine']:.4f}",
-            "exact" if sqnr is None else f"{sqnr:.1f}",
+            f"{agreement['cosine']:.4f}" if finite else "not finite",
+            "not finite" if not finite else "exact" if sqnr is None else f"{sqnr:.1f}",
             *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
         )
     return table
@@ -332,6 +335,8 @@ def engine_notes(each: Comparison) -> list[str]:
             if not speedup.gated
             else f"  speedup: {speedup.old:.2f} -> {speedup.new:.2f}; {each.attribution}; {each.clocks}"
         )
+    if each.baseline_differs:
+        lines.append(f"  the old side does not agree with itself, {each.baseline_differs}")
     return lines + [f"  layer {layer}" for layer in each.layers]
 
 
@@ -406,6 +411,7 @@ def ab_notes(run: AbReport) -> list[str]:
     report = run.report
     lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
     lines += [f"left out: {engine} ({why})" for engine, why in run.left_out.items()]
+    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
     for each in run.results:
         lines += [
             *engine_notes(each.comparison),
@@ -419,6 +425,8 @@ def ab_notes(run: AbReport) -> list[str]:
 
 
 def _fidelity_text(found: Mapping[str, Any]) -> str:
+    if not found.get("finite", True):
+        return "the logits hold NaN or infinity"
     sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
     return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.policy import worst
 from trtgate.verdict.shares import Floats, Ints, Size, difference_bounds, size_of
 
 Logits = npt.NDArray[np.float32]
@@ -230,3 +231,23 @@ def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) ->
     if high <= max_drop:
         return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, text, **ratio)
     return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few photos to tell", **ratio)
+
+
+def ranked(sessions: Sequence[Answers]) -> list[Answers]:
+    """The sessions by how many answers are the reference's, the worst first. The typical one stands at len // 2: of an
+    even number the better of the middle two, so that of two that differ the worse excuses nothing."""
+    return sorted(sessions, key=lambda each: int(np.sum(each.agree(each.reference))))
+
+
+def decide_all_answers(old: Sequence[Answers], new: Sequence[Answers], *, max_drop: float = MAX_DROP) -> Decision:
+    """`decide_answers` on several sessions or builds a side: the worst of the new ones against the typical old one.
+
+    A single old session that answers worse than its like excuses no loss, and one that answers better makes none. A
+    new one that equals an old one to the last bit is held against that, if it is as good as the typical one.
+    """
+    as_good = ranked(old)[len(old) // 2 :]
+    same = {each.digest: each for each in reversed(as_good)}
+    distinct = {each.digest: each for each in new}
+    return worst(
+        decide_answers(same.get(digest, as_good[0]), each, max_drop=max_drop) for digest, each in distinct.items()
+    )

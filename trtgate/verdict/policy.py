@@ -46,7 +46,8 @@ def holm(decisions: Sequence[Decision], alpha: float = FAMILY_ALPHA) -> list[Dec
         largest = max(largest, p * (len(tested) - rank))
         decision = decisions[index]
         if decision.verdict is Verdict.REGRESSED and largest > alpha:
-            message = f"{decision.message}: one of {len(tested)} decisions may say so by chance ({largest:.1%})"
+            of = f"one of {len(tested)} decisions" if len(tested) > 1 else "a decision"
+            message = f"{decision.message}: {of} may say so by chance ({largest:.1%})"
             corrected[index] = replace(
                 decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.ONE_OF_MANY, message=message
             )

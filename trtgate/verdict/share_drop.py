@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.shares import Z
+from trtgate.verdict.shares import drop_bounds
 
 # Crops of a photo agree with one another: 240 crops of six photos tell as much as 73 photos would (measured).
 DESIGN_EFFECT = 3.3
@@ -14,21 +12,16 @@ DESIGN_EFFECT = 3.3
 def decide_share_drop(old: int, old_n: int, new: int, new_n: int, *, max_drop: float) -> Decision:
     """Whether a share, `old` of `old_n`, fell by more than `max_drop` to `new` of `new_n` (0.01 is one point).
 
-    The difference of two independent proportions with one success and one failure added to each (Agresti and Caffo
-    2000), the samples counted as DESIGN_EFFECT times smaller. Raises ValueError for what is no share.
+    REGRESSED for a drop beyond that which is proven to be one, PASS where a drop beyond it is excluded; the samples are
+    counted as DESIGN_EFFECT times smaller. Raises ValueError for what is no share.
     """
     if not 0 <= old <= old_n or not 0 <= new <= new_n or not old_n or not new_n:
         raise ValueError(f"{old} of {old_n} and {new} of {new_n} are no shares")
     drop = old / old_n - new / new_n
-    shares = []
-    for k, n in ((old, old_n), (new, new_n)):
-        size = n / DESIGN_EFFECT + 2
-        share = (k / DESIGN_EFFECT + 1) / size
-        shares.append((share, share * (1 - share) / size))
-    middle, margin = shares[0][0] - shares[1][0], Z * math.sqrt(shares[0][1] + shares[1][1])
+    low, high = drop_bounds((old / old_n, old_n / DESIGN_EFFECT), (new / new_n, new_n / DESIGN_EFFECT))
     text = f"{old}/{old_n}, then {new}/{new_n}: {-drop * 100:+.1f} points, {max_drop * 100:.1f} may be lost"
-    if drop > max_drop and middle - margin > 0:
+    if drop > max_drop and low > 0:
         return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text)
-    if middle + margin <= max_drop:
+    if high <= max_drop:
         return Decision(Verdict.PASS, Reason.WITHIN_DELTA, text)
     return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: two shares cannot exclude it")

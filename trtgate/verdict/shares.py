@@ -87,6 +87,18 @@ def share_bounds(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
+def drop_bounds(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, float]:
+    """Lower and upper bound of how far a share fell between two samples of other photos, each given as the share and
+    what the sample is worth.
+
+    From the bounds of either share (MOVER: Zou and Donner, Statistics in Medicine 27, 2008).
+    """
+    (before, _), (after, _) = old, new
+    (low, high), (low_after, high_after) = share_bounds(*old), share_bounds(*new)
+    drop = before - after
+    return drop - math.hypot(before - low, high_after - after), drop + math.hypot(high - before, after - low_after)
+
+
 def photos_needed(share: float) -> float:
     """How many single photos, none of which flips, show that a share is reached: a whole number, infinite for 1."""
     if share >= 1:

@@ -1,0 +1,148 @@
+"""Checks of JSON that anybody may have written: each takes a field's name and its value, and gives the value.
+
+What is not as it should be is a ValueError that names the field. A file's own reader catches DAMAGED around all of
+them, since what is looked up in the wrong kind of value fails in its own way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+# All that reading a damaged file may raise, but for OSError.
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+# From a picosecond to a petabyte: what lies beyond was not measured, and would overflow where ratios are taken.
+SMALLEST, LARGEST = 1e-12, 1e15
+# Characters of a name: it has to fit into a table beside others.
+LONGEST_NAME = 100
+
+T = TypeVar("T")
+
+
+def read_json(path: Path) -> Any:
+    """A file's JSON. Raises OSError, or one of DAMAGED for what is none and for a name that a table has twice."""
+    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+    return found
+
+
+def text(name: str, value: Any) -> str:
+    """Printable text; messages may hold line ends."""
+    if not isinstance(value, str) or not value.replace("\n", "").isprintable():
+        raise ValueError(f"{name} must be printable text")
+    return value
+
+
+def line(name: str, value: Any) -> str:
+    """Printable text without a line end."""
+    if "\n" in text(name, value):
+        raise ValueError(f"{name} must be one line of text")
+    return str(value)
+
+
+def label(name: str, value: Any) -> str:
+    """What something is called: one line, neither empty nor too long for a table."""
+    if not 0 < len(line(name, value)) <= LONGEST_NAME:
+        raise ValueError(f"{name} must have from 1 to {LONGEST_NAME} characters")
+    return str(value)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """A number that can have been measured."""
+    if not SMALLEST <= number(name, value) <= LARGEST:
+        raise ValueError(f"{name} must be positive, and a number that can be measured")
+    return float(value)
+
+
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name} must be a share, from 0 to 1")
+    return float(value)
+
+
+def ratio(name: str, value: Any) -> float:
+    """A positive number, or zero."""
+    return 0.0 if number(name, value) == 0 else positive(name, value)
+
+
+def optional(read: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
+    """The same check, or null."""
+    return lambda name, value: None if value is None else read(name, value)
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number from 0 on."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0 on")
+    return value
+
+
+def batch(name: str, value: Any) -> int:
+    """A whole number from 1 on."""
+    if count(name, value) < 1:
+        raise ValueError(f"{name} must be 1 or more")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false")
+    return value
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """A list of anything."""
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list")
+    return value
+
+
+def listed(read: Callable[[str, Any], T]) -> Callable[[str, Any], tuple[T, ...]]:
+    """A list whose values all pass a check."""
+    return lambda name, value: tuple(read(name, each) for each in items(name, value))
+
+
+def table(name: str, value: Any) -> Mapping[str, Any]:
+    """A table of anything, by printable names."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a table")
+    for key in value:
+        line(f"a name in {name}", key)
+    return value
+
+
+def mapped(read: Callable[[str, Any], T]) -> Callable[[str, Any], dict[str, T]]:
+    """A table whose values all pass a check."""
+    return lambda name, value: {key: read(f"{name}.{key}", each) for key, each in table(name, value).items()}
+
+
+def plain(name: str, value: Any) -> Any:
+    """Anything that can be printed: lines of text, finite numbers, true, false, null, and lists and tables of them."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, dict):
+        return mapped(plain)(name, value)
+    if isinstance(value, list):
+        return [plain(name, each) for each in value]
+    if isinstance(value, str):
+        return line(name, value)
+    number(name, value)
+    return value

@@ -1,0 +1,75 @@
+"""Files that a command writes for the user: checked before anything is measured, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trtgate.baseline import LONGEST_NAME, NUMBERED
+from trtgate.errors import UserError
+from trtgate.fields import DAMAGED, read_json
+
+# How every Markdown file of ours begins, and what is in every JSON file but a session's.
+TITLE = "### trtgate"
+PART = ".part"
+OURS = ({"engines", "missing"}, {"trials", "decision"})
+
+
+def require_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Raises UserError, before anything is measured, for a file of an option that cannot be written or must not be.
+
+    `outputs` maps options to files. What is there already is only overwritten where the same option once wrote it: no
+    session, baseline or expectations.toml is lost to a slip of the keyboard.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        _require_writable(option, path)
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{other} and {option} both name {path}; give each a file of its own")
+
+
+def _require_writable(option: str, path: Path) -> None:
+    # With what is put behind it while it is written.
+    short = bool(path.name) and len(os.fsencode(path.name)) + len(PART) <= LONGEST_NAME
+    try:
+        there = os.path.lexists(path)
+        regular = path.is_file() and not path.is_symlink()
+        can = path.parent.is_dir() and os.access(path if there else path.parent, os.W_OK)
+        if not can or (there and not regular) or not short:
+            raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
+        if NUMBERED.fullmatch(path.name):
+            raise UserError(f"{option} {path} would be taken for a saved session by its name; give it another")
+        if there and not _is_ours(path, markdown=option == "--markdown"):
+            raise UserError(f"{option} {path} exists and was not written by {option}; name another file")
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
+
+
+def _is_ours(path: Path, *, markdown: bool) -> bool:
+    if not path.stat().st_size:
+        return True
+    try:
+        if markdown:
+            with path.open(encoding="utf-8") as lines:
+                return lines.readline(len(TITLE) + 1).startswith(TITLE)
+        found = read_json(path)
+    except DAMAGED:
+        return False
+    return isinstance(found, dict) and any(keys <= found.keys() for keys in OURS)
+
+
+def write_output(option: str, path: Path | None, text: str) -> None:
+    """Write an option's file, if there is one. Raises UserError, and leaves what was there, where that fails."""
+    if path is None:
+        return
+    part = path.with_name(path.name + PART)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{option} {path} could not be written ({error.strerror}); run it again elsewhere") from error
