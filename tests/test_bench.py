@@ -32,7 +32,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, plan_cache: Path) -> list[st
 
 
 def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], tmp_path: Path) -> None:
-    result = bench(*quick, "--benchmark-save=before", storage=tmp_path)
+    result = bench(*quick, "--benchmark-save=before", "--processes=2", storage=tmp_path)
     # 7: somebody else used the machine meanwhile, and the floors are no verdict then.
     assert result.returncode in {0, 7}, result.stdout[-3000:] + result.stderr
     lines = result.stdout.splitlines()
@@ -40,7 +40,7 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     [row] = [line for line in table if "onnxruntime-int8 " in line and "[" in line]
     assert row.rstrip().endswith(("floors met", "INVALID"))
     assert all(len(line) <= 100 for line in table)
-    assert any("racing 2 engines" in line for line in lines)
+    assert any("racing 2 engines in 2 processes" in line for line in lines)
 
     [path] = tmp_path.glob("*/0001_before.json")
     document = json.loads(path.read_text())
@@ -51,13 +51,14 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert record["plan"]["bytes"] > 1_000_000
     assert {"latency", "typical", "cold_start", "host_memory", "plan_bytes", "build_seconds"} <= set(record["series"])
     assert record["iterations"]["latency"]["lengths"]
+    assert len(record["processes"]) == len(record["series"]["cold_start"]) == 2
     assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
     assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
     assert document["trtgate"]["partial"] == []
 
-    # And again: nothing is rebuilt, and one session against one cannot pass.
-    again = bench(*quick, "--benchmark-compare=before", storage=tmp_path)
+    # And again: nothing is rebuilt, and two processes against two cannot pass.
+    again = bench(*quick, "--benchmark-compare=before", "--processes=2", storage=tmp_path)
     assert again.returncode in {1, 4, 6, 7}, again.stdout[-3000:]
     assert "building" not in again.stdout
     assert "exporting" not in again.stdout

@@ -42,7 +42,7 @@ from trtgate.report.terminal import (
     run_table,
     stack_line,
 )
-from trtgate.spread import PROCESSES
+from trtgate.spread import PROCESSES, unfinished_file
 from trtgate.stack import stack
 from trtgate.suite import Test, tests_beside
 from trtgate.verdict.decision import Decision, Reason, Verdict
@@ -265,6 +265,13 @@ class Gate:
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
         return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes)
+
+    def unfinished(self) -> list[Path]:
+        """Where the samples are that this run's finished processes measured, until it is over."""
+        if not self.settings.processes:
+            return []
+        files = [unfinished_file(self.settings, model) for model in self.settings.models]
+        return [path for path in files if path.is_file()]
 
     def unfit(self) -> list[str]:
         """Why this run must not become a baseline; empty if it may."""
@@ -568,6 +575,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate = gate_of(session.config)
     if gate.used:
         session.exitstatus = gate.exit_status(int(exitstatus))
+    if not gate.cut_off:
+        for path in gate.unfinished():
+            path.unlink()
 
 
 @pytest.hookimpl(trylast=True)

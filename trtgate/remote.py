@@ -40,8 +40,11 @@ class RequestFailed(WorkerError):
 class Worker:
     """A worker process, seen from the driver."""
 
-    def __init__(self, side: str, python: Path, *, timeout: float = ANSWER_SECONDS) -> None:
-        """Start it. Raises UserError for a `python` that cannot be started."""
+    def __init__(
+        self, side: str, python: Path, *, imports: Sequence[str] = (), timeout: float = ANSWER_SECONDS
+    ) -> None:
+        """Start it; it greets once it has imported the modules of `imports`. Raises UserError for a `python` that
+        cannot be started."""
         self.side = side
         self._python = python
         self._timeout = timeout
@@ -52,7 +55,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         try:
             self._process = subprocess.Popen(
-                [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing)],
+                [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing), *imports],
                 pass_fds=(its_reading, its_writing),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -177,12 +180,6 @@ def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
         yield made
 
 
-@contextlib.contextmanager
-def one_worker() -> Iterator[Worker]:
-    """A fresh worker of this very environment, which is killed when the block is over: it has nothing to put away."""
-    worker = Worker("fresh", Path(sys.executable))
-    try:
-        worker.greet()
-        yield worker
-    finally:
-        worker.close(wait=False)
+def fresh_worker(imports: Sequence[str] = ()) -> Worker:
+    """A worker of this very environment, which has yet to greet."""
+    return Worker("fresh", Path(sys.executable), imports=imports)

@@ -6,6 +6,8 @@ Each loads the plans of all engines, races them interleaved for a few rounds at 
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +20,14 @@ import torch
 from trtgate import judge
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
 from trtgate.race import SCHEDULES, Arm, Schedule, run_race
-from trtgate.records import EngineRecord, from_race, joined
-from trtgate.remote import RequestFailed, Worker, WorkerError, one_worker
+from trtgate.records import EngineRecord, from_race, joined, unfinished_session
+from trtgate.remote import RequestFailed, Worker, WorkerError, fresh_worker
+from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.paired import LOOKS
 
 if TYPE_CHECKING:
-    from trtgate.workbench import Workbench
+    from trtgate.workbench import Settings, Workbench
 
 # How many processes a race is spread over. On a CPU, where processes of one stack differ by 1.3 to 1.8 %, 8 against 8
 # bear one that is far off; on a GPU (0.7 %) the fewest that give a bound at either look.
@@ -32,6 +35,11 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
+# What takes seconds to import, by backend, and no GPU: 3 s each on the host of an H100.
+IMPORTS: Mapping[str, tuple[str, ...]] = {
+    "pytorch": ("torch", "torchvision"),
+    "inductor": ("torch._inductor.compile_fx",),
+}
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share lost or disturbed the machine is not fit to measure on.
@@ -52,6 +60,11 @@ def schedule_for(device: Device, count: int) -> Schedule:
     )
 
 
+def unfinished_file(settings: Settings, model: str) -> Path:
+    """Where the samples of a run are that is not over."""
+    return settings.plan_cache / "unfinished" / f"{model}.json"
+
+
 class Spread:
     """What the processes measured so far of one model's engines, and how more are run."""
 
@@ -62,6 +75,7 @@ class Spread:
         self._disturbed: dict[tuple[str, int], list[EngineRecord]] = {}
         self._failed: dict[str, WorkerError] = {}
         self._died_in: list[str] = []
+        self._next: Worker | None = None
         self._at = ""  # the engine that the present process is asked of
         self.lost: list[str] = []
 
@@ -97,19 +111,27 @@ class Spread:
             self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
         ):
             done = 0
-            while done < count and not self._too_many_lost():
-                racing = [spec for spec in specs if spec.id not in self._failed]
-                done += self._process(racing, batch_sizes, Path(folder))
-                progress(done, count)
+            try:
+                while done < count and not self._too_many_lost():
+                    racing = [spec for spec in specs if spec.id not in self._failed]
+                    done += self._process(racing, batch_sizes, Path(folder), last=done == count - 1)
+                    progress(done, count)
+            finally:
+                if self._next is not None:
+                    self._next.close(wait=False)
+                    self._next = None
 
-    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
+    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool) -> bool:
         """Run one process; whether what it measured counts."""
         self._at = ""
+        worker, self._next = self._next or fresh_worker(), None
         try:
-            with one_worker() as worker:
-                found = self._measure(worker, specs, batch_sizes, folder)
+            worker.greet()
+            if not last:
+                self._next = self._early()
+            found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
-            if not self._at:
+            if self._at in {"", REFERENCE.id}:
                 raise
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
             return False
@@ -119,12 +141,32 @@ class Spread:
                 self._failed[self._at] = error
             self._died_in.append(self._at)
             return False
+        finally:
+            worker.close(wait=False)  # it has nothing to put away
         reasons = [each.disturbed for each in found if each.disturbed or not each.complete]
         for each in found:
             (self._disturbed if reasons else self._sound).setdefault((each.engine, each.batch), []).append(each)
         if reasons:
             self.lost.append(reasons[0] or "too many rounds were disturbed")
+        else:
+            self._keep()
         return not reasons
+
+    def _keep(self) -> None:
+        """Write down what was measured so far, for whoever ends this run before it is saved."""
+        settings = self._bench.settings
+        path = unfinished_file(settings, self._bench.name)
+        records = [joined(some) for some in self._sound.values()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(unfinished_session(stack(settings.threads, settings.device), records)))
+        beside.replace(path)
+
+    def _early(self) -> Worker | None:
+        """The next process, importing what it needs while this one races; on a CPU that would disturb the race."""
+        backends = {spec.backend for spec in self._bench.settings.engines}
+        imports = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
+        return fresh_worker(imports) if self._bench.settings.device == "cuda" else None
 
     def _job(self, spec: EngineSpec, module: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""
@@ -150,6 +192,8 @@ class Spread:
 
             return Arm(name, block, share)
 
+        # The driver holds the GPU too; on a CPU its own time is counted anyway.
+        ours = [worker.pid, *([os.getpid()] if settings.device == "cuda" else [])]
         records = []
         for size in batch_sizes:
             images = folder / f"{size}.npy"
@@ -159,7 +203,7 @@ class Spread:
             race = run_race(
                 [*(arm(spec.id) for spec in specs), *(arm(name, share) for name, share in controls.items())],
                 schedule_for(settings.device, self._count),
-                monitor=monitor_for(settings.device, [worker.pid])(),
+                monitor=monitor_for(settings.device, ours)(),
             )
             for spec in specs:
                 record = from_race(race, bench.name, spec.id, REFERENCE.id, size, bench.model.weights.source)

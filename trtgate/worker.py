@@ -1,7 +1,8 @@
 """A process that builds, loads and times engines for a driver: of another Python on a side of an A/B run, or one of the
 fresh processes that a race is spread over.
 
-Started by `trtgate.remote` as `python -m trtgate.worker READ WRITE`, with two pipe descriptors. It needs what
+Started by `trtgate.remote` as `python -m trtgate.worker READ WRITE [MODULE...]`, with two pipe descriptors and what to
+import first. It needs what
 requirements-worker.txt lists and the runtime under test; PyTorch only for engines that are PyTorch's, and for controls.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
 import time
@@ -223,6 +225,8 @@ def main() -> int:
     """Serve until told to stop."""
     die_with_parent()
     give_home()
+    for name in sys.argv[3:]:
+        importlib.import_module(name)
     frames = Frames(int(sys.argv[1]), int(sys.argv[2]))
     frames.send({"protocol": VERSION, "python": sys.version.split()[0], "pid": os.getpid()})
     try:

@@ -1,0 +1,125 @@
+"""A race spread over fresh processes: what it adds up to, and that no death of one loses what the others measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from trtgate import spread
+from trtgate.engines import parse_spec
+from trtgate.race import NoMonitor
+from trtgate.records import from_json, read_session, to_json
+from trtgate.remote import Worker, WorkerError
+from trtgate.spread import Spread, schedule_for, unfinished_file
+from trtgate.verdict.metrics import Sample
+from trtgate.workbench import Settings, Workbench
+
+REFERENCE, INT8 = parse_spec("pytorch-fp32"), parse_spec("onnxruntime-int8")
+
+
+@pytest.fixture
+def bench(plan_cache: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workbench]:
+    # Who else uses this machine is not under test.
+    monkeypatch.setattr(spread, "monitor_for", lambda *_: NoMonitor)
+    settings = Settings(engines=(REFERENCE, INT8), plan_cache=plan_cache, processes=2)
+    with Workbench("efficientnet_lite0", settings) as bench:
+        yield bench
+
+
+def children() -> set[int]:
+    """Processes of this one that live."""
+    found = psutil.Process().children(recursive=True)
+    return {each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE}
+
+
+def test_every_process_is_a_sample_of_one_record(bench: Workbench) -> None:
+    found = bench.spread
+    record = found.record(INT8, 1)
+    rounds = schedule_for("cpu", 2).rounds
+    assert record.processes == (rounds, rounds)
+    assert len(record.rounds) == len(record.reference_rounds) == 2 * rounds
+    samples = record.samples()
+    assert [sample.get("latency").size for sample in samples] == [rounds, rounds]
+    assert [sample.get("cold_start").size for sample in samples] == [1, 1]
+    assert [len(sample.blocks["latency"]) for sample in samples] == [rounds, rounds]
+    again = from_json(json.loads(json.dumps(to_json(record))))
+    assert again.processes == record.processes
+    assert np.array_equal(again.samples()[1].get("latency"), samples[1].get("latency"))
+    # More of them for one engine leave the others as they are.
+    found.add([REFERENCE, INT8], [1], 1, "more")
+    assert found.record(INT8, 1).processes == (rounds, rounds, rounds)
+    assert not children()
+    # And whoever ends the run now loses none of it.
+    session = read_session(unfinished_file(bench.settings, bench.name))
+    assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
+    assert session.partial
+
+
+@pytest.mark.fault(
+    done="a worker of a run that is spread over processes is killed while it races",
+    said="nothing, unless more than a fifth of them are lost; then INVALID, with how the last one ended",
+    status="as the other processes decide",
+    kept="what the other processes measured; another one is run in its place",
+)
+def test_a_killed_process_is_replaced(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    ask = Worker.ask
+
+    def kill_once(worker: Worker, do: str, **arguments: Any) -> Any:
+        if do == "block" and not killed:
+            killed.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        return ask(worker, do, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", kill_once)
+    found = Spread(bench, 1)
+    found.add([REFERENCE, INT8], [1], 1, "engines")
+    assert len(found.record(INT8, 1).processes) == 1
+    assert len(found.lost) == 1
+    assert "SIGKILL" in found.lost[0]
+    assert not children()
+
+
+def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Worker.block
+
+    def die(worker: Worker, arm: str, n: int, **arguments: Any) -> Any:
+        if arm == INT8.id:
+            os.kill(worker.pid, signal.SIGSEGV)
+        return block(worker, arm, n, **arguments)
+
+    monkeypatch.setattr(Worker, "block", die)
+    found = Spread(bench, 10)
+    found.add([REFERENCE, INT8], [1], 1, "engines")
+    with pytest.raises(WorkerError, match="SIGSEGV"):
+        found.record(INT8, 1)
+    assert found.record(REFERENCE, 1).rounds
+
+
+def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(worker: Worker, *_: Any, **__: Any) -> Any:
+        raise WorkerError("gone")
+
+    monkeypatch.setattr(Worker, "greet", lose)
+    with pytest.raises(WorkerError, match="no process could measure"):
+        bench.spread.record(INT8, 1)
+    assert not children()
+
+
+def test_a_series_is_of_rounds_of_processes_or_of_all() -> None:
+    whole = Sample({"a": np.arange(5.0), "b": np.array([7.0, 8.0]), "c": np.array([9.0])}, {"a": [np.ones(2)] * 5})
+    first, second = whole.split([2, 3])
+    assert (first.get("a").tolist(), second.get("a").tolist()) == ([0, 1], [2, 3, 4])
+    assert (first.get("b").tolist(), second.get("b").tolist()) == ([7], [8])
+    assert (first.get("c").tolist(), second.get("c").tolist()) == ([9], [9])
+    assert [len(each.blocks["a"]) for each in (first, second)] == [2, 3]
+    with pytest.raises(ValueError, match="fits neither"):
+        Sample({"a": np.arange(4.0)}, {}).split([2, 3])
