@@ -9,12 +9,13 @@ if os.environ.get("SLOWED") and "trtgate.worker" in sys.orig_argv:
 
     import numpy as np
 
-    from trtgate import worker
+    from trtgate.engines import backend, parse_spec
     from trtgate.engines.base import Block, time_calls
     from trtgate.engines.gpu import GpuEngine
 
     NAME, _, SHARE = os.environ["SLOWED"].partition("=")
-    opening = worker.Worker.open
+    found = backend(parse_spec(NAME).backend)
+    load = found.load
 
     def slow(engine):
         original, waits = engine.block, {}
@@ -52,11 +53,10 @@ if os.environ.get("SLOWED") and "trtgate.worker" in sys.orig_argv:
             return Block(time_calls(slow_call, n))
 
         engine.block = on_gpu if isinstance(engine, GpuEngine) else on_cpu
+        return engine
 
-    def open_(self, **job):
-        told = opening(self, **job)
-        if job["engine"] == NAME:
-            slow(self._engines[NAME])
-        return told
+    def loading(spec, request, plan):
+        engine = load(spec, request, plan)
+        return slow(engine) if spec.id == NAME else engine
 
-    worker.Worker.open = open_
+    found.load = loading
