@@ -8,19 +8,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
-from trtgate.compare import compare_sessions, report_to_json
+from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
+from trtgate.files import require_writable
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
@@ -29,28 +30,16 @@ from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.remote import WorkerError
-from trtgate.report.markdown import (
-    SUMMARY_VARIABLE,
-    ab_markdown,
-    comparison_markdown,
-    doctor_markdown,
-    fleet_markdown,
-    publish,
-)
-from trtgate.report.terminal import (
-    ab_notes,
-    comparison_notes,
-    comparison_table,
-    doctor_lines,
-    fleet_table,
-    print_table,
-    selftest_lines,
-    sensitivity_table,
-)
+from trtgate.report import html, markdown, terminal
+from trtgate.report.gallery import Photos
+from trtgate.report.page import Page
+from trtgate.report.pages import ab_page, comparison_page, fleet_page
+from trtgate.report.terminal import doctor_lines, print_table, selftest_lines, sensitivity_table
 from trtgate.selftest import HALF, STALL, run_selftest, slowed, summary
 from trtgate.sensitivity import sensitivities
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
+from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
@@ -127,7 +116,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     if not examination.fit:
-        publish(doctor_markdown(lines))
+        markdown.publish(markdown.doctor_markdown(lines))
     return 0 if examination.fit else 1
 
 
@@ -217,18 +206,8 @@ def _selftest(options: argparse.Namespace) -> int:
     return 0
 
 
-def require_writable(option: str, path: Path) -> None:
-    """Raises UserError, before anything is measured, when the file of an option cannot be written."""
-    if (
-        (path.exists() and not path.is_file())
-        or path.is_symlink()
-        or not os.access(path if path.exists() else path.parent, os.W_OK)
-    ):
-        raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
-
-
 def _require_outputs(options: argparse.Namespace) -> None:
-    for option in ("json", "markdown"):
+    for option in ("json", "markdown", "html"):
         if getattr(options, option, None):
             require_writable(f"--{option}", getattr(options, option))
 
@@ -252,7 +231,7 @@ def _sessions(options: argparse.Namespace) -> int:
         command = [sys.executable, "-m", "pytest", "bench/", f"--benchmark-save={options.save}"]
         environment = dict(os.environ)
         if number < options.count:
-            environment.pop(SUMMARY_VARIABLE, None)  # one table of many alike is enough
+            environment.pop(markdown.SUMMARY_VARIABLE, None)  # one table of many alike is enough
         status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
@@ -268,8 +247,7 @@ def _add_ab(commands: Any) -> None:
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
     parser.add_argument("--rebuilds", type=_positive, metavar="K", help="builds a side; default 3 for TensorRT, else 1")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    _add_outputs(parser)
     parser.set_defaults(run=_ab)
 
 
@@ -284,21 +262,33 @@ def _ab(options: argparse.Namespace) -> int:
         rebuilds=options.rebuilds,
         progress=console_progress(),
     )
-    compared = report.report
-    print_table(comparison_table(compared.engines))
-    for line in ab_notes(report):
-        print(line)
     if options.json:
         options.json.write_text(json.dumps(ab_to_json(report), indent=1))
-    _write_markdown(options.markdown, ab_markdown(report))
-    return exit_status(decision.verdict for decision in compared.decisions())
+    _show(options, ab_page(report, _photos(options)))
+    return exit_status(decision.verdict for decision in report.report.decisions())
 
 
-def _write_markdown(path: Path | None, text: str) -> None:
-    """To the file that was asked for, and to the job's summary where there is one."""
-    if path:
-        path.write_text(f"{text}\n", encoding="utf-8")
-    publish(text)
+def _show(options: argparse.Namespace, page: Page) -> None:
+    """A page on the terminal, in the files that were asked for, and in the job's summary where there is one."""
+    print(terminal.render(page, colour=sys.stdout.isatty()))
+    text = markdown.render(page)
+    if options.markdown:
+        options.markdown.write_text(f"{text}\n", encoding="utf-8")
+    markdown.publish(text)
+    if options.html:
+        html.write(options.html, page)
+
+
+def _photos(options: argparse.Namespace) -> Mapping[str, Photos]:
+    """Photos for the report that shows some."""
+    return shipped_photos() if options.html else {}
+
+
+def _add_outputs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    if json:
+        parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the report with charts, one file")
 
 
 def _add_compare(commands: Any) -> None:
@@ -307,8 +297,7 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("new", help="name, number, file or folder of the new sessions")
     parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
     parser.add_argument("--expectations", type=Path, default=DEFAULT_PATH, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    _add_outputs(parser)
     parser.set_defaults(run=_compare)
 
 
@@ -316,12 +305,9 @@ def _compare(options: argparse.Namespace) -> int:
     _require_outputs(options)
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
-    print_table(comparison_table(report.engines))
-    for line in comparison_notes(report):
-        print(line)
     if options.json:
         options.json.write_text(json.dumps(report_to_json(report), indent=1))
-    _write_markdown(options.markdown, comparison_markdown(report))
+    _show(options, comparison_page(report, samples_of(old, new), _photos(options)))
     return exit_status(decision.verdict for decision in report.decisions())
 
 
@@ -342,17 +328,14 @@ def _promote(options: argparse.Namespace) -> int:
 def _add_report(commands: Any) -> None:
     parser = commands.add_parser("report", help="one table of many runners' sessions")
     parser.add_argument("folder", type=Path, help="one sub-folder per runner, with its sessions and verdict.json")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    _add_outputs(parser, json=False)
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
     _require_outputs(options)
     fleet = read_fleet(options.folder)
-    print_table(fleet_table(fleet.rows))
-    for name, decision in fleet.problems.items():
-        print(f"{name}: {decision}")
-    _write_markdown(options.markdown, fleet_markdown(fleet))
+    _show(options, fleet_page(fleet))
     return exit_status(decision.verdict for decision in fleet.decisions())
 
 

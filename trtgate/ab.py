@@ -123,7 +123,10 @@ class SideFacts:
 
 @dataclass(frozen=True)
 class AbResult:
-    """One engine of one model at one batch size on both stacks: the comparison, and what it rests on."""
+    """One engine of one model at one batch size on both stacks: the comparison, and what it rests on.
+
+    `samples` are the records of each side's processes.
+    """
 
     comparison: Comparison
     old: SideFacts
@@ -133,6 +136,7 @@ class AbResult:
     rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     end_to_end_rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[EngineRecord]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -367,6 +371,7 @@ class _Sides:
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
+            samples=records,
         )
 
     def _records(

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trtgate.errors import UserError
+
 # How often a lock that somebody else holds is tried again.
 RETRY_SECONDS = 0.05
 
@@ -86,3 +88,13 @@ def _try_lock(path: Path) -> int | None:
         raise
     os.close(handle)
     return None
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Raises UserError, before anything is measured, when the file of an option cannot be written."""
+    if (
+        (path.exists() and not path.is_file())
+        or path.is_symlink()
+        or not os.access(path if path.exists() else path.parent, os.W_OK)
+    ):
+        raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")

@@ -5,40 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.table import Table
 
 from trtgate.baseline import find_baseline
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_usable
+from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_usable, samples_of
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError
+from trtgate.files import require_writable
 from trtgate.options import add_options, read_settings
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
-from trtgate.report.markdown import comparison_markdown, publish, run_markdown
-from trtgate.report.terminal import (
-    WIDTH,
-    answers_table,
-    blog_table,
-    closing_lines,
-    comparison_notes,
-    comparison_table,
-    gpu_table,
-    photos_text,
-    render,
-    run_notes,
-    run_table,
-    stack_line,
-)
+from trtgate.report import html, markdown, terminal
+from trtgate.report.gallery import Photos
+from trtgate.report.page import Page
+from trtgate.report.pages import run_page
 from trtgate.stack import stack
+from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import GOOD, exit_status
 from trtgate.workbench import Settings
@@ -221,6 +210,23 @@ class Gate:
         records = {key: replace(record, decisions=()) for key, record in self.records.items()}
         return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
+    def page(self) -> Page:
+        """All that is to be read of this run; with photos where it is for --html, since those take a second."""
+        report, mine = self.report(), self.as_session()
+        photos: Mapping[str, Photos] = shipped_photos() if self.config.getoption("html") else {}
+        return run_page(
+            list(self.records.values()),
+            self.decisions,
+            self.stack,
+            skipped=self.skipped,
+            facts=self.facts,
+            blog=self.blog,
+            report=report,
+            baseline=[str(session.path) for session in self.baseline],
+            samples=samples_of(self.baseline, [mine]) if report else None,
+            photos=photos,
+        )
+
     @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
@@ -287,6 +293,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--blog-protocol", action="store_true", help="also measure as the blog post did that this project began with"
     )
+    group.addoption("--html", type=Path, metavar="FILE", help="also write the report, with charts, as one HTML file")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -313,6 +320,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
         _refuse_xdist(config)
+        if config.getoption("html"):
+            require_writable("--html", config.getoption("html"))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
@@ -455,40 +464,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not gate.used:
         return
     colour = bool(terminalreporter.hasmarkup)
-    width = max(WIDTH, config.get_terminal_writer().fullwidth)
-
-    def show(title: str, table: Table) -> None:
-        terminalreporter.section(title)
-        terminalreporter.write_line(render(table, colour=colour, width=width))
-
-    records = gate.records.values()
-    notes = run_notes(records, gate.skipped)
-    if notes:
-        terminalreporter.section("trtgate: notes")
-        for note in notes:
-            terminalreporter.write_line(note)
-    if any("agreement" in facts for facts in gate.facts.values()):
-        sizes = {photos_text(each["agreement"]) for each in gate.facts.values() if "agreement" in each}
-        show(f"trtgate: answers, against PyTorch's on {', '.join(sorted(sizes))}", answers_table(gate.facts))
-    report = gate.report()
-    if report is not None:
-        terminalreporter.section("trtgate: against the baseline")
-        terminalreporter.write_line(f"baseline: {', '.join(str(session.path) for session in gate.baseline)}")
-        for line in comparison_notes(report):
-            terminalreporter.write_line(line)
-        terminalreporter.write_line(render(comparison_table(report.engines), colour=colour, width=width))
-    if gate.blog:
-        show("trtgate: the blog post's protocol beside this one", blog_table(gate.blog))
-    if any("end_to_end" in record.series for record in records):
-        show("trtgate: on the GPU", gpu_table(records))
-    if records:
-        show("trtgate", run_table(records))
-        terminalreporter.write_line(stack_line(gate.stack))
-        publish(run_markdown(list(records), gate.skipped, gate.stack))
-    if report is not None:
-        publish(comparison_markdown(report))
-    for line in closing_lines(list(records), gate.decisions, report):
-        terminalreporter.write_line(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+    width = max(terminal.WIDTH, config.get_terminal_writer().fullwidth)
+    page = gate.page()
+    for title, texts in terminal.sections(page, colour=colour, width=width):
+        terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
+        for text in texts:
+            terminalreporter.write_line(text)
+    terminalreporter.write_line(terminal.fold(page.headline.sentence))
+    markdown.publish(markdown.render(page))
+    if config.getoption("html"):
+        html.write(config.getoption("html"), page)
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)
