@@ -182,6 +182,7 @@ def raced() -> AbReport:
             **{f"old {index + 1}": record.rounds for index, record in enumerate(old)},
             **{f"new {index + 1}": record.rounds for index, record in enumerate(new)},
         },
+        samples={"old": old, "new": new},
     )
     gone = Decision(Verdict.REGRESSED, Reason.MISSING, "new: openvino is not installed")
     stacks = {"old": STACK, "new": {**STACK, "onnxruntime": "1.23"}}

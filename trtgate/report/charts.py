@@ -112,7 +112,7 @@ def ratios(
         ]
         title, x = "each session against the old side's median", Axis("session, the old ones first")
     about = f"Change of the latency: {decision.message}."
-    return [Plot(title, about, x, Axis("change", percent=True), tuple(lines), tuple(marks))]
+    return [Plot(title, about, x, Axis("change", "change"), tuple(lines), tuple(marks))]
 
 
 def _points(values: Floats, start: int = 0) -> tuple[tuple[float, float], ...]:
@@ -141,7 +141,7 @@ def metrics_chart(comparison: Comparison) -> list[Bars]:
     if not bars:
         return []
     about = "Change of every metric, worse to the right, with its interval and, as a tick, how much worse it may get."
-    return [Bars("all metrics", about, Axis("change", percent=True), tuple(bars), interval=True)]
+    return [Bars("all metrics", about, Axis("change", "change"), tuple(bars), interval=True)]
 
 
 def change_chart(comparisons: Sequence[Comparison]) -> list[Bars]:
@@ -160,7 +160,7 @@ def change_chart(comparisons: Sequence[Comparison]) -> list[Bars]:
     bars.sort(key=lambda bar: -bar.value)
     left = f"; the {len(bars) - BARS} best are left out" if len(bars) > BARS else ""
     about = f"Change of every engine's latency, slower to the right, with its interval and its limit as a tick{left}."
-    return [Bars("latency, all engines", about, Axis("change", percent=True), tuple(bars[:BARS]), interval=True)]
+    return [Bars("latency, all engines", about, Axis("change", "change"), tuple(bars[:BARS]), interval=True)]
 
 
 def speedup_chart(records: Sequence[EngineRecord]) -> list[Bars]:
@@ -223,4 +223,4 @@ def agreement_chart(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
         return []
     about = f"Share of the samples on which the answer is PyTorch's: {'; '.join(f'{b.label} {b.text}' for b in bars)}."
     base = 0.0 if min(bar.low or 0.0 for bar in bars) < 0.5 else 0.5
-    return [Bars("agreement", about, Axis("share of the reference's answers"), tuple(bars), base)]
+    return [Bars("agreement", about, Axis("the reference's answer", "share"), tuple(bars), base)]

@@ -97,10 +97,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is on it. `percent` tells values as changes (0.05 is +5 %); `names` are those of the values 0, 1, 2..."""
+    """What is on it: numbers, a "change" (0.05 reads +5 %) or a "share" (5 %); `names` are those of 0, 1, 2..."""
 
     title: str
-    percent: bool = False
+    form: str = "number"
     names: tuple[str, ...] = ()
     hidden: bool = False
 

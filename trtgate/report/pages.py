@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trtgate.ab import AbReport, SideFacts
@@ -106,46 +107,45 @@ def run_headline(records: Sequence[EngineRecord], decisions: Sequence[Decision],
     bad = counted(decision.verdict for decision in decisions if decision.verdict not in GOOD)
     engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
     floors = f"floors and answers: {bad}" if bad else "floors met"
+    # Those that belong to an engine stand in its record, too, and there with its name.
+    named = [(record.name, decision) for record in records for decision in record.decisions]
+    named += [("", decision) for decision in decisions]
     if report is None:
-        found = worst(decisions) if decisions else None
-        return Headline(
-            found.verdict if found else None,
-            f"{engines}, {floors}; no baseline, so no upgrade was judged",
-            _why([decision for decision in decisions if decision.verdict not in GOOD]),
-            "--benchmark-save=before, upgrade, --benchmark-compare=before",
+        return replace(
+            _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named),
+            next="--benchmark-save=before, upgrade, --benchmark-compare=before",
         )
-    everything = [*decisions, *report.decisions()]
     against = counted(decision.verdict for decision in report.decisions())
-    return Headline(
-        worst(everything).verdict if everything else None,
-        f"against the baseline: {against}; {engines}, {floors}",
-        _why(everything),
-        _next(everything),
-    )
+    return _headline(f"against the baseline: {against}; {engines}, {floors}", [*_named(report), *named])
 
 
-def _why(decisions: Sequence[Decision]) -> str:
-    """The worst decision, and what its error is held to."""
-    if not decisions:
-        return ""
-    found = worst(decisions)
-    metric = f"{metric_words(found.metric)}: " if found.metric else ""
+def _named(report: Report) -> list[tuple[str, Decision]]:
+    """The decisions of a comparison that count, with what each is on."""
+    return [
+        *((name_of(each.key), each.decision) for each in report.engines),
+        *((name_of(key), decision) for key, decision in report.missing.items()),
+        *report.problems.items(),
+    ]
+
+
+def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
+    """The worst of all decisions, what it rests on, and what to do about it."""
+    if not named:
+        return Headline(None, decided)
+    found = worst(decision for _, decision in named)
+    name = next(name for name, decision in named if decision is found)
+    metric = metric_words(found.metric)
+    told = [name, "" if found.message.startswith(metric) else metric, found.message]
     rule = ""
     if found.low is not None and found.p is not None:
         rule = (
-            f" (each bound holds with 99.5 %; of a whole gate in which nothing changed at most {FAMILY_ALPHA:.0%} say "
+            f" (each bound holds with 99.5 %; of whole gates in which nothing changed at most {FAMILY_ALPHA:.0%} say "
             "REGRESSED)"
         )
-    return f"{found.verdict.value} ({found.reason.value}), {metric}{found.message}{rule}"
-
-
-def _next(decisions: Sequence[Decision]) -> str:
-    if not decisions:
-        return ""
-    found = worst(decisions)
+    advice = NEXT[found.verdict]
     if found.reason is Reason.MISSING:
-        return "install what is missing, or add it to acknowledged_missing in expectations.toml"
-    return NEXT[found.verdict]
+        advice = "install what is missing, or add it to acknowledged_missing in expectations.toml"
+    return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 
 def run_table(records: Iterable[EngineRecord]) -> Table:
@@ -292,7 +292,10 @@ def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:
 
 def _plan_part(record: EngineRecord) -> tuple[Part, ...]:
     """What is known of an engine's plan, and of the types that its layers have."""
-    lines = [f"plan: {name.replace('_', ' ')} {value}" for name, value in record.plan.items()]
+    lines = [
+        f"plan: {metric_words(name)} {f'{value:,}' if isinstance(value, int) else value}"
+        for name, value in record.plan.items()
+    ]
     if record.layers:
         lines.append("layers: " + ", ".join(f"{count} {kind}" for kind, count in record.layers.items()))
     return (Notes(tuple(lines), "plan", room=Room.DOCUMENT),) if lines else ()
@@ -318,15 +321,8 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
 
 def comparison_headline(report: Report) -> Headline:
     """The decisions of a comparison in one place."""
-    decisions = report.decisions()
-    if not decisions:
-        return Headline(None, "nothing was decided")
-    return Headline(
-        worst(decisions).verdict,
-        f"old against new: {counted(decision.verdict for decision in decisions)}",
-        _why(decisions),
-        _next(decisions),
-    )
+    decided = counted(decision.verdict for decision in report.decisions()) or "nothing was decided"
+    return _headline(f"old against new: {decided}", _named(report))
 
 
 def comparison_table(report: Report) -> Table:
@@ -537,11 +533,7 @@ def fleet_page(fleet: Fleet) -> Page:
         if row.decision.verdict not in GOOD
     ]
     bad += [f"{name}: {decision}" for name, decision in fleet.problems.items()]
-    decisions = fleet.decisions()
-    headline = Headline(
-        worst(decisions).verdict if decisions else None,
-        f"{len(fleet.stacks)} runners: {counted(decision.verdict for decision in decisions)}",
-        _why(decisions),
-        _next(decisions),
-    )
+    named = [(f"{row.runner} {name_of(row.key)}", row.decision) for row in fleet.rows] + [*fleet.problems.items()]
+    counts = counted(decision.verdict for _, decision in named)
+    headline = _headline(f"{len(fleet.stacks)} runners: {counts or 'nothing was decided'}", named)
     return Page("the fleet", headline, (Section("", (runners, Table(columns, rows), Notes(tuple(bad)))),))

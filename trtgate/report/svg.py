@@ -14,9 +14,11 @@ WIDTH = 400
 HEIGHT = 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
 # Where marks have labels: to the right of the plot.
-LABELS = 104
+LABELS = 118
+# Where the numbers of bars without a label stand.
+NUMBERS = 60
 TEXT = 12
-ROW = 36
+ROW = 38
 # Letters of a bar's label; the whole of it is its title.
 LETTERS = 62
 TICKS = 5
@@ -51,7 +53,8 @@ def plot_svg(plot: Plot, name: str) -> Markup:
     """A plot; `name` is one of its own in the document."""
     points = [point for line in plot.lines for point in line.points]
     across = [mark for mark in plot.marks if not mark.vertical]
-    x = _Scale([p[0] for p in points] + [m.at for m in plot.marks if m.vertical], plot.x)
+    dots = any(line.style == "dots" for line in plot.lines)
+    x = _Scale([p[0] for p in points] + [m.at for m in plot.marks if m.vertical], plot.x, room=0.04 if dots else 0.0)
     y = _Scale([p[1] for p in points] + [m.at for m in across], plot.y, room=0.06)
     if any(line.style == "area" for line in plot.lines):
         y.low = 0.0
@@ -80,7 +83,7 @@ def bars_svg(bars: Bars, name: str) -> Markup:
         number for bar in bars.bars for number in (bar.value, bar.low, bar.high, bar.limit) if number is not None
     ]
     x = _Scale([*numbers, bars.base], bars.axis, room=0.04)
-    x.place(RIGHT, WIDTH - RIGHT)
+    x.place(RIGHT, WIDTH - (RIGHT if all(bar.label for bar in bars.bars) else NUMBERS))
     inner: list[Markup] = []
     top = float(TOP)
     rows: list[tuple[Bar, float]] = []
@@ -91,7 +94,6 @@ def bars_svg(bars: Bars, name: str) -> Markup:
     bottom = top + 10
     inner += _x_axis(x, bottom)
     zero = x.at(bars.base)
-    inner.append(Markup('<line class="base" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(_n(zero), TOP, _n(bottom)))
     for bar, at in rows:
         inner += _bar(bar, x, at, zero, interval=bars.interval)
     return _svg(bars.title, bars.about, name, bottom + BOTTOM, inner)
@@ -99,10 +101,11 @@ def bars_svg(bars: Bars, name: str) -> Markup:
 
 def _bar(bar: Bar, x: _Scale, at: float, zero: float, *, interval: bool) -> Iterable[Markup]:
     short = bar.label if len(bar.label) <= LETTERS - len(bar.text) else bar.label[: LETTERS - len(bar.text) - 1] + "…"
-    yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, _n(at - 8), short, bar.label)
+    yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, _n(at - 10), short, bar.label)
     colour = "bad" if failed(bar.verdict) else bar.role.value if bar.role else "new"
     place = x.at(bar.value)
     middle = at + 1
+    yield Markup('<path class="base" d="M{} {}v12"/>').format(_n(zero), _n(middle - 6))
     if not interval:
         yield Markup('<rect class="{}" x="{}" y="{}" width="{}" height="10" data-value="{}"/>').format(
             colour, _n(min(zero, place)), _n(middle - 5), _n(max(abs(place - zero), 1)), repr(bar.value)
@@ -116,9 +119,9 @@ def _bar(bar: Bar, x: _Scale, at: float, zero: float, *, interval: bool) -> Iter
             colour, _n(place), _n(middle), repr(bar.value)
         )
     if bar.limit is not None:
-        yield Markup('<path class="limit" d="M{} {}v14"/>').format(_n(x.at(bar.limit)), _n(middle - 7))
+        yield Markup('<path class="limit" d="M{} {}v14"/>').format(_n(x.at(bar.limit)), _n(middle - 6))
     yield Markup('<text class="value" x="{}" y="{}">{}</text>').format(
-        WIDTH - RIGHT, _n(at - 8 if bar.label else at + 5), bar.text
+        WIDTH - RIGHT, _n(at - 10 if bar.label else at + 5), bar.text
     )
 
 
@@ -153,15 +156,14 @@ class _Scale:
             return [(float(index), self.axis.names[index]) for index in shown]
         found = ticks(self.low, self.high, count)
         step = found[1] - found[0] if len(found) > 1 else abs(found[0]) or 1.0
-        if self.axis.percent:
-            digits = max(0, -math.floor(math.log10(step * 100) + 1e-9))
-            return [(value, f"{value * 100 + 0.0:+.{digits}f}%" if round(value, 12) else "0%") for value in found]
-        digits = max(
-            0,
-            -math.floor(math.log10(step) + 1e-9)
-            + (1 if abs(step / 10 ** math.floor(math.log10(step)) - 2.5) < 1e-6 else 0),
-        )
-        return [(value, f"{value + 0.0:.{digits}f}") for value in found]
+        power = math.floor(math.log10(step) + 1e-9)
+        # A step of 2.5 needs a digit more.
+        places = -power + (abs(step / 10.0**power - 2.5) < 1e-6)
+        if self.axis.form == "number":
+            return [(value, f"{value + 0.0:.{max(0, places)}f}") for value in found]
+        sign = "+" if self.axis.form == "change" else ""
+        form = f"{sign}.{max(0, places - 2)}%"
+        return [(value, format(value, form) if round(value, 12) else "0%") for value in found]
 
 
 def _x_axis(x: _Scale, at: float) -> Iterable[Markup]:
