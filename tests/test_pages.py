@@ -18,11 +18,12 @@ import pytest
 from trtgate.__main__ import main
 from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
-from trtgate.report import html, markdown, terminal
+from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.answers import answers_of
+from trtgate.verdict.decision import Decision, Reason, Verdict
 
 from . import scenes
 from .saved import save
@@ -239,3 +240,29 @@ def test_photos_at_hand_are_shown_where_the_answers_differ() -> None:
     assert f'alt="{photos.names[7]}"' in text
     assert photos.classes[int(other[7].argmax())] in html_lib.unescape(text)
     assert len(text) < 60_000
+
+
+# GitHub.
+
+
+def test_what_regressed_is_annotated_in_a_job_of_githubs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.before_and_after()
+    main(["compare", "before", "after"])
+    assert "::error" not in capsys.readouterr().out
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["compare", "before", "after"]) == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    assert found[0].startswith(
+        "::error title=trtgate%3A resnet50 onnxruntime-int8 batch 1::REGRESSED (slower): slower by"
+    )
+    assert "+20.0%25" in found[0]
+    assert len(found) == 2
+
+
+def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    bad = Decision(Verdict.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
+    [line] = github.annotate([("a,b:c\n::d", bad), ("a,b:c\n::d", bad), ("fine", scenes.MET)])
+    assert line == "::warning title=trtgate%3A a%2Cb%3Ac%0A%3A%3Ad::INVALID (disturbed): a%0A::set-output name=x::y"

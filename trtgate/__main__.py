@@ -29,17 +29,20 @@ from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
+from trtgate.records import read_session
 from trtgate.remote import WorkerError
-from trtgate.report import html, markdown, terminal
+from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
-from trtgate.report.pages import ab_page, comparison_page, fleet_page
+from trtgate.report.pages import ab_page, comparison_decisions, comparison_page, fleet_page
 from trtgate.report.terminal import doctor_lines, print_table, selftest_lines, sensitivity_table
+from trtgate.report.trends import trend_page
 from trtgate.selftest import HALF, STALL, run_selftest, slowed, summary
 from trtgate.sensitivity import sensitivities
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.thumbnails import shipped_photos
+from trtgate.trend import trend, trend_to_json
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
@@ -265,6 +268,8 @@ def _ab(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(ab_to_json(report), indent=1))
     _show(options, ab_page(report, _photos(options)))
+    for line in github.annotate(comparison_decisions(report.report)):
+        print(line)
     return exit_status(decision.verdict for decision in report.report.decisions())
 
 
@@ -284,9 +289,8 @@ def _photos(options: argparse.Namespace) -> Mapping[str, Photos]:
     return shipped_photos() if options.html else {}
 
 
-def _add_outputs(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
-    if json:
-        parser.add_argument("--json", type=Path, metavar="FILE")
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the report with charts, one file")
 
@@ -308,6 +312,8 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_text(json.dumps(report_to_json(report), indent=1))
     _show(options, comparison_page(report, samples_of(old, new), _photos(options)))
+    for line in github.annotate(comparison_decisions(report)):
+        print(line)
     return exit_status(decision.verdict for decision in report.decisions())
 
 
@@ -326,17 +332,37 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _add_report(commands: Any) -> None:
-    parser = commands.add_parser("report", help="one table of many runners' sessions")
-    parser.add_argument("folder", type=Path, help="one sub-folder per runner, with its sessions and verdict.json")
-    _add_outputs(parser, json=False)
+    parser = commands.add_parser("report", help="many runners' sessions in one table, or many sessions over time")
+    parser.add_argument(
+        "sessions",
+        nargs="+",
+        help="a folder with a sub-folder for each runner, or names, numbers, files and folders of sessions",
+    )
+    parser.add_argument("--trend", action="store_true", help="over time, also for a folder of folders")
+    parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
+    _add_outputs(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
+    """A trend decides nothing, a fleet on all that its runners did."""
     _require_outputs(options)
-    fleet = read_fleet(options.folder)
-    _show(options, fleet_page(fleet))
-    return exit_status(decision.verdict for decision in fleet.decisions())
+    folder = Path(options.sessions[0])
+    of_runners = len(options.sessions) == 1 and folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    if of_runners and not options.trend:
+        if options.json:
+            raise UserError(
+                "--json is for a trend; the runners' own verdict.json have what a fleet's report is made of"
+            )
+        fleet = read_fleet(folder)
+        _show(options, fleet_page(fleet))
+        return exit_status(decision.verdict for decision in fleet.decisions())
+    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
+    found = trend([read_session(path) for path in files])
+    if options.json:
+        options.json.write_text(json.dumps(trend_to_json(found), indent=1))
+    _show(options, trend_page(found))
+    return 0
 
 
 ADD = (

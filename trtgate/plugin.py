@@ -22,13 +22,14 @@ from trtgate.options import add_options, read_settings
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
-from trtgate.report import html, markdown, terminal
+from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
-from trtgate.report.pages import run_page
+from trtgate.report.pages import run_decisions, run_page
 from trtgate.stack import stack
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import METRICS
 from trtgate.verdict.policy import GOOD, exit_status
 from trtgate.workbench import Settings
 
@@ -383,6 +384,12 @@ def replay(benchmark: Any, record: EngineRecord) -> None:
     benchmark.pedantic(_nothing, rounds=len(record.rounds), iterations=1)
 
 
+def properties(record: EngineRecord) -> list[tuple[str, object]]:
+    """Every metric of an engine by name, in the units of the JSON."""
+    values = [(metric.name, record.value(metric.name)) for metric in METRICS]
+    return [(f"trtgate.{name}", value) for name, value in values if value is not None]
+
+
 def _nothing() -> None:
     return None
 
@@ -423,6 +430,9 @@ def pytest_benchmark_compare_machine_info(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    found = getattr(item, "funcargs", {})
+    if call.when == "call" and "benchmark" in found and isinstance(found.get("record"), EngineRecord):
+        item.user_properties += properties(found["record"])  # those of --junit-xml
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, UserError):
         report.longrepr = str(call.excinfo.value)  # the sentence is for the user; a traceback would only hide it
@@ -465,12 +475,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     colour = bool(terminalreporter.hasmarkup)
     width = max(terminal.WIDTH, config.get_terminal_writer().fullwidth)
-    page = gate.page()
+    records, page = gate.records.values(), gate.page()
     for title, texts in terminal.sections(page, colour=colour, width=width):
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
     terminalreporter.write_line(terminal.fold(page.headline.sentence))
+    for line in github.annotate(run_decisions(list(records), gate.decisions, gate.report())):
+        terminalreporter.write_line(line)
     markdown.publish(markdown.render(page))
     if config.getoption("html"):
         html.write(config.getoption("html"), page)

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 # Of a distribution; more cannot be told apart on a screen.
 BINS = 60
 # What lies beyond is a line's end: a stall of a second would press all else against the axis. The tail is gated apart.
-SHOWN_SHARE = (0.0, 99.5)
+SHOWN_SHARE = (0.0, 98.0)
 # Points of one chart; more rounds or sessions are thinned.
 POINTS = 120
 # Bars of one chart.

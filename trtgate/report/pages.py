@@ -107,19 +107,27 @@ def run_headline(records: Sequence[EngineRecord], decisions: Sequence[Decision],
     bad = counted(decision.verdict for decision in decisions if decision.verdict not in GOOD)
     engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
     floors = f"floors and answers: {bad}" if bad else "floors met"
-    # Those that belong to an engine stand in its record, too, and there with its name.
-    named = [(record.name, decision) for record in records for decision in record.decisions]
-    named += [("", decision) for decision in decisions]
+    named = run_decisions(records, decisions, report)
     if report is None:
         return replace(
             _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named),
             next="--benchmark-save=before, upgrade, --benchmark-compare=before",
         )
     against = counted(decision.verdict for decision in report.decisions())
-    return _headline(f"against the baseline: {against}; {engines}, {floors}", [*_named(report), *named])
+    return _headline(f"against the baseline: {against}; {engines}, {floors}", named)
 
 
-def _named(report: Report) -> list[tuple[str, Decision]]:
+def run_decisions(
+    records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None
+) -> list[tuple[str, Decision]]:
+    """The decisions of a run that count, with what each is on; "" where that is no engine."""
+    named = [(record.name, decision) for record in records for decision in record.decisions]
+    told = [decision for _, decision in named]
+    rest = [("", decision) for decision in decisions if decision not in told]
+    return [*(comparison_decisions(report) if report else []), *named, *rest]
+
+
+def comparison_decisions(report: Report) -> list[tuple[str, Decision]]:
     """The decisions of a comparison that count, with what each is on."""
     return [
         *((name_of(each.key), each.decision) for each in report.engines),
@@ -322,7 +330,7 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
 def comparison_headline(report: Report) -> Headline:
     """The decisions of a comparison in one place."""
     decided = counted(decision.verdict for decision in report.decisions()) or "nothing was decided"
-    return _headline(f"old against new: {decided}", _named(report))
+    return _headline(f"old against new: {decided}", comparison_decisions(report))
 
 
 def comparison_table(report: Report) -> Table:
