@@ -29,6 +29,8 @@ from trtgate.verdict.paired import change_text
 
 # Lines of one chart, and points of one line; longer series are thinned to what a screen can show.
 LINES = 6
+# Steps named below a chart; all of them are in the table.
+TOLD = 2
 POINTS = 250
 
 
@@ -120,7 +122,7 @@ def _plots(found: Trend, metric: str, some: Sequence[Series]) -> list[Plot]:
     groups: dict[tuple[str, int], list[Series]] = {}
     for series in some:
         groups.setdefault((series.key[0], series.key[2]), []).append(series)
-    x = Axis("session", names=tuple(_date(found, index) for index in range(len(found.sessions))))
+    x = Axis("session", names=tuple(_date(found, index)[5:] for index in range(len(found.sessions))))
     plots = []
     for (model, batch), group in groups.items():
         # What stepped goes together, where its line is not one of many.
@@ -136,7 +138,8 @@ def _plots(found: Trend, metric: str, some: Sequence[Series]) -> list[Plot]:
                 for series in shown
                 for step in series.steps
             ]
-            told = "; ".join(f"{text} since {_date(found, index)}" for index, text in steps) or "no step"
+            told = "; ".join(f"{text} since {_date(found, index)}" for index, text in steps[:TOLD]) or "no step"
+            told += f" and {len(steps) - TOLD} more" if len(steps) > TOLD else ""
             there = {index for series in shown for index in series.sessions}
             marks = [
                 Mark(index - 0.5, f"{_date(found, index)}: {'; '.join(changed)}", Role.CHANGE, vertical=True)
