@@ -207,14 +207,14 @@ def agreement_chart(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
         # Of several builds the one that agrees least counts, as in the decision.
         record = min(known, key=lambda each: float(each.agreement["top1"]) / float(each.agreement["n"]))
         found = record.agreement
-        share = found["top1"] / found["n"]
+        share, low, high = found["top1"] / found["n"], found.get("low"), found.get("high")
         bars.append(
             Bar(
                 role.value if old else "this run",
                 share,
-                f"{share:.1%}, at least {found['low']:.1%}",
-                found["low"],
-                found["high"],
+                f"{share:.1%}" + ("" if low is None else f", at least {low:.1%}"),
+                low,
+                high,
                 record.limits.get("agreement"),
                 role,
             )

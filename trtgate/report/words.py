@@ -73,7 +73,8 @@ def agreement_cell(record: EngineRecord) -> Cell:
     if is_reference or not record.agreement:
         return Cell("" if is_reference else "not measured")
     share = record.agreement["top1"] / record.agreement["n"]
-    return Cell(f"{share:.1%} ({record.agreement['low']:.1%})", value=share)
+    low = record.agreement.get("low")
+    return Cell(f"{share:.1%}" + ("" if low is None else f" ({low:.1%})"), value=share)
 
 
 def floors_cell(record: EngineRecord) -> Cell:
