@@ -50,8 +50,10 @@ format: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements.txt requirements-trend.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	# By itself: it pins numpy and asks for clients of five databases, none of which its analysis imports.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-trend.txt
 	touch $@
 
 $(VENV)/.installed-gpu: requirements-gpu.txt requirements-gpu-cu13.txt $(VENV)/.installed

@@ -22,6 +22,7 @@ def save(
     clock: float | None = None,
     series: dict[str, tuple[float, ...]] | None = None,
     summary: dict[str, Any] | None = None,
+    when: str = "2026-01-01",
     **more: Any,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
@@ -45,7 +46,7 @@ def save(
     document = {
         "machine_info": {"trtgate": {**stack(), **(changes or {})}},
         "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in records],
-        "datetime": "2026-01-01",
+        "datetime": when,
         "trtgate": {"schema": SCHEMA, "skipped": {}, "unfit": [], **(summary or {})},
     }
     folder = Path(".benchmarks/Linux")

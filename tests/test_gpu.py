@@ -31,7 +31,8 @@ from trtgate.errors import UserError
 from trtgate.nvml import Gpu, Reading
 from trtgate.race import Arm, Block, Schedule, block_length, run_race
 from trtgate.records import EngineRecord
-from trtgate.report.terminal import gpu_table, render, run_notes
+from trtgate.report.pages import gpu_table, run_notes
+from trtgate.report.terminal import table_text
 from trtgate.stack import stack, usable_threads
 from trtgate.telemetry import GpuMonitor
 
@@ -415,7 +416,7 @@ def test_numbers_that_are_the_hosts_or_the_links_are_said_to_be() -> None:
 def test_the_gpu_table_has_both_series_and_throughput() -> None:
     streams = {"streams": 4.0, "images_per_second": 50_000.0, "alone": 26_000.0}
     rows = [record(enqueue_seconds=2e-5, readings={"clock_mhz": 1980.0}), record(throughput=streams)]
-    text = render(gpu_table(rows))
+    text = table_text(gpu_table(rows))
     assert "1.000  1.200   0.020    32000" in text
     assert "50000" in text
     assert "4 streams" in text

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -536,3 +537,24 @@ def test_an_ordinary_failure_is_status_1_whatever_else_is_open(run: Run, pyteste
 )
 def test_a_wrong_option_is_one_sentence(run: Run, options: list[str], named: str) -> None:
     refused(run(*options), named)
+
+
+def test_the_report_as_a_document_and_as_properties_of_the_tests(
+    run: Run, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
+    run("--benchmark-save=before")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    slower = {**PLAN, "fast-int8": 1.4e-3}
+    result = run("--benchmark-compare=before", "--html=out.html", "--junit-xml=out.xml", plan=slower)
+    assert result.ret == 1
+    text = Path("out.html").read_text()
+    assert "toy fast-int8 batch 1" in text
+    assert "new over old" not in text  # sessions, which took no turns
+    tests = ElementTree.parse("out.xml").getroot().iter("testcase")
+    found = {test.get("name"): {p.get("name"): p.get("value") for p in test.iter("property")} for test in tests}
+    assert float(found["test_latency[fast-int8]"]["trtgate.latency"] or 0) == pytest.approx(1.4e-3 * 1.004)
+    result.stdout.fnmatch_lines(["::error title=trtgate%3A toy fast-int8 batch 1::REGRESSED*"])
+
+
+def test_a_document_that_cannot_be_written_is_told_before_anything_is_measured(run: Run) -> None:
+    refused(run("--html=nowhere/out.html"), "--html nowhere/out.html cannot be written")

@@ -12,7 +12,8 @@ from trtgate.expectations import Expectation
 from trtgate.judge import floor_decision
 from trtgate.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
 from trtgate.records import from_race
-from trtgate.report.terminal import render, run_table
+from trtgate.report.pages import run_table
+from trtgate.report.terminal import table_text
 from trtgate.verdict import Reason, Verdict
 
 QUICK = Schedule(rounds=3, block_seconds=0.01, warm_up_seconds=0.0)
@@ -106,7 +107,7 @@ def test_a_race_of_which_nothing_is_left_is_invalid_and_can_be_shown() -> None:
     record = from_race(race, "toy", "onnxruntime-int8", REFERENCE.id, 1, "file")
     decision = floor_decision(record, Expectation({"speedup": 1.0}))
     assert (decision.verdict, decision.reason) == (Verdict.INVALID, Reason.DISTURBED)
-    assert "INVALID" in render(run_table([replace(record, decisions=(decision,))]))
+    assert "INVALID" in table_text(run_table([replace(record, decisions=(decision,))]))
 
 
 def race_of(blocks: list[list[float]], statistic: str) -> Race:

@@ -8,14 +8,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
-from trtgate.compare import compare_sessions, report_to_json
+from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
@@ -29,29 +29,20 @@ from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
+from trtgate.records import read_session
 from trtgate.remote import WorkerError
-from trtgate.report.markdown import (
-    SUMMARY_VARIABLE,
-    ab_markdown,
-    comparison_markdown,
-    doctor_markdown,
-    fleet_markdown,
-    publish,
-)
-from trtgate.report.terminal import (
-    ab_notes,
-    comparison_notes,
-    comparison_table,
-    doctor_lines,
-    fleet_table,
-    print_table,
-    selftest_lines,
-    sensitivity_table,
-)
+from trtgate.report import github, html, markdown, terminal
+from trtgate.report.gallery import Photos
+from trtgate.report.page import Page
+from trtgate.report.pages import ab_page, comparison_decisions, comparison_page, fleet_page
+from trtgate.report.terminal import doctor_lines, print_table, selftest_lines, sensitivity_table
+from trtgate.report.trends import trend_page
 from trtgate.selftest import HALF, STALL, run_selftest, slowed, summary
 from trtgate.sensitivity import sensitivities
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
+from trtgate.thumbnails import shipped_photos
+from trtgate.trend import trend, trend_to_json
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
@@ -128,7 +119,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     if not examination.fit:
-        publish(doctor_markdown(lines))
+        markdown.publish(markdown.doctor_markdown(lines))
     return 0 if examination.fit else 1
 
 
@@ -217,7 +208,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _require_outputs(options: argparse.Namespace) -> None:
-    require_outputs({f"--{name}": getattr(options, name, None) for name in ("json", "markdown")})
+    require_outputs({f"--{name}": getattr(options, name, None) for name in ("json", "markdown", "html")})
 
 
 def _add_sessions(commands: Any) -> None:
@@ -239,7 +230,7 @@ def _sessions(options: argparse.Namespace) -> int:
         command = [sys.executable, "-m", "pytest", "bench/", f"--benchmark-save={options.save}"]
         environment = dict(os.environ)
         if number < options.count:
-            environment.pop(SUMMARY_VARIABLE, None)  # one table of many alike is enough
+            environment.pop(markdown.SUMMARY_VARIABLE, None)  # one table of many alike is enough
         status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
@@ -255,8 +246,7 @@ def _add_ab(commands: Any) -> None:
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
     parser.add_argument("--rebuilds", type=_positive, metavar="K", help="builds a side; default 3 for TensorRT, else 1")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    _add_outputs(parser)
     parser.set_defaults(run=_ab)
 
 
@@ -271,19 +261,32 @@ def _ab(options: argparse.Namespace) -> int:
         rebuilds=options.rebuilds,
         progress=console_progress(),
     )
-    compared = report.report
-    print_table(comparison_table(compared.engines))
-    for line in ab_notes(report):
-        print(line)
     write_output("--json", options.json, json.dumps(ab_to_json(report), indent=1))
-    _write_markdown(options.markdown, ab_markdown(report))
-    return exit_status(decision.verdict for decision in compared.decisions())
+    _show(options, ab_page(report, _photos(options)))
+    for line in github.annotate(comparison_decisions(report.report)):
+        print(line)
+    return exit_status(decision.verdict for decision in report.report.decisions())
 
 
-def _write_markdown(path: Path | None, text: str) -> None:
-    """To the file that was asked for, and to the job's summary where there is one."""
-    publish(text)
-    write_output("--markdown", path, f"{text}\n")
+def _show(options: argparse.Namespace, page: Page) -> None:
+    """A page on the terminal, in the files that were asked for, and in the job's summary where there is one."""
+    print(terminal.render(page, colour=sys.stdout.isatty()))
+    text = markdown.render(page)
+    markdown.publish(text)
+    write_output("--markdown", options.markdown, f"{text}\n")
+    if options.html:
+        write_output("--html", options.html, html.render(page))
+
+
+def _photos(options: argparse.Namespace) -> Mapping[str, Photos]:
+    """Photos for the report that shows some."""
+    return shipped_photos() if options.html else {}
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the report with charts, one file")
 
 
 def _add_compare(commands: Any) -> None:
@@ -292,8 +295,7 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument("new", help="name, number, file or folder of the new sessions")
     parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
     parser.add_argument("--expectations", type=Path, default=DEFAULT_PATH, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    _add_outputs(parser)
     parser.set_defaults(run=_compare)
 
 
@@ -301,11 +303,10 @@ def _compare(options: argparse.Namespace) -> int:
     _require_outputs(options)
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
-    print_table(comparison_table(report.engines))
-    for line in comparison_notes(report):
-        print(line)
     write_output("--json", options.json, json.dumps(report_to_json(report), indent=1))
-    _write_markdown(options.markdown, comparison_markdown(report))
+    _show(options, comparison_page(report, samples_of(old, new), _photos(options)))
+    for line in github.annotate(comparison_decisions(report)):
+        print(line)
     return exit_status(decision.verdict for decision in report.decisions())
 
 
@@ -324,20 +325,36 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _add_report(commands: Any) -> None:
-    parser = commands.add_parser("report", help="one table of many runners' sessions")
-    parser.add_argument("folder", type=Path, help="one sub-folder per runner, with its sessions and verdict.json")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser = commands.add_parser("report", help="many runners' sessions in one table, or many sessions over time")
+    parser.add_argument(
+        "sessions",
+        nargs="+",
+        help="a folder with a sub-folder for each runner, or names, numbers, files and folders of sessions",
+    )
+    parser.add_argument("--trend", action="store_true", help="over time, also for a folder of folders")
+    parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
+    _add_outputs(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
+    """A trend decides nothing, a fleet on all that its runners did."""
     _require_outputs(options)
-    fleet = read_fleet(options.folder)
-    print_table(fleet_table(fleet.rows))
-    for name, decision in fleet.problems.items():
-        print(f"{name}: {decision}")
-    _write_markdown(options.markdown, fleet_markdown(fleet))
-    return exit_status(decision.verdict for decision in fleet.decisions())
+    folder = Path(options.sessions[0])
+    of_runners = len(options.sessions) == 1 and folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    if of_runners and not options.trend:
+        if options.json:
+            raise UserError(
+                "--json is for a trend; the runners' own verdict.json have what a fleet's report is made of"
+            )
+        fleet = read_fleet(folder)
+        _show(options, fleet_page(fleet))
+        return exit_status(decision.verdict for decision in fleet.decisions())
+    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
+    found = trend([read_session(path) for path in files])
+    write_output("--json", options.json, json.dumps(trend_to_json(found), indent=1))
+    _show(options, trend_page(found))
+    return 0
 
 
 ADD = (

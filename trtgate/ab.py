@@ -41,6 +41,7 @@ from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
+from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
@@ -131,7 +132,10 @@ class SideFacts:
 
 @dataclass(frozen=True)
 class AbResult:
-    """One engine of one model at one batch size on both stacks: the comparison, and what it rests on."""
+    """One engine of one model at one batch size on both stacks: the comparison, and what it rests on.
+
+    `samples` are the records of each side's processes.
+    """
 
     comparison: Comparison
     old: SideFacts
@@ -141,6 +145,7 @@ class AbResult:
     rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     end_to_end_rounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[EngineRecord]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -376,7 +381,16 @@ class _Sides:
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
+            samples={side: self._answering(records[side], logits[side]) for side in SIDES},
         )
+
+    def _answering(self, records: Sequence[EngineRecord], logits: Logits) -> Sequence[EngineRecord]:
+        """A side's records with its answers, for whoever shows them: what is decided on them has been."""
+        if not self._bench.model.weights.trained:
+            return records
+        photos = self._bench.photos("evaluation")
+        found = answers_of(photos.names, self._bench.logits(REFERENCE), logits, photos.clusters).to_json()
+        return [replace(record, answers=found) for record in records]
 
     def _records(
         self,

@@ -58,7 +58,7 @@ AGREEMENT = "agreement"
 class Change:
     """One metric of one engine: the median process of each side (None: not measured), and the verdict.
 
-    `gated` says whether the verdict counts; one that does not is shown.
+    `gated` says whether the verdict counts; one that does not is shown. `delta` is by how much it may get worse.
     """
 
     metric: str
@@ -66,6 +66,7 @@ class Change:
     new: float | None
     decision: Decision
     gated: bool = True
+    delta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,19 @@ class Report:
     def decisions(self) -> list[Decision]:
         """All decisions of the report that count."""
         return [each.decision for each in self.engines] + [*self.missing.values(), *self.problems.values()]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was compared: the records of each side by engine, one for each session or process."""
+
+    old: Mapping[Key, Sequence[EngineRecord]]
+    new: Mapping[Key, Sequence[EngineRecord]]
+
+
+def samples_of(old: Iterable[SessionRecord], new: Iterable[SessionRecord]) -> Samples:
+    """The records of saved sessions."""
+    return Samples(by_key(old), by_key(new))
 
 
 def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
@@ -352,7 +366,8 @@ def _compare(
         gated = limits.delta is not None
         if metric.name == "cycles":
             gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks, before, after)
-        changes.append(Change(metric.name, _middle(metric, before), _middle(metric, after), decision, gated))
+        middles = _middle(metric, before), _middle(metric, after)
+        changes.append(Change(metric.name, *middles, decision, gated, limits.delta))
     answers, differs = _answers(old, new, expectation)
     return Comparison(
         key=key,
@@ -550,6 +565,7 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
                 "old": change.old,
                 "new": change.new,
                 "gated": change.gated,
+                "delta": change.delta,
                 "decision": decision_to_json(change.decision),
             }
             for change in each.changes

@@ -36,7 +36,7 @@ class Range:
 
 
 # What takes twice as long is no noise of any machine; what only builds, starts or stalls may be that unsteady.
-LIMIT_HIGH = {"tail": 10.0, "build_seconds": 10.0, "cold_start": 10.0}
+LIMIT_HIGH = {"tail": 10.0, "end_to_end_tail": 10.0, "build_seconds": 10.0, "cold_start": 10.0}
 KEYS: Mapping[str, Range] = {
     "agreement": Range(0.85, 0.0, 1.0),
     "max_accuracy_drop": Range(0.015, 0.0, 1.0),

@@ -13,7 +13,9 @@ from trtgate.fields import DAMAGED, read_json
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
 TITLE = "### trtgate"
 PART = ".part"
-OURS = ({"engines", "missing"}, {"trials", "decision"})
+OURS = ({"engines", "missing"}, {"trials", "decision"}, {"series", "stack_changes"})
+# What stands within the first characters of every HTML file of ours.
+GENERATOR = '<meta name="generator" content="trtgate">'
 
 
 def require_outputs(outputs: Mapping[str, Path | None]) -> None:
@@ -43,17 +45,20 @@ def _require_writable(option: str, path: Path) -> None:
             raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
         if NUMBERED.fullmatch(path.name):
             raise UserError(f"{option} {path} would be taken for a saved session by its name; give it another")
-        if there and not _is_ours(path, markdown=option == "--markdown"):
+        if there and not _is_ours(path, option):
             raise UserError(f"{option} {path} exists and was not written by {option}; name another file")
     except OSError as error:
         raise UserError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
 
 
-def _is_ours(path: Path, *, markdown: bool) -> bool:
+def _is_ours(path: Path, option: str) -> bool:
     if not path.stat().st_size:
         return True
     try:
-        if markdown:
+        if option == "--html":
+            with path.open(encoding="utf-8") as text:
+                return GENERATOR in text.read(1000)
+        if option == "--markdown":
             with path.open(encoding="utf-8") as lines:
                 return lines.readline(len(TITLE) + 1).startswith(TITLE)
         found = read_json(path)

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from trtgate.errors import UserError
 from trtgate.plans import IDENTITY, Entry, PlanCache, Pruned, changed_fields, nearest_change
+from trtgate.report.page import Column, Table, cells
 from trtgate.report.terminal import print_table
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -86,14 +84,15 @@ def printable(text: str) -> str:
 
 def list_table(entries: Sequence[Entry], now: float) -> Table:
     """One row for each entry; `now` is seconds since 1970."""
-    table = Table("key", "kind", "what", "size", "built in", "built", "last used", box=None)
+    names = ("key", "kind", "what", "size", "built in", "built", "last used")
+    rows = []
     for entry in entries:
         built, used = age_text(now - entry.built), age_text(now - entry.used)
         seconds = f"{entry.manifest.build_seconds:.1f} s"
-        table.add_row(
-            entry.path.name[:SHOWN], entry.kind, Text(thing(entry)), size_text(entry.size), seconds, built, used
+        rows.append(
+            cells(entry.path.name[:SHOWN], entry.kind, thing(entry), size_text(entry.size), seconds, built, used)
         )
-    return table
+    return Table(tuple(Column(name, text=True) for name in names), tuple(rows), grouped=0)
 
 
 def _list(options: argparse.Namespace) -> int:

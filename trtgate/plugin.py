@@ -8,44 +8,42 @@ import json
 import logging
 import os
 import tempfile
-import textwrap
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.table import Table
 
 from trtgate.baseline import find_baseline, require_save_name
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report, compare_records, compare_sessions, require_own_sessions, require_usable
+from trtgate.compare import (
+    Comparison,
+    Report,
+    compare_records,
+    compare_sessions,
+    require_own_sessions,
+    require_usable,
+    samples_of,
+)
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError, printable
 from trtgate.options import add_options, read_settings
+from trtgate.outputs import require_outputs, write_output
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
 from trtgate.remote import WorkerError
-from trtgate.report.markdown import comparison_markdown, publish, run_markdown
-from trtgate.report.terminal import (
-    WIDTH,
-    answers_table,
-    blog_table,
-    closing_lines,
-    comparison_notes,
-    comparison_table,
-    gpu_table,
-    photos_text,
-    render,
-    run_notes,
-    run_table,
-    stack_line,
-)
+from trtgate.report import github, html, markdown, terminal
+from trtgate.report.gallery import Photos
+from trtgate.report.page import Page
+from trtgate.report.pages import run_decisions, run_page
 from trtgate.spread import PROCESSES, unfinished_file
 from trtgate.stack import stack
 from trtgate.suite import Test, tests_beside
+from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import METRICS
 from trtgate.verdict.policy import EXIT_REGRESSED, FAMILY_ALPHA, GOOD, exit_status
 from trtgate.workbench import Settings
 
@@ -255,6 +253,23 @@ class Gate:
         records = {key: replace(record, decisions=()) for key, record in self.records.items()}
         return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
+    def page(self) -> Page:
+        """All that is to be read of this run; with photos where it is for --html, since those take a second."""
+        report, mine = self.report(), self.as_session()
+        photos: Mapping[str, Photos] = shipped_photos() if self.config.getoption("html") else {}
+        return run_page(
+            list(self.records.values()),
+            self.decisions,
+            self.stack,
+            skipped=self.skipped,
+            facts=self.facts,
+            blog=self.blog,
+            report=report,
+            baseline=[str(session.path) for session in self.baseline],
+            samples=samples_of(self.baseline, [mine]) if report else None,
+            photos=photos,
+        )
+
     @property
     def of_no_engine(self) -> list[Decision]:
         """Decisions that no test and no row of a table shows."""
@@ -368,6 +383,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--blog-protocol", action="store_true", help="also measure as the blog post did that this project began with"
     )
+    group.addoption("--html", type=Path, metavar="FILE", help="also write the report, with charts, as one HTML file")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -405,6 +421,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         _refuse_xdist(config)
         require_save_name(config.getoption("benchmark_save", None) or "none")
+        require_outputs({"--html": config.getoption("html")})
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
@@ -467,6 +484,12 @@ def replay(benchmark: Any, record: EngineRecord) -> None:
     benchmark.pedantic(_nothing, rounds=len(record.rounds), iterations=1)
 
 
+def properties(record: EngineRecord) -> list[tuple[str, object]]:
+    """Every metric of an engine by name, in the units of the JSON."""
+    values = [(metric.name, record.value(metric.name)) for metric in METRICS]
+    return [(f"trtgate.{name}", value) for name, value in values if value is not None]
+
+
 def _nothing() -> None:
     return None
 
@@ -508,6 +531,9 @@ def pytest_benchmark_compare_machine_info(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    found = getattr(item, "funcargs", {})
+    if call.when == "call" and "benchmark" in found and isinstance(found.get("record"), EngineRecord):
+        item.user_properties += properties(found["record"])  # those of --junit-xml
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, WorkerError):
@@ -586,43 +612,28 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not gate.used:
         return
     colour = bool(terminalreporter.hasmarkup)
-    width = max(WIDTH, config.get_terminal_writer().fullwidth)
-
-    def show(title: str, table: Table) -> None:
-        terminalreporter.section(title)
-        terminalreporter.write_line(render(table, colour=colour, width=width))
-
-    records = gate.records.values()
-    notes = [*map(str, gate.of_no_engine), *run_notes(records, gate.skipped)]
-    if notes:
-        terminalreporter.section("trtgate: notes")
-        for note in notes:
-            terminalreporter.write_line(note)
-    if any("agreement" in facts for facts in gate.facts.values()):
-        sizes = {photos_text(each["agreement"]) for each in gate.facts.values() if "agreement" in each}
-        show(f"trtgate: answers, against PyTorch's on {', '.join(sorted(sizes))}", answers_table(gate.facts))
-    report = gate.report()
-    if report is not None:
-        terminalreporter.section("trtgate: against the baseline")
-        terminalreporter.write_line(f"baseline: {', '.join(str(session.path) for session in gate.baseline)}")
-        for line in comparison_notes(report):
-            terminalreporter.write_line(line)
-        terminalreporter.write_line(render(comparison_table(report.engines), colour=colour, width=width))
-    if gate.blog:
-        show("trtgate: the blog post's protocol beside this one", blog_table(gate.blog))
-    if any("end_to_end" in record.series for record in records):
-        show("trtgate: on the GPU", gpu_table(records))
-    if records:
-        show("trtgate", run_table(records))
-        terminalreporter.write_line(stack_line(gate.stack))
-        publish(run_markdown(list(records), gate.skipped, gate.stack))
-    if report is not None:
-        publish(comparison_markdown(report))
+    width = max(terminal.WIDTH, config.get_terminal_writer().fullwidth)
+    records, page = gate.records.values(), gate.page()
+    if gate.of_no_engine:
+        terminalreporter.section("trtgate: of no engine")
+        for decision in gate.of_no_engine:
+            terminalreporter.write_line(str(decision))
+    for title, texts in terminal.sections(page, colour=colour, width=width):
+        terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
+        for text in texts:
+            terminalreporter.write_line(text)
     closing = [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
-    if records or gate.decisions or report is not None or not gate.mistakes:
-        closing += closing_lines(list(records), gate.decisions, report)
+    if gate.cut_off and (kept := gate.unfinished()):
+        closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
+    if records or gate.decisions or gate.report() is not None or not gate.mistakes:
+        closing.append(page.headline.sentence)
     for line in closing:
-        terminalreporter.write_line(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+        terminalreporter.write_line(terminal.fold(line))
+    for line in github.annotate(run_decisions(list(records), gate.decisions, gate.report())):
+        terminalreporter.write_line(line)
+    markdown.publish(markdown.render(page))
+    if config.getoption("html"):
+        write_output("--html", config.getoption("html"), html.render(page))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -124,11 +124,11 @@ class Spread:
     def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool) -> bool:
         """Run one process; whether what it measured counts."""
         self._at = ""
-        worker, self._next = self._next or fresh_worker(), None
+        worker, self._next = self._next or self._started(), None
         try:
             worker.greet()
-            if not last:
-                self._next = self._early()
+            if not last and self._bench.settings.device == "cuda":
+                self._next = self._started()  # it imports while this one races; on a CPU that would disturb the race
             found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
             if self._at in {"", REFERENCE.id}:
@@ -162,11 +162,10 @@ class Spread:
         beside.write_text(json.dumps(unfinished_session(stack(settings.threads, settings.device), records)))
         beside.replace(path)
 
-    def _early(self) -> Worker | None:
-        """The next process, importing what it needs while this one races; on a CPU that would disturb the race."""
+    def _started(self) -> Worker:
+        """A process that imports what its engines need, which is no part of their cold start."""
         backends = {spec.backend for spec in self._bench.settings.engines}
-        imports = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
-        return fresh_worker(imports) if self._bench.settings.device == "cuda" else None
+        return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
 
     def _job(self, spec: EngineSpec, module: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""

@@ -24,7 +24,7 @@ if [[ -n ${BASELINE:-} && ! -d $BASELINE ]]; then
 fi
 "$python" -m trtgate doctor "${require[@]}"
 status=0
-"$python" -m trtgate sessions "${SESSIONS:-5}" --save gate -- --require-trained "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
+"$python" -m trtgate sessions "${SESSIONS:-1}" --save gate -- --require-trained "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
 if [[ $status -ne 0 && $status -ne 6 ]]; then exit "$status"; fi
 if [[ -n ${BASELINE:-} ]]; then
     "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json"

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trtgate.ab import AbReport, run_ab
 from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT
-from trtgate.report.terminal import ab_notes, ab_table, print_table
+from trtgate.report.pages import ab_page
+from trtgate.report.terminal import render
 from trtgate.workbench import Settings
 
 SLOW = """
@@ -81,17 +82,16 @@ def main() -> None:
                 report, took = run(options.new, new, settings, options.engine)
                 seconds.append(took)
                 for result in report.results:
-                    verdicts[result.latency.verdict.value] += 1
-                    print(f"{name} {index + 1}: {result.latency.verdict.value}: {result.latency.message}", flush=True)
+                    decision = result.comparison.decision
+                    verdicts[decision.verdict.value] += 1
+                    print(f"{name} {index + 1}: {decision.verdict.value}: {decision.message}", flush=True)
             print(f"{name}: {dict(verdicts)} in {sum(seconds):.0f} s", flush=True)
     options.model, options.engine = [], ["onnxruntime-fp32", "onnxruntime-int8"]
     settings = read_settings(lambda name: getattr(options, name))
     for _ in range(2):  # the second time with plans cached
         report, took = run(options.old, options.new, settings, options.engine)
         print(f"old against new, both models, FP32 and INT8: {took:.0f} s")
-    print_table(ab_table(report.results))
-    for line in ab_notes(report):
-        print(line)
+    print(render(ab_page(report)))
 
 
 if __name__ == "__main__":

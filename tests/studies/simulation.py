@@ -21,13 +21,16 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.verdict import Verdict
+from trtgate.verdict.decision import Decision
 from trtgate.verdict.paired import LOOKS, decide_paired
-from trtgate.verdict.policy import holm, worst
-from trtgate.verdict.sessions import decide_sessions
+from trtgate.verdict.policy import FAMILY_ALPHA, holm, worst
+from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
+from trtgate.verdict.sessions import LOOKS as LOOKS_AT_PROCESSES
 
 Floats = npt.NDArray[np.float64]
 DELTA = 0.05
 SESSIONS = 5
+PROCESSES = 8
 # Of 22 engines at two batch sizes, two series each.
 SERIES = 88
 
@@ -91,6 +94,34 @@ def sessions_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> V
     return decide_sessions(old, new * (1 + effect), delta=DELTA).verdict
 
 
+def grown(rng: np.random.Generator, noise: Noise, effect: float, open_: Callable[[Decision], bool]) -> Decision:
+    """A run's processes against a saved run's, with as many again where the first look leaves it open."""
+    old, new = (1e-3 * np.exp(noise.session * student(rng, PROCESSES * looks)) for looks in (1, LOOKS_AT_PROCESSES))
+    for look in range(1, LOOKS_AT_PROCESSES + 1):
+        decision = decide_sessions(old, new[: look * PROCESSES] * (1 + effect), delta=DELTA, alpha=LOOK_ALPHA)
+        if not open_(decision):
+            break
+    return decision
+
+
+def processes_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+    """One series of a run that is compared with another."""
+    return grown(rng, noise, effect, lambda decision: decision.verdict is Verdict.INCONCLUSIVE).verdict
+
+
+def run_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+    """A whole run of SERIES series against a saved one, one slower; the worst verdict after the correction."""
+
+    def open_(decision: Decision) -> bool:
+        found = decision.verdict
+        return found is Verdict.INCONCLUSIVE or (
+            found is Verdict.REGRESSED and (decision.p or 0) * SERIES > FAMILY_ALPHA
+        )
+
+    found = [grown(rng, noise, effect if index == 0 else 0.0, open_) for index in range(SERIES)]
+    return worst(holm(found)).verdict
+
+
 def gate_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
     """A whole gate: SERIES series of five sessions a side, one slower; the worst verdict after the correction."""
     found = []
@@ -118,6 +149,8 @@ def simulate(trials: int, seed: int = 0) -> list[Row]:
         "paired": paired_verdict,
         "sessions 5:5": sessions_verdict,
         f"gate of {SERIES} series 5:5": gate_verdict,
+        f"processes {PROCESSES}:{PROCESSES}, then {LOOKS_AT_PROCESSES * PROCESSES}": processes_verdict,
+        f"gate of {SERIES} series of these": run_verdict,
     }
     rows = []
     for rule, verdict in rules.items():
@@ -126,7 +159,7 @@ def simulate(trials: int, seed: int = 0) -> list[Row]:
                 rng = np.random.default_rng([seed, len(rows)])
                 counts: dict[Verdict, int] = {}
                 # A gate is as many series as there are, and takes as much longer.
-                runs = max(200, trials // SERIES) if verdict is gate_verdict else trials
+                runs = max(200, trials // SERIES) if verdict in (gate_verdict, run_verdict) else trials
                 for _ in range(runs):
                     found = verdict(rng, noise, effect)
                     counts[found] = counts.get(found, 0) + 1

@@ -1,0 +1,268 @@
+"""One page, three media: what they say is what was decided, whoever named the things in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import html as html_lib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trtgate.__main__ import main
+from trtgate.baseline import saved_sessions
+from trtgate.compare import samples_of
+from trtgate.report import github, html, markdown, terminal
+from trtgate.report.page import Page
+from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
+from trtgate.thumbnails import shipped_photos
+from trtgate.verdict.answers import answers_of
+from trtgate.verdict.decision import Decision, Reason, Verdict
+
+from . import scenes
+from .saved import save
+
+GOLDENS = Path(__file__).resolve().parent / "goldens"
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def a_run() -> Page:
+    records = scenes.measured()
+    decisions = [decision for record in records for decision in record.decisions]
+    return run_page(records, decisions, scenes.GPU_STACK, skipped=scenes.SKIPPED, facts=scenes.FACTS)
+
+
+def a_comparison() -> Page:
+    report = scenes.compared()
+    storage = Path(".benchmarks")
+    return comparison_page(report, samples_of(*(saved_sessions(storage, name) for name in ("before", "after"))))
+
+
+PAGES: dict[str, Callable[[], Page]] = {
+    "run": a_run,
+    "compare": a_comparison,
+    "ab": lambda: ab_page(scenes.raced()),
+    "fleet": lambda: fleet_page(scenes.fleet()),
+}
+
+
+def lines(text: str) -> Counter[str]:
+    return Counter(line.rstrip() for line in text.splitlines() if line.strip("` "))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_line_that_was_printed_before_there_were_pages_still_is(name: str) -> None:
+    page = PAGES[name]()
+    for medium, text in (("txt", terminal.render(page)), ("md", markdown.render(page))):
+        lost = lines((GOLDENS / f"{name}.{medium}").read_text()) - lines(text)
+        assert not lost, f"{medium}: {list(lost)}\n{text}"
+
+
+# HTML.
+
+
+class Document(HTMLParser):
+    """What a browser would find: every tag closed in its order, texts, links, and the numbers behind cells."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+    # Of SVG, which the template closes by themselves.
+    EMPTY = frozenset({"path", "rect", "circle", "line"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.values: list[float] = []
+        self.links: list[str] = []
+        self.texts: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} has a handler of its own"
+            if name == "data-value":
+                self.values.append(float(value or ""))
+            if name in {"src", "href", "xlink:href", "action", "srcset"}:
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in self.EMPTY, f"<{tag}/>"
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open[-1] == tag, f"</{tag}> closes {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_document_is_whole_and_asks_for_nothing(name: str) -> None:
+    page = PAGES[name]()
+    text = html.render(page)
+    document = Document(text)
+    assert all(link.startswith("data:image/jpeg;base64,") for link in document.links)
+    assert "http" not in text.replace("http-equiv", "")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert len(document.ids) == len(set(document.ids)) == 2 * document.tags["svg"]
+    assert document.tags["svg"] > 0 or name == "fleet"
+    for title, _ in terminal.sections(page):
+        assert any(title in each for each in document.texts)
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON document."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers(each)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def test_every_number_of_the_comparison_is_that_of_the_json() -> None:
+    scenes.before_and_after()
+    arguments = ["--expectations", "expectations.toml", "--json", "out.json", "--html", "out.html"]
+    Path("expectations.toml").write_text("[default]\nspeedup = 2.0\n")
+    assert main(["compare", "before", "after", *arguments]) == 1
+    known = set(numbers(json.loads(Path("out.json").read_text())))
+    # A change is drawn from 0 on, and the JSON has it as a ratio; a layer and a share stand in its sentences.
+    known |= {value - 1 for value in known} | {0.0}
+    answers = Document(Path("out.html").read_text())
+    records = [json.loads(path.read_text()) for path in Path(".benchmarks").glob("**/*.json")]
+    known |= set(numbers(records))
+    # What is left are the margins of answers, which the sessions have as packed logits.
+    margins = [f"margin {value:.2f}" for value in answers.values if value not in known]
+    assert set(margins) <= set(re.findall(r"margin [\d.]+", "".join(answers.texts))), margins
+    assert len(answers.values) > 40 > len(margins)
+
+
+def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
+    text = html.render(a_run())
+    [latency] = {record.latency for record in scenes.measured() if record.engine == "tensorrt-fp16"}
+    assert f'<td data-value="{latency}">1.004</td>' in text
+    assert text.count("<button type") == text.count("<th scope")
+
+
+# Names that others chose.
+
+MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f*"
+
+
+def hostile(value: Any) -> Any:
+    """The same page with markup in every text that is not the report's own."""
+    if isinstance(value, str):
+        return f"{value}{MARKUP}"
+    if isinstance(value, tuple):
+        return tuple(map(hostile, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fixed = {"style", "form"}
+        found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{k: v if k in fixed else hostile(v) for k, v in found.items()})
+    return value
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_markup_in_any_text_of_a_page_is_text(name: str) -> None:
+    page = hostile(PAGES[name]())
+    text = html.render(page)
+    document = Document(text)
+    assert document.tags["img"] == 0
+    assert MARKUP in "".join(document.texts)
+    assert "<img" not in text
+    shown = terminal.render(page, width=10_000)
+    assert MARKUP in shown
+    assert terminal.render(page, width=10_000, colour=True).count("[red]") == shown.count("[red]")
+    outside, fenced = "", False
+    for line in markdown.render(page).splitlines():
+        fenced ^= line.startswith("```")
+        outside += "" if fenced else f"{line}\n"
+    assert "<img" not in outside
+    assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f", outside)
+
+
+def test_markup_in_files_names_and_paths_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    for first, session in ((1, "before"), (11, "after")):
+        for number in range(first, first + 5):
+            stack = {**scenes.STACK, "cpu": name, "node": name, "onnxruntime": f"{name}{session}"}
+            layers = {name: {"ms": 1.0 + first, "type": name}}
+            save(number, session, changes=stack, engines=(name,), layer_times=layers, warnings=(name,))
+    Path("<b>").mkdir()
+    Path(".benchmarks").rename("<b>/.benchmarks")
+    arguments = ["--storage", "<b>/.benchmarks", "--html", "<b>/out.html", "--markdown", "out.md"]
+    main(["compare", "before", "after", *arguments])
+    document = Document(Path("<b>/out.html").read_text())
+    assert document.tags["img"] == 0
+    assert "".join(document.texts).count(name) > 3
+    fenced = re.sub(r"(?s)```.*?```", "", Path("out.md").read_text())
+    assert "<img" not in fenced
+    assert name in capsys.readouterr().out
+
+
+# Thumbnails.
+
+
+def test_photos_at_hand_are_shown_where_the_answers_differ() -> None:
+    [(digest, photos)] = shipped_photos().items()
+    rng = np.random.default_rng(0)
+    reference = rng.normal(0, 1, (len(photos.names), 1000)).astype(np.float32)
+    other = reference.copy()
+    other[7, (reference[7].argmax() + 1) % 1000] = 9.0
+    found = answers_of(photos.names, reference, other)
+    assert found.photos == digest
+    [record] = scenes.measured()[1:2]
+    record = dataclasses.replace(record, answers=found.to_json())
+    text = html.render(run_page([record], [], scenes.GPU_STACK, photos={digest: photos}))
+    document = Document(text)
+    assert document.tags["img"] == 1
+    assert f'alt="{photos.names[7]}"' in text
+    assert photos.classes[int(other[7].argmax())] in html_lib.unescape(text)
+    assert len(text) < 60_000
+
+
+# GitHub.
+
+
+def test_what_regressed_is_annotated_in_a_job_of_githubs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes.before_and_after()
+    main(["compare", "before", "after"])
+    assert "::error" not in capsys.readouterr().out
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["compare", "before", "after"]) == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    assert found[0].startswith(
+        "::error title=trtgate%3A resnet50 onnxruntime-int8 batch 1::REGRESSED (slower): slower by"
+    )
+    assert "+20.0%25" in found[0]
+    assert len(found) == 2
+
+
+def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    bad = Decision(Verdict.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
+    [line] = github.annotate([("a,b:c\n::d", bad), ("a,b:c\n::d", bad), ("fine", scenes.MET)])
+    assert line == "::warning title=trtgate%3A a%2Cb%3Ac%0A%3A%3Ad::INVALID (disturbed): a%0A::set-output name=x::y"

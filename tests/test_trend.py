@@ -1,0 +1,134 @@
+"""Steps over time: found, put down to something, drawn; and how often there is none."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "studies"))
+
+from simulation import LOADED, QUIET, SHARED, Noise
+from trend import HISTORIES, false_steps, found_steps
+
+from trtgate.__main__ import main
+from trtgate.trend import change_points
+
+from . import scenes
+from .saved import save
+from .test_pages import Document, numbers
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def nights(count: int, at: int, factor: float = 1.05, *, after: dict[str, Any] | None = None, **keywords: Any) -> None:
+    """So many nightly sessions, slower by `factor` from one on, where `after` holds too."""
+    for night in range(count):
+        stepped = night >= at
+        more = {**keywords, **(after or {} if stepped else {})}
+        when = f"2026-{1 + night // 28:02}-{1 + night % 28:02}T03:00:00"
+        more.setdefault("changes", scenes.STACK)
+        save(night + 1, "nightly", engine=1e-3 * (factor if stepped else 1.0), when=when, **more)
+
+
+CONTROLS = {"control-matmul": 1e-3, "control-copy": 2e-3}
+SLOWER = {**CONTROLS, "control-matmul": 1.05e-3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause", "detail"),
+    [
+        ({}, {}, "unexplained", ""),
+        ({}, {"changes": {**scenes.STACK, "onnxruntime": "1.23"}}, "stack", "onnxruntime: 1.22 -> 1.23"),
+        ({"controls": CONTROLS}, {"controls": SLOWER}, "machine", "control-matmul +5.0%"),
+        # Fixed work that moved the other way, or hardly, explains nothing.
+        ({"controls": CONTROLS}, {"controls": {**CONTROLS, "control-matmul": 0.95e-3}}, "unexplained", ""),
+        ({"controls": CONTROLS}, {"controls": {**CONTROLS, "control-copy": 2.01e-3}}, "unexplained", ""),
+    ],
+)  # fmt: skip
+def test_a_step_is_found_and_put_down_to_something(
+    before: dict[str, Any], after: dict[str, Any], cause: str, detail: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nights(20, 12, after=after, **before)
+    assert main(["report", "nightly", "--json", "trend.json", "--html", "trend.html"]) == 0
+    document = json.loads(Path("trend.json").read_text())
+    [latency] = [series for series in document["series"] if series["metric"] == "latency"]
+    [step] = latency["steps"]
+    assert (step["index"], step["cause"], step["detail"]) == (12, cause, detail)
+    assert step["after"] / step["before"] == pytest.approx(1.05, abs=0.005)
+    assert "2026-01-13" in capsys.readouterr().out
+    page = Document(Path("trend.html").read_text())
+    counts = {float(len(series[name])) for series in document["series"] for name in ("values", "steps")}
+    assert set(page.values) <= set(numbers(document)) | counts
+    assert page.tags["svg"]
+
+
+def test_nothing_steps_where_nothing_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    nights(20, 20, series={"plan_bytes": (25e6,)})
+    assert main(["report", "nightly"]) == 0
+    assert "no step in" in capsys.readouterr().out
+
+
+def test_numbers_without_noise() -> None:
+    assert change_points([5.0] * 20) == []
+    assert change_points([5.0] * 10 + [6.0] * 10) == [10]
+    assert change_points([5.0, 6.0]) == []
+    # One night that stands out is no step, and neither is the last one yet.
+    assert change_points([5.0, 5.01, 5.02] * 4 + [9.0] + [5.0, 5.01, 5.02] * 4) == []
+    assert change_points([5.0, 5.01, 5.02] * 4 + [9.0]) == []
+
+
+def test_two_machines_are_two_series() -> None:
+    nights(8, 8)
+    for number in range(8):
+        when = f"2026-01-{1 + number:02}T04:00:00"
+        save(50 + number, "nightly", engine=2e-3, when=when, changes={**scenes.STACK, "node": "there"})
+    assert main(["report", "nightly", "--json", "trend.json"]) == 0
+    document = json.loads(Path("trend.json").read_text())
+    latency = [series for series in document["series"] if series["metric"] == "latency"]
+    assert [(series["machine"], len(series["values"])) for series in latency] == [
+        ("Imaginary CPU on here", 8),
+        ("Imaginary CPU on there", 8),
+    ]
+    assert not any(series["steps"] for series in document["series"])
+
+
+def test_what_a_trend_cannot_be_made_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    nights(2, 2)
+    assert main(["report", "0001"]) == 2
+    assert "two sessions or more" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "otava.analysis", None)
+    assert main(["report", "nightly"]) == 2
+    error = capsys.readouterr().err
+    assert "requirements-trend.txt" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("noise", [QUIET, SHARED, LOADED], ids=lambda noise: noise.name)
+def test_false_steps_are_rare(noise: Noise) -> None:
+    assert false_steps(noise, trials=30) <= 1.0
+
+
+@pytest.mark.parametrize("noise", [QUIET, SHARED], ids=lambda noise: noise.name)
+@pytest.mark.parametrize("history", HISTORIES)
+def test_three_percent_are_found_within_five_sessions(noise: Noise, history: int) -> None:
+    trials = 150
+    # 95 % are promised; two and a half standard deviations are this sample's own.
+    assert found_steps(noise, 0.03, history, trials) >= 0.95 - 2.5 * (0.05 * 0.95 / trials) ** 0.5
+
+
+@pytest.mark.slow
+def test_fifty_sessions_of_twenty_engines_are_quick_and_small() -> None:
+    engines = tuple(f"engine-{index}" for index in range(20))
+    nights(50, 30, engines=engines, iterations=scenes.iterations(1e-3, 1), controls=CONTROLS)
+    start = time.monotonic()
+    assert main(["report", "nightly", "--html", "trend.html"]) == 0
+    assert time.monotonic() - start <= 10
+    assert Path("trend.html").stat().st_size <= 3_000_000

@@ -1,0 +1,38 @@
+"""Pages as one HTML file: no network, no framework, nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from pathlib import Path
+
+import jinja2
+
+from trtgate.report import svg
+from trtgate.report.page import Bars, Gallery, Notes, Page, Plot, Room, Table, failed, fitting
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    kinds = {"table": Table, "notes": Notes, "plot": Plot, "bars": Bars, "gallery": Gallery}
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
+    environment.globals.update(
+        plot_svg=svg.plot_svg,
+        bars_svg=svg.bars_svg,
+        legend=svg.legend,
+        failed=failed,
+        fitting=lambda parts: fitting(parts, Room.DOCUMENT),
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def render(page: Page) -> str:
+    """A page as an HTML document."""
+    return _template().render(page=page)

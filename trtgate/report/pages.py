@@ -1,0 +1,553 @@
+"""From results to the page that tells of them: a run, a comparison, an A/B run, a fleet."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trtgate.ab import AbReport, SideFacts
+from trtgate.blog import BlogRow
+from trtgate.compare import Comparison, Report, Samples
+from trtgate.fleet import Fleet
+from trtgate.records import EngineRecord, name_of
+from trtgate.report.charts import change_chart, engine_parts, speedup_chart
+from trtgate.report.gallery import Photos, gallery
+from trtgate.report.page import Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
+from trtgate.report.words import (
+    agreement_cell,
+    amount_text,
+    bounds_cell,
+    counted,
+    floors_cell,
+    metric_words,
+    moved_cell,
+    number_cell,
+    photos_text,
+    speedup_cell,
+    stack_lines,
+    stack_words,
+    time_cell,
+)
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.paired import change_text
+from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
+
+WIDTH = 100
+# Names in one line of what is missing.
+MISSING_SHOWN = 4
+MODEL, ENGINE, BATCH = Column("model", text=True), Column("engine", text=True), Column("batch")
+VERDICT = Column("verdict", text=True)
+NO_PHOTOS: Mapping[str, Photos] = {}
+NEXT = {
+    Verdict.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
+    Verdict.INVALID: "make the machine fit (python -m trtgate doctor), then measure both sides again",
+    Verdict.INCONCLUSIVE: "measure more (--processes 16 on both sides), or race both stacks (python -m trtgate ab)",
+    Verdict.PASS: "the upgrade may go on",
+    Verdict.IMPROVED: "the upgrade may go on; save a new baseline",
+}
+
+
+# A run.
+
+
+def run_page(
+    records: Sequence[EngineRecord],
+    decisions: Sequence[Decision],
+    stack: Mapping[str, Any],
+    *,
+    skipped: Mapping[str, str] | None = None,
+    facts: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
+    blog: Sequence[BlogRow] = (),
+    report: Report | None = None,
+    baseline: Sequence[str] = (),
+    samples: Samples | None = None,
+    photos: Mapping[str, Photos] = NO_PHOTOS,
+) -> Page:
+    """What a run measured and decided, `decisions` being those of its own tests; `report` is that on its baseline,
+    `baseline` the names of its files and `samples` the records of both. `facts` are those of each model and engine."""
+    bad = [
+        f"{record.name}: {decision}"
+        for record in records
+        for decision in record.decisions
+        if decision.verdict not in GOOD
+    ]
+    sections = []
+    if records:
+        parts: list[Part] = [
+            Notes(stack_lines(stack)),
+            run_table(records),
+            Notes(tuple(bad), room=Room.SUMMARY),
+            *speedup_chart(records),
+        ]
+        sections.append(Section("", tuple(parts)))
+    if any("end_to_end" in record.series for record in records):
+        sections.append(Section("on the GPU", (gpu_table(records),)))
+    if blog:
+        sections.append(Section("the blog post's protocol beside this one", (blog_table(blog),)))
+    if report is not None:
+        lines = (f"baseline: {', '.join(baseline)}", *comparison_notes(report))
+        sections.append(
+            Section("against the baseline", (comparison_table(report), *change_chart(report.engines), Notes(lines)))
+        )
+    compared = {each["agreement"]["n"]: each["agreement"] for each in (facts or {}).values() if "agreement" in each}
+    if compared:
+        title = f"answers, against PyTorch's on {', '.join(sorted(map(photos_text, compared.values())))}"
+        sections.append(Section(title, (answers_table(facts or {}),)))
+    sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
+    sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
+    sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
+    return Page("", run_headline(records, decisions, report), tuple(sections))
+
+
+def run_headline(records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None) -> Headline:
+    """What was decided, first; then what to do next."""
+    bad = counted(decision.verdict for decision in decisions if decision.verdict not in GOOD)
+    engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
+    floors = f"floors and answers: {bad}" if bad else "floors met"
+    named = run_decisions(records, decisions, report)
+    if report is None:
+        return replace(
+            _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named),
+            next="--benchmark-save=before, upgrade, --benchmark-compare=before",
+        )
+    against = counted(decision.verdict for decision in report.decisions())
+    return _headline(f"against the baseline: {against}; {engines}, {floors}", named)
+
+
+def run_decisions(
+    records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None
+) -> list[tuple[str, Decision]]:
+    """The decisions of a run that count, with what each is on; "" where that is no engine."""
+    named = [(record.name, decision) for record in records for decision in record.decisions]
+    told = [decision for _, decision in named]
+    rest = [("", decision) for decision in decisions if decision not in told]
+    return [*(comparison_decisions(report) if report else []), *named, *rest]
+
+
+def comparison_decisions(report: Report) -> list[tuple[str, Decision]]:
+    """The decisions of a comparison that count, with what each is on."""
+    return [
+        *((name_of(each.key), each.decision) for each in report.engines),
+        *((name_of(key), decision) for key, decision in report.missing.items()),
+        *report.problems.items(),
+    ]
+
+
+def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
+    """The worst of all decisions, what it rests on, and what to do about it."""
+    if not named:
+        return Headline(None, decided)
+    found = worst(decision for _, decision in named)
+    name = next(name for name, decision in named if decision is found)
+    metric = metric_words(found.metric)
+    told = [name, "" if found.message.startswith(metric) else metric, found.message]
+    rule = ""
+    if found.low is not None and found.p is not None:
+        rule = (
+            f" (each bound holds with 99.5 %; of whole gates in which nothing changed at most {FAMILY_ALPHA:.0%} say "
+            "REGRESSED)"
+        )
+    advice = NEXT[found.verdict]
+    if found.reason is Reason.MISSING:
+        advice = "install what is missing, or add it to acknowledged_missing in expectations.toml"
+    return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
+
+
+def run_table(records: Iterable[EngineRecord]) -> Table:
+    """What a run measured: one row per model, engine and batch size."""
+    columns = (
+        MODEL,
+        ENGINE,
+        BATCH,
+        Column("latency\nms"),
+        Column("typical\nms", room=Room.SUMMARY),
+        Column("tail\nms"),
+        Column("speedup"),
+        Column("top-1\n(at least)"),
+        VERDICT,
+    )
+    return Table(
+        columns,
+        tuple(
+            cells(
+                *record.key,
+                *(time_cell(record.value(metric)) for metric in ("latency", "typical", "tail")),
+                speedup_cell(record),
+                agreement_cell(record),
+                floors_cell(record),
+            )
+            for record in records
+        ),
+    )
+
+
+def run_notes(records: Iterable[EngineRecord], skipped: Mapping[str, str]) -> list[str]:
+    """What makes measurements less sure and what was left out; what several engines share is said once."""
+    said: dict[tuple[str, str], list[str]] = {}
+    raced: dict[str, list[str]] = {}
+    for record in records:
+        where = f"{record.model} batch {record.batch}"
+        raced.setdefault(where, []).append(record.engine)
+        for warning in record.warnings:
+            said.setdefault((where, warning), []).append(record.engine)
+    for name, reason in skipped.items():
+        model, _, engine = name.rpartition(" ")
+        said.setdefault((model, f"skipped: {reason}"), []).append(engine)
+    return [
+        f"{where} {'all engines' if engines == raced.get(where) else ', '.join(engines)}: {what}"
+        for (where, what), engines in said.items()
+    ]
+
+
+def gpu_table(records: Iterable[EngineRecord]) -> Table:
+    """What a GPU adds to the table: time with copies, the host's share, and throughput."""
+    rows = list(records)
+    streams = next((int(row.throughput["streams"]) for row in rows if row.throughput), 1)
+    together = (Column(f"{streams} streams\nimages/s"),) if streams > 1 else ()
+    columns = (
+        MODEL,
+        ENGINE,
+        BATCH,
+        Column("compute\nms"),
+        Column("end to\nend ms"),
+        Column("enqueue\nms"),
+        Column("images/s"),
+        *together,
+        Column("SM MHz"),
+    )
+    return Table(
+        columns,
+        tuple(
+            cells(
+                *row.key,
+                time_cell(row.latency if row.rounds else None),
+                time_cell(row.value("end_to_end") or None),
+                time_cell(row.enqueue_seconds or None),
+                number_cell(row.images_per_second if row.rounds else None, ".0f"),
+                *([number_cell(row.throughput.get("images_per_second"), ".0f")] if together else []),
+                number_cell(row.clock_mhz or None, ".0f"),
+            )
+            for row in rows
+        ),
+    )
+
+
+def blog_table(rows: Iterable[BlogRow]) -> Table:
+    """Both protocols side by side."""
+    names = ("blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "this ms", "speedup")
+    return Table(
+        (MODEL, ENGINE, BATCH, *map(Column, names)),
+        tuple(
+            cells(
+                row.model,
+                row.engine,
+                row.batch,
+                time_cell(row.baseline),
+                time_cell(row.seconds),
+                number_cell(row.speedup, ".2f"),
+                time_cell(row.honest_seconds),
+                number_cell(row.honest_speedup, ".2f"),
+            )
+            for row in rows
+        ),
+        grouped=0,
+    )
+
+
+def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+    """How faithful the answers are: one row per model and engine whose answers were compared."""
+    labelled = any(each.get("accuracy") for each in facts.values())
+    names = ("agreement", "top-5", "cosine", "SQNR dB", *(("labelled\ntop-1", "labelled\ntop-5") if labelled else ()))
+    rows = []
+    for (model, engine), each in facts.items():
+        agreement, accuracy = each.get("agreement"), each.get("accuracy")
+        if not agreement:
+            continue
+        finite = agreement.get("finite", True)
+        sqnr = agreement["sqnr_db"]
+        rows.append(
+            cells(
+                model,
+                engine,
+                *(Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which]) for which in ("top1", "top5")),
+                number_cell(agreement["cosine"], ".4f") if finite else "not finite",
+                "not finite" if not finite else "exact" if sqnr is None else number_cell(sqnr, ".1f"),
+                *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
+            )
+        )
+    return Table((MODEL, ENGINE, *map(Column, names)), tuple(rows), grouped=0)
+
+
+def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
+    if not accuracy:
+        return ""
+    ours, reference = (accuracy[f"{who}_{what}"] / accuracy["n"] for who in ("engine", "reference"))
+    return f"{ours:.1%} ({(ours - reference) * 100:+.1f})"
+
+
+def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:
+    """Every engine of a run that has no baseline."""
+    found = []
+    for record in records:
+        verdict = worst(record.decisions).verdict if record.decisions else None
+        lines = [str(decision) for decision in record.decisions]
+        parts = (Notes(tuple(lines), room=Room.DOCUMENT), *engine_parts(None, [], [record]), *_plan_part(record))
+        found.append(Section(record.name, parts, folded=True, verdict=verdict))
+    return found
+
+
+def _plan_part(record: EngineRecord) -> tuple[Part, ...]:
+    """What is known of an engine's plan, and of the types that its layers have."""
+    lines = [
+        f"plan: {metric_words(name)} {f'{value:,}' if isinstance(value, int) else value}"
+        for name, value in record.plan.items()
+    ]
+    if record.layers:
+        lines.append("layers: " + ", ".join(f"{count} {kind}" for kind, count in record.layers.items()))
+    return (Notes(tuple(lines), "plan", room=Room.DOCUMENT),) if lines else ()
+
+
+# A comparison.
+
+
+def comparison_page(report: Report, samples: Samples | None = None, photos: Mapping[str, Photos] = NO_PHOTOS) -> Page:
+    """Saved sessions against saved sessions."""
+    parts: tuple[Part, ...] = (
+        comparison_table(report),
+        *change_chart(report.engines),
+        Notes(tuple(comparison_notes(report))),
+    )
+    known = samples or Samples({}, {})
+    return Page(
+        "against the baseline",
+        comparison_headline(report),
+        (Section("", parts), *_engine_sections(report, known), *gallery(known, photos)),
+    )
+
+
+def comparison_headline(report: Report) -> Headline:
+    """The decisions of a comparison in one place."""
+    decided = counted(decision.verdict for decision in report.decisions()) or "nothing was decided"
+    return _headline(f"old against new: {decided}", comparison_decisions(report))
+
+
+def comparison_table(report: Report) -> Table:
+    """Old against new: one row per engine; times and changes are those of the latency unless the column says."""
+    columns = (
+        MODEL,
+        ENGINE,
+        BATCH,
+        *map(Column, ("old ms", "new ms", "change", "typical", "tail")),
+        VERDICT,
+        Column("reason", text=True, room=Room.SUMMARY),
+    )
+    rows = []
+    for each in report.engines:
+        latency = each.change("latency")
+        rows.append(
+            cells(
+                *each.key,
+                time_cell(latency.old if latency else None),
+                time_cell(latency.new if latency else None),
+                bounds_cell(latency),
+                *(moved_cell(each.change(metric)) for metric in ("typical", "tail")),
+                each.decision.verdict,
+                each.decision.reason.value,
+            )
+        )
+    more = [
+        cells(*key, "", "", "", "", "", decision.verdict, decision.reason.value)
+        for key, decision in report.missing.items()
+    ]
+    return Table(columns, tuple(rows), tuple(more))
+
+
+def comparison_notes(report: Report) -> list[str]:
+    """What the table has no room for: the stack, the reasons, what is missing or new."""
+    lines = ["stack: " + ("; ".join(report.stack_changes) or "nothing changed")]
+    if report.limit_changes:
+        lines.append(f"expectations changed: {'; '.join(report.limit_changes)}")
+    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
+    for each in report.engines:
+        lines += engine_notes(each)
+    lines += missing_notes(report)
+    return lines + [f"new: {name_of(key)} has no baseline" for key in report.added]
+
+
+def engine_notes(each: Comparison) -> list[str]:
+    """One engine: the verdict, every metric that is not well, and in one line those that are."""
+    decision = each.decision
+    lines = [f"{name_of(each.key)}: {decision.verdict.value} ({decision.reason.value})"]
+    if each.invalid:
+        lines.append(f"  {each.invalid.message}")
+    fine = []
+    for change in each.changes:
+        found = change.decision
+        if change.metric == "latency" or (change.gated and found.verdict not in GOOD):
+            state = "" if change.metric == "latency" else f"{found.verdict.value} ({found.reason.value}), "
+            lines.append(f"  {metric_words(change.metric)}: {state}{found.message}")
+        elif change.gated:
+            moved = moved_cell(change).text
+            fine.append(metric_words(change.metric) + ("" if moved == "-" else f" {moved}"))
+    if fine:
+        lines += textwrap.wrap(
+            f"within their limits: {', '.join(fine)}", WIDTH - 2, initial_indent="  ", subsequent_indent="    "
+        )
+    speedup = each.change("speedup")
+    if speedup and speedup.old and speedup.new:
+        gated = "" if speedup.gated else " (printed, not gated)"
+        lines.append(f"  speedup: {speedup.old:.2f} -> {speedup.new:.2f}{gated}; {each.attribution}; {each.clocks}")
+    if each.baseline_differs:
+        lines.append(f"  the old side does not agree with itself, {each.baseline_differs}")
+    return lines + [f"  layer {layer}" for layer in each.layers]
+
+
+def missing_notes(report: Report) -> list[str]:
+    """What the new side lacks, by reason: eighteen engines of a runtime that is gone are one line."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for key, decision in report.missing.items():
+        groups.setdefault((decision.verdict in GOOD, decision.message), []).append(name_of(key))
+    lines = []
+    for (fine, why), names in groups.items():
+        shown = ", ".join(names[:MISSING_SHOWN]) + (
+            f" and {len(names) - MISSING_SHOWN} more" if len(names) > MISSING_SHOWN else ""
+        )
+        advice = "" if fine else "; if that is meant, add it to acknowledged_missing in expectations.toml"
+        lines.append(f"MISSING: {shown}: {why}{advice}")
+    return lines
+
+
+def _engine_sections(report: Report, samples: Samples, *, interleaved: bool = False) -> list[Section]:
+    """Every engine by itself: all metrics, charts, and what was built."""
+    found = []
+    for each in report.engines:
+        old, new = samples.old.get(each.key, []), samples.new.get(each.key, [])
+        plan = _plan_part(new[-1]) if new else ()
+        parts = (metrics_table(each), *engine_parts(each, old, new, interleaved=interleaved), *plan)
+        verdict = each.decision.verdict
+        found.append(Section(name_of(each.key), parts, folded=verdict in GOOD, verdict=verdict))
+    return found
+
+
+def metrics_table(each: Comparison) -> Table:
+    """All metrics of one engine, with what was decided on each."""
+    columns = (
+        Column("metric", text=True),
+        *map(Column, ("old", "new", "change", "limit")),
+        VERDICT,
+        Column("because", text=True),
+    )
+    rows = []
+    for change in each.changes:
+        limit = Cell("-") if change.delta is None else Cell(f"{change.delta:.1%}", value=change.delta)
+        verdict = Cell(change.decision.verdict.value if change.gated else "not gated", change.decision.verdict)
+        rows.append(
+            cells(
+                metric_words(change.metric),
+                Cell(amount_text(change.metric, change.old), value=change.old),
+                Cell(amount_text(change.metric, change.new), value=change.new),
+                bounds_cell(change),
+                limit,
+                verdict if change.gated else Cell("not gated"),
+                change.decision.message,
+            )
+        )
+    return Table(columns, tuple(rows), room=Room.DOCUMENT, grouped=0)
+
+
+# An A/B run.
+
+
+def ab_page(run: AbReport, photos: Mapping[str, Photos] = NO_PHOTOS) -> Page:
+    """Two stacks raced against each other."""
+    report = run.report
+    keys = [each.comparison.key for each in run.results]
+    samples = Samples(
+        *(
+            {key: each.samples.get(side, ()) for key, each in zip(keys, run.results, strict=True)}
+            for side in ("old", "new")
+        )
+    )
+    parts: tuple[Part, ...] = (comparison_table(report), *change_chart(report.engines), Notes(tuple(ab_notes(run))))
+    return Page(
+        "old against new, raced",
+        comparison_headline(report),
+        (Section("", parts), *_engine_sections(report, samples, interleaved=True), *gallery(samples, photos)),
+    )
+
+
+def ab_notes(run: AbReport) -> list[str]:
+    """What the table has no room for: the stacks, what was built, the reasons, the layers."""
+    report = run.report
+    lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
+    lines += [f"left out: {engine} ({why})" for engine, why in run.left_out.items()]
+    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
+    for each in run.results:
+        lines += [
+            *engine_notes(each.comparison),
+            *(f"  answers, {pair}: {_fidelity_text(found)}" for pair, found in each.agreement.items()),
+            f"  built: {_built_text(each.old)} -> {_built_text(each.new)}",
+            *(f"  note: {note}" for note in each.notes),
+        ]
+    lines += missing_notes(report)
+    return lines + [f"new: {name_of(key)} is on the new side only" for key in report.added]
+
+
+def _fidelity_text(found: Mapping[str, Any]) -> str:
+    if not found.get("finite", True):
+        return "the logits hold NaN or infinity"
+    sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
+    return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
+
+
+def _built_text(side: SideFacts) -> str:
+    plan = "" if side.plan_bytes is None else f"plan {side.plan_bytes / 1e6:.1f} MB, "
+    time = "" if side.build_seconds is None else f"in {side.build_seconds:.1f} s, "
+    return f"{plan}{time}memory {side.memory_bytes / 1e6:.0f} MB"
+
+
+# A fleet.
+
+
+def fleet_page(fleet: Fleet) -> Page:
+    """All runners: what each has, then every engine of each."""
+    runners = Table(
+        (Column("runner", text=True), Column("stack", text=True)),
+        tuple(cells(runner, stack_words(stack)) for runner, stack in fleet.stacks.items()),
+        room=Room.SUMMARY,
+        grouped=0,
+    )
+    columns = (
+        Column("runner", text=True),
+        MODEL,
+        ENGINE,
+        BATCH,
+        Column("sessions", room=Room.SUMMARY),
+        *map(Column, ("ms", "speedup", "change")),
+        VERDICT,
+    )
+    rows = tuple(
+        cells(
+            row.runner,
+            *row.key,
+            row.sessions,
+            time_cell(row.latency),
+            number_cell(row.speedup, ".2f"),
+            "" if row.change is None else Cell(change_text(math.log(row.change)), value=row.change),
+            row.decision.verdict,
+        )
+        for row in fleet.rows
+    )
+    bad = [
+        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {row.decision}"
+        for row in fleet.rows
+        if row.decision.verdict not in GOOD
+    ]
+    bad += [f"{name}: {decision}" for name, decision in fleet.problems.items()]
+    named = [(f"{row.runner} {name_of(row.key)}", row.decision) for row in fleet.rows] + [*fleet.problems.items()]
+    counts = counted(decision.verdict for _, decision in named)
+    headline = _headline(f"{len(fleet.stacks)} runners: {counts or 'nothing was decided'}", named)
+    return Page("the fleet", headline, (Section("", (runners, Table(columns, rows), Notes(tuple(bad)))),))

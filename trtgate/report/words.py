@@ -1,0 +1,130 @@
+"""How numbers, verdicts and names are written, in every medium alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trtgate.compare import Change
+from trtgate.engines.base import REFERENCE
+from trtgate.records import EngineRecord
+from trtgate.report.page import Cell
+from trtgate.verdict.decision import Verdict
+from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.paired import change_text
+from trtgate.verdict.policy import GOOD, SEVERITY, worst
+
+
+def milliseconds(seconds: float) -> str:
+    """Three significant digits at least, as milliseconds."""
+    value = seconds * 1e3
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def time_cell(seconds: float | None) -> Cell:
+    """Milliseconds, or a dash for what was not measured."""
+    return Cell("-") if seconds is None else Cell(milliseconds(seconds), value=seconds)
+
+
+def number_cell(value: float | None, form: str) -> Cell:
+    """A number in a format, or a dash for what was not measured."""
+    return Cell("-") if value is None else Cell(format(value, form), value=value)
+
+
+def amount_text(metric: str, value: float | None) -> str:
+    """A metric's number in the unit that people know it by."""
+    if value is None:
+        return "-"
+    known = BY_NAME.get(metric)
+    if known is None:
+        return f"{value:.1%}"
+    if metric in {"cold_start", "build_seconds"}:
+        return f"{value:.2f} s"
+    return {
+        "s": lambda: f"{milliseconds(value)} ms",
+        "bytes": lambda: f"{value / 1e6:.1f} MB",
+        "1/s": lambda: f"{value:.0f}/s",
+        "x": lambda: f"{value:.2f}" if metric == "speedup" else f"{value:.4g}",
+    }[known.unit]()
+
+
+def metric_words(name: str) -> str:
+    """A metric's name as people write it."""
+    return name.replace("_", " ")
+
+
+def speedup_cell(record: EngineRecord) -> Cell:
+    """The speedup with its interval, where there are rounds."""
+    if record.engine == REFERENCE.id:
+        return Cell("reference")
+    bounds = record.speedup_interval()
+    if not record.rounds:
+        return Cell("-")
+    interval = f" [{bounds[0]:.2f},{bounds[1]:.2f}]" if bounds else ""
+    return Cell(f"{record.speedup:.2f}{interval}", value=record.speedup)
+
+
+def agreement_cell(record: EngineRecord) -> Cell:
+    """Top-1 agreement with its lower bound, or why there is none; empty for the reference."""
+    if record.weights == "untrained":
+        return Cell("untrained")
+    is_reference = record.engine == REFERENCE.id
+    if is_reference or not record.agreement:
+        return Cell("" if is_reference else "not measured")
+    share = record.agreement["top1"] / record.agreement["n"]
+    low = record.agreement.get("low")
+    return Cell(f"{share:.1%}" + ("" if low is None else f" ({low:.1%})"), value=share)
+
+
+def floors_cell(record: EngineRecord) -> Cell:
+    """What a run without a baseline can say: whether its floors are met. No upgrade is judged by that."""
+    if not record.decisions:
+        return Cell("")
+    verdict = worst(record.decisions).verdict
+    return Cell("floors met", Verdict.PASS) if verdict in GOOD else Cell(verdict.value, verdict)
+
+
+def moved_cell(change: Change | None) -> Cell:
+    """How far a metric moved, as its rule estimates it."""
+    if change is None or not change.decision.estimate:
+        return Cell("-")
+    return Cell(change_text(math.log(change.decision.estimate)), value=change.decision.estimate)
+
+
+def bounds_cell(change: Change | None) -> Cell:
+    """The same with its interval, where there is one."""
+    moved, decision = moved_cell(change), change.decision if change else None
+    if decision is None or not decision.low or not decision.high:
+        return moved
+    interval = f"[{change_text(math.log(decision.low))},{change_text(math.log(decision.high))}]"
+    return Cell(f"{moved.text} {interval}", value=moved.value)
+
+
+def counted(verdicts: Iterable[Verdict]) -> str:
+    """How many of each, the worst first: 1 REGRESSED, 3 PASS."""
+    some = list(verdicts)
+    return ", ".join(f"{some.count(verdict)} {verdict.value}" for verdict in SEVERITY if verdict in some)
+
+
+def photos_text(agreement: Mapping[str, Any]) -> str:
+    """How many photos an agreement rests on: crops of one are no independent ones."""
+    n, photos = agreement["n"], agreement.get("photos", agreement["n"])
+    return f"{n} photos" if photos == n else f"{n} crops of {photos} photos"
+
+
+def stack_lines(stack: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run was measured on."""
+    if stack.get("gpu"):
+        return (
+            f"{stack['gpu']}, driver {stack['driver']}, CUDA {stack['cuda']}, torch {stack['torch']}",
+            f"reference: eager FP32, cuDNN {stack['cudnn']} on without benchmark mode, TF32 off",
+        )
+    return (f"{stack['cpu']}, {stack['threads']} threads, torch {stack['torch']}",)
+
+
+def stack_words(stack: Mapping[str, Any]) -> str:
+    """What tells one machine of a fleet from another: processor, driver and runtimes."""
+    known = {name: stack.get(name) for name in ("driver", "cuda", "tensorrt", "onnxruntime", "openvino", "torch")}
+    words = [str(stack.get("gpu") or stack.get("cpu")), *(f"{name} {value}" for name, value in known.items() if value)]
+    return ", ".join(words)
