@@ -113,10 +113,8 @@ def run_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdic
     """A whole run of SERIES series against a saved one, one slower; the worst verdict after the correction."""
 
     def open_(decision: Decision) -> bool:
-        found = decision.verdict
-        return found is Verdict.INCONCLUSIVE or (
-            found is Verdict.REGRESSED and (decision.p or 0) * SERIES > FAMILY_ALPHA
-        )
+        by_chance = (decision.p or 0.0) * SERIES > FAMILY_ALPHA
+        return decision.verdict is Verdict.INCONCLUSIVE or (decision.verdict is Verdict.REGRESSED and by_chance)
 
     found = [grown(rng, noise, effect if index == 0 else 0.0, open_) for index in range(SERIES)]
     return worst(holm(found)).verdict
