@@ -12,6 +12,11 @@ from trtgate.stack import stack
 WOBBLE = [1 + 0.002 * (i * 7 % 5) for i in range(15)]
 
 
+def own(number: int) -> float:
+    """What makes a session a little its own."""
+    return 1 + 0.001 * (number % 5) + 1e-6 * number
+
+
 def save(
     number: int,
     name: str,
@@ -26,7 +31,7 @@ def save(
     **more: Any,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
-    own = 1 + 0.001 * (number % 5) + 1e-6 * number
+    scale = own(number)
     records = [
         EngineRecord(
             "resnet50",
@@ -34,9 +39,9 @@ def save(
             1,
             "file",
             {
-                "latency": tuple(engine * own * w for w in WOBBLE),
-                "reference_latency": tuple(reference * own * w for w in WOBBLE),
-                **{name: tuple(own * value for value in values) for name, values in (series or {}).items()},
+                "latency": tuple(engine * scale * w for w in WOBBLE),
+                "reference_latency": tuple(reference * scale * w for w in WOBBLE),
+                **{name: tuple(scale * value for value in values) for name, values in (series or {}).items()},
             },
             readings={"clock_mhz": clock} if clock else {},
             **more,

@@ -651,4 +651,5 @@ def _change_from_json(metric: str, value: Any) -> Change:
     decision = decision_from_json(given["decision"])
     if decision.metric != metric:
         raise ValueError(f"the decision on {metric} is one on {decision.metric or 'nothing'}")
-    return Change(metric, old, new, decision, fields.flag(f"{metric}.gated", given["gated"]))
+    delta = fields.optional(fields.number)(f"{metric}.delta", given.get("delta"))
+    return Change(metric, old, new, decision, fields.flag(f"{metric}.gated", given["gated"]), delta)

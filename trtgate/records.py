@@ -57,7 +57,6 @@ class EngineRecord:
     batch: int
     weights: str
     series: Mapping[str, tuple[float, ...]]
-    processes: tuple[int, ...] = ()
     iterations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -76,6 +75,7 @@ class EngineRecord:
     layer_times: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    processes: tuple[int, ...] = ()
 
     @property
     def key(self) -> Key:

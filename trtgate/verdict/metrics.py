@@ -227,7 +227,7 @@ METRICS: tuple[Metric, ...] = (
         "load and first inference in a fresh process",
         _series("cold_start"),
         "cold_start",
-        0.50,
+        1.00,
         rule="number",
         least=0.1,
         words=SECONDS,
