@@ -45,8 +45,8 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share dead, or as many disturbed as planned, the machine is not fit to measure on.
 DEAD_SHARE = 0.2
-# Fixed work that takes this much longer than in the quietest rounds of the run has met a neighbour: on a virtual machine
-# one that no counter shows, and that slows some engines by half (an AMX unit shared with somebody's other thread).
+# Fixed work that takes this much longer than in the quietest rounds of the run has met a neighbour: on a virtual
+# machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
 UNSTEADY = 0.15
 # Of the controls' rounds: what is quiet.
 QUIETEST = 10.0
