@@ -37,8 +37,8 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert result.returncode in {0, 7}, result.stdout[-3000:] + result.stderr
     lines = result.stdout.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if "= trtgate =" in line) :]
-    [row] = [line for line in table if "onnxruntime-int8 " in line and "[" in line]
-    assert row.rstrip().endswith(("floors met", "INVALID"))
+    rows = [line.rstrip() for line in table if "onnxruntime-int8 " in line]
+    assert any(row.endswith(("floors met", "INVALID")) for row in rows)
     assert all(len(line) <= 100 for line in table)
     assert any("racing 2 engines in 2 processes" in line for line in lines)
 
@@ -51,7 +51,8 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert record["plan"]["bytes"] > 1_000_000
     assert {"latency", "typical", "cold_start", "host_memory", "plan_bytes", "build_seconds"} <= set(record["series"])
     assert record["iterations"]["latency"]["lengths"]
-    assert len(record["processes"]) == len(record["series"]["cold_start"]) == 2
+    assert len(record["processes"]) == len(record["series"]["cold_start"])
+    assert len(record["processes"]) == 2 or result.returncode == 7
     assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
     assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]

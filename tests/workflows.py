@@ -25,7 +25,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 # One small model: what is under test is the workflows.
-SMALL = "--device cpu --model efficientnet_lite0 --engine onnxruntime-int8"
+SMALL = "--device cpu --model efficientnet_lite0 --engine onnxruntime-int8 --processes 2"
 NAME = re.compile(r"'[^']*'|[a-z_]+(?:\.[A-Za-z_]+)+")
 # What a CPU machine has instead.
 INSTEAD = {"make environment-gpu": "make environment"}

@@ -170,16 +170,14 @@ def run_race(
     schedule: Schedule = Schedule(),
     *,
     undecided: Callable[[Race], bool] = lambda race: True,
-    unsteady: Callable[[Mapping[str, Block]], str] = lambda blocks: "",
     monitor: Monitor | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Race:
     """Warm up every arm, size its blocks, and run the rounds, odd ones in reverse order.
 
     It ends with the first of the schedule's looks at which it is not `undecided`, or with the last; then it fails
-    closed. A round that the monitor objects to, or that was `unsteady` by its own blocks, is dropped whole and redone;
-    once more than `schedule.dropped_share` of the rounds up to the next look (of 15, before that) are lost the race
-    stops with `complete=False`.
+    closed. A round that the monitor objects to is dropped whole and redone; once more than `schedule.dropped_share` of
+    the rounds up to the next look (of 15, before that) are lost the race stops with `complete=False`.
     """
     watch = monitor or NoMonitor()
     lengths, warm = {}, {}
@@ -213,7 +211,7 @@ def run_race(
             attempt += 1
             watch.start()
             blocks = _timed_round(list(order), lengths, schedule, watch.sample)
-            objection = watch.stop() or unsteady(blocks) or None
+            objection = watch.stop()
             if objection is not None:
                 dropped.append(objection)
                 if len(dropped) > schedule.dropped_share * max(look, min(schedule.rounds, FEWEST_ROUNDS)):

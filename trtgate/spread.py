@@ -6,7 +6,6 @@ Each loads the plans of all engines, races them interleaved for a few rounds at 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import tempfile
@@ -20,8 +19,8 @@ import torch
 
 from trtgate import judge
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
-from trtgate.race import CONTROL, SCHEDULES, Arm, Schedule, run_race
-from trtgate.records import EngineRecord, from_race, joined, unfinished_session
+from trtgate.race import SCHEDULES, Arm, Schedule, run_race
+from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
 from trtgate.remote import RequestFailed, Worker, WorkerError, fresh_worker
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
@@ -43,15 +42,14 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
 }
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(LOOKS)
-# With more processes than this share dead, or as many disturbed as planned, the machine is not fit to measure on.
-DEAD_SHARE = 0.2
-# Fixed work that takes this much longer than in the quietest rounds of the run has met a neighbour: on a virtual
+# With more processes than this share dead or disturbed the machine is not fit to measure on.
+LOST_SHARE = 0.2
+# A process whose fixed work took this much longer than in the quietest ones of the run met a neighbour: on a virtual
 # machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
-UNSTEADY = 0.15
-# Of the controls' rounds: what is quiet.
+# As many as were planned are run in place of such; what is still loud then counts, and widens the bounds.
+LOUD = 0.15
+# Of the processes, in percent: what is quiet.
 QUIETEST = 10.0
-# Rounds that may be redone for each that counts, before the process is given up and another one waited for.
-REDONE = 2.0
 
 
 def schedule_for(device: Device, count: int) -> Schedule:
@@ -64,7 +62,6 @@ def schedule_for(device: Device, count: int) -> Schedule:
         passes=1,
         block_iterations=BLOCK_ITERATIONS,
         warm_up_iterations=BLOCK_ITERATIONS,
-        dropped_share=REDONE,
         warm_up_seconds=usual.warm_up_seconds / 4,
     )
 
@@ -84,7 +81,7 @@ class Spread:
         self._disturbed: dict[tuple[str, int], list[EngineRecord]] = {}
         self._failed: dict[str, WorkerError] = {}
         self._died_in: list[str] = []
-        self._controls: dict[tuple[str, int], list[float]] = {}  # seconds of every round, by batch size
+        self._wanted: dict[tuple[str, int], int] = {}
         self._next: Worker | None = None
         self._at = ""  # the engine that the present process is asked of
         self.lost: list[str] = []
@@ -104,37 +101,31 @@ class Spread:
             whole = [each for each in (*sound, *disturbed) if each.rounds]
             found = joined(whole) if whole else disturbed[0]
             return replace(found, disturbed=f"{len(self.lost)} processes were lost: {self.lost[-1]}")
-        return joined(sound)
+        quiet = [each for each in sound if not self._loud(batch, each)]
+        if len(quiet) >= self._wanted.get(key, 0):
+            return joined(quiet)
+        note = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
+        return replace(found := joined(sound), warnings=(*found.warnings, f"the machine is loud: {note}"))
 
     def measured(self, spec: EngineSpec, batch: int) -> bool:
         """Whether there is a record of an engine that nothing speaks against."""
         return spec.id not in self._failed and bool(self._sound.get((spec.id, batch))) and not self._too_many_lost()
 
     def _too_many_lost(self) -> bool:
-        disturbed = max(map(len, self._disturbed.values()), default=0)
-        return len(self._died_in) > max(1.0, DEAD_SHARE * self._count) or disturbed > max(2, self._count)
+        return len(self.lost) > max(1.0, LOST_SHARE * self._count)
 
-    def _unsteady(self, batch: int, blocks: Mapping[str, Block]) -> str:
-        """Why a round does not count whose controls took longer than in the quietest ones; empty if it does."""
-        taken = {name: float(np.median(block.seconds)) for name, block in blocks.items() if name.startswith(CONTROL)}
-        for name, seconds in taken.items():
-            self._controls.setdefault((name, batch), []).append(seconds)
-        return self._slower(batch, taken)
+    def _loud(self, batch: int, record: EngineRecord) -> bool:
+        """Whether a process's controls took longer than those of the quietest ones."""
+        ran = [each.controls for (_, size), some in self._sound.items() if size == batch for each in some]
+        return any(
+            seconds > (1 + LOUD) * float(np.percentile([each[name] for each in ran], QUIETEST))
+            for name, seconds in record.controls.items()
+            if not name.endswith(MEAN)
+        )
 
-    def _slower(self, batch: int, taken: Mapping[str, float]) -> str:
-        for (name, of), rounds in self._controls.items():
-            more = taken[name] / float(np.percentile(rounds, QUIETEST)) - 1 if of == batch else 0.0
-            if more > UNSTEADY:
-                return f"{name} took {more:.0%} longer than in the quietest rounds"
-        return ""
-
-    def _recheck(self) -> None:
-        """Leave out the processes that turn out to have run in a louder time than others."""
-        for key, records in self._sound.items():
-            why = [self._slower(key[1], each.controls) for each in records]
-            self._sound[key] = [each for each, loud in zip(records, why, strict=True) if not loud]
-            self._disturbed.setdefault(key, []).extend(each for each, loud in zip(records, why, strict=True) if loud)
-            self.lost += dict.fromkeys(filter(None, why))
+    def _quiet(self, keys: Sequence[tuple[str, int]]) -> int:
+        """How many quiet processes there are of that engine at that batch size that has fewest."""
+        return min(sum(not self._loud(key[1], each) for each in self._sound.get(key, [])) for key in keys)
 
     def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
         """Run `count` more processes of these engines, and others in place of those that were lost."""
@@ -143,23 +134,24 @@ class Spread:
             tempfile.TemporaryDirectory(prefix="trtgate-") as folder,
             self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
         ):
-            wanted = count + max(map(len, self._sound.values()), default=0)
-            done = 0
+            keys = [(spec.id, size) for spec in specs for size in batch_sizes]
+            for key in keys:
+                self._wanted[key] = self._wanted.get(key, 0) + count
+            wanted = max(self._wanted[key] for key in keys)
+            done = run = 0
             try:
-                while done < wanted and not self._too_many_lost():
+                while done < wanted and run < 2 * count and not self._too_many_lost():
                     racing = [spec for spec in specs if spec.id not in self._failed]
-                    self._process(racing, batch_sizes, Path(folder), last=done == wanted - 1)
-                    self._recheck()
-                    keys = [(spec.id, size) for spec in racing for size in batch_sizes if spec.id not in self._failed]
-                    done = min(len(self._sound.get(key, [])) for key in keys)
+                    run += self._process(racing, batch_sizes, Path(folder), last=done == wanted - 1)
+                    done = self._quiet([key for key in keys if key[0] not in self._failed])
                     progress(max(0, count - wanted + done), count)
             finally:
                 if self._next is not None:
                     self._next.close(wait=False)
                     self._next = None
 
-    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool) -> None:
-        """Run one process, and keep what it measured."""
+    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool) -> bool:
+        """Run one process, and keep what it measured; whether that is sound."""
         self._at = ""
         worker, self._next = self._next or self._started(), None
         try:
@@ -171,13 +163,13 @@ class Spread:
             if self._at in {"", REFERENCE.id}:
                 raise
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
-            return
+            return False
         except WorkerError as error:
             self.lost.append(str(error))
             if self._at in self._died_in:
                 self._failed[self._at] = error
             self._died_in.append(self._at)
-            return
+            return False
         finally:
             worker.close(wait=False)  # it has nothing to put away
         reasons = [each.disturbed for each in found if each.disturbed or not each.complete]
@@ -187,6 +179,7 @@ class Spread:
             self.lost.append(reasons[0] or "too many rounds were disturbed")
         else:
             self._keep()
+        return not reasons
 
     def _keep(self) -> None:
         """Write down what was measured so far, for whoever ends this run before it is saved."""
@@ -240,7 +233,6 @@ class Spread:
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],
                 schedule_for(settings.device, self._count),
-                unsteady=functools.partial(self._unsteady, size),
                 monitor=monitor_for(settings.device, ours)(),
             )
             for spec in specs:
