@@ -44,7 +44,7 @@ from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import METRICS
-from trtgate.verdict.policy import EXIT_REGRESSED, FAMILY_ALPHA, GOOD, exit_status
+from trtgate.verdict.policy import EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 from trtgate.workbench import Settings
 
 
@@ -242,11 +242,7 @@ class Gate:
             return False
         # The report corrects for all its decisions; of those of other models nothing is known yet.
         family = sum(len(each.engines) for each in self.baseline[:1]) * len(comparison.changes)
-        return any(
-            decision.reason in {Reason.INTERVAL_TOO_WIDE, Reason.ONE_OF_MANY}
-            or (decision.verdict is Verdict.REGRESSED and (decision.p or 0.0) * family > FAMILY_ALPHA)
-            for decision in comparison.decisions
-        )
+        return any(more_may_decide(decision, family) for decision in comparison.decisions)
 
     def as_session(self) -> SessionRecord:
         """What has been measured so far, as a saved session has it; its own failures are told by its tests."""

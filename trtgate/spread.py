@@ -6,6 +6,7 @@ Each loads the plans of all engines, races them interleaved for a few rounds at 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -181,6 +182,10 @@ class Spread:
             self._keep()
         return not reasons
 
+    @functools.cached_property
+    def _stack(self) -> dict[str, Any]:
+        return stack(self._bench.settings.threads, self._bench.settings.device)
+
     def _keep(self) -> None:
         """Write down what was measured so far, for whoever ends this run before it is saved."""
         settings = self._bench.settings
@@ -188,7 +193,7 @@ class Spread:
         records = [joined(some) for some in self._sound.values() if some]
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(unfinished_session(stack(settings.threads, settings.device), records)))
+        beside.write_text(json.dumps(unfinished_session(self._stack, records)))
         beside.replace(path)
 
     def _started(self) -> Worker:

@@ -139,10 +139,10 @@ def machine_of(session: SessionRecord) -> str:
 
 def _values(records: Sequence[EngineRecord]) -> dict[str, float]:
     """Every metric of an engine in one session: medians over its processes."""
-    # Unpacked once for all metrics.
-    samples = [record.sample() for record in records if record.rounds]
+    measured = [record for record in records if record.rounds]
     values = {
-        metric.name: [value for each in samples if (value := metric.value(each)) is not None] for metric in METRICS
+        metric.name: [value for each in measured if (value := each.value(metric.name)) is not None]
+        for metric in METRICS
     }
     values[AGREEMENT] = [each.agreement["top1"] / each.agreement["n"] for each in records if each.agreement]
     return {name: float(np.median(some)) for name, some in values.items() if some}

@@ -25,7 +25,7 @@ from trtgate.compare import Report, compare_records
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.records import EngineRecord, Key, pack, read_session
 from trtgate.verdict.decision import Verdict
-from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, exit_status
+from trtgate.verdict.policy import GOOD, exit_status, more_may_decide
 from trtgate.verdict.sessions import LOOKS
 
 
@@ -50,13 +50,7 @@ def compared(
     sides = ({key: [record] for key, record in side.items()} for side in (old, new))
     report = compare_records(*sides, expectations, "sessions", {})
     family = sum(len(each.changes) for each in report.engines)
-    open_ = {
-        each.key
-        for each in report.engines
-        for decision in each.decisions
-        if decision.verdict is Verdict.INCONCLUSIVE
-        or (decision.verdict is Verdict.REGRESSED and (decision.p or 0.0) * family > FAMILY_ALPHA)
-    }
+    open_ = {each.key for each in report.engines for decision in each.decisions if more_may_decide(decision, family)}
     return report, open_
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trtgate.verdict import Verdict
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.paired import LOOKS, decide_paired
-from trtgate.verdict.policy import FAMILY_ALPHA, holm, worst
+from trtgate.verdict.policy import holm, more_may_decide, worst
 from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
 from trtgate.verdict.sessions import LOOKS as LOOKS_AT_PROCESSES
 
@@ -113,8 +113,7 @@ def run_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdic
     """A whole run of SERIES series against a saved one, one slower; the worst verdict after the correction."""
 
     def open_(decision: Decision) -> bool:
-        by_chance = (decision.p or 0.0) * SERIES > FAMILY_ALPHA
-        return decision.verdict is Verdict.INCONCLUSIVE or (decision.verdict is Verdict.REGRESSED and by_chance)
+        return more_may_decide(decision, SERIES)
 
     found = [grown(rng, noise, effect if index == 0 else 0.0, open_) for index in range(SERIES)]
     return worst(holm(found)).verdict

@@ -54,6 +54,15 @@ def holm(decisions: Sequence[Decision], alpha: float = FAMILY_ALPHA) -> list[Dec
     return corrected
 
 
+def more_may_decide(decision: Decision, family: int) -> bool:
+    """Whether more processes may turn a decision, one of `family` in its report: it is open for its noise, or it is
+    REGRESSED and so many decisions could have produced that by chance."""
+    by_chance = (decision.p or 0.0) * family > FAMILY_ALPHA
+    return decision.reason in {Reason.INTERVAL_TOO_WIDE, Reason.ONE_OF_MANY} or (
+        decision.verdict is Verdict.REGRESSED and by_chance
+    )
+
+
 def exit_status(verdicts: Iterable[Verdict]) -> int:
     """0 when all passed, 1 when something regressed, 7 when something is invalid, 6 when something is inconclusive."""
     present = set(verdicts)
