@@ -25,12 +25,12 @@ from trtgate.ab import TurnMonitor, Turns, choose_engines
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.race import NoMonitor, Race
 from trtgate.remote import Worker, WorkerError
 from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
-from trtgate.worker import come_to_rest
 
 from .faults.table import Fault
 

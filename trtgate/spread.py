@@ -239,6 +239,7 @@ class Spread:
                 [before, *(arm(spec.id) for spec in specs), *after],
                 schedule_for(settings.device, self._count),
                 monitor=monitor_for(settings.device, ours)(),
+                rest=lambda: worker.ask("rest") if settings.device == "cpu" else None,
             )
             for spec in specs:
                 record = from_race(race, bench.name, spec.id, REFERENCE.id, size, bench.model.weights.source)

@@ -22,6 +22,7 @@ from trtgate.graphs import export, half, quantize
 from trtgate.images import ImageSet
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
+from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, run_race
 from trtgate.spread import Spread
@@ -363,6 +364,7 @@ class Workbench:
                     SCHEDULES[device],
                     undecided=undecided,
                     monitor=monitor_for(device)(),
+                    rest=come_to_rest if device == "cpu" else lambda: None,
                     progress=count,
                 )
 

@@ -27,7 +27,7 @@ from trtgate.engines.base import Batch, Block, BuildRequest, Calibration, Device
 from trtgate.engines.probe import give_home
 from trtgate.nvml import current_gpu
 from trtgate.plans import PlanCache
-from trtgate.processes import die_with_parent
+from trtgate.processes import come_to_rest, die_with_parent
 from trtgate.progress import Progress
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
 from trtgate.stack import stack
@@ -35,12 +35,6 @@ from trtgate.stack import stack
 if TYPE_CHECKING:
     from trtgate.models import Model
     from trtgate.race import Arm
-
-# Threads that are not asleep after this are spinning for good; the driver will see that, and object.
-REST_SECONDS = 1.0
-LOOK_SECONDS = 0.005
-# Of a core.
-ASLEEP = 0.1
 
 
 class Worker:
@@ -142,6 +136,11 @@ class Worker:
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 
+    def rest(self) -> dict[str, Any]:
+        """Answer once this process has come to rest."""
+        come_to_rest()
+        return {}
+
     def throughput(self, engine: str, streams: int) -> dict[str, Any]:
         """Images per second of several inferences at once; null where the engine cannot."""
         return {"throughput": self._engines[engine].throughput(self.batch, streams)}
@@ -164,7 +163,7 @@ class Worker:
         """Answer requests until the driver says goodbye or is gone."""
         requests: Mapping[str, Callable[..., dict[str, Any]]] = {
             name: getattr(self, name)
-            for name in ("describe", "open", "controls", "infer", "bind", "block", "throughput", "facts")
+            for name in ("describe", "open", "controls", "infer", "bind", "block", "rest", "throughput", "facts")
         }
         while True:
             message = self._frames.receive()
@@ -209,16 +208,6 @@ def anonymous_bytes() -> int:
         libc.malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
-
-
-def come_to_rest() -> None:
-    """Wait until the threads of this process sleep: pools spin for tens of milliseconds after their last work."""
-    deadline = time.monotonic() + REST_SECONDS
-    while time.monotonic() < deadline:
-        before = time.process_time()
-        time.sleep(LOOK_SECONDS)
-        if time.process_time() - before < ASLEEP * LOOK_SECONDS:
-            return
 
 
 def main() -> int:
