@@ -177,7 +177,7 @@ class TorchLane(TorchStream):
             pinned_out = torch.zeros(self._logits.shape).pin_memory()
             if graph:
                 captured = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(captured, stream=self.stream):
+                with own_workspaces(), torch.cuda.graph(captured, stream=self.stream):
                     run()
                 self.run = captured.replay
         self.host_in, self.host_out = pinned_in.numpy(), pinned_out.numpy()
@@ -190,6 +190,21 @@ class TorchLane(TorchStream):
         # Buffers and graph live in these closures.
         self.copy_in = self.copy_out = self.run = lambda: None
         self._logits = torch.empty(0)
+
+
+@contextlib.contextmanager
+def own_workspaces() -> Iterator[None]:
+    """Have what is captured take its cuBLAS workspace from the graph's own memory, and nobody else use that.
+
+    A graph captured with the stream's workspace of before would write to it after `give_back_memory` freed it.
+    PyTorch's own graph trees do the same (torch/_inductor/cudagraph_trees.py, clear_cublas_manager).
+    """
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 def give_back_memory() -> None:
