@@ -1,12 +1,13 @@
 """What a user would pick instead, at equal measuring time: false alarms and misses of five rules on the same machine.
 
-    python tests/studies/rules.py [--pairs N] [--device D] [--model M] [--engine E] [--slow SHARE] [--busy] [--out F]
+    python tests/studies/rules.py [--sides N] [--pairs N] [--device D] [--model M] [--engine E] [--slow SHARE]
+                                  [--busy] [--out F]
 
 Sides are measured one after the other, each like a run of its own, by this gate (N fresh processes of a few rounds)
 and, for the other rules, by one fresh process that times as many iterations in one go. Every process times the engine
-twice over: as it is, and slowed by `--slow` (a wait after each inference, within what is timed). A pair is a side and
-the next: unchanged against unchanged, unchanged against slowed. What is open for the gate gets N more processes, as in
-a run. `--busy` keeps one core busy all along.
+twice over: as it is, and slowed by `--slow` (a wait after each inference, within what is timed). A pair is a side and a
+later one, first those next to each other: unchanged against unchanged, unchanged against slowed. A side that is open
+for the gate against the one before gets N more processes, as in a run. `--busy` keeps one core busy all along.
 
 The rules: pytest-benchmark's own `--benchmark-compare-fail=median:5%` and `min:5%`; Welch's t-test on the iterations,
 one sided at 1 %; nvbench_compare's rule (the means differ by more than the smaller relative standard deviation); this
@@ -173,12 +174,12 @@ class Side:
         return len(self._processes)
 
 
-def decided(old: Side, new: Side, name: str, expectations: Expectations) -> int:
+def decided(old: Side, new: Side, name: str, expectations: Expectations, *, may_grow: bool) -> int:
     """The gate's exit status."""
     baseline = old.record(NAMES[0], old.count)
     report, open_ = compared(baseline, new.record(name, new.count), expectations)
     if open_:
-        if new.grown == new.count:
+        if may_grow and new.grown == new.count:
             new.grow()
         report, _ = compared(baseline, new.record(name, new.grown), expectations)
     return exit_status(decision.verdict for decision in report.decisions())
@@ -199,31 +200,36 @@ def study(options: argparse.Namespace, task: Mapping[str, Any], count: int) -> d
     }
     statuses: dict[str, Counter[int]] = {name: Counter() for name in NAMES}
     ratios: list[dict[str, float]] = []
-    sides = [Side(task, count)]
-    for index in range(options.pairs):
+    sides: list[Side] = []
+    for index in range(options.sides):
         sides.append(Side(task, count))
-        old, new = sides[-2:]
+        if index:
+            found = [decided(*sides[-2:], name, expectations, may_grow=True) for name in NAMES]
+            print(f"side {index}: gate ends with {found}", flush=True)
+    lags = [(old, old + lag) for lag in range(1, options.sides) for old in range(options.sides - lag)]
+    pairs = [(sides[old], sides[new]) for old, new in lags[: options.pairs]]
+    for old, new in pairs:
         for name in NAMES:
             for rule, fails in RULES.items():
                 red = fails(old.times[NAMES[0]], new.times[name])
                 counts[(rule, name)]["red" if red else "green"] += 1
-            status = decided(old, new, name, expectations)
+            status = decided(old, new, name, expectations, may_grow=False)
             statuses[name][status] += 1
             counts[("this gate", name)][{0: "green", 1: "red"}.get(status, "open")] += 1
         ratios.append({f.__name__: float(f(new.times[NAMES[0]]) / f(old.times[NAMES[0]])) for f in (np.median, np.min)})
-        print(f"{index + 1}: gate {dict(statuses['unchanged'])} {dict(statuses['slowed'])}, {ratios[-1]}", flush=True)
     seconds = {kind: float(np.median([each.seconds[kind] for each in sides])) for kind in ("gate", "others")}
     return {
-        "table": table(counts, options.pairs),
+        "table": table(counts, len(pairs)),
         "statuses": {name: dict(found) for name, found in statuses.items()},
         "seconds of a side": seconds,
         "sides that grew": sum(each.grown > count for each in sides),
-        "ratios of one process to the next, unchanged": ratios,
+        "ratios of one side to another, unchanged": ratios,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, default=15)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", default="efficientnet_lite0")
