@@ -161,7 +161,7 @@ def gate(runner: Runner) -> None:
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}
-    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1)
+    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     summary = (runner.artifacts / "summary.md").read_text()
     for title in ("### trtgate\n", "### trtgate: the fleet", "### trtgate: against the baseline", "not fit to gate on"):
         assert title in summary, f"the job's summary has no {title!r}"

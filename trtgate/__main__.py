@@ -118,9 +118,9 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = doctor_lines(stack(device=device), examination)
     for line in lines:
         print(line)
-    if not examination.fit:
+    if examination.status:
         markdown.publish(markdown.doctor_markdown(lines))
-    return 0 if examination.fit else 1
+    return examination.status
 
 
 def _add_sensitivity(commands: Any) -> None:
