@@ -13,18 +13,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 
 from trtgate import ab, remote
+from trtgate import worker as engines_of
 from trtgate.__main__ import main
 from trtgate.ab import TurnMonitor, Turns, choose_engines
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.limits import BUILD_SECONDS
 from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.race import NoMonitor, Race
@@ -32,6 +36,7 @@ from trtgate.remote import Worker, WorkerError
 from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
 
+from . import small_classifier
 from .faults.table import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +174,35 @@ def test_progress_is_passed_on(worker: Callable[..., Worker]) -> None:
     assert said == ["new: building: 3 s"]
 
 
+def test_a_build_may_take_longer_than_an_answer(worker: Callable[..., Worker]) -> None:
+    busy = worker(
+        "send(GREETING); receive(); send({'progress': 'building ...', 'within': 30}); time.sleep(1); "
+        "send({'answer': 7}); receive(); send({'progress': 'building ...', 'within': 30}); "
+        "send({'progress': 'building: 9 s'}); time.sleep(60)",
+        timeout=0.5,
+    )
+    said: list[str] = []
+    assert busy.ask("open", progress=said.append) == 7
+    assert said == [], "what takes long is told when it is over"
+    with pytest.raises(WorkerError, match="did not answer in time"):
+        busy.ask("open", progress=said.append)
+    assert said == ["new: building: 9 s"]
+
+
+def test_a_worker_says_when_it_builds(tmp_path: Path) -> None:
+    """And only then: a plan that is there is loaded within the limit of `open`."""
+    onnx.save(small_classifier.graph(), graph := tmp_path / "graph.onnx")
+    job = {"engine": "onnxruntime-fp32", "model": "small", "graph": str(graph), "source": {"graph": "0"}}
+    job |= {"batch_sizes": [1], "threads": 1, "device": "cpu", "crop": small_classifier.CROP, "anew": False}
+    job |= {"plan_cache": str(tmp_path / "cache"), "rebuild": 0, "calibration": None}
+    sent: list[dict[str, Any]] = []
+    frames: Any = SimpleNamespace(send=sent.append)
+    for reused in (False, True):
+        assert engines_of.Worker(frames).open(**job)["plan"]["reused"] is reused
+        assert [each["within"] for each in sent if "within" in each] == ([] if reused else [BUILD_SECONDS])
+        sent.clear()
+
+
 def test_what_a_worker_started_ends_with_it(worker: Callable[..., Worker]) -> None:
     parent = worker(
         "import subprocess; child = subprocess.Popen(['sleep', '60']); send({**GREETING, 'child': child.pid}); "
@@ -199,13 +233,18 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
         Worker("old", ROOT / path)
 
 
-def test_workers_die_with_their_driver() -> None:
+def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from trtgate.remote import Worker; "
         f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert driver.stdout is not None
     pid = int(driver.stdout.readline())
@@ -213,6 +252,7 @@ def test_workers_die_with_their_driver() -> None:
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_until(lambda: not alive(pid))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Turns.

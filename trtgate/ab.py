@@ -33,6 +33,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.images import ImageSet
 from trtgate.layers import changed_layers
+from trtgate.limits import LOAD_SECONDS
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
@@ -47,7 +48,8 @@ from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.workbench import Logits, Settings, Workbench
 
-BUILD_SECONDS = 3600.0
+# A plan that is there is loaded and run in a process of its own first, and then here.
+OPEN_SECONDS = 2 * LOAD_SECONDS
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
@@ -312,7 +314,7 @@ class _Sides:
                 for side in SIDES:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
-                        opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
+                        opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
         size = min(settings.batch_sizes)
         logits = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
