@@ -22,12 +22,13 @@ import psutil
 import pytest
 
 from trtgate import ab, remote
-from trtgate import worker as engines_of
+from trtgate import worker as serving
 from trtgate.__main__ import main
 from trtgate.ab import TurnMonitor, Turns, choose_engines
-from trtgate.engines import parse_spec
+from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.judge import agreement_decision, fidelity_decision, rebuild_note
 from trtgate.limits import BUILD_SECONDS
 from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
@@ -198,7 +199,7 @@ def test_a_worker_says_when_it_builds(tmp_path: Path) -> None:
     sent: list[dict[str, Any]] = []
     frames: Any = SimpleNamespace(send=sent.append)
     for reused in (False, True):
-        assert engines_of.Worker(frames).open(**job)["plan"]["reused"] is reused
+        assert serving.Worker(frames).open(**job)["plan"]["reused"] is reused
         assert [each["within"] for each in sent if "within" in each] == ([] if reused else [BUILD_SECONDS])
         sent.clear()
 
@@ -348,6 +349,53 @@ def test_engines_that_a_side_lacks() -> None:
         choose_engines(none, settings, [])
 
 
+def test_what_is_built_anew_is_what_times_kernels() -> None:
+    tuned = {spec.id for spec in all_specs() if backend(spec.backend).tunes(spec)}
+    assert tuned == {each.id for each in all_specs() if each.backend == "tensorrt"} | {
+        "inductor-fp16",
+        "inductor-fp16-aot",
+        "inductor-fp16-autotune",
+    }
+
+
+# Answers of several builds a side.
+
+PHOTOS = np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)
+
+
+def build(seed: int, noise: float) -> np.ndarray:
+    """Logits of a build whose kernels round in a way of their own."""
+    return PHOTOS + noise * np.random.default_rng(seed).standard_normal(PHOTOS.shape).astype(np.float32)
+
+
+def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Verdict], tuple[str, ...]]:
+    found = ab.agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
+    expectation = Expectation({"agreement": 0.9, "cosine": 0.0, "sqnr_db": sqnr_db})
+    band = found.get("old with old")
+    decisions = [rule(found["new with old"], expectation, band) for rule in (fidelity_decision, agreement_decision)]
+    return [each.verdict for each in decisions], rebuild_note(found)
+
+
+def test_answers_that_differ_no_more_than_builds_of_one_version_are_not_the_upgrades() -> None:
+    old, new = [build(seed, 0.1) for seed in (1, 2, 3)], [build(seed, 0.1) for seed in (4, 5, 6)]
+    verdicts, note = judged(old, new, sqnr_db=30)
+    assert verdicts[0] is Verdict.PASS, "each build lies 17 dB from every other"
+    assert note[0].startswith("answers changed by no more")
+    assert judged(old[:1], new[:1], sqnr_db=30) == ([Verdict.REGRESSED, verdicts[1]], ()), "one build shows no band"
+
+
+def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:
+    old, odd = [build(seed, 0.01) for seed in (1, 2, 3)], build(4, 0.3)
+    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=30)
+    assert verdicts[0] is Verdict.REGRESSED
+    assert note[0].startswith("answers changed by more")
+    verdicts, note = judged(old, [*old[:2], np.full_like(PHOTOS, np.nan)], sqnr_db=30)
+    assert verdicts == [Verdict.REGRESSED] * 2
+    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=5)
+    assert verdicts[0] is Verdict.PASS, "within what is expected, and still told"
+    assert note[0].startswith("answers changed by more")
+
+
 # For real.
 
 
@@ -383,6 +431,8 @@ def test_this_environment_against_itself(
     assert engine["end_to_end_rounds"] == {}
     assert 0 <= engine["readings"]["idle_share"] < 1
     assert sum("over 2 builds" in note for note in engine["notes"]) == 2
+    assert {"new with old", "old with old", "new with new"} <= set(engine["agreement"])
+    assert "answers changed by no more than building the old version anew changes them" in engine["notes"]
     assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
     assert np.isfinite(engine["metrics"]["latency"]["old"])
     assert {"typical", "tail", "host_memory", "cold_start", "plan_bytes"} <= set(engine["metrics"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
@@ -46,14 +46,38 @@ def about(metric: str) -> Callable[[Judge], Judge]:
 
 
 @about("agreement")
-def agreement_decision(agreement: Agreement, expectation: Expectation) -> Decision:
-    """Top-1 agreement against its floor."""
-    return decide_agreement(agreement, floor=expectation.number("agreement"))
+def agreement_decision(agreement: Agreement, expectation: Expectation, band: Agreement | None = None) -> Decision:
+    """Top-1 agreement against its floor; `band` is how far builds of the version that it is held against lie apart."""
+    decision = decide_agreement(agreement, floor=expectation.number("agreement"))
+    return _within_rebuilds(decision, band is not None and agreement.finite and agreement.top1 >= band.top1)
 
 
 @about("fidelity")
-def fidelity_decision(agreement: Agreement, expectation: Expectation) -> Decision:
-    """Cosine similarity and SQNR of the logits against their floors."""
+def fidelity_decision(agreement: Agreement, expectation: Expectation, band: Agreement | None = None) -> Decision:
+    """Cosine similarity and SQNR of the logits against their floors; `band` as for `agreement_decision`."""
+    decision = _fidelity(agreement, expectation)
+    as_near = band is not None and agreement.sqnr_db >= band.sqnr_db and agreement.cosine >= band.cosine
+    return _within_rebuilds(decision, as_near)
+
+
+def _within_rebuilds(decision: Decision, as_near: bool) -> Decision:
+    """What falls below a floor is no change of the version's where two builds of the old one lie as far apart."""
+    if decision.verdict is not Verdict.REGRESSED or not as_near:
+        return decision
+    message = f"{decision.message}; two builds of the old version lie as far apart, so that is not the upgrade's"
+    return replace(decision, verdict=Verdict.PASS, reason=Reason.WITHIN_REBUILDS, message=message)
+
+
+def rebuild_note(agreements: Mapping[str, Agreement]) -> tuple[str, ...]:
+    """Whether a new version's builds answer otherwise than the old one's, which may differ among themselves."""
+    change, band = agreements["new with old"], agreements.get("old with old")
+    if band is None:
+        return ()
+    as_near = change.finite and change.top1 >= band.top1 and change.sqnr_db >= band.sqnr_db
+    return (f"answers changed by {'no more' if as_near else 'more'} than building the old version anew changes them",)
+
+
+def _fidelity(agreement: Agreement, expectation: Expectation) -> Decision:
     if not agreement.finite:
         return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
     text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"

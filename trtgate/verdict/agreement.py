@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,20 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
     size = size_of((wanted != got).astype(np.float64), clusters)
     return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips, size.photos, size.effective)
+
+
+def _closeness(agreement: Agreement) -> tuple[bool, int, float]:
+    return agreement.finite, agreement.top1, agreement.sqnr_db
+
+
+def nearest(agreements: Sequence[Agreement]) -> Agreement:
+    """Of several comparisons on the same photos the one with most answers alike, and then the least difference."""
+    return max(agreements, key=_closeness)
+
+
+def furthest(agreements: Sequence[Agreement]) -> Agreement:
+    """Of several comparisons on the same photos the one with fewest answers alike, and then the most difference."""
+    return min(agreements, key=_closeness)
 
 
 def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
