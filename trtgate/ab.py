@@ -43,7 +43,7 @@ from trtgate.records import EngineRecord, Key, from_race
 from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
-from trtgate.verdict.agreement import Agreement, compare_logits, furthest, nearest
+from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
@@ -365,11 +365,11 @@ class _Sides:
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
         reference = self._bench.logits(REFERENCE) if self._bench.model.weights.trained else None
-        agreements = agreements_of(logits, reference, self._bench.photos("evaluation").clusters)
+        agreements, alike = agreements_of(logits, reference, self._bench.photos("evaluation").clusters)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec))
+        answers = self._answers(agreements, alike, facts["new"], expectation, self._bench.kept_in_float(spec))
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -383,7 +383,7 @@ class _Sides:
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
             agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
-            notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(agreements)),
+            notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(alike)),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
@@ -453,6 +453,7 @@ class _Sides:
     def _answers(
         self,
         agreements: Mapping[str, Agreement],
+        alike: Rebuilt | None,
         facts: Mapping[str, Any],
         expectation: Expectation,
         kept_in_float: frozenset[str],
@@ -463,10 +464,10 @@ class _Sides:
         decisions = [judge.audit_decision(audit, kept_in_float)]
         for pair in ("new with old", "new with PyTorch"):
             if pair in agreements:
-                band = agreements.get("old with old") if pair == "new with old" else None
-                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation, band)))
+                builds = alike if pair == "new with old" else None
+                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation, builds)))
                 if self._bench.model.weights.trained:
-                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation, band)))
+                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation, builds)))
         return tuple(decisions)
 
     def _notes(
@@ -493,24 +494,28 @@ class _Sides:
 
 def agreements_of(
     logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints
-) -> dict[str, Agreement]:
-    """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other.
+) -> tuple[dict[str, Agreement], Rebuilt | None]:
+    """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other; and
+    what that says of the new builds.
 
-    `logits` has float32[N,classes] of each build of a side; of a pair the builds that lie furthest apart are told, and
+    `logits` has float32[N,classes] of each build of a side. Of several builds those that lie furthest apart are told,
     of new with old that new build which is furthest from every old one.
     """
 
     def pair(first: Logits, second: Logits) -> Agreement:
         return compare_logits(first, second, clusters)
 
-    found = {"new with old": furthest([nearest([pair(old, new) for old in logits["old"]]) for new in logits["new"]])}
+    crossed = [[pair(old, new) for old in logits["old"]] for new in logits["new"]]
+    found = {"new with old": furthest([nearest(some) for some in crossed])}
+    within: dict[str, list[Agreement]] = {}
     for side in SIDES:
         finite = [each for each in logits[side] if np.isfinite(each).all()]
-        if len(finite) > 1:
-            found[f"{side} with {side}"] = furthest([pair(*two) for two in itertools.combinations(finite, 2)])
+        within[side] = [pair(*two) for two in itertools.combinations(finite, 2)]
+        if within[side]:
+            found[f"{side} with {side}"] = furthest(within[side])
         if reference is not None:
             found[f"{side} with PyTorch"] = furthest([pair(reference, each) for each in logits[side]])
-    return found
+    return found, rebuilt(within["old"], crossed)
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
@@ -13,7 +13,7 @@ from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
 from trtgate.race import Race
 from trtgate.records import EngineRecord
-from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
+from trtgate.verdict.agreement import Accuracy, Agreement, Rebuilt, decide_accuracy, decide_agreement
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import decide_floor
 
@@ -46,35 +46,33 @@ def about(metric: str) -> Callable[[Judge], Judge]:
 
 
 @about("agreement")
-def agreement_decision(agreement: Agreement, expectation: Expectation, band: Agreement | None = None) -> Decision:
-    """Top-1 agreement against its floor; `band` is how far builds of the version that it is held against lie apart."""
+def agreement_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+    """Top-1 agreement against its floor; `builds` where it is a new version's with the old one's."""
     decision = decide_agreement(agreement, floor=expectation.number("agreement"))
-    return _within_rebuilds(decision, band is not None and agreement.finite and agreement.top1 >= band.top1)
+    return _within_rebuilds(decision) if builds is not None and builds.answers else decision
 
 
 @about("fidelity")
-def fidelity_decision(agreement: Agreement, expectation: Expectation, band: Agreement | None = None) -> Decision:
-    """Cosine similarity and SQNR of the logits against their floors; `band` as for `agreement_decision`."""
+def fidelity_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+    """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_decision`."""
     decision = _fidelity(agreement, expectation)
-    as_near = band is not None and agreement.sqnr_db >= band.sqnr_db and agreement.cosine >= band.cosine
-    return _within_rebuilds(decision, as_near)
+    return _within_rebuilds(decision) if builds is not None and builds.logits else decision
 
 
-def _within_rebuilds(decision: Decision, as_near: bool) -> Decision:
-    """What falls below a floor is no change of the version's where two builds of the old one lie as far apart."""
-    if decision.verdict is not Verdict.REGRESSED or not as_near:
+def _within_rebuilds(decision: Decision) -> Decision:
+    """What falls below a floor is no change of the version's where builds of the old one lie as far apart."""
+    if decision.verdict is not Verdict.REGRESSED:
         return decision
     message = f"{decision.message}; two builds of the old version lie as far apart, so that is not the upgrade's"
     return replace(decision, verdict=Verdict.PASS, reason=Reason.WITHIN_REBUILDS, message=message)
 
 
-def rebuild_note(agreements: Mapping[str, Agreement]) -> tuple[str, ...]:
+def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
     """Whether a new version's builds answer otherwise than the old one's, which may differ among themselves."""
-    change, band = agreements["new with old"], agreements.get("old with old")
-    if band is None:
+    if builds is None:
         return ()
-    as_near = change.finite and change.top1 >= band.top1 and change.sqnr_db >= band.sqnr_db
-    return (f"answers changed by {'no more' if as_near else 'more'} than building the old version anew changes them",)
+    how = "no more" if builds.answers and builds.logits else "more"
+    return (f"answers changed by {how} than building the old version anew changes them",)
 
 
 def _fidelity(agreement: Agreement, expectation: Expectation) -> Decision:
