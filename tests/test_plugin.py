@@ -331,6 +331,24 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
 
 
 @pytest.mark.fault(
+    done="`--benchmark-json` into a folder that is not there",
+    said="--benchmark-json nowhere/run.json cannot be written; name a file in a folder that is there and writable",
+    status="4",
+    kept="nothing is measured",
+)
+def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
+    fault.check(*told(run("--benchmark-json=nowhere/run.json")))
+
+
+def test_a_refused_run_leaves_the_json_of_the_last(run: Run) -> None:
+    run("--benchmark-json=run.json")
+    before = Path("run.json").read_bytes()
+    refused(run("--benchmark-json=run.json", "--benchmark-compare=nobody"), "nobody")
+    refused(run("--benchmark-json=run.json", "--no-such-option"), "--no-such-option")
+    assert Path("run.json").read_bytes() == before
+
+
+@pytest.mark.fault(
     done="a run ended by Ctrl-C, saved, and compared with",
     said="must not be used: it did not judge everything (the run was cut off)",
     status="4",

@@ -122,6 +122,26 @@ def fill(text: str, names: Mapping[str, str]) -> str:
     return re.sub(r"\$\{\{(.*?)\}\}", lambda match: str(evaluate(match[1].strip(), names)), text)
 
 
+def require_queues(workflows: Path) -> list[str]:
+    """The labels whose jobs wait for each other, however many: every job that measures on a runner of one's own.
+
+    A group has one run that waits unless it says `queue: max`, and each that comes after it cancels it. A group of the
+    whole workflow would have runners wait for each other.
+    """
+    labels = []
+    for path in sorted(workflows.glob("*.yml")):
+        document = yaml.safe_load(path.read_text())
+        for name, job in document["jobs"].items():
+            if "self-hosted" not in job["runs-on"]:
+                continue
+            [label] = set(job["runs-on"]) - {"self-hosted"}
+            wanted = {"group": f"gpu-{label}", "queue": "max", "cancel-in-progress": False}
+            assert job.get("concurrency") == wanted, f"{path.name}, {name}: {job.get('concurrency')}, not {wanted}"
+            assert "concurrency" not in document, f"{path.name}: a group of the whole workflow"
+            labels.append(label)
+    return labels
+
+
 def expect(what: str, status: int, *wanted: int) -> None:
     assert status in wanted, f"{what} ended with {status}, wanted {wanted}"
     print(f"{what}: exit status {status}, as it should be", flush=True)
@@ -141,7 +161,7 @@ def gate(runner: Runner) -> None:
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}
-    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1)
+    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     summary = (runner.artifacts / "summary.md").read_text()
     for title in ("### trtgate\n", "### trtgate: the fleet", "### trtgate: against the baseline", "not fit to gate on"):
         assert title in summary, f"the job's summary has no {title!r}"
@@ -168,6 +188,7 @@ def upgrade(runner: Runner) -> None:
 
 def main() -> None:
     chosen = sys.argv[1:] or ["gpu-gate", "upgrade"]
+    require_queues(ROOT / ".github/workflows")
     with tempfile.TemporaryDirectory(prefix="trtgate-workflows-") as folder:
         clone, tools = Path(folder) / "clone", Path(folder) / "tool cache"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trtgate.ab import REBUILDS, run_ab
 from trtgate.ab import report_to_json as ab_to_json
-from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.doctor import examine
@@ -118,9 +118,9 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = doctor_lines(stack(device=device), examination)
     for line in lines:
         print(line)
-    if not examination.fit:
+    if examination.status:
         markdown.publish(markdown.doctor_markdown(lines))
-    return 0 if examination.fit else 1
+    return examination.status
 
 
 def _add_sensitivity(commands: Any) -> None:
@@ -245,7 +245,12 @@ def _add_ab(commands: Any) -> None:
     parser.add_argument("--new", type=Path, required=True, metavar="PYTHON", help="python of the new environment")
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
-    parser.add_argument("--rebuilds", type=_positive, metavar="K", help="builds a side; default 3 for TensorRT, else 1")
+    parser.add_argument(
+        "--rebuilds",
+        type=_positive,
+        metavar="K",
+        help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
+    )
     _add_outputs(parser)
     parser.set_defaults(run=_ab)
 

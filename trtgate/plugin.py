@@ -418,6 +418,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_xdist(config)
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
+        _require_writable_json(config.getoption("benchmark_json", None))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
@@ -432,6 +433,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     # Its own table then compares with the newest of exactly these files.
     config.option.benchmark_compare = str(files[-1])
+
+
+def _require_writable_json(path: Path | None) -> None:
+    # pytest-benchmark's own option: it overwrites what is there, after everything has been measured.
+    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise UserError(
+            f"--benchmark-json {path} cannot be written; name a file in a folder that is there and writable"
+        )
 
 
 def _refuse_xdist(config: pytest.Config) -> None:

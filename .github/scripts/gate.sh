@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gates this machine's stack: is it fit, its sessions, and their comparison with a baseline. The exit status is the
-# verdict's. Everything comes from the environment, nothing is pasted into a command:
+# verdict's: 7 also for a machine that is not fit, 2 where what is required is missing. Everything comes from the environment, nothing is pasted into a command:
 #   RECORDS   folder that the sessions and verdict.json are written to; must be new
 #   SESSIONS  how many; 5 decide, 1 shows large changes only
 #   BASELINE  folder of the baseline's sessions; empty: record only

@@ -18,6 +18,8 @@ import numpy as np
 
 from trtgate.engines.base import Batch, Block, Engine, EngineSpec, Seconds, no_garbage_collection, time_calls
 
+# How an inference that is a CUDA graph is launched, in a record's facts.
+CAPTURED = "CUDA graph"
 # The second series shows copies and launches, not kernels; a tenth of the iterations show them as well.
 END_TO_END_SHARE = 0.1
 # Enough for a median of the hand-over.

@@ -114,7 +114,7 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
         engines.add_row(names, Text("yes", "green") if found.ok else Text(found.reason), Text(found.fix))
     findings = _wrapping("what", "state", "found", "fix")
     for finding in examination.findings:
-        style = {State.OK: "green", State.NOTE: "yellow", State.UNFIT: "bold red"}[finding.state]
+        style = {State.OK: "green", State.NOTE: "yellow"}.get(finding.state, "bold red")
         findings.add_row(finding.name, Text(finding.state.value, style), Text(finding.text), Text(finding.fix))
     known = [f"{name} {value}" for name, value in stack.items() if value not in (None, [], "")]
     return [
@@ -124,7 +124,9 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
         "",
         _drawn(findings, colour=sys.stdout.isatty()),
         "",
-        "this machine is fit to gate on" if examination.fit else "this machine is NOT fit to gate on: see UNFIT above",
+        "this machine is NOT fit to gate on: see UNFIT or MISSING above"
+        if examination.status
+        else "this machine is fit to gate on",
     ]
 
 
