@@ -20,7 +20,7 @@ from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
-from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
+from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, require_own, write_delta
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
@@ -166,6 +166,8 @@ def _selftest(options: argparse.Namespace) -> int:
     if not options.engine:
         options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = _settings(options)
+    if options.write:
+        require_own(settings.expectations.path)
     # The last one: the reference is always among the engines, and comes first.
     spec = parse_spec(options.engine[-1])
     availability = available(spec, settings.device)
@@ -224,6 +226,8 @@ def _add_sessions(commands: Any) -> None:
 
 def _sessions(options: argparse.Namespace) -> int:
     """Each session is a process of its own, since what differs between processes belongs to the spread."""
+    if not Path("bench").is_dir():
+        raise UserError("sessions runs bench/ of a checkout of trtgate; change to that folder")
     worst = 0
     for number in range(1, options.count + 1):
         print(f"session {number} of {options.count}", flush=True)
