@@ -15,6 +15,7 @@ from typing import Any
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
+from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
@@ -370,6 +371,7 @@ ADD = (
     _add_ab,
     _add_promote,
     _add_report,
+    add_classify,
     add_plans,
 )
 

@@ -69,7 +69,7 @@ def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str
     for index in kept:
         column = table.columns[index]
         # A name that is too long is folded; a number never is.
-        wraps = column.name in {"model", "engine", "runner"}
+        wraps = column.name in {"model", "engine", "runner", "photo"}
         drawn.add_column(column.name, justify="left" if column.text else "right", no_wrap=not wraps, overflow="fold")
     previous: tuple[str, ...] = ()
     for row in table.rows:
