@@ -22,6 +22,7 @@ from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, require_own, write_delta
+from trtgate.exports import EXPORTS, numbers_of, runners_in
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
@@ -30,7 +31,7 @@ from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
-from trtgate.records import read_session
+from trtgate.records import SessionRecord, read_session
 from trtgate.remote import WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
@@ -339,6 +340,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("--trend", action="store_true", help="over time, also for a folder of folders")
     parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
     _add_outputs(parser)
+    parser.add_argument("--json-as", choices=EXPORTS, help="write only --json, all numbers, as that service loads them")
     parser.set_defaults(run=_report)
 
 
@@ -347,6 +349,8 @@ def _report(options: argparse.Namespace) -> int:
     _require_outputs(options)
     folder = Path(options.sessions[0])
     of_runners = len(options.sessions) == 1 and folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    if options.json_as:
+        return _export(options, folder if of_runners else None)
     if of_runners and not options.trend:
         if options.json:
             raise UserError(
@@ -355,10 +359,24 @@ def _report(options: argparse.Namespace) -> int:
         fleet = read_fleet(folder)
         _show(options, fleet_page(fleet))
         return exit_status(decision.verdict for decision in fleet.decisions())
-    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
-    found = trend([read_session(path) for path in files])
+    found = trend(_sessions_of(options))
     write_output("--json", options.json, json.dumps(trend_to_json(found), indent=1))
     _show(options, trend_page(found))
+    return 0
+
+
+def _sessions_of(options: argparse.Namespace) -> list[SessionRecord]:
+    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
+    return [read_session(path) for path in files]
+
+
+def _export(options: argparse.Namespace, runners: Path | None) -> int:
+    """All numbers for a dashboard, which decides nothing."""
+    if not options.json or options.html or options.markdown or options.trend:
+        raise UserError("--json-as needs --json FILE, and writes nothing else; drop --html, --markdown and --trend")
+    numbers = numbers_of({"": _sessions_of(options)} if runners is None else runners_in(runners))
+    write_output("--json", options.json, json.dumps(EXPORTS[options.json_as](numbers), indent=1, allow_nan=False))
+    print(f"wrote {len(numbers)} numbers to {options.json}")
     return 0
 
 
