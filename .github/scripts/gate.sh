@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gates this machine's stack: is it fit, its sessions, and their comparison with a baseline. The exit status is the
 # verdict's. Everything comes from the environment, nothing is pasted into a command:
-#   RECORDS   folder that the sessions and verdict.json are written to; must be new
+#   RECORDS   folder that the sessions, verdict.json and verdict.md are written to; must be new
 #   SESSIONS  how many; 5 decide, 1 shows large changes only
 #   BASELINE  folder of the baseline's sessions; empty: record only
 #   REQUIRE   engine or backend that must be there; empty: none
@@ -27,6 +27,6 @@ status=0
 "$python" -m trtgate sessions "${SESSIONS:-1}" --save gate -- --require-trained "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
 if [[ $status -ne 0 && $status -ne 6 ]]; then exit "$status"; fi
 if [[ -n ${BASELINE:-} ]]; then
-    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json"
+    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json" --markdown "$RECORDS/verdict.md"
 fi
 exit "$status"
