@@ -146,6 +146,7 @@ def gate(runner: Runner) -> None:
     # One session against one: it cannot tell, and so it is no pass.
     expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6, 7)
     expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6, 7)
+    expect("gpu-gate, over time", 0 if (runner.artifacts / "records-cpu" / "trend.html").is_file() else 1, 0)
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}

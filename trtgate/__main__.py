@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,11 +275,12 @@ def _ab(options: argparse.Namespace) -> int:
     return exit_status(decision.verdict for decision in report.report.decisions())
 
 
-def _show(options: argparse.Namespace, page: Page) -> None:
+def _show(options: argparse.Namespace, page: Page, *, publish: bool = True) -> None:
     """A page on the terminal, in the files that were asked for, and in the job's summary where there is one."""
     print(terminal.render(page, colour=sys.stdout.isatty()))
     text = markdown.render(page)
-    markdown.publish(text)
+    if publish:
+        markdown.publish(text)
     write_output("--markdown", options.markdown, f"{text}\n")
     if options.html:
         write_output("--html", options.html, html.render(page))
@@ -361,7 +363,10 @@ def _report(options: argparse.Namespace) -> int:
         return exit_status(decision.verdict for decision in fleet.decisions())
     found = trend(_sessions_of(options))
     write_output("--json", options.json, json.dumps(trend_to_json(found), indent=1))
-    _show(options, trend_page(found))
+    page = trend_page(found)
+    _show(options, page, publish=False)
+    if any(series.steps for series in found.series):
+        markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
     return 0
 
 
