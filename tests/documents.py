@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("upgrade-playbook", "quantisation", "how-it-decides")))
-DOCUMENTS += ("CONTRIBUTING.md",)
+FOLLOWED = ("upgrade-playbook", "reference", "measurements", "quantisation", "how-it-decides")
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in FOLLOWED), "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(\w+)( gpu)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # One small model and few engines, where the command names none; CI runs the first two commands in full.
 SMALL = "--model efficientnet_lite0 --engine onnxruntime-int8"

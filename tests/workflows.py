@@ -51,6 +51,7 @@ class Runner:
             "runner.tool_cache": str(self.tools),
             "runner.temp": str(self.tools / "temp"),
             "github.token": "",
+            "github.repository": "some/where",
         }
         shutil.rmtree(self.clone / "records", ignore_errors=True)
         status = 0
@@ -60,7 +61,7 @@ class Runner:
             if (status and not always) or (condition and not always and not evaluate(condition, names)):
                 continue
             if "run" in step:
-                status = self._shell(step, names)
+                status = self._shell(step, names) or status
             else:
                 self._action(step, names)
         return status
@@ -81,7 +82,12 @@ class Runner:
         return subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
             cwd=self.clone,
-            env={**os.environ, **environment, "GITHUB_STEP_SUMMARY": str(self.artifacts / "summary.md")},
+            env={
+                **os.environ,
+                **environment,
+                "PATH": f"{self.tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "GITHUB_STEP_SUMMARY": str(self.artifacts / "summary.md"),
+            },
             check=False,
         ).returncode
 
@@ -91,12 +97,12 @@ class Runner:
         if action == "actions/upload-artifact":
             target = self.artifacts / options["name"]
             shutil.rmtree(target, ignore_errors=True)
-            source = self.clone / options["path"]
-            if source.is_dir():
-                shutil.copytree(source, target)
-            elif source.is_file():
-                target.mkdir(parents=True)
-                shutil.copy(source, target)
+            for source in (self.clone / line for line in options["path"].splitlines()):
+                if source.is_dir():
+                    shutil.copytree(source, target)
+                elif source.is_file():
+                    target.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, target)
         elif action == "actions/download-artifact":
             target = self.clone / options["path"]
             shutil.rmtree(target, ignore_errors=True)
@@ -152,12 +158,15 @@ def gate(runner: Runner) -> None:
     inputs = {"sessions": "1", "require": "onnxruntime", "bench": SMALL}
     expect("gpu-gate, record only", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 0)
     expect("gpu-gate, one table", runner.run("gpu-gate.yml", "fleet"), 0)
+    kept = {path.name for path in (runner.artifacts / "fleet").iterdir()}
+    assert kept == {"fleet.md", "github-action-benchmark.json", "bencher.json"}, kept
     command = [".venv/bin/python", "-m", "trtgate", "promote", str(runner.artifacts / "records-cpu"), "--to"]
     subprocess.run([*command, "baselines/cpu/old"], cwd=runner.clone, check=True)
     inputs["baseline"] = "old"
     # One session against one: it cannot tell, and so it is no pass.
     expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6, 7)
     expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6, 7)
+    expect("gpu-gate, over time", 0 if (runner.artifacts / "records-cpu" / "trend.html").is_file() else 1, 0)
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}
@@ -175,6 +184,11 @@ def upgrade(runner: Runner) -> None:
     expect("upgrade, versions", status, 0, 1, 6, 7)
     report = json.loads((runner.artifacts / "upgrade-cpu" / "ab.json").read_text())
     assert report["stack_changes"] == ["onnxruntime: 1.22.0 -> 1.23.2"], report["stack_changes"]
+    tell = {"runner": "cpu", "what": "versions"}
+    expect("upgrade, tell it", runner.run("upgrade.yml", "comment", pull_request="12", **tell), 0)
+    comment = (runner.tools / "comment").read_text()
+    assert comment.startswith("pr comment 12 --body-file comment.md\n### trtgate: old against new, raced"), comment
+    expect("upgrade, tell no number", runner.run("upgrade.yml", "comment", pull_request="--web", **tell), 2)
     versions["new"] = "--index-url=elsewhere"
     expect("upgrade, no version", runner.run("upgrade.yml", "versions", runner="cpu", **versions), 2)
     os.environ["PYTEST_ADDOPTS"] = SMALL
@@ -195,6 +209,10 @@ def main() -> None:
         (tools / "trtgate").mkdir(parents=True)
         (tools / "trtgate" / "venv").symlink_to(ROOT / ".venv")
         (clone / ".venv").symlink_to(ROOT / ".venv")
+        # GitHub's own command; what it is told goes no further.
+        (tools / "bin").mkdir()
+        (tools / "bin" / "gh").write_text(f'#!/bin/sh\n{{ echo "$*"; cat "$5"; }} >"{tools}/comment"\n')
+        (tools / "bin" / "gh").chmod(0o755)
         runner = Runner(clone, Path(folder) / "artifacts", tools)
         runner.artifacts.mkdir()
         start = time.monotonic()

@@ -19,8 +19,8 @@ from trtgate.engines.base import Block
 from trtgate.errors import UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
+from trtgate.shipped import import_root
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("old", "new")
 # A worker that says nothing for this long hangs, unless it said that it builds: that takes minutes in silence.
 START_SECONDS = 120.0
@@ -56,7 +56,8 @@ class Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         from_worker, its_writing = os.pipe()
         its_reading, to_worker = os.pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path}
         try:
             self._process = subprocess.Popen(
                 [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing), *imports],

@@ -114,7 +114,7 @@ def trend(sessions: Sequence[SessionRecord]) -> Trend:
     for machine in dict.fromkeys(machines):
         mine = [index for index, name in enumerate(machines) if name == machine]
         for key in dict.fromkeys(key for index in mine for key in measured[index]):
-            there = {index: _values(measured[index][key]) for index in mine if key in measured[index]}
+            there = {index: medians(measured[index][key]) for index in mine if key in measured[index]}
             for metric in (*(each.name for each in METRICS), AGREEMENT):
                 known = [(index, values[metric]) for index, values in there.items() if values.get(metric)]
                 if known:
@@ -137,8 +137,8 @@ def machine_of(session: SessionRecord) -> str:
     return " on ".join(str(stack[name]) for name in ("gpu" if stack.get("gpu") else "cpu", "node") if stack.get(name))
 
 
-def _values(records: Sequence[EngineRecord]) -> dict[str, float]:
-    """Every metric of an engine in one session: medians over its processes."""
+def medians(records: Sequence[EngineRecord]) -> dict[str, float]:
+    """Every metric of an engine that was measured: medians over its records, one for each session."""
     measured = [record for record in records if record.rounds]
     values = {
         metric.name: [value for each in measured if (value := each.value(metric.name)) is not None]
