@@ -8,6 +8,7 @@ several processes, since two processes of the very same stack differ, and by mor
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +29,13 @@ from trtgate.compare import (
     nothing_compared,
 )
 from trtgate.compare import report_to_json as compared_to_json
+from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.images import ImageSet
 from trtgate.layers import changed_layers
+from trtgate.limits import LOAD_SECONDS
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
@@ -40,21 +43,23 @@ from trtgate.records import EngineRecord, Key, from_race
 from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
-from trtgate.verdict.agreement import Agreement, compare_logits
+from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
+from trtgate.verdict.shares import Ints
 from trtgate.workbench import Logits, Settings, Workbench
 
-BUILD_SECONDS = 3600.0
+# A plan that is there is loaded and run in a process of its own first, and then here.
+OPEN_SECONDS = 2 * LOAD_SECONDS
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
 # INT8), with single ones 3 % off; 6 a side bear one that is. For a GPU: the fewest that give a bound.
 PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
-# TensorRT chooses kernels by timing them, and may choose others the next time.
-DEFAULT_REBUILDS = {"tensorrt": 3}
+# Builds a side of an engine whose builder chooses kernels by timing them, and may choose others the next time.
+REBUILDS = 3
 # Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
 UNTRAINED_PHOTOS = 24
 # Of one process, whose side has several.
@@ -216,8 +221,8 @@ def run_ab(
     """Race every chosen engine of every model at every batch size, `pythons` by side.
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds` and `rebuilds`
-    replace the defaults: the schedule's rounds, and 3 builds a side for TensorRT, 1 otherwise. Raises WorkerError when
-    a worker fails in any way: then there is no verdict at all.
+    replace the defaults: the schedule's rounds, and REBUILDS builds a side where the builder tunes, 1 otherwise. Raises
+    WorkerError when a worker fails in any way: then there is no verdict at all.
     """
     with workers(pythons) as both:
         chosen = choose_engines(both, settings, asked)
@@ -232,7 +237,7 @@ def run_ab(
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
-                    builds = rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1)
+                    builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
                     count = max(PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     with contextlib.ExitStack() as running:
@@ -312,13 +317,13 @@ class _Sides:
                 for side in SIDES:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
-                        opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
+                        opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
         size = min(settings.batch_sizes)
-        logits = {}
+        logits: dict[str, list[Logits]] = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
             for side in SIDES:
                 with self._losing(side):
-                    logits[side] = self._infer(side, spec, size)
+                    logits[side] = [self._infer(side, index, spec, size) for index in range(builds)]
         return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
 
     @contextlib.contextmanager
@@ -340,9 +345,9 @@ class _Sides:
             calibration = self._saved("calibration", self._bench.photos("calibration"))
         return self._bench.job(spec, rebuild, calibration)
 
-    def _infer(self, side: str, spec: EngineSpec, size: int) -> Logits:
-        path = self._folder / f"{side}.npy"
-        self._ask(side, 0, "infer", engine=spec.id, images=str(self._photos), size=size, logits=str(path))
+    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Logits:
+        path = self._folder / f"{side}-{index}.npy"
+        self._ask(side, index, "infer", engine=spec.id, images=str(self._photos), size=size, logits=str(path))
         logits: Logits = np.load(path)
         return logits
 
@@ -352,18 +357,19 @@ class _Sides:
         size: int,
         builds: int,
         opened: Mapping[str, Sequence[Mapping[str, Any]]],
-        logits: Mapping[str, Logits],
+        logits: Mapping[str, Sequence[Logits]],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
-        agreements = self._agreements(logits)
+        reference = self._bench.logits(REFERENCE) if self._bench.model.weights.trained else None
+        agreements, alike = agreements_of(logits, reference, self._bench.photos("evaluation").clusters)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec))
+        answers = self._answers(agreements, alike, facts["new"], expectation, self._bench.kept_in_float(spec))
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -377,20 +383,20 @@ class _Sides:
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
             agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
-            notes=self._notes(race, records, builds, facts, expectation),
+            notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(alike)),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
             samples={side: self._answering(records[side], logits[side]) for side in SIDES},
         )
 
-    def _answering(self, records: Sequence[EngineRecord], logits: Logits) -> Sequence[EngineRecord]:
+    def _answering(self, records: Sequence[EngineRecord], logits: Sequence[Logits]) -> Sequence[EngineRecord]:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
         if not self._bench.model.weights.trained:
             return records
-        photos = self._bench.photos("evaluation")
-        found = answers_of(photos.names, self._bench.logits(REFERENCE), logits, photos.clusters).to_json()
-        return [replace(record, answers=found) for record in records]
+        photos, reference = self._bench.photos("evaluation"), self._bench.logits(REFERENCE)
+        builds = [answers_of(photos.names, reference, each, photos.clusters).to_json() for each in logits]
+        return [replace(record, answers=builds[index % len(builds)]) for index, record in enumerate(records)]
 
     def _records(
         self,
@@ -444,18 +450,10 @@ class _Sides:
                 arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
-    def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:
-        """New with old, and each with PyTorch where the model is trained."""
-        clusters = self._bench.photos("evaluation").clusters
-        found = {"new with old": compare_logits(logits["old"], logits["new"], clusters)}
-        if self._bench.model.weights.trained:
-            reference = self._bench.logits(REFERENCE)
-            found |= {f"{side} with PyTorch": compare_logits(reference, logits[side], clusters) for side in SIDES}
-        return found
-
     def _answers(
         self,
         agreements: Mapping[str, Agreement],
+        alike: Rebuilt | None,
         facts: Mapping[str, Any],
         expectation: Expectation,
         kept_in_float: frozenset[str],
@@ -466,9 +464,10 @@ class _Sides:
         decisions = [judge.audit_decision(audit, kept_in_float)]
         for pair in ("new with old", "new with PyTorch"):
             if pair in agreements:
-                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation)))
+                builds = alike if pair == "new with old" else None
+                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation, builds)))
                 if self._bench.model.weights.trained:
-                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation)))
+                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation, builds)))
         return tuple(decisions)
 
     def _notes(
@@ -491,6 +490,32 @@ class _Sides:
         if not self._bench.model.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)
+
+
+def agreements_of(
+    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints
+) -> tuple[dict[str, Agreement], Rebuilt | None]:
+    """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other; and
+    what that says of the new builds.
+
+    `logits` has float32[N,classes] of each build of a side. Of several builds those that lie furthest apart are told,
+    of new with old that new build which is furthest from every old one.
+    """
+
+    def pair(first: Logits, second: Logits) -> Agreement:
+        return compare_logits(first, second, clusters)
+
+    crossed = [[pair(old, new) for old in logits["old"]] for new in logits["new"]]
+    found = {"new with old": furthest([nearest(some) for some in crossed])}
+    within: dict[str, list[Agreement]] = {}
+    for side in SIDES:
+        finite = [each for each in logits[side] if np.isfinite(each).all()]
+        within[side] = [pair(*two) for two in itertools.combinations(finite, 2)]
+        if within[side]:
+            found[f"{side} with {side}"] = furthest(within[side])
+        if reference is not None:
+            found[f"{side} with PyTorch"] = furthest([pair(reference, each) for each in logits[side]])
+    return found, rebuilt(within["old"], crossed)
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:

@@ -25,6 +25,7 @@ from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
 from trtgate.engines.base import Batch, Block, BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.engines.probe import give_home
+from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
 from trtgate.plans import PlanCache
 from trtgate.processes import come_to_rest, die_with_parent
@@ -65,7 +66,7 @@ class Worker:
         """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first
         run took and left in memory."""
         spec = EngineSpec.parse(job["engine"])
-        cache = PlanCache(Path(job["plan_cache"]))
+        cache = PlanCache(Path(job["plan_cache"]), waiting=self._building)
         request = BuildRequest(
             model=_model(job) if job["graph"] is None else None,
             graph=Path(job["graph"]) if job["graph"] else None,
@@ -98,7 +99,11 @@ class Worker:
         return {"arms": {arm.name: arm.share for arm in self._controls.values()}}
 
     def _progress(self) -> Progress:
-        return Progress(lambda text: self._frames.send({"progress": text}))
+        return Progress(lambda text: self._frames.send({"progress": text}), self._building)
+
+    def _building(self, text: str) -> None:
+        """Say that the next message may take as long as a build."""
+        self._frames.send({"progress": text, "within": BUILD_SECONDS})
 
     def infer(self, engine: str, images: str, size: int, logits: str) -> dict[str, Any]:
         """Logits of all images of a file, in batches of `size`, into another file."""

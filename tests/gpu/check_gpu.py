@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trtgate import cuda
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
-from trtgate.engines.gpu import GpuEngine, time_between_events
+from trtgate.engines.gpu import CAPTURED, GpuEngine, time_between_events
 from trtgate.engines.pytorch import give_back_memory
 from trtgate.engines.tensorrt import run
-from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine
+from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.models import Model, load_model
 from trtgate.nvml import current_gpu
 from trtgate.stack import cuda_facts

@@ -17,11 +17,14 @@ from trtgate.report.charts import change_chart, engine_parts, speedup_chart
 from trtgate.report.gallery import Photos, gallery
 from trtgate.report.page import Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
 from trtgate.report.words import (
+    MARK,
     agreement_cell,
     amount_text,
     bounds_cell,
     counted,
+    floor_cell,
     floors_cell,
+    latency_cell,
     metric_words,
     moved_cell,
     number_cell,
@@ -40,6 +43,8 @@ WIDTH = 100
 MISSING_SHOWN = 4
 MODEL, ENGINE, BATCH = Column("model", text=True), Column("engine", text=True), Column("batch")
 VERDICT = Column("verdict", text=True)
+# What `latency_cell` marks a number with.
+LESS_SURE = f"{MARK} a measurement that is less sure: the notes say why"
 NO_PHOTOS: Mapping[str, Photos] = {}
 NEXT = {
     Verdict.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
@@ -77,7 +82,7 @@ def run_page(
     sections = []
     if records:
         parts: list[Part] = [
-            Notes(stack_lines(stack)),
+            Notes((*stack_lines(stack), *([LESS_SURE] if any(record.warnings for record in records) else []))),
             run_table(records),
             Notes(tuple(bad), room=Room.SUMMARY),
             *speedup_chart(records),
@@ -95,7 +100,8 @@ def run_page(
     compared = {each["agreement"]["n"]: each["agreement"] for each in (facts or {}).values() if "agreement" in each}
     if compared:
         title = f"answers, against PyTorch's on {', '.join(sorted(map(photos_text, compared.values())))}"
-        sections.append(Section(title, (answers_table(facts or {}),)))
+        floors = {(record.model, record.engine): record.limits.get("agreement") for record in records}
+        sections.append(Section(title, (answers_table(facts or {}, floors),)))
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
@@ -158,6 +164,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
 
 def run_table(records: Iterable[EngineRecord]) -> Table:
     """What a run measured: one row per model, engine and batch size."""
+    rows = list(records)
+    floors = any("speedup" in record.limits for record in rows)
     columns = (
         MODEL,
         ENGINE,
@@ -166,6 +174,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("typical\nms", room=Room.SUMMARY),
         Column("tail\nms"),
         Column("speedup"),
+        *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column("top-1\n(at least)"),
         VERDICT,
     )
@@ -174,12 +183,14 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         tuple(
             cells(
                 *record.key,
-                *(time_cell(record.value(metric)) for metric in ("latency", "typical", "tail")),
+                latency_cell(record),
+                *(time_cell(record.value(metric)) for metric in ("typical", "tail")),
                 speedup_cell(record),
+                *([floor_cell(record.limits.get("speedup"), "g")] if floors else []),
                 agreement_cell(record),
                 floors_cell(record),
             )
-            for record in records
+            for record in rows
         ),
     )
 
@@ -211,7 +222,7 @@ def gpu_table(records: Iterable[EngineRecord]) -> Table:
         MODEL,
         ENGINE,
         BATCH,
-        Column("compute\nms"),
+        Column("latency\nms"),
         Column("end to\nend ms"),
         Column("enqueue\nms"),
         Column("images/s"),
@@ -237,7 +248,7 @@ def gpu_table(records: Iterable[EngineRecord]) -> Table:
 
 def blog_table(rows: Iterable[BlogRow]) -> Table:
     """Both protocols side by side."""
-    names = ("blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "this ms", "speedup")
+    names = ("blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "latency\nms", "speedup")
     return Table(
         (MODEL, ENGINE, BATCH, *map(Column, names)),
         tuple(
@@ -257,10 +268,19 @@ def blog_table(rows: Iterable[BlogRow]) -> Table:
     )
 
 
-def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """How faithful the answers are: one row per model and engine whose answers were compared."""
+def answers_table(
+    facts: Mapping[tuple[str, str], Mapping[str, Any]], floors: Mapping[tuple[str, str], float | None]
+) -> Table:
+    """How faithful the answers are: one row per model and engine whose answers were compared. `floors` are those of the
+    agreement, as far as they are known."""
     labelled = any(each.get("accuracy") for each in facts.values())
-    names = ("agreement", "top-5", "cosine", "SQNR dB", *(("labelled\ntop-1", "labelled\ntop-5") if labelled else ()))
+    known = any(floors.values())
+    names = (
+        "agreement",
+        *(("floor",) if known else ()),
+        *("top-5", "cosine", "SQNR dB"),
+        *(("labelled\ntop-1", "labelled\ntop-5") if labelled else ()),
+    )
     rows = []
     for (model, engine), each in facts.items():
         agreement, accuracy = each.get("agreement"), each.get("accuracy")
@@ -272,13 +292,19 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
             cells(
                 model,
                 engine,
-                *(Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which]) for which in ("top1", "top5")),
+                _share_cell(agreement, "top1"),
+                *([floor_cell(floors.get((model, engine)), ".1%")] if known else []),
+                _share_cell(agreement, "top5"),
                 number_cell(agreement["cosine"], ".4f") if finite else "not finite",
                 "not finite" if not finite else "exact" if sqnr is None else number_cell(sqnr, ".1f"),
                 *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
             )
         )
     return Table((MODEL, ENGINE, *map(Column, names)), tuple(rows), grouped=0)
+
+
+def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:
+    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which])
 
 
 def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
@@ -335,12 +361,12 @@ def comparison_headline(report: Report) -> Headline:
 
 
 def comparison_table(report: Report) -> Table:
-    """Old against new: one row per engine; times and changes are those of the latency unless the column says."""
+    """Old against new: one row per engine."""
     columns = (
         MODEL,
         ENGINE,
         BATCH,
-        *map(Column, ("old ms", "new ms", "change", "typical", "tail")),
+        *map(Column, ("latency\nold ms", "latency\nnew ms", "latency\nchange", "typical\nchange", "tail\nchange")),
         VERDICT,
         Column("reason", text=True, room=Room.SUMMARY),
     )
@@ -526,7 +552,7 @@ def fleet_page(fleet: Fleet) -> Page:
         ENGINE,
         BATCH,
         Column("sessions", room=Room.SUMMARY),
-        *map(Column, ("ms", "speedup", "change")),
+        *map(Column, ("latency\nms", "speedup", "latency\nchange")),
         VERDICT,
     )
     rows = tuple(
