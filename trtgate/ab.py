@@ -45,8 +45,9 @@ from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.decision import Decision, Reason
+from trtgate.verdict.decision import Decision
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
+from trtgate.verdict.policy import more_may_decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.verdict.shares import Ints
 from trtgate.workbench import Logits, Settings, Workbench
@@ -439,7 +440,8 @@ class _Sides:
             return Arm(f"{side} {index + 1}", block)
 
         def undecided(race: Race) -> bool:
-            return more_rounds_may_decide(race, expectation)
+            settings = self._bench.settings
+            return more_rounds_may_decide(race, expectation, len(settings.engines) * len(settings.batch_sizes))
 
         machine = monitor_for(device, pids)
         order = [SIDES if index % 2 == 0 else SIDES[::-1] for index in range(len(self._workers["old"]))]
@@ -533,9 +535,11 @@ def _samples(race: Race, side: str) -> list[Sample]:
     return [from_race(race, "", arm, arm, 1, "").sample() for arm in arms]
 
 
-def more_rounds_may_decide(race: Race, expectation: Expectation) -> bool:
-    """Whether a series is open for its noise; where processes differ, more rounds of the same ones decide nothing."""
-    return any(each.reason is Reason.INTERVAL_TOO_WIDE for each in decisions(race, expectation))
+def more_rounds_may_decide(race: Race, expectation: Expectation, races: int) -> bool:
+    """Whether a series is open for its noise, or REGRESSED by what as many `races` as this run has could have produced
+    by chance; where processes differ, more rounds of the same ones decide nothing."""
+    found = decisions(race, expectation)
+    return any(more_may_decide(each, races * len(found)) for each in found)
 
 
 def _named(pair: str, decision: Decision) -> Decision:
