@@ -409,7 +409,7 @@ def _decide(
         return [sample for record in side for sample in record.samples()]
 
     if pairing == "interleaved":
-        return decide(metric, *map(samples, measured), limits, pairing)
+        return decide(metric, samples(measured[0]), samples(measured[1]), limits, pairing)
     return decide_numbers(metric, *numbers, limits, pairing, lambda: within(metric, samples(measured[0])))
 
 

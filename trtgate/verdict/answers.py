@@ -79,12 +79,12 @@ class Answers:
         packed = [values.get(name) for name in KINDS]
         if not all(isinstance(each, str) for each in packed):
             raise ValueError("answers: what should be packed is no text")
-        return _parsed(cls, values["photos"], values["digest"], n, k, *packed)
+        return _parsed(values["photos"], values["digest"], n, k, *packed)
 
 
 # Sessions of one stack answer alike, to the last bit as a rule.
-@functools.lru_cache(maxsize=256)
-def _parsed(made: type[Answers], photos: str, digest: str, n: int, k: int, *packed: str) -> Answers:
+@functools.lru_cache(maxsize=64)
+def _parsed(photos: str, digest: str, n: int, k: int, *packed: str) -> Answers:
     values = dict(zip(KINDS, packed, strict=True))
     clusters = _unpack(values, "clusters", (n,)).astype(np.int64)
     reference = _unpack(values, "reference", (n,)).astype(np.int64)
@@ -98,7 +98,7 @@ def _parsed(made: type[Answers], photos: str, digest: str, n: int, k: int, *pack
     ordered = np.sort(classes, 1)
     if np.any(ordered[:, 1:] == ordered[:, :-1]):
         raise ValueError("answers: a photo has one class twice")
-    return made(photos, digest, clusters, reference, classes, logits)
+    return Answers(photos, digest, clusters, reference, classes, logits)
 
 
 KINDS = {"clusters": "<u4", "reference": "<u4", "classes": "<u4", "logits": "<f4"}
