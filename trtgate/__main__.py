@@ -317,7 +317,9 @@ def _compare(options: argparse.Namespace) -> int:
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
     write_output("--json", options.json, json.dumps(report_to_json(report), indent=1))
-    _show(options, comparison_page(report, samples_of(old, new), _photos(options)))
+    # Charts, which every iteration goes into, are HTML's alone.
+    samples = samples_of(old, new) if options.html else None
+    _show(options, comparison_page(report, samples, _photos(options)))
     for line in github.annotate(comparison_decisions(report)):
         print(line)
     return exit_status(decision.verdict for decision in report.decisions())

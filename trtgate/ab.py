@@ -495,7 +495,7 @@ class _Sides:
 
 
 def agreements_of(
-    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints
+    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints | None
 ) -> tuple[dict[str, Agreement], Rebuilt | None]:
     """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other; and
     what that says of the new builds.
