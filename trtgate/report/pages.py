@@ -173,7 +173,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("latency\nms"),
         Column("typical\nms", room=Room.SUMMARY),
         Column("tail\nms"),
-        Column("speedup"),
+        Column("speedup\n(by round)"),
         *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column("top-1\n(at least)"),
         VERDICT,
