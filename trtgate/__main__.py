@@ -18,6 +18,7 @@ from trtgate.ab import report_to_json as ab_to_json
 from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
+from trtgate.containers import choose_side
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
@@ -33,7 +34,7 @@ from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.records import SessionRecord, read_session
-from trtgate.remote import WorkerError
+from trtgate.remote import SIDES, WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
@@ -248,8 +249,9 @@ def _sessions(options: argparse.Namespace) -> int:
 
 def _add_ab(commands: Any) -> None:
     parser = commands.add_parser("ab", help="race two environments against each other on this machine")
-    parser.add_argument("--old", type=Path, required=True, metavar="PYTHON", help="python of the old environment")
-    parser.add_argument("--new", type=Path, required=True, metavar="PYTHON", help="python of the new environment")
+    for side in SIDES:
+        text = f"python of the {side} environment, or a container image with its tag"
+        parser.add_argument(f"--{side}", required=True, metavar="PYTHON|IMAGE", help=text)
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
     parser.add_argument(
@@ -265,8 +267,9 @@ def _add_ab(commands: Any) -> None:
 def _ab(options: argparse.Namespace) -> int:
     _require_outputs(options)
     settings = _settings(options)
+    sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
     report = run_ab(
-        {"old": options.old, "new": options.new},
+        sides,
         settings,
         options.engine,
         rounds=options.rounds,
