@@ -524,10 +524,12 @@ def agreements_of(
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:
-    """On each series of the new side against the old one: those that more rounds of the race could decide."""
+    """On each gated series of the new side against the old one: those that more rounds of the race could decide."""
     found = []
     for name in ("latency", "typical", "tail", "end_to_end", "end_to_end_tail"):
         metric, samples = BY_NAME[name], {side: _samples(race, side) for side in SIDES}
+        if expectation.limits(metric).delta is None:
+            continue
         decision = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
         found += [decision] if decision else []
     return found
