@@ -176,12 +176,13 @@ def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
     ("engine", "words"),
     [("docker", ["--gpus", "all"]), ("podman", ["--device", "nvidia.com/gpu=all"])],
 )
-def test_a_gpu_is_passed_through(engine: str, words: list[str]) -> None:
+def test_a_gpu_is_passed_through(engine: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
     command = Image("trt:10", engine, DIGEST, "cuda").command("x", [], ["/s"])
     at = command.index(words[0])
     assert command[at : at + 2] == words
     assert words[0] not in Image("trt:10", engine, DIGEST, "cpu").command("x", [], ["/s"])
-    owner = ["--user", f"{os.getuid()}:{os.getgid()}"] if engine == "docker" else ["--userns", "keep-id"]
+    owner = ["--user", f"1000:{os.getgid()}"] if engine == "docker" else ["--userns", "keep-id"]
     assert command[command.index(owner[0]) + 1] == owner[1], "what it writes is ours"
 
 

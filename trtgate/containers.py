@@ -97,11 +97,10 @@ class Image:
         root = import_root()
         shared = [f"{folder.resolve()}:{folder.resolve()}" for folder in writable]
         shared += [f"{folder}:{folder}:ro" for folder in (root, PACKAGE)]
-        user = (
-            ("--userns", "keep-id", "--security-opt", "label=disable")
-            if self.engine == "podman"
-            else ("--user", f"{os.getuid()}:{os.getgid()}")
-        )
+        user = ["--user", f"{os.getuid()}:{os.getgid()}"]
+        if self.engine == "podman":
+            # A user's own podman has a user of its own inside, unless told; root's has not, and refuses the word.
+            user = ["--security-opt", "label=disable", *(["--userns", "keep-id"] if os.getuid() else [])]
         return [
             *(self.engine, "run", "--rm", "--name", name, "--network", "none", *user),
             *(GPUS[self.engine] if self.device == "cuda" else ()),
