@@ -16,18 +16,21 @@ from packaging.version import Version
 
 from trtgate import ab, environments
 from trtgate.__main__ import main
-from trtgate.bisect import Bisection, Question, Raced, Tried, search
+from trtgate.ab import AbReport
+from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
 from trtgate.environments import Environments, NotInstallable
 from trtgate.errors import UserError
 from trtgate.journal import Journal
-from trtgate.laboratory import Installed
+from trtgate.laboratory import Effort, Installed, effort, read_report
 from trtgate.progress import SILENT, Progress
 from trtgate.releases import Release, find_releases
 from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.verdict.bisection import Kind, Outcome, State
+from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.workbench import Workbench
 
+from . import scenes
 from .standin_index import EARLY, PACKAGE, UNRESOLVABLE, VERSIONS, make_index, planted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,6 +262,65 @@ def test_a_damaged_journal_begins_anew(text: str, tmp_path: Path) -> None:
 def test_an_end_that_cannot_be_used_is_a_mistake(end: str, tried: Tried, said: str) -> None:
     with pytest.raises(UserError, match=said):
         found(5, {end: tried})
+
+
+# What an A/B run says to a search.
+
+UNREAD = Raced("1.0", "1.1", Outcome.OPEN, False, "", 6, 0.0)
+
+
+def report() -> AbReport:
+    """An engine that is 15 % slower, on which both sides' other numbers are alike."""
+    return replace(scenes.raced(), missing={})
+
+
+def about(metric: str, delta: float = 0.05) -> Question:
+    return replace(QUESTION, metric=metric, delta=delta)
+
+
+def test_a_metric_is_read_with_its_interval_and_what_else_changed() -> None:
+    found = read_report(UNREAD, report(), about("latency"))
+    assert found.outcome is Outcome.WORSE
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.05 < found.low < 1.15 < found.high
+    assert found.before == pytest.approx(1e-3, rel=0.05)
+    assert found.stack == ("onnxruntime: 1.22 -> 1.23",)
+    assert found.answers["top1"] == 59
+    assert read_report(UNREAD, report(), about("host_memory")).outcome is Outcome.SAME
+    assert read_report(UNREAD, report(), about(BUILD)).outcome is Outcome.SAME
+
+
+def test_answers_are_counted() -> None:
+    assert read_report(UNREAD, report(), about(ANSWERS, 0.0)).outcome is Outcome.WORSE
+    found = read_report(UNREAD, report(), about(ANSWERS, 0.02))
+    assert (found.outcome, found.message) == (Outcome.SAME, "1 of 60 answers changed, 2.0% may")
+
+
+def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> None:
+    disturbed = Decision(Verdict.INVALID, Reason.DISTURBED, "9 rounds were disturbed")
+    [result] = report().results
+    invalid = replace(report(), results=(replace(result, comparison=replace(result.comparison, invalid=disturbed)),))
+    found = read_report(UNREAD, invalid, about("latency"))
+    assert (found.outcome, found.message) == (Outcome.OPEN, "9 rounds were disturbed")
+    assert read_report(UNREAD, invalid, about("host_memory")).outcome is Outcome.SAME
+
+
+def test_what_the_newer_version_cannot_run_is_lost() -> None:
+    found = read_report(UNREAD, scenes.raced(), about("latency"))
+    assert (found.outcome, found.message) == (Outcome.LOST, "new: openvino is not installed")
+
+
+def test_a_metric_that_was_not_measured_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="--metric device_memory was not measured"):
+        read_report(UNREAD, report(), about("device_memory"))
+
+
+def test_no_more_is_measured_than_a_metric_takes() -> None:
+    assert effort("latency", 6, again=True) == Effort(None, 12, None)
+    assert effort("host_memory", 6, again=False) == Effort(1, 6, None)
+    assert effort("build_seconds", 6, again=True) == Effort(1, 6, 6)
+    assert effort(ANSWERS, 6, again=False) == effort(BUILD, 6, again=True) == Effort(1, 1, 1)
 
 
 # For real: the stand-in index, environments, workers.

@@ -307,6 +307,12 @@ def _add_bisect(commands: Any) -> None:
     parser.add_argument(
         "--delta", type=_percent, help="what counts as a change (default: the metric's in expectations.toml; answers 0)"
     )
+    parser.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="a side of a race (default: as `ab`); twice as many if it is open",
+    )
     parser.add_argument("--index-url", metavar="URL", help="where pip looks, instead of what it is configured for")
     parser.add_argument("--extra-index-url", action="append", default=[], metavar="URL", help="and there; repeats")
     parser.add_argument(
@@ -345,7 +351,8 @@ def _bisect(options: argparse.Namespace) -> int:
     known = [] if options.afresh else journal.read(progress)
     if known:
         progress.say(f"going on with {len(known)} races of an earlier search ({journal.path}; --afresh begins anew)")
-    found = search(question, releases, Installed(question, environments, settings, progress), known, journal.write)
+    laboratory = Installed(question, environments, settings, progress, options.processes)
+    found = search(question, releases, laboratory, known, journal.write)
     write_output("--json", options.json, json.dumps(bisection_to_json(found), indent=1))
     _show(options, bisection_page(found, environments.installed(found.names)))
     return found.status

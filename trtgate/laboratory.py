@@ -10,7 +10,6 @@ from typing import Any
 
 from trtgate.ab import PROCESSES, AbReport, run_ab
 from trtgate.bisect import ANSWERS, BUILD, Question, Raced, Tried
-from trtgate.engines.base import Device
 from trtgate.environments import Environments, NotInstallable
 from trtgate.errors import UserError, printable
 from trtgate.progress import Progress
@@ -35,24 +34,28 @@ class Effort:
     rebuilds: int | None
 
 
-def effort(metric: str, device: Device, *, again: bool) -> Effort:
+def effort(metric: str, processes: int, *, again: bool) -> Effort:
     """As much as a metric takes: what is not a time is not raced for, and what is the same every time not repeated."""
     known, factor = BY_NAME.get(metric), AGAIN if again else 1
     if known is None:
         return Effort(1, 1, 1)
     if known.rule == "builds":
         return Effort(1, BUILDS * factor, BUILDS * factor)
-    return Effort(1 if known.rule == "number" else None, PROCESSES[device] * factor, None)
+    return Effort(1 if known.rule == "number" else None, processes * factor, None)
 
 
 @dataclass(frozen=True)
 class Installed:
-    """The laboratory of installed releases: an environment for each, and A/B runs between them."""
+    """The laboratory of installed releases: an environment for each, and A/B runs between them.
+
+    `processes` is how many a side has; None: as many as an A/B run.
+    """
 
     question: Question
     environments: Environments
     settings: Settings
     progress: Progress
+    processes: int | None = None
 
     def prepare(self, version: str) -> Tried:
         """As `Laboratory.prepare`."""
@@ -72,7 +75,7 @@ class Installed:
     def race(self, old: str, new: str, *, again: bool) -> Raced:
         """As `Laboratory.race`."""
         question, started = self.question, time.monotonic()
-        much = effort(question.metric, question.device, again=again)
+        much = effort(question.metric, self.processes or PROCESSES[question.device], again=again)
         self.progress.say(f"racing {question.package} {old} against {new}" + (", with more processes" if again else ""))
         expectations = self.settings.expectations.only(
             question.model, question.engine, BY_NAME.get(question.metric), question.delta
