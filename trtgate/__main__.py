@@ -350,7 +350,8 @@ def _bisect(options: argparse.Namespace) -> int:
     journal = journal_of(question, environments, settings)
     known = [] if options.afresh else journal.read(progress)
     if known:
-        progress.say(f"going on with {len(known)} races of an earlier search ({journal.path}; --afresh begins anew)")
+        races = f"{len(known)} race{'s' * (len(known) > 1)}"
+        progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")
     laboratory = Installed(question, environments, settings, progress, options.processes)
     found = search(question, releases, laboratory, known, journal.write)
     write_output("--json", options.json, json.dumps(bisection_to_json(found), indent=1))

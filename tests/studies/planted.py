@@ -26,6 +26,8 @@ from tests.standin_index import PACKAGE, VERSIONS, make_index, planted
 from trtgate import environments
 from trtgate.__main__ import main as trtgate
 
+# Enough for some of their answers to flip.
+PHOTOS = 8
 METRICS = {"wait": "latency", "memory": "host_memory", "answers": "answers", "import": "latency", "build": "build"}
 
 
@@ -42,10 +44,14 @@ def main() -> None:
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        index = make_index(folder)
+        index, photos = make_index(folder), folder / "photos"
+        photos.mkdir()
+        for photo in sorted((ROOT / "data" / "evaluation").glob("*.jpg"))[:PHOTOS]:
+            (photos / photo.name).symlink_to(photo)
         common = ["bisect", "--package", PACKAGE, "--index-url", index, "--environments", str(folder / "kept")]
         common += ["--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--afresh"]
         common += ["--good", VERSIONS[0], "--bad", VERSIONS[-1], "--json", str(folder / "out.json")]
+        common += ["--images", str(photos)]
         for kind in options.kinds.split(","):
             more = {"made_up": options.made_up, "share": share} if kind == "wait" else {"made_up": options.made_up}
             delta = ["--delta", str(share / 2)] if kind == "wait" else []

@@ -144,7 +144,8 @@ def _answer_notes(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
     """What the answer rests on, what else changed there, and how to see it again."""
     proof = found.proof
     seconds = sum(each.seconds for each in found.races)
-    lines = [f"{len(found.races)} races between {len(found.releases)} versions in {seconds:.0f} s"]
+    races = f"{len(found.races)} race{'s' * (len(found.races) != 1)}"
+    lines = [f"{races} between {len(found.releases)} versions in {seconds:.0f} s"]
     if proof is not None:
         lines.append(f"{proof.old} -> {proof.new}: {proof.message}")
         lines += [f"  {change}" for change in proof.stack]
