@@ -20,6 +20,8 @@ from trtgate.errors import UserError
 from trtgate.remote import Worker, WorkerError
 from trtgate.workbench import Workbench
 
+from .faults.table import Fault
+
 ROOT = Path(__file__).resolve().parent.parent
 DIGEST = "sha256:" + "ab" * 32
 # What docker does with the words that we use, and what it refuses; an image called broken has no numpy.
@@ -131,36 +133,60 @@ def test_what_is_a_file_is_no_image(docker: Path, tmp_path: Path) -> None:
     assert not (docker / "asked").exists()
 
 
+NO_ENGINE = pytest.mark.fault(
+    done="`ab` with an image as a side, where there is neither docker nor podman",
+    said="--new trt:10 is no file, and an image needs docker or podman, neither of which is installed; install one",
+    status="2",
+    kept="nothing is measured",
+)
+SILENT = pytest.mark.fault(
+    done="`ab` with an image as a side, where docker is installed and its daemon does not run",
+    said="docker does not answer: Cannot connect to the daemon; start it, or give the python of an environment",
+    status="2",
+    kept="nothing is measured",
+)
+ABSENT = pytest.mark.fault(
+    done="`ab` with an image that is not on this machine",
+    said="--new nowhere/trt:10 is no image on this machine; run podman pull nowhere/trt:10",
+    status="2",
+    kept="nothing is measured, and nothing is pulled",
+)
+
+
 @pytest.mark.parametrize(
-    ("text", "says", "engines", "said"),
+    ("text", "says", "engines"),
     [
-        ("trt:10", None, (), "--new trt:10 is no file, and an image needs docker or podman, neither of which"),
-        ("trt:10", "Cannot connect to the daemon", ("docker",), "docker does not answer: Cannot connect to the daemon"),
-        ("nowhere/trt:10", None, ("podman",), "--new nowhere/trt:10 is no image on this machine; run podman pull"),
-        (f"nowhere@{DIGEST}", None, ("docker",), "is no image on this machine; run docker pull nowhere@sha256:"),
+        pytest.param("trt:10", None, (), marks=NO_ENGINE),
+        pytest.param("trt:10", "Cannot connect to the daemon", ("docker",), marks=SILENT),
+        pytest.param("nowhere/trt:10", None, ("podman",), marks=ABSENT),
     ],
 )
 def test_what_stands_in_the_way_of_an_image_is_one_sentence(
     text: str,
     says: str | None,
     engines: tuple[str, ...],
-    said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    fault: Fault,
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in engines:
         install(tmp_path, name)
     if says:
         monkeypatch.setenv("DOCKER_SAYS", says)
-    with pytest.raises(UserError, match="--new"):
-        choose_side("--new", text, "cpu")
     sides = ["--old", sys.executable, "--new", text, "--plan-cache", str(tmp_path / "plans")]
-    assert main(["ab", *sides, "--model", "efficientnet_lite0", "--engine", "onnxruntime-int8"]) == 2
+    status = main(["ab", *sides, "--model", "efficientnet_lite0", "--engine", "onnxruntime-int8"])
     captured = capsys.readouterr()
-    assert said in captured.err
+    fault.check(status, captured.err)
     assert not captured.out
+
+
+def test_an_image_may_be_named_by_its_digest(docker: Path) -> None:
+    found = choose_side("--old", f"trt@{DIGEST}", "cpu")
+    assert isinstance(found, Image)
+    with pytest.raises(UserError, match="run docker pull nowhere@sha256:"):
+        choose_side("--old", f"nowhere@{DIGEST}", "cpu")
 
 
 def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
