@@ -40,7 +40,7 @@ from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import EngineRecord, Key, from_race
-from trtgate.remote import SIDES, Sides, WorkerError, workers
+from trtgate.remote import SIDES, Place, Sides, WorkerError, as_place, workers
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
@@ -211,21 +211,23 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
 
 
 def run_ab(
-    pythons: Mapping[str, Path],
+    sides: Mapping[str, Path | Place],
     settings: Settings,
     asked: Sequence[str],
     *,
     rounds: int | None,
     rebuilds: int | None,
     progress: Progress,
+    processes: int | None = None,
 ) -> AbReport:
-    """Race every chosen engine of every model at every batch size, `pythons` by side.
+    """Race every chosen engine of every model at every batch size; `sides` are pythons of environments, or images.
 
-    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds` and `rebuilds`
-    replace the defaults: the schedule's rounds, and REBUILDS builds a side where the builder tunes, 1 otherwise. Raises
-    WorkerError when a worker fails in any way: then there is no verdict at all.
+    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
+    and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
+    otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
     """
-    with workers(pythons) as both:
+    places = {side: as_place(place) for side, place in sides.items()}
+    with workers(places) as both:
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []
     missing = {
@@ -235,18 +237,19 @@ def run_ab(
         for size in settings.batch_sizes
     }
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
+        shared = [Path(folder), settings.plan_cache, *(path.parent for path in settings.weights.values())]
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
                     builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
-                    count = max(PROCESSES[settings.device], builds)
+                    count = max(processes or PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     with contextlib.ExitStack() as running:
                         with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
-                            both = running.enter_context(workers(pythons, count))
+                            both = running.enter_context(workers(places, count, shared))
                         try:
-                            sides = _Sides(bench, both, Path(folder), schedule, progress)
-                            results += sides.race(spec, builds)
+                            racing = _Sides(bench, both, Path(folder), schedule, progress)
+                            results += racing.race(spec, builds)
                         except LostEngine as error:
                             progress.say(str(error))
                             missing |= {
@@ -258,7 +261,7 @@ def run_ab(
     added = [(name, text, size) for name in settings.models for text in chosen.gained for size in settings.batch_sizes]
     corrected = corrected_comparisons([each.comparison for each in results])
     return AbReport(
-        chosen.stacks,
+        {side: {**chosen.stacks[side], **places[side].facts} for side in SIDES},
         chosen.left_out,
         tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
         missing,
@@ -521,10 +524,12 @@ def agreements_of(
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:
-    """On each series of the new side against the old one: those that more rounds of the race could decide."""
+    """On each gated series of the new side against the old one: those that more rounds of the race could decide."""
     found = []
     for name in ("latency", "typical", "tail", "end_to_end", "end_to_end_tail"):
         metric, samples = BY_NAME[name], {side: _samples(race, side) for side in SIDES}
+        if expectation.limits(metric).delta is None:
+            continue
         decision = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
         found += [decision] if decision else []
     return found
