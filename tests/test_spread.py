@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,53 @@ def test_a_killed_process_is_replaced(bench: Workbench, monkeypatch: pytest.Monk
     assert len(found.lost) == 1
     assert "SIGKILL" in found.lost[0]
     assert not children()
+
+
+def test_who_races_alone_is_loaded_after_the_same_engines(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What loading costs depends on what was loaded before, so it is no other in the processes of what is open."""
+    opened: list[str] = []
+    ask = Worker.ask
+
+    def note(worker: Worker, do: str, **arguments: Any) -> Any:
+        if do == "open":
+            opened.append(arguments["engine"])
+        return ask(worker, do, **arguments)
+
+    monkeypatch.setattr(Worker, "ask", note)
+    found = Spread(bench, 1)
+    found.add([REFERENCE, INT8], [1], 1, "engines")
+    found.add([REFERENCE], [1], 1, "what is open")
+    assert opened == 2 * [REFERENCE.id, INT8.id]
+    assert [len(found.record(spec, 1).processes) for spec in (REFERENCE, INT8)] == [2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    done="a run that is spread over processes is killed with its second process",
+    said="nothing",
+    status="SIGKILL",
+    kept="what the first process measured, in `.trtgate/unfinished`; no process lives on",
+)
+def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_path: Path) -> None:
+    options = ["--model", "efficientnet_lite0", "--engine", REFERENCE.id, "--engine", INT8.id, "--processes", "3"]
+    command = [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *options]
+    command += [f"--plan-cache={plan_cache}", "--benchmark-save=a", f"--benchmark-storage={tmp_path}"]
+    kept = unfinished_file(Settings(plan_cache=plan_cache), "efficientnet_lite0")
+    kept.unlink(missing_ok=True)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        workers: list[psutil.Process] = []
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not (kept.exists() and workers):
+            time.sleep(0.05)
+            workers = psutil.Process(run.pid).children(recursive=True) if kept.exists() else []
+        run.kill()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    session = read_session(kept)
+    assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
+    assert not list(tmp_path.rglob("*.json"))
+    kept.unlink()
 
 
 def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
