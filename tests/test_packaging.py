@@ -95,7 +95,7 @@ def test_a_wheel_has_all_it_needs_outside_of_the_checkout(installed: Path, tmp_p
     [entries] = installed.glob("*.dist-info/entry_points.txt")
     assert entries.read_text().split("\n")[:2] == ["[console_scripts]", "trtgate = trtgate.__main__:main"]
     doctor = run(MAIN, "doctor", "--device", "cpu")
-    assert doctor.returncode in {0, 1}, doctor.stderr
+    assert doctor.returncode in {0, 7}, doctor.stderr  # 7: somebody else computes here
     assert "this machine is" in doctor.stdout
     # `ab` hands this package to another environment, and nothing else of this one's.
     files = run(FILES)

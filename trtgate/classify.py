@@ -121,7 +121,8 @@ def _answers(bench: Workbench, spec: EngineSpec, batches: Sequence[npt.NDArray[n
 def _raced(bench: Workbench, specs: Sequence[EngineSpec], batch: npt.NDArray[np.float32]) -> Race:
     """A race that is too short for a verdict, and long enough for a number to look at."""
     device = bench.settings.device
-    short = replace(SCHEDULES[device], rounds=ROUNDS)
+    # As many rounds may be lost as to a long race: one that throttled is no reason to show nothing.
+    short = replace(SCHEDULES[device], rounds=ROUNDS, dropped_share=SCHEDULES[device].rounds * 0.2 / ROUNDS)
     arms = [engine_arm(bench.engine(spec), batch) for spec in specs]
     with bench.progress.step(f"{bench.name}: racing {len(arms)} engines at batch {len(batch)}") as count:
         race = run_race(arms, short, monitor=monitor_for(device)(), progress=count)
