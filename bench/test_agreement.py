@@ -15,13 +15,16 @@ from trtgate.workbench import Workbench
 @pytest.mark.with_reference
 def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
     size = min(workbench.settings.batch_sizes)
-    logits = engine.infer(workbench.batch(size))
-    assert logits.shape == (size, workbench.model.classes)
-    assert np.isfinite(logits).all(), f"{engine.spec.id} answers NaN or infinity on the first photos"
+    outputs = engine.infer(workbench.batch(size))
+    assert {name: array.shape for name, array in outputs.items()} == {
+        each.name: each.at(size) for each in workbench.signature.outputs
+    }
+    for name, array in outputs.items():
+        assert np.isfinite(array).all(), f"{engine.spec.id} answers NaN or infinity in {name} on the first samples"
 
 
 def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
-    flips = judge.describe_flips(agreement, workbench.photos("evaluation").names, workbench.class_names)
+    flips = judge.describe_flips(agreement, workbench.samples("evaluation").names, workbench.class_names)
     settle(judge.agreement_decision(agreement, expectation), details=flips)
 
 
@@ -32,7 +35,7 @@ def test_logit_fidelity(agreement: Agreement, expectation: Expectation, settle: 
 def test_labelled_accuracy(
     trained: None, expectation: Expectation, workbench: Workbench, engine: Engine, gate: Gate, settle: Settle
 ) -> None:
-    photos = workbench.photos("evaluation")
+    photos = workbench.samples("evaluation")
     if photos.labels is None:
         pytest.skip("the photos have no labels; give --images DIR with DIR/<class>/*.jpg")
     reference, logits = workbench.logits(REFERENCE), workbench.logits(engine.spec)

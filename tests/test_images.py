@@ -19,7 +19,8 @@ from trtgate import images
 from trtgate.errors import UserError
 from trtgate.images import ImageSet, centre_crop, decode, normalise, read_folder, sample_crops
 from trtgate.models import DATA, Preprocessing
-from trtgate.workbench import Workbench
+from trtgate.signature import load_tensors, save_tensors
+from trtgate.workbench import Workbench, rows_of
 
 PHOTOS = sorted(DATA.glob("*/*.jpg"))
 RESNET = Preprocessing()
@@ -195,10 +196,11 @@ def test_photos_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     held = ImageSet(photos.names, pixels, RESNET)
     assert photos.digest == held.digest
     assert np.array_equal(photos.pixels[np.array([3, 0, 3])], pixels[[3, 0, 3]])
-    assert np.array_equal(photos.part(2, 5).pixels[:], pixels[2:5])
-    photos.save(tmp_path / "all.npy")
-    assert np.array_equal(np.load(tmp_path / "all.npy"), normalise(pixels, RESNET))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{i:02}.jpg" for i in range(len(PHOTOS))), "all.npy"]
+    assert np.array_equal(photos.first(3).pixels[:], pixels[:3])
+    save_tensors(tmp_path / "all", rows_of(photos))
+    read = np.concatenate([row["input"] for row in load_tensors(tmp_path / "all")])
+    assert np.array_equal(read, normalise(pixels, RESNET))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{i:02}.jpg" for i in range(len(PHOTOS))), "all"]
 
 
 def test_memory_does_not_depend_on_the_number_of_photos(tmp_path: Path) -> None:

@@ -31,13 +31,15 @@ from trtgate.compare import report_to_json as compared_to_json
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
-from trtgate.images import ImageSet
+from trtgate.graphs import OUTPUT
 from trtgate.layers import changed_layers
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import EngineRecord, Key, from_race
 from trtgate.remote import SIDES, Sides, WorkerError, workers
+from trtgate.samples import Samples
+from trtgate.signature import load_tensors, save_tensors
 from trtgate.stack import steady
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, compare_logits
@@ -45,7 +47,7 @@ from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
-from trtgate.workbench import Logits, Settings, Workbench
+from trtgate.workbench import Logits, Settings, Workbench, rows_of
 
 BUILD_SECONDS = 3600.0
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
@@ -291,16 +293,16 @@ class _Sides:
         self._folder = folder
         self._schedule = schedule
         self._progress = progress
-        photos = bench.photos("evaluation")
+        photos = bench.samples("evaluation")
         if not bench.model.weights.trained:
             photos = photos.first(UNTRAINED_PHOTOS)
-        self._photos = self._saved("evaluation", photos)
+        self._samples = self._saved("evaluation", photos)
 
-    def _saved(self, split: str, photos: ImageSet) -> Path:
-        """The file that hands photos to the workers, written when the model's first engine asks for it."""
-        path = self._folder / f"{self._bench.name}-{split}.npy"
+    def _saved(self, split: str, samples: Samples) -> Path:
+        """The file that hands samples to the workers, written when the model's first engine asks for it."""
+        path = self._folder / f"{self._bench.name}-{split}"
         if not path.exists():
-            photos.save(path)
+            save_tensors(path, rows_of(samples))
         return path
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
@@ -337,14 +339,13 @@ class _Sides:
     def _job(self, spec: EngineSpec, rebuild: int) -> dict[str, Any]:
         calibration = None
         if spec.variant == "calibrated":
-            calibration = self._saved("calibration", self._bench.photos("calibration"))
+            calibration = self._saved("calibration", self._bench.samples("calibration"))
         return self._bench.job(spec, rebuild, calibration)
 
     def _infer(self, side: str, spec: EngineSpec, size: int) -> Logits:
-        path = self._folder / f"{side}.npy"
-        self._ask(side, 0, "infer", engine=spec.id, images=str(self._photos), size=size, logits=str(path))
-        logits: Logits = np.load(path)
-        return logits
+        path = self._folder / side
+        self._ask(side, 0, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
+        return np.stack([row[OUTPUT] for row in load_tensors(path)])
 
     def _at(
         self,
@@ -388,7 +389,7 @@ class _Sides:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
         if not self._bench.model.weights.trained:
             return records
-        photos = self._bench.photos("evaluation")
+        photos = self._bench.samples("evaluation")
         found = answers_of(photos.names, self._bench.logits(REFERENCE), logits, photos.clusters).to_json()
         return [replace(record, answers=found) for record in records]
 
@@ -424,7 +425,7 @@ class _Sides:
 
         def arm(side: str, index: int) -> Arm:
             worker = self._workers[side][index]
-            self._ask(side, index, "bind", images=str(self._photos), size=size)
+            self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
             def block(n: int) -> Block:
                 with turns.of(worker.pid):
@@ -446,7 +447,7 @@ class _Sides:
 
     def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:
         """New with old, and each with PyTorch where the model is trained."""
-        clusters = self._bench.photos("evaluation").clusters
+        clusters = self._bench.samples("evaluation").clusters
         found = {"new with old": compare_logits(logits["old"], logits["new"], clusters)}
         if self._bench.model.weights.trained:
             reference = self._bench.logits(REFERENCE)

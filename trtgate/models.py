@@ -25,6 +25,8 @@ import torch
 from trtgate.checkpoints import State, fit_names, read_weights
 from trtgate.errors import UserError
 from trtgate.files import file_digest
+from trtgate.graphs import INPUT, OUTPUT
+from trtgate.signature import BATCH, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +71,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier ready to run: `module` maps float32[N,3,crop,crop] to float32[N,classes] logits, in eval mode."""
+    """A classifier ready to run: `module` maps one input to one output, the logits, in eval mode."""
 
     name: str
     module: torch.nn.Module
     preprocessing: Preprocessing
     weights: Weights
     classes: int = CLASSES
+
+    @property
+    def signature(self) -> Signature:
+        """float32[batch,3,crop,crop] -> float32[batch,classes]."""
+        crop = self.preprocessing.crop
+        photos = TensorSpec(INPUT, "float32", (BATCH, 3, crop, crop))
+        return Signature((photos,), (TensorSpec(OUTPUT, "float32", (BATCH, self.classes)),))
 
 
 class Architecture(NamedTuple):

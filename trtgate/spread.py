@@ -23,6 +23,7 @@ from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
 from trtgate.race import SCHEDULES, Arm, Schedule, run_race
 from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
 from trtgate.remote import RequestFailed, Worker, WorkerError, fresh_worker
+from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.paired import LOOKS
@@ -231,10 +232,11 @@ class Spread:
         before, *after = (arm(name, share) for name, share in controls.items())
         records = []
         for size in batch_sizes:
-            images = folder / f"{size}.npy"
-            if not images.exists():
-                np.save(images, bench.batch(size))
-            worker.ask("bind", images=str(images), size=size)
+            samples = folder / f"{size}"
+            if not samples.exists():
+                given = bench.samples("evaluation")
+                save_tensors(samples, (given[index] for index in range(min(size, len(given)))))
+            worker.ask("bind", samples=str(samples), size=size)
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],
                 schedule_for(settings.device, self._count),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from trtgate.building import cached_calibration, cached_plan, processor
 from trtgate.engines import DEFAULT_ENGINES, available, backend, controls, parse_spec
 from trtgate.engines.base import REFERENCE, Block, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
 from trtgate.expectations import Expectations, read_expectations
-from trtgate.graphs import export, half, quantize
-from trtgate.images import ImageSet
+from trtgate.graphs import OUTPUT, export, half, quantize
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, run_race
+from trtgate.samples import Samples
+from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
 from trtgate.spread import Spread
 from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.telemetry import monitor_for
@@ -33,6 +34,8 @@ DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 REFERENCE_BATCH = 16
 
 Logits = npt.NDArray[np.float32]
+# The answer to each sample, by the names of the network's outputs.
+Outputs = Sequence[Tensors]
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,15 @@ class Workbench:
         made: models.Model = self._once("model", load)
         return made
 
-    def photos(self, split: str) -> ImageSet:
+    @property
+    def signature(self) -> Signature:
+        """What goes into the model and what comes out."""
+        return self.model.signature
+
+    def samples(self, split: str) -> Samples:
         """The "evaluation" or "calibration" photos, prepared for this model."""
 
-        def read() -> ImageSet:
+        def read() -> Samples:
             folder = self.settings.images if split == "evaluation" else self.settings.calibration_images
             if folder is None:
                 return images.sample_crops(split, self.model.preprocessing)
@@ -112,13 +120,13 @@ class Workbench:
                     progress=count,
                 )
 
-        made: ImageSet = self._once(split, read)
+        made: Samples = self._once(split, read)
         return made
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes in the order of the logits: the photos' folders', ImageNet's, or numbers."""
-        named = self.photos("evaluation").classes
+        named = self.samples("evaluation").classes
         if not named and self.model.classes == models.CLASSES:
             return tuple(each.name for each in models.image_classes())
         return named or tuple(f"class {index}" for index in range(self.model.classes))
@@ -152,13 +160,13 @@ class Workbench:
             text = f"{self.name}: converting what INT8 leaves to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(int8.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
-        fp32, ranges = self.graph("fp32"), self._ranges_file()
+        fp32, measured = self.graph("fp32"), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
         depends = {
             "kind": kind,
             "model": self.name,
             "fp32": fp32.digest,
-            "ranges": ranges.digest,
+            "ranges": measured.digest,
             "keep_float": list(options.keep_float),
             "reduce_range": self.reduce_range,
             "placement": quantize.PLACEMENT,
@@ -166,8 +174,9 @@ class Workbench:
         }
 
         def build(path: Path) -> None:
+            ranges, sample = self.ranges(), self.samples("calibration")[0]
             quantize.quantize(
-                fp32.path, path, flavour, self.ranges(), options.keep_float, reduce_range=self.reduce_range
+                fp32.path, path, flavour, ranges, options.keep_float, sample=sample, reduce_range=self.reduce_range
             )
 
         return self._cached("graphs", f"{self.name}: quantising to INT8 ({flavour})", "graph.onnx", depends, build)
@@ -183,7 +192,7 @@ class Workbench:
         return found
 
     def _ranges_file(self) -> CachedFile:
-        fp32, photos = self.graph("fp32"), self.photos("calibration")
+        fp32, photos = self.graph("fp32"), self.samples("calibration")
         calibration = self.settings.expectations.quantize(self.name).calibration
         depends = {
             "model": self.name,
@@ -223,22 +232,16 @@ class Workbench:
             settings.batch_sizes,
             settings.threads,
             settings.device,
-            self.model.preprocessing.crop,
+            self.signature,
             self._calibration(spec) if spec.variant == "calibrated" else None,
             self._timing_cache(spec) if settings.reuse_timing_cache else None,
             settings.rebuild,
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
-        photos = self.photos("calibration")
-        return cached_calibration(
-            self._cache,
-            self.name,
-            spec,
-            self.graph("fp32").digest,
-            photos.digest,
-            lambda: images.normalise(photos.pixels[:], photos.preprocessing),
-        )
+        samples = self.samples("calibration")
+        graph = self.graph("fp32").digest
+        return cached_calibration(self._cache, self.name, spec, graph, samples.digest, lambda: list(rows_of(samples)))
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
         """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
@@ -301,53 +304,57 @@ class Workbench:
 
         return tuple(spec for spec in self.settings.engines if loads(spec))
 
-    def logits(self, spec: EngineSpec) -> Logits:
-        """float32[N,classes] of the evaluation photos, at the smallest batch size that is raced; the reference's come
-        from the cache when nothing they depend on has changed."""
-        made: Logits = self._once(
-            ("logits", spec), lambda: self._reference_logits() if spec == REFERENCE else self._engine_logits(spec)
+    def outputs(self, spec: EngineSpec) -> Outputs:
+        """The answers to the evaluation samples, at the smallest batch size that is raced; the reference's come from
+        the cache when nothing they depend on has changed."""
+        made: Outputs = self._once(
+            ("outputs", spec), lambda: self._reference_outputs() if spec == REFERENCE else self._engine_outputs(spec)
         )
         return made
 
-    def _engine_logits(self, spec: EngineSpec, batch: int | None = None) -> Logits:
-        engine, photos = self.engine(spec), self.photos("evaluation")
-        size = batch or min(self.settings.batch_sizes)
-        rows: list[Logits] = []
-        done = 0
-        with self.progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
-            for chunk in photos.batches(size):
-                # Padded to a whole batch: an engine may be built for exactly that one.
-                whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-                with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
-                    rows.append(engine.infer(whole)[: len(chunk)])
-                done += len(chunk)
-                count(done, len(photos))
-        return np.concatenate(rows)
+    def logits(self, spec: EngineSpec) -> Logits:
+        """float32[N,classes] of the evaluation photos."""
+        return np.stack([row[OUTPUT] for row in self.outputs(spec)])
 
-    def _reference_logits(self) -> Logits:
+    def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
+        engine, samples = self.engine(spec), self.samples("evaluation")
+        size = batch or min(self.settings.batch_sizes)
+        rows: list[Tensors] = []
+
+        def infer(inputs: Tensors) -> Tensors:
+            with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
+                return engine.infer(inputs)
+
+        with self.progress.step(f"{self.name}: {spec.id} answers on {len(samples)} photos") as count:
+            for row in answers(infer, self.signature, rows_of(samples), size):
+                rows.append(row)
+                count(len(rows), len(samples))
+        return rows
+
+    def _reference_outputs(self) -> Outputs:
         depends = {
             "model": self.name,
             "weights": self.model.weights.digest,
-            "images": self.photos("evaluation").digest,
+            "images": self.samples("evaluation").digest,
             "torch": version_of("torch"),
             **processor(self.settings.device, self.settings.threads),
             "batch": REFERENCE_BATCH,
+            "file": "tensors",
         }
 
         def build(path: Path) -> None:
-            np.save(path, self._engine_logits(REFERENCE, REFERENCE_BATCH))
+            save_tensors(path, self._engine_outputs(REFERENCE, REFERENCE_BATCH))
 
-        logits: Logits = np.load(self._cache.get_or_build("references", "logits.npy", depends, build).path)
-        return logits
+        return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build).path))
 
-    def batch(self, size: int) -> npt.NDArray[np.float32]:
-        """float32[size,3,crop,crop]: evaluation photos, repeated if there are fewer."""
+    def batch(self, size: int) -> Tensors:
+        """One batch of evaluation samples, repeated if there are fewer."""
 
-        def choose() -> npt.NDArray[np.float32]:
-            photos = self.photos("evaluation")
-            return images.normalise(photos.pixels[np.resize(np.arange(len(photos)), size)], photos.preprocessing)
+        def choose() -> Tensors:
+            samples = self.samples("evaluation")
+            return self.signature.join([samples[index % len(samples)] for index in range(size)], size)
 
-        made: npt.NDArray[np.float32] = self._once(("batch", size), choose)
+        made: Tensors = self._once(("batch", size), choose)
         return made
 
     def race(self, batch_size: int, undecided: Callable[[Race], bool] = lambda race: False) -> Race:
@@ -405,10 +412,10 @@ class Workbench:
         return made
 
     def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None) -> dict[str, Any]:
-        """What a worker needs to build or load an engine, as JSON values; `calibration` is a file of images."""
+        """What a worker needs to build or load an engine, as JSON values; `calibration` is a file of samples."""
         kind = backend(spec.backend).graph_kind(spec)
         settings, weights = self.settings, self.settings.weights.get(self.name)
-        photos = {"images": str(calibration), "digest": self.photos("calibration").digest} if calibration else None
+        given = {"samples": str(calibration), "digest": self.samples("calibration").digest} if calibration else None
         return {
             "engine": spec.id,
             "model": self.name,
@@ -417,23 +424,28 @@ class Workbench:
             "batch_sizes": list(settings.batch_sizes),
             "threads": settings.threads,
             "device": settings.device,
-            "crop": self.model.preprocessing.crop,
+            "signature": self.signature.to_json(),
             "plan_cache": str(settings.plan_cache.resolve()),
             "rebuild": rebuild,
             "anew": settings.rebuild,
-            "calibration": photos,
+            "calibration": given,
             "weights": str(weights.resolve()) if weights else None,
         }
 
     def digests(self, spec: EngineSpec) -> dict[str, str]:
         """What went into an engine's numbers: sides that differ in one of these cannot be compared."""
-        found = {"weights": self.model.weights.digest, "evaluation photos": self.photos("evaluation").digest}
+        found = {"weights": self.model.weights.digest, "evaluation photos": self.samples("evaluation").digest}
         if spec.precision == "int8":
-            found["calibration photos"] = self.photos("calibration").digest
+            found["calibration photos"] = self.samples("calibration").digest
         return found
 
 
-def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
+def rows_of(samples: Samples) -> Iterator[Tensors]:
+    """The samples one by one."""
+    return (samples[index] for index in range(len(samples)))
+
+
+def engine_arm(engine: Engine, batch: Tensors, name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
 
     def block(n: int) -> Block:

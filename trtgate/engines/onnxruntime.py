@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from trtgate.engines.base import (
     AVAILABLE,
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -30,7 +29,7 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
-from trtgate.graphs import INPUT, OUTPUT
+from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 
 if TYPE_CHECKING:
@@ -58,29 +57,29 @@ KERNEL = "_kernel_time"
 class OnnxRuntimeEngine(Engine):
     """A session on the CPU."""
 
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int) -> None:
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec)
         self._plan = plan
         self._threads = threads
+        self._signature = signature
         self._session = load_session(plan, threads, PROVIDERS["cpu"])
 
-    def infer(self, batch: Batch) -> Batch:
-        logits: Batch = self._session.run([OUTPUT], {INPUT: batch})[0]
-        return logits
+    def infer(self, inputs: Tensors) -> Tensors:
+        return self._signature.named(self._session.run(self._signature.output_names, dict(inputs)))
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        run, outputs, inputs = self._session.run, [OUTPUT], {INPUT: batch}
-        return lambda: run(outputs, inputs)
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        run, outputs, given = self._session.run, self._signature.output_names, dict(inputs)
+        return lambda: run(outputs, given)
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
 
-    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+    def layer_times(self, inputs: Tensors) -> tuple[LayerTime, ...]:
         kinds = layer_types(self._plan)
         with TemporaryDirectory() as folder:
             session = load_session(self._plan, self._threads, PROVIDERS["cpu"], profile=Path(folder) / "profile")
             for _ in range(WARM_UP + PROFILED_RUNS):
-                session.run([OUTPUT], {INPUT: batch})
+                session.run(self._signature.output_names, dict(inputs))
             events = json.loads(Path(session.end_profiling()).read_text())
         times: dict[str, list[float]] = {}
         for event in events:
@@ -108,40 +107,42 @@ def _by_run(seconds: list[float]) -> Seconds:
 class OnnxRuntimeGpuEngine(GpuEngine):
     """A session on the GPU: one stream, inputs and outputs bound to device memory."""
 
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int, crop: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
+        super().__init__(spec, signature)
         import torch
 
         self._plan = plan
-        self._crop = crop
         self._stream = torch.cuda.Stream()
         name, options = PROVIDERS["cuda"][0]
         provider = (name, {**options, "user_compute_stream": str(self._stream.cuda_stream)})
         self._session = load_session(plan, threads, [provider])
 
-    def _prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def _prepare(self, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
         import onnxruntime
         import torch
 
-        classes = self._session.get_outputs()[0].shape[1]
-        logits = torch.zeros(len(images), classes, device=images.device)
+        found = []
         binding = self._session.io_binding()
-        binding.bind_input(INPUT, "cuda", 0, np.float32, tuple(images.shape), images.data_ptr())
-        binding.bind_output(OUTPUT, "cuda", 0, np.float32, tuple(logits.shape), logits.data_ptr())
+        for each, image in zip(self._signature.inputs, images, strict=True):
+            binding.bind_input(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), image.data_ptr())
+        for each in self._signature.outputs:
+            output = torch.from_numpy(np.zeros(each.at(size), each.dtype)).cuda()
+            binding.bind_output(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), output.data_ptr())
+            found.append(output)
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         run = self._session.run_with_iobinding
 
-        def call() -> torch.Tensor:
+        def call() -> list[torch.Tensor]:
             run(binding, options)
-            return logits
+            return found
 
         return call
 
     def new_lane(self, size: int) -> Lane:
         from trtgate.engines.pytorch import TorchLane
 
-        return TorchLane(self._prepare, size, self._crop, stream=self._stream)
+        return TorchLane(lambda images: self._prepare(images, size), size, self._signature, stream=self._stream)
 
     def concurrent(self) -> bool:
         return False  # a session has one stream
@@ -266,8 +267,8 @@ class OnnxRuntimeBackend(Backend):
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
         if request.device == "cuda":
-            return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.crop)
-        return OnnxRuntimeEngine(spec, plan, request.threads)
+            return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.signature)
+        return OnnxRuntimeEngine(spec, plan, request.threads, request.signature)
 
 
 BACKEND = OnnxRuntimeBackend()

@@ -12,7 +12,6 @@ import numpy as np
 from trtgate.engines.base import (
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -21,6 +20,7 @@ from trtgate.engines.base import (
     PrecisionAudit,
     only_on,
 )
+from trtgate.signature import Signature, Tensors, contiguous
 from trtgate.stack import cpu_features, version_of
 
 DEVICE = "CPU"
@@ -31,23 +31,29 @@ ARITHMETIC_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 
 
 class OpenVINOEngine(Engine):
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int) -> None:
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec)
         import openvino
 
         blob = io.BytesIO(plan.read_bytes())
+        self._signature = signature
         self._compiled = openvino.Core().import_model(blob, DEVICE, _properties(spec.precision, threads))
         self._request = self._compiled.create_infer_request()
 
-    def infer(self, batch: Batch) -> Batch:
-        self.bind(batch)()
-        return np.array(self._request.get_output_tensor().data, np.float32)
+    def infer(self, inputs: Tensors) -> Tensors:
+        self.bind(inputs)()
+        return {
+            each.name: np.array(self._request.get_output_tensor(index).data, each.dtype)
+            for index, each in enumerate(self._signature.outputs)
+        }
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
         import openvino
 
-        # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
-        self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch), shared_memory=True))
+        for index, each in enumerate(self._signature.inputs):
+            # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
+            tensor = openvino.Tensor(contiguous(inputs[each.name]), shared_memory=True)
+            self._request.set_input_tensor(index, tensor)
         infer: Callable[[], object] = self._request.infer
         return infer
 
@@ -119,14 +125,15 @@ class OpenVINOBackend(Backend):
         core = openvino.Core()
         graph = core.read_model(request.graph)
         if len(request.batch_sizes) == 1:  # kernels for a known shape are about 5 % faster
-            graph.reshape([request.batch_sizes[0], 3, request.crop, request.crop])
+            size = request.batch_sizes[0]
+            graph.reshape({each.name: list(each.at(size)) for each in request.signature.inputs})
         compiled = core.compile_model(graph, DEVICE, _properties(spec.precision, request.threads))
         blob = compiled.export_model()
         path.write_bytes(blob.getvalue() if isinstance(blob, io.BytesIO) else blob)
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        return OpenVINOEngine(spec, plan, request.threads)
+        return OpenVINOEngine(spec, plan, request.threads, request.signature)
 
 
 BACKEND = OpenVINOBackend()

@@ -1,5 +1,5 @@
 """PyTorch -> ONNX FP32 -> FP16 and INT8 with explicit Q/DQ."""
 
-# Every graph's one input, float32[batch,3,crop,crop], and one output, float32[batch,classes], by name.
+# What the one input and the one output are called of a graph that we export.
 INPUT = "input"
 OUTPUT = "logits"
