@@ -19,6 +19,7 @@ import numpy as np
 
 from trtgate import judge
 from trtgate.compare import (
+    ANSWERS,
     Change,
     Comparison,
     Report,
@@ -31,7 +32,6 @@ from trtgate.compare import report_to_json as compared_to_json
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
-from trtgate.graphs import OUTPUT
 from trtgate.layers import changed_layers
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
@@ -41,13 +41,14 @@ from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
 from trtgate.stack import steady
+from trtgate.tasks.against import decide_scores
+from trtgate.tasks.base import Outputs
+from trtgate.tasks.classification import Classification
 from trtgate.telemetry import cpu_seconds, monitor_for
-from trtgate.verdict.agreement import Agreement, compare_logits
-from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
-from trtgate.workbench import Logits, Settings, Workbench, rows_of
+from trtgate.workbench import Settings, Workbench, rows_of
 
 BUILD_SECONDS = 3600.0
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
@@ -187,6 +188,7 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
 
     Raises UserError for an engine that was asked for and that the old side lacks, and where the old side has none.
     """
+    # PyTorch is nobody's upgrade; the reference of an ONNX file is a runtime like the others.
     ids = [spec.id for spec in settings.engines if spec != REFERENCE or REFERENCE.id in asked]
     described = {side: both[side][0].ask("describe", device=settings.device, engines=ids) for side in SIDES}
     here = {side: {text: described[side]["engines"][text]["ok"] for text in ids} for side in SIDES}
@@ -228,12 +230,16 @@ def run_ab(
         (name, text, size): missing_decision(name, text, why, settings.expectations)
         for name in settings.models
         for text, why in chosen.lost.items()
-        for size in settings.batch_sizes
+        for size in settings.sizes_of(name)
     }
+    left_out = dict(chosen.left_out)
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
+                    if not (availability := bench.available(spec)).ok:
+                        left_out[f"{name} {spec.id}"] = str(availability)
+                        continue
                     builds = rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1)
                     count = max(PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
@@ -249,13 +255,15 @@ def run_ab(
                                 (name, spec.id, size): missing_decision(
                                     name, spec.id, str(error), settings.expectations
                                 )
-                                for size in settings.batch_sizes
+                                for size in bench.batch_sizes
                             }
-    added = [(name, text, size) for name in settings.models for text in chosen.gained for size in settings.batch_sizes]
+    added = [
+        (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
+    ]
     corrected = corrected_comparisons([each.comparison for each in results])
     return AbReport(
         chosen.stacks,
-        chosen.left_out,
+        left_out,
         tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
         missing,
         tuple(added),
@@ -293,10 +301,10 @@ class _Sides:
         self._folder = folder
         self._schedule = schedule
         self._progress = progress
-        photos = bench.samples("evaluation")
-        if not bench.model.weights.trained:
-            photos = photos.first(UNTRAINED_PHOTOS)
-        self._samples = self._saved("evaluation", photos)
+        self._given = bench.samples("evaluation")
+        if not bench.weights.trained:
+            self._given = self._given.first(UNTRAINED_PHOTOS)
+        self._samples = self._saved("evaluation", self._given)
 
     def _saved(self, split: str, samples: Samples) -> Path:
         """The file that hands samples to the workers, written when the model's first engine asks for it."""
@@ -307,7 +315,7 @@ class _Sides:
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
         """Build, compare answers and race one engine; one result for each batch size."""
-        settings, name = self._bench.settings, self._bench.name
+        name = self._bench.name
         opened: dict[str, list[Any]] = {side: [] for side in SIDES}
         with self._progress.step(f"{name}: loading {spec.id} on both sides"):
             for index in range(len(self._workers["old"])):
@@ -315,13 +323,13 @@ class _Sides:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
                         opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
-        size = min(settings.batch_sizes)
-        logits = {}
+        size = min(self._bench.batch_sizes)
+        outputs = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
             for side in SIDES:
                 with self._losing(side):
-                    logits[side] = self._infer(side, spec, size)
-        return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
+                    outputs[side] = self._infer(side, spec, size)
+        return [self._at(spec, size, builds, opened, outputs) for size in self._bench.batch_sizes]
 
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:
@@ -340,12 +348,12 @@ class _Sides:
         calibration = None
         if spec.variant == "calibrated":
             calibration = self._saved("calibration", self._bench.samples("calibration"))
-        return self._bench.job(spec, rebuild, calibration)
+        return self._bench.job(spec, rebuild, calibration, self._samples)
 
-    def _infer(self, side: str, spec: EngineSpec, size: int) -> Logits:
+    def _infer(self, side: str, spec: EngineSpec, size: int) -> Outputs:
         path = self._folder / side
         self._ask(side, 0, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
-        return np.stack([row[OUTPUT] for row in load_tensors(path)])
+        return list(load_tensors(path))
 
     def _at(
         self,
@@ -353,18 +361,18 @@ class _Sides:
         size: int,
         builds: int,
         opened: Mapping[str, Sequence[Mapping[str, Any]]],
-        logits: Mapping[str, Logits],
+        outputs: Mapping[str, Outputs],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
-        agreements = self._agreements(logits)
+        found = self._compared(outputs)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(agreements, facts["new"], expectation, self._bench.kept_in_float(spec))
+        answers = self._answers(found, facts, expectation, self._bench.kept_in_float(spec))
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -377,20 +385,20 @@ class _Sides:
             ),
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
-            agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
+            agreement={pair: _without_kept(self._bench.task.summary(each)) for pair, each in found.items()},
             notes=self._notes(race, records, builds, facts, expectation),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
-            samples={side: self._answering(records[side], logits[side]) for side in SIDES},
+            samples={side: self._answering(records[side], outputs[side]) for side in SIDES},
         )
 
-    def _answering(self, records: Sequence[EngineRecord], logits: Logits) -> Sequence[EngineRecord]:
+    def _answering(self, records: Sequence[EngineRecord], outputs: Outputs) -> Sequence[EngineRecord]:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
-        if not self._bench.model.weights.trained:
+        task = self._bench.task
+        if not self._bench.weights.trained or not isinstance(task, Classification):
             return records
-        photos = self._bench.samples("evaluation")
-        found = answers_of(photos.names, self._bench.logits(REFERENCE), logits, photos.clusters).to_json()
+        found = task.answers(self._bench.outputs(self._bench.reference), outputs, self._given)
         return [replace(record, answers=found) for record in records]
 
     def _records(
@@ -406,7 +414,7 @@ class _Sides:
         found = []
         for index, told in enumerate(opened):
             arm = f"{side} {index + 1}"
-            record = from_race(race, self._bench.name, arm, arm, size, self._bench.model.weights.source)
+            record = from_race(race, self._bench.name, arm, arm, size, self._bench.weights.source)
             series = {name: values for name, values in record.series.items() if not name.startswith("reference_")}
             plan = told["plan"]
             measured = {
@@ -415,7 +423,7 @@ class _Sides:
                 "plan_bytes": plan.get("bytes"),
             }
             series |= {name: (float(value),) for name, value in measured.items() if value}
-            found.append(replace(record, engine=spec.id, series=series))
+            found.append(replace(record, engine=spec.id, reference=self._bench.reference.id, series=series))
         return found
 
     def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
@@ -445,31 +453,44 @@ class _Sides:
                 arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
-    def _agreements(self, logits: Mapping[str, Logits]) -> dict[str, Agreement]:
-        """New with old, and each with PyTorch where the model is trained."""
-        clusters = self._bench.samples("evaluation").clusters
-        found = {"new with old": compare_logits(logits["old"], logits["new"], clusters)}
-        if self._bench.model.weights.trained:
-            reference = self._bench.logits(REFERENCE)
-            found |= {f"{side} with PyTorch": compare_logits(reference, logits[side], clusters) for side in SIDES}
+    def _compared(self, outputs: Mapping[str, Outputs]) -> dict[str, Any]:
+        """What the task finds: of new with old, and of each with the reference where the model is trained."""
+        bench, task = self._bench, self._bench.task
+        found = {"new with old": task.compare(outputs["old"], outputs["new"], self._given)}
+        if bench.weights.trained:
+            reference = bench.outputs(bench.reference)
+            found |= {
+                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side], self._given)
+                for side in SIDES
+            }
         return found
 
     def _answers(
         self,
-        agreements: Mapping[str, Agreement],
-        facts: Mapping[str, Any],
+        found: Mapping[str, Any],
+        facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
         kept_in_float: frozenset[str],
     ) -> tuple[Decision, ...]:
         """What is expected of the new side's answers, and of what it was built with."""
-        told = facts["audit"]
-        audit = PrecisionAudit(told["asked"], told["layers"], frozenset(told["also"]))
-        decisions = [judge.audit_decision(audit, kept_in_float)]
-        for pair in ("new with old", "new with PyTorch"):
-            if pair in agreements:
-                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation)))
-                if self._bench.model.weights.trained:
-                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation)))
+        bench = self._bench
+        audits = {side: _audit(facts[side]) for side in SIDES}
+        if bench.file is not None and not bench.excuse(bench.reference):
+            # Which layers a runtime leaves in float is told by the old side: none may be added.
+            kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
+        decisions = [] if bench.excuse(bench.reference) else [judge.audit_decision(audits["new"], kept_in_float)]
+        # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
+        pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
+        for pair in pairs:
+            decisions += [
+                _named(pair, decision)
+                for decision in (bench.task.decide(found[pair], expectation) if pair in found else ())
+                # How often an untrained model answers the same says nothing.
+                if bench.weights.trained or decision.metric != "agreement"
+            ]
+        if bench.task.name != Classification.name:
+            old, new = (bench.task.summary(found[f"{side} with {bench.reference_words}"]) for side in SIDES)
+            decisions.append(replace(decide_scores(old, new, expectation), metric=ANSWERS))
         return tuple(decisions)
 
     def _notes(
@@ -489,9 +510,21 @@ class _Sides:
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
                 notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
-        if not self._bench.model.weights.trained:
+        if self._given.doubt:
+            notes.append(self._given.doubt)
+        if not self._bench.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)
+
+
+def _audit(facts: Mapping[str, Any]) -> PrecisionAudit:
+    told = facts["audit"]
+    return PrecisionAudit(told["asked"], told["layers"], frozenset(told["also"]))
+
+
+def _without_kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary without what only a comparison with it needs."""
+    return {name: value for name, value in summary.items() if name != "kept"}
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:

@@ -131,7 +131,7 @@ def try_plan(spec: EngineSpec, request: BuildRequest, path: Path) -> None:
     """Load a plan and run it once at every batch size."""
     with backend(spec.backend).load(spec, request, path) as engine:
         for size in request.batch_sizes:
-            engine.infer(request.signature.blank(size))
+            engine.infer(request.trial(size))
 
 
 def build_and_try(spec: EngineSpec, request: BuildRequest, path: Path) -> float:

@@ -56,11 +56,11 @@ class Preprocessing:
 class Weights:
     """Where the weights came from.
 
-    `source` is "file", "torchvision", "package" or "untrained"; `digest` is the SHA-256 of the parameters and buffers
-    as loaded, whatever file they came in.
+    `source` is "file", "torchvision", "package" or "untrained", "onnx" for those of an ONNX file; `digest` is the
+    SHA-256 of the parameters and buffers as loaded, whatever file they came in, or of the ONNX file.
     """
 
-    source: Literal["file", "torchvision", "package", "untrained"]
+    source: Literal["file", "torchvision", "package", "untrained", "onnx"]
     description: str
     digest: str
 
@@ -111,7 +111,7 @@ def image_classes() -> tuple[ImageClass, ...]:
 
 def is_model(name: str) -> bool:
     """Whether --model takes that name. Torchvision takes seconds to import, and is asked of what is not known."""
-    if name in OWN or name == "resnet50":
+    if name in OWN or name == "resnet50" or name.partition("@")[0].endswith(".onnx"):
         return True
     from torchvision import models
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from trtgate.engines import backend
-from trtgate.engines.base import REFERENCE, BuildRequest, EngineSpec
+from trtgate.engines.base import BuildRequest, EngineSpec
 from trtgate.errors import UserError
 from trtgate.graphs import OUTPUT
 from trtgate.graphs.quantize import QUANTIZED, not_quantized, quantize
@@ -54,7 +54,9 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     kind = backend(spec.backend).graph_kind(spec)
     if kind not in {"int8-symmetric", "int8-asymmetric"}:
         raise UserError(f"--engine {spec.id} is not built from an INT8 graph; give an INT8 engine")
-    if not bench.model.weights.trained:
+    if bench.file is not None:
+        raise UserError(f"--model {bench.name}: sensitivity is for torchvision's classifiers, whose layers have names")
+    if not bench.weights.trained:
         raise UserError(f"{bench.name} is untrained, its answers mean nothing; give --weights {bench.name}=PATH")
     fp32 = bench.graph("fp32").path
     graph_of = onnx.load(fp32)
@@ -63,7 +65,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     quantizable = [node.name for node in nodes if node.op_type in QUANTIZED and node.name not in left_out]
     groups = group_nodes([node.name for node in weighted_nodes(graph_of)], depth)
     photos = bench.samples("evaluation").first(PHOTOS)
-    reference = bench.logits(REFERENCE)[: len(photos)]
+    reference = bench.logits(bench.reference)[: len(photos)]
     ranges, sample = bench.ranges(), bench.samples("calibration")[0]
     with TemporaryDirectory() as folder, progress.step(f"{bench.name}: {spec.id} by layer") as count:
         for index, (group, members) in enumerate([*groups.items(), ("(all)", quantizable)]):

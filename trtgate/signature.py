@@ -23,7 +23,10 @@ _TIMES = re.compile(rf"(\d+)\*{BATCH}")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: numpy's name of its type, and its axes, each a length or BATCH or a multiple of that."""
+    """One input or output: numpy's name of its type, and its axes, each a length or BATCH or a multiple of that.
+
+    The length -1 is one that depends on what goes in.
+    """
 
     name: str
     dtype: str
@@ -32,6 +35,11 @@ class TensorSpec:
     def at(self, size: int) -> tuple[int, ...]:
         """The shape for a batch of that size."""
         return tuple(_length(axis, size) for axis in self.shape)
+
+    def fits(self, shape: tuple[int, ...], size: int) -> bool:
+        """Whether an array of that shape may be this tensor in a batch of that size."""
+        wanted = self.at(size)
+        return len(wanted) == len(shape) and all(a in (-1, b) for a, b in zip(wanted, shape, strict=True))
 
     @property
     def batch_axis(self) -> int | None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from trtgate import judge
-from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
+from trtgate.engines.base import Block, Device, EngineSpec
 from trtgate.race import SCHEDULES, Arm, Schedule, run_race
 from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
 from trtgate.remote import RequestFailed, Worker, WorkerError, fresh_worker
@@ -162,7 +162,7 @@ class Spread:
                 self._next = self._started()  # it imports while this one races; on a CPU that would disturb the race
             found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
-            if self._at in {"", REFERENCE.id}:
+            if self._at in {"", self._bench.reference.id}:
                 raise
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
             return False
@@ -202,22 +202,25 @@ class Spread:
         backends = {spec.backend for spec in self._bench.settings.engines}
         return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
 
-    def _job(self, spec: EngineSpec, module: Path) -> dict[str, Any]:
+    def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""
-        return {**self._bench.job(spec, 0, None), "anew": False, "module": str(module)}
+        return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
 
     def _measure(
         self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path
     ) -> list[EngineRecord]:
         bench, settings = self._bench, self._bench.settings
-        module = folder / "model.pt"
-        if not module.exists():
-            torch.save(bench.model, module)
+        module, samples = folder / "model.pt", folder / "samples"
+        if not samples.exists():
+            given = bench.samples("evaluation")
+            save_tensors(samples, (given[index] for index in range(min(max(batch_sizes), len(given)))))
+            if bench.file is None:
+                torch.save(bench.model, module)
         controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]
         fresh = {}
         for spec in specs:
             self._at = spec.id
-            fresh[spec.id] = worker.ask("open", **self._job(spec, module))["fresh"]
+            fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
 
         def arm(name: str, share: float = 1.0) -> Arm:
             def block(n: int) -> Block:
@@ -232,10 +235,6 @@ class Spread:
         before, *after = (arm(name, share) for name, share in controls.items())
         records = []
         for size in batch_sizes:
-            samples = folder / f"{size}"
-            if not samples.exists():
-                given = bench.samples("evaluation")
-                save_tensors(samples, (given[index] for index in range(min(size, len(given)))))
             worker.ask("bind", samples=str(samples), size=size)
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],
@@ -243,7 +242,7 @@ class Spread:
                 monitor=monitor_for(settings.device, ours)(),
             )
             for spec in specs:
-                record = from_race(race, bench.name, spec.id, REFERENCE.id, size, bench.model.weights.source)
+                record = from_race(race, bench.name, spec.id, bench.reference.id, size, bench.weights.source)
                 measured = dict(fresh[spec.id])
                 if settings.streams > 1:
                     self._at = spec.id

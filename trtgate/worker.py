@@ -82,6 +82,7 @@ class Worker:
             signature=Signature.from_json(job["signature"]),
             calibration=_calibration(job, spec, cache),
             anew=job["anew"],
+            sample=next(load_tensors(Path(job["sample"]))) if job["sample"] else None,
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
         gpu = current_gpu() if request.device == "cuda" else None
@@ -89,7 +90,7 @@ class Worker:
         before = anonymous_bytes()  # after a build, which may have been in this very process
         start = time.perf_counter()
         engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
-        engine.infer(request.signature.blank(request.batch_sizes[0]))
+        engine.infer(request.trial(request.batch_sizes[0]))
         fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(0, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
             fresh["device_memory"] = max(0, used - on_device)
@@ -187,7 +188,7 @@ def _model(job: Mapping[str, Any]) -> Model:
     from trtgate.models import load_model
 
     weights = job["weights"]
-    return load_model(job["model"], Path(weights) if weights else None)
+    return load_model(job["architecture"], Path(weights) if weights else None)
 
 
 def _calibration(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Calibration | None:

@@ -101,8 +101,9 @@ class BuildRequest:
     """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor,
     what goes in and comes out.
 
-    `model` is None in a worker process, which has graphs only. `timing_cache` is a file that TensorRT may take kernel
-    timings from and add them to; None builds cold. `anew` builds a plan even if one is in the cache.
+    `model` is None in a worker process and for an ONNX file, which have graphs only. `timing_cache` is a file that
+    TensorRT may take kernel timings from and add them to; None builds cold. `anew` builds a plan even if one is in the
+    cache. `sample` is a batch of one that the model can be run on; without one zeros will do.
     """
 
     model: Model | None
@@ -114,7 +115,12 @@ class BuildRequest:
     calibration: Calibration | None = None
     timing_cache: Path | None = None
     anew: bool = False
+    sample: Tensors | None = None
     progress: Callable[[int, int], None] = no_progress
+
+    def trial(self, size: int) -> Tensors:
+        """Inputs to try an engine with."""
+        return self.signature.blank(size) if self.sample is None else self.signature.join([self.sample], size)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from trtgate.report.words import (
     stack_words,
     time_cell,
 )
+from trtgate.tasks.against import scores_in
+from trtgate.tasks.base import Score
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
@@ -96,6 +98,9 @@ def run_page(
     if compared:
         title = f"answers, against PyTorch's on {', '.join(sorted(map(photos_text, compared.values())))}"
         sections.append(Section(title, (answers_table(facts or {}),)))
+    if scored := {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}:
+        title = "answers, against the reference's"
+        sections.append(Section(title, (Notes(tuple(score_lines(scored)), "answers"),)))
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
@@ -158,6 +163,7 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
 
 def run_table(records: Iterable[EngineRecord]) -> Table:
     """What a run measured: one row per model, engine and batch size."""
+    rows = list(records)
     columns = (
         MODEL,
         ENGINE,
@@ -166,7 +172,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("typical\nms", room=Room.SUMMARY),
         Column("tail\nms"),
         Column("speedup"),
-        Column("top-1\n(at least)"),
+        Column("answers" if any(record.scores for record in rows) else "top-1\n(at least)"),
         VERDICT,
     )
     return Table(
@@ -179,7 +185,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
                 agreement_cell(record),
                 floors_cell(record),
             )
-            for record in records
+            for record in rows
         ),
     )
 
@@ -279,6 +285,27 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
             )
         )
     return Table((MODEL, ENGINE, *map(Column, names)), tuple(rows), grouped=0)
+
+
+# Of an engine: the outputs that are least alike; a transformer may give one for each of its layers.
+OUTPUTS_SHOWN = 8
+
+
+def score_lines(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """How faithful the answers of networks of the user's own are: the outputs of each engine, the least alike first."""
+    lines = []
+    for (model, engine), summary in facts.items():
+        lines.append(f"{model} {engine}, {summary['n']} samples" + ("" if summary["finite"] else ": not finite"))
+        by_output: dict[str, list[Score]] = {}
+        for each in scores_in(summary).values():
+            by_output.setdefault(each.of, []).append(each)
+        worst_first = sorted(by_output, key=lambda name: min(each.value for each in by_output[name]))
+        for name in worst_first[:OUTPUTS_SHOWN]:
+            texts = [f"{each.name} {each.text(each.value)}" for each in by_output[name]]
+            lines.append(f"  {name}: {', '.join(texts)}" if name else f"  {', '.join(texts)}")
+        if len(worst_first) > OUTPUTS_SHOWN:
+            lines.append(f"  and {len(worst_first) - OUTPUTS_SHOWN} outputs more")
+    return lines
 
 
 def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
@@ -497,6 +524,8 @@ def ab_notes(run: AbReport) -> list[str]:
 
 
 def _fidelity_text(found: Mapping[str, Any]) -> str:
+    if "text" in found:
+        return str(found["text"]) if found["finite"] else "the answers hold NaN or infinity"
     if not found.get("finite", True):
         return "the logits hold NaN or infinity"
     sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"

@@ -108,6 +108,7 @@ class TensorRTBackend(Backend):
             calibration.samples() if calibration else None,
             known,
             request.timing_cache,
+            [request.trial(size) for size in request.batch_sizes],
             path,
             progress=request.progress,
         )

@@ -295,11 +295,12 @@ def build_and_try(
     samples: Sequence[Tensors] | None,
     known: bytes | None,
     timing_cache: Path | None,
+    trials: Sequence[Tensors],
     path: Path,
     *,
     progress: Callable[[int, int], None],
 ) -> bytes | None:
-    """Build a plan into `path`, load it and run it once at every batch size; what a calibration came to, if any."""
+    """Build a plan into `path`, load it and run it on `trials`; what a calibration came to, if any."""
     driver()
     with ExitStack() as kept:
         calibrator = None
@@ -320,7 +321,7 @@ def build_and_try(
         from trtgate.engines.tensorrt.run import TensorRTEngine
 
         with TensorRTEngine(spec, plan, sizes, signature, ()) as engine:
-            for size in sizes:
-                engine.infer(signature.blank(size))
+            for trial in trials:
+                engine.infer(trial)
         learned: bytes | None = calibrator.known if calibrator is not None else None
         return learned
