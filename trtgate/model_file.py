@@ -102,8 +102,8 @@ class ModelFile:
             if self.recipe is None:
                 name = self.file.path.name
                 raise UserError(
-                    f"{option}: {folder} holds no .npz file, and how {name} wants photos is not known; give a folder of "
-                    ".npz, or [preprocessing] in a model TOML (docs/models.md)"
+                    f"{option}: {folder} holds no .npz file, and how {name} wants photos is not known; "
+                    "give a folder of .npz, or [preprocessing] in a model TOML (docs/models.md)"
                 )
             list_folder(folder, self.classes if option == "--images" else None)
 
