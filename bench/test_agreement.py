@@ -51,4 +51,4 @@ def test_labelled_accuracy(
 @pytest.mark.task("detection", "segmentation", "tensors")
 def test_answers_agree(scores: Scores, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
     for decision in workbench.task.decide(scores, expectation):
-        settle(decision, details="\n".join(scores.examples))
+        settle(decision, details=scores.worst_samples)

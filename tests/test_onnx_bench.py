@@ -13,6 +13,7 @@ from trtgate.__main__ import main
 from trtgate.records import read_session
 
 from . import networks
+from .faults.table import Fault
 from .test_ab import PYTHON
 from .test_bench import bench
 
@@ -65,6 +66,45 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
     assert result.returncode == 4, result.stdout[-2000:]
     assert sentence in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
+
+
+SPOILS = """
+import sys
+if "trtgate.worker" in sys.orig_argv:
+    import onnxruntime
+    run = onnxruntime.InferenceSession.run
+    def spoilt(self, names, given, *more):
+        found = run(self, names, given, *more)
+        if "boxes" in names:
+            found[list(names).index("boxes")][:, 3] = 0
+        return found
+    onnxruntime.InferenceSession.run = spoilt
+"""
+
+
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="`ab` on an ONNX file with a runtime that spoils one channel of one output on the new side",
+    said="noise that the old answers did not have: boxes, 3 along axis 0 of a sample",
+    status="1",
+    kept="the table",
+)
+def test_a_runtime_that_spoils_a_channel(
+    given: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setitem(ab.PROCESSES, "cpu", 2)
+    (tmp_path / "sitecustomize.py").write_text(SPOILS)
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+    script.chmod(0o755)
+    status = main(["ab", "--old", str(PYTHON), "--new", str(script), *given, "--rounds", "2"])
+    text = capsys.readouterr().out
+    fault.check(status, text)
+    assert not [line for line in text.splitlines() if "REGRESSED (answers_lost)" in line and " map" in line]
 
 
 @pytest.mark.usefixtures("short_blocks")

@@ -96,7 +96,8 @@ def run_page(
         )
     compared = {each["agreement"]["n"]: each["agreement"] for each in (facts or {}).values() if "agreement" in each}
     if compared:
-        title = f"answers, against PyTorch's on {', '.join(sorted(map(photos_text, compared.values())))}"
+        whose = "PyTorch's" if all(record.weights != "onnx" for record in records) else "the reference's"
+        title = f"answers, against {whose} on {', '.join(sorted(map(photos_text, compared.values())))}"
         sections.append(Section(title, (answers_table(facts or {}),)))
     if scored := {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}:
         title = "answers, against the reference's"

@@ -94,6 +94,7 @@ class Score:
         return values
 
 
+EXAMPLES_SHOWN = 10
 # From this floor on an engine is to compute what the reference computes, whatever it is given.
 EXACT_DB = 60.0
 
@@ -134,6 +135,12 @@ class Scores:
         if found.verdict is not Verdict.PASS:
             return found
         return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
+
+    @property
+    def worst_samples(self) -> str:
+        """A line for each of the first samples that differ."""
+        more = len(self.examples) - EXAMPLES_SHOWN
+        return "\n".join([*self.examples[:EXAMPLES_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
     @property
     def text(self) -> str:
