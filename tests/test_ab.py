@@ -123,7 +123,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     [
         ("sys.exit('No module named numpy')", r"(?s)the new worker .*status 1.*No module named numpy"),
         ("os.kill(os.getpid(), 9)", "SIGKILL \\(out of memory\\?\\)"),
-        ("send({'protocol': 99, 'pid': 1}); time.sleep(60)", "speaks protocol 99, this driver speaks 2"),
+        ("send({'protocol': 99, 'pid': 1}); time.sleep(60)", f"speaks protocol 99, this driver speaks {VERSION}"),
         ("os.write(int(sys.argv[4]), b'Segmentation fault'); time.sleep(60)", "no frame"),
         ("send([1, 2]); time.sleep(60)", "no answer"),
     ],

@@ -54,7 +54,7 @@ def test_a_file_is_gated_with_no_edit(given: list[str], tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--model", "nowhere.onnx"], "--model nowhere.onnx: nowhere.onnx does not exist; check the path"),
-        (["--model", "{heads}"], "has a size that is not known; give one, such as --shape x=1x3x640x640"),
+        (["--model", "{heads}"], "the size of x is not known; give it, such as --shape x=1x3x640x640"),
         (["--model", "{heads}", "--shape", "x=1x3x8x8", "--images", "{here}"], "holds no .npz file"),
     ],
 )

@@ -194,7 +194,20 @@ def inputs_of(model: onnx.ModelProto, path: Path, shape: Shape) -> tuple[TensorS
             if dim.dim_param and (given or _is_batch(dim, index)):
                 batch = _is_batch(dim, index) and given in (None, 1)
                 symbols.setdefault(dim.dim_param, BATCH if batch else given or BATCH)
-    return tuple(_input(value, path, shape.get(value.name), symbols) for value in model.graph.input)
+    found = [_input(value, path, shape.get(value.name), symbols) for value in model.graph.input]
+    if unknown := [each for each in found if None in each[1]]:
+        asked = ",".join(f"{each.name}={_text(_guessed(axes))}" for each, axes in unknown)
+        raise UserError(
+            f"--model {path}: the size of {', '.join(each.name for each, _ in unknown)} is not known; give it, such as "
+            f"--shape {asked}"
+        )
+    return tuple(each for each, _ in found)
+
+
+def _guessed(axes: Sequence[int | str | None]) -> list[int]:
+    """A shape for an example: of photos, of words, of what else there is."""
+    usual = {4: 640, 2: 128}.get(len(axes), 1)
+    return [axis if isinstance(axis, int) else usual if axis is None else 1 for axis in axes]
 
 
 def _is_batch(dim: Any, index: int) -> bool:
@@ -203,7 +216,8 @@ def _is_batch(dim: Any, index: int) -> bool:
 
 def _input(
     value: onnx.ValueInfoProto, path: Path, given: tuple[int, ...] | None, symbols: Mapping[str, int | str]
-) -> TensorSpec:
+) -> tuple[TensorSpec, list[int | str | None]]:
+    """An input, and its axes with None for those of which nothing is known."""
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type == onnx.TensorProto.STRING:
         raise UserError(f"--model {path}: its input {value.name} is no tensor of numbers; export it without")
@@ -226,13 +240,7 @@ def _input(
                     f"--shape {value.name}={_text(given)}: {path.name} has {_open(value.name, dtype, dims)}, "
                     "and only ? can be chosen"
                 )
-    if None in axes:
-        example = _text([dim.dim_value if dim.dim_value > 0 else 1 if at == 0 else 640 for at, dim in enumerate(dims)])
-        raise UserError(
-            f"--model {path}: its input {_open(value.name, dtype, dims)} has a size that is not known; "
-            f"give one, such as --shape {value.name}={example}"
-        )
-    return TensorSpec(value.name, dtype.name, tuple(axis for axis in axes if axis is not None))
+    return TensorSpec(value.name, dtype.name, tuple(axis for axis in axes if axis is not None)), axes
 
 
 def _axis(dim: Any, index: int, given: int | None, symbols: Mapping[str, int | str]) -> int | str | None:

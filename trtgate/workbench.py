@@ -248,7 +248,13 @@ class Workbench:
         fp32 = self.graph("fp32")
         if self.file is None:
             return fp32
-        depends = {"kind": "folded", "model": self.name, "fp32": fp32.digest, "onnxruntime": version_of("onnxruntime")}
+        depends = {
+            "kind": "folded",
+            "model": self.name,
+            "fp32": fp32.digest,
+            "form": fold.FORM,
+            "onnxruntime": version_of("onnxruntime"),
+        }
         text = f"{self.name}: folding constants"
         folded: CachedFile = self._once(
             "folded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ DEVICE = "CPU"
 INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i8": "int8", "u8": "int8"}
 ARITHMETIC_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+
+# What stands behind a node's name, or its output's for the last one, once OpenVINO has made something of it.
+MADE_OF_IT = re.compile(r"(/(WithoutBiases|DequantizationMultiply))+$")
 
 
 class OpenVINOEngine(Engine):
@@ -64,8 +68,7 @@ class OpenVINOEngine(Engine):
             layer = str(info["layerType"].value)
             if layer in ARITHMETIC_LAYERS and (layer != "MatMul" or _is_constant(node.input_value(1).get_node())):
                 kind = str(info["runtimePrecision"].value)
-                # A node's name, or its output's for the last one, and what OpenVINO made of it ("/WithoutBiases").
-                layers[node.get_friendly_name().partition("/")[0]] = DTYPES.get(kind, kind)
+                layers[MADE_OF_IT.sub("", node.get_friendly_name())] = DTYPES.get(kind, kind)
         return PrecisionAudit(self.spec.precision, layers)
 
     def close(self) -> None:

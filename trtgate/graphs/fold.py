@@ -14,6 +14,8 @@ import onnx.version_converter
 from trtgate.graphs import OPSET
 from trtgate.onnx_file import in_form
 
+# Raised whenever what is written changes, so that cached graphs of before are not reused.
+FORM = 1
 # The oldest opset with a scale for each channel.
 OLDEST = 13
 
@@ -42,4 +44,21 @@ def fold(fp32: Path, path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    onnx.save(in_form(onnx.load(path)), path)
+    folded = in_form(onnx.load(path))
+    flatten_biases(folded)
+    onnx.save(folded, path)
+
+
+def flatten_biases(model: onnx.ModelProto) -> None:
+    """Give the biases of Gemm one axis, in place: to a row of N numbers [1,N] and [N] are the same, and ONNX Runtime's
+    quantiser knows the latter only."""
+    readers = [name for node in model.graph.node for name in node.input]
+    rows = {each.name: each for each in model.graph.initializer if len(each.dims) == 2 and each.dims[0] == 1}
+    for node in model.graph.node:
+        if (
+            node.op_type == "Gemm"
+            and len(node.input) > 2
+            and node.input[2] in rows
+            and readers.count(node.input[2]) == 1
+        ):
+            del rows[node.input[2]].dims[0]

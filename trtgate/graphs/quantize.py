@@ -161,6 +161,7 @@ def quantize(
             },
         )
     quantized = onnx.load(path)
+    put_in_order(quantized)
     require_measured(quantized, ranges)
     if symmetric:
         bare_main_branches(quantized)
@@ -371,6 +372,35 @@ def _convs_above(producers: dict[str, onnx.NodeProto], tensor: str) -> int:
     return count
 
 
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node reads, those of the branches and loops inside it too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            names.update(*map(read_by, inner.node), (each.name for each in inner.output))
+    return names
+
+
+def put_in_order(graph: onnx.ModelProto) -> None:
+    """Put every node behind those whose outputs it reads, in place; what is in order already stays as it is.
+
+    ONNX Runtime's quantiser sorts by what nodes read themselves, and puts a branch before what it reads inside.
+    """
+    nodes = list(graph.graph.node)
+    wanted = [read_by(node) for node in nodes]
+    missing = {name for node in nodes for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    rest = list(range(len(nodes)))
+    while rest:
+        ready = next((index for index in rest if not wanted[index] & missing), rest[0])
+        ordered.append(nodes[ready])
+        missing -= set(nodes[ready].output)
+        rest.remove(ready)
+    if ordered != nodes:
+        del graph.graph.node[:]
+        graph.graph.node.extend(ordered)
+
+
 def remove_dead_nodes(graph: onnx.ModelProto) -> None:
     """Drop nodes and initialisers that nothing reads any more, in place."""
     used = {output.name for output in graph.graph.output}
@@ -378,7 +408,7 @@ def remove_dead_nodes(graph: onnx.ModelProto) -> None:
     for node in reversed(graph.graph.node):
         if used.intersection(node.output):
             kept.append(node)
-            used.update(node.input)
+            used.update(read_by(node))
     del graph.graph.node[:]
     graph.graph.node.extend(reversed(kept))
     initializers = [value for value in graph.graph.initializer if value.name in used]
