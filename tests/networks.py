@@ -115,6 +115,30 @@ def classifier(classes: int = 5) -> onnx.ModelProto:
     )
 
 
+def branching() -> onnx.ModelProto:
+    """A branch that reads what is made outside of it, and a bias of [1,N]."""
+
+    def branch(op: str) -> onnx.GraphProto:
+        value = helper.make_tensor_value_info(op, FLOAT, None)
+        return helper.make_graph([helper.make_node(op, ["h", "c"], [op])], op, [], [value])
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["more"]),
+        helper.make_node("If", ["more"], ["y"], then_branch=branch("Add"), else_branch=branch("Sub")),
+        helper.make_node("Gemm", ["y", "v", "bias"], ["z"], name="second"),
+    ]
+    weights = {
+        "w": random(8, 6),
+        "v": random(6, 4, seed=1),
+        "bias": random(1, 4),
+        "c": random(6),
+        "zero": np.float32(0),
+    }
+    return network(nodes, {"x": (FLOAT, ["batch", 8])}, {"z": (FLOAT, None)}, weights)
+
+
 def save(model: onnx.ModelProto, path: Path, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path, **how)

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from trtgate.engines import parse_spec
-from trtgate.engines.base import EngineUnavailable
+from trtgate.engines import available, backend, parse_spec
+from trtgate.engines.base import BuildRequest, EngineUnavailable
 from trtgate.errors import UserError
 from trtgate.model_file import read_models
-from trtgate.onnx_file import describe
+from trtgate.onnx_file import REFERENCES, describe
 from trtgate.options import OPTIONS, read_settings
 from trtgate.verdict.decision import Verdict
 from trtgate.workbench import Settings, Workbench
@@ -172,6 +172,7 @@ def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
         pytest.param(networks.heads(), ["--shape", "x=1x3x32x32"], id="heads"),
         pytest.param(networks.text(), ["--shape", "input_ids=1x7"], id="text"),
         pytest.param(networks.recurrent(), [], id="recurrent"),
+        pytest.param(networks.branching(), [], id="branching"),
         pytest.param(networks.classifier(), ["--batch-size", "1", "--batch-size", "3"], id="classifier"),
     ],
 )
@@ -208,6 +209,15 @@ def test_a_batch_norm_does_not_keep_a_convolution_from_int8(tmp_path: Path) -> N
         assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"float32": 1, "int8": 2}
 
 
+def test_branches_and_biases_of_one_row_can_be_int8(tmp_path: Path) -> None:
+    path = networks.save(networks.branching(), tmp_path / "net.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
+    with Workbench("net.onnx", settings) as bench:
+        for kind in ("int8-symmetric", "int8-asymmetric"):
+            graph = onnx.load(bench.graph(kind).path)  # type: ignore[arg-type]  # one of the kinds
+            assert sum(node.op_type == "QuantizeLinear" for node in graph.graph.node) >= 2
+
+
 def test_a_file_that_is_quantised_is_taken_as_it_is(tmp_path: Path) -> None:
     path = networks.save(networks.classifier(), tmp_path / "net.onnx")
     settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
@@ -221,6 +231,17 @@ def test_a_file_that_is_quantised_is_taken_as_it_is(tmp_path: Path) -> None:
         assert "quantised already" in str(bench.available(parse_spec("openvino-fp32")))
         assert bench.graph("int8-asymmetric").digest == bench.graph("fp32").digest
         assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"int8": 2}
+
+
+def test_on_a_gpu_the_reference_is_still_the_cpu(tmp_path: Path) -> None:
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    file = describe(path, {}, {})
+    spec = REFERENCES["cuda"]
+    assert available(spec, "cuda").ok
+    request = BuildRequest(None, path, (1,), 1, "cuda", file.signature)
+    backend("onnxruntime").build(spec, request, tmp_path / "plan.onnx")
+    with backend("onnxruntime").load(spec, request, tmp_path / "plan.onnx") as engine:
+        assert engine.infer(file.signature.blank(1))["scores"].shape == (1, 5)
 
 
 # Samples.

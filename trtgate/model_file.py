@@ -252,8 +252,8 @@ def _check(path: Path, table: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {key} must be a section, [{key}]")
     if "model" not in table:
         raise UserError(f'{path} names no model; write model = "FILE.onnx", or a name that torchvision has')
-    if not str(table.get("name", "x")).isprintable() or " " in str(table.get("name", "")):
-        raise UserError(f"{path}: name must be one word")
+    if not re.fullmatch(r"[\w.+-]+", str(table.get("name", "x"))):
+        raise UserError(f"{path}: name must be one word of letters, digits, dots, dashes and underscores")
     shapes = table.get("shapes", [])
     if not isinstance(shapes, list) or not all(isinstance(each, str) for each in shapes):
         raise UserError(f'{path}: shapes must be a list such as ["x=1x3x640x640"]')

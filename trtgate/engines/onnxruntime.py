@@ -47,6 +47,8 @@ INTEGER_OPERATORS = frozenset(
     {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
 )
 ERRORS_ONLY = 3
+# The variant that runs on the CPU whatever the device: the reference of ONNX files. Nobody asks for it by name.
+ON_CPU = "cpu"
 # Of a profiled pass: runs that are not kept, and runs whose median is.
 WARM_UP = 2
 PROFILED_RUNS = 10
@@ -198,6 +200,11 @@ def layer_types(plan: Path) -> dict[str, str]:
     return layers
 
 
+def runs_on(spec: EngineSpec, device: Device) -> Device:
+    """The processor that an engine of a run on that device runs on."""
+    return "cpu" if spec.variant == ON_CPU else device
+
+
 def module_name(node: str) -> str:
     """The module behind a node of an optimised graph, whose name carries the optimiser's own endings."""
     return re.sub(r"(\.(output|activation))?(_nchwc)?(_token_\d+)?$", "", node)
@@ -230,6 +237,8 @@ class OnnxRuntimeBackend(Backend):
             import onnxruntime
         except ImportError as error:
             return Availability(False, f"ONNX Runtime cannot be imported: {error}", "pip install onnxruntime")
+        if spec.variant == ON_CPU:
+            return AVAILABLE
         if spec.precision == "fp16":
             where = only_on("cuda", device)
         elif spec.precision == "int8":
@@ -251,7 +260,7 @@ class OnnxRuntimeBackend(Backend):
         # The optimised graph holds layouts chosen for this processor.
         return {
             "version": version_of("onnxruntime"),
-            "providers": PROVIDERS[request.device],
+            "providers": PROVIDERS[runs_on(spec, request.device)],
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "cpu_features": sorted(cpu_features()),
         }
@@ -262,11 +271,11 @@ class OnnxRuntimeBackend(Backend):
         options = _session_options(request.threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[request.device])
+        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[runs_on(spec, request.device)])
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        if request.device == "cuda":
+        if runs_on(spec, request.device) == "cuda":
             return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.signature)
         return OnnxRuntimeEngine(spec, plan, request.threads, request.signature)
 
