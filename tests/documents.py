@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in ("upgrade-playbook", "quantisation", "how-it-decides")))
+NAMES = ("upgrade-playbook", "models", "quantisation", "how-it-decides")
+DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DOCUMENTS += ("CONTRIBUTING.md",)
 BLOCK = re.compile(r"^```(\w+)( gpu)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # One small model and few engines, where the command names none; CI runs the first two commands in full.

@@ -139,6 +139,17 @@ def branching() -> onnx.ModelProto:
     return network(nodes, {"x": (FLOAT, ["batch", 8])}, {"z": (FLOAT, None)}, weights)
 
 
+def finding() -> onnx.ModelProto:
+    """As many answers as there is to be found, beside an input that nothing reads."""
+    nodes = [
+        helper.make_node("Greater", ["x", "half"], ["more"]),
+        helper.make_node("NonZero", ["more"], ["where"]),
+        helper.make_node("Mul", ["x", "half"], ["y"]),
+    ]
+    inputs = {"unread": (FLOAT, [3]), "x": (FLOAT, [1, 20])}
+    return network(nodes, inputs, {"where": (INT64, None), "y": (FLOAT, None)}, {"half": np.float32(0.5)})
+
+
 def save(model: onnx.ModelProto, path: Path, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path, **how)

@@ -173,6 +173,7 @@ def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
         pytest.param(networks.text(), ["--shape", "input_ids=1x7"], id="text"),
         pytest.param(networks.recurrent(), [], id="recurrent"),
         pytest.param(networks.branching(), [], id="branching"),
+        pytest.param(networks.finding(), [], id="finding"),
         pytest.param(networks.classifier(), ["--batch-size", "1", "--batch-size", "3"], id="classifier"),
     ],
 )

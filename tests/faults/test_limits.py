@@ -66,6 +66,7 @@ class Graph:
 class Compiled:
     def export_model(self): return b"blob"
 class Ready:
+    inputs = ()
     def create_infer_request(self): return self
     def infer(self): pass
 def Tensor(array, shared_memory): return array

@@ -54,9 +54,10 @@ class OpenVINOEngine(Engine):
     def bind(self, inputs: Tensors) -> Callable[[], object]:
         import openvino
 
-        for index, each in enumerate(self._signature.inputs):
+        for index, port in enumerate(self._compiled.inputs):  # one that nothing reads is not among them
+            name = next(each.name for each in self._signature.inputs if each.name in port.get_names())
             # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
-            tensor = openvino.Tensor(contiguous(inputs[each.name]), shared_memory=True)
+            tensor = openvino.Tensor(contiguous(inputs[name]), shared_memory=True)
             self._request.set_input_tensor(index, tensor)
         infer: Callable[[], object] = self._request.infer
         return infer
