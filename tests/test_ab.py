@@ -13,25 +13,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 
 from trtgate import ab, remote
+from trtgate import worker as serving
 from trtgate.__main__ import main
 from trtgate.ab import TurnMonitor, Turns, choose_engines
-from trtgate.engines import parse_spec
+from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.judge import agreement_decision, fidelity_decision, rebuild_note
+from trtgate.limits import BUILD_SECONDS
+from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.race import NoMonitor, Race
 from trtgate.remote import Worker, WorkerError
 from trtgate.verdict import Verdict
 from trtgate.workbench import Settings, Workbench
-from trtgate.worker import come_to_rest
 
+from . import small_classifier
 from .faults.table import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +175,36 @@ def test_progress_is_passed_on(worker: Callable[..., Worker]) -> None:
     assert said == ["new: building: 3 s"]
 
 
+def test_a_build_may_take_longer_than_an_answer(worker: Callable[..., Worker]) -> None:
+    busy = worker(
+        "send(GREETING); receive(); send({'progress': 'building ...', 'within': 30}); time.sleep(1); "
+        "send({'answer': 7}); receive(); send({'progress': 'building ...', 'within': 30}); "
+        "send({'progress': 'building: 9 s'}); time.sleep(60)",
+        timeout=0.5,
+    )
+    said: list[str] = []
+    assert busy.ask("open", progress=said.append) == 7
+    assert said == [], "what takes long is told when it is over"
+    with pytest.raises(WorkerError, match="did not answer in time"):
+        busy.ask("open", progress=said.append)
+    assert said == ["new: building: 9 s"]
+
+
+def test_a_worker_says_when_it_builds(tmp_path: Path) -> None:
+    """And only then: a plan that is there is loaded within the limit of `open`."""
+    onnx.save(small_classifier.graph(), graph := tmp_path / "graph.onnx")
+    job = {"engine": "onnxruntime-fp32", "model": "small", "graph": str(graph), "source": {"graph": "0"}}
+    job |= {"batch_sizes": [1], "threads": 1, "device": "cpu", "anew": False, "sample": None}
+    job |= {"signature": small_classifier.signature().to_json()}
+    job |= {"plan_cache": str(tmp_path / "cache"), "rebuild": 0, "calibration": None}
+    sent: list[dict[str, Any]] = []
+    frames: Any = SimpleNamespace(send=sent.append)
+    for reused in (False, True):
+        assert serving.Worker(frames).open(**job)["plan"]["reused"] is reused
+        assert [each["within"] for each in sent if "within" in each] == ([] if reused else [BUILD_SECONDS])
+        sent.clear()
+
+
 def test_what_a_worker_started_ends_with_it(worker: Callable[..., Worker]) -> None:
     parent = worker(
         "import subprocess; child = subprocess.Popen(['sleep', '60']); send({**GREETING, 'child': child.pid}); "
@@ -199,13 +235,18 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
         Worker("old", ROOT / path)
 
 
-def test_workers_die_with_their_driver() -> None:
+def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from trtgate.remote import Worker; "
         f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert driver.stdout is not None
     pid = int(driver.stdout.readline())
@@ -213,6 +254,7 @@ def test_workers_die_with_their_driver() -> None:
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_until(lambda: not alive(pid))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Turns.
@@ -308,6 +350,53 @@ def test_engines_that_a_side_lacks() -> None:
         choose_engines(none, settings, [])
 
 
+def test_what_is_built_anew_is_what_times_kernels() -> None:
+    tuned = {spec.id for spec in all_specs() if backend(spec.backend).tunes(spec)}
+    assert tuned == {each.id for each in all_specs() if each.backend == "tensorrt"} | {
+        "inductor-fp16",
+        "inductor-fp16-aot",
+        "inductor-fp16-autotune",
+    }
+
+
+# Answers of several builds a side.
+
+PHOTOS = np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)
+
+
+def build(seed: int, noise: float) -> np.ndarray:
+    """Logits of a build whose kernels round in a way of their own."""
+    return PHOTOS + noise * np.random.default_rng(seed).standard_normal(PHOTOS.shape).astype(np.float32)
+
+
+def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Verdict], tuple[str, ...]]:
+    found, alike = ab.agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
+    expectation = Expectation({"agreement": 0.9, "cosine": 0.0, "sqnr_db": sqnr_db})
+    decisions = [rule(found["new with old"], expectation, alike) for rule in (fidelity_decision, agreement_decision)]
+    return [each.verdict for each in decisions], rebuild_note(alike)
+
+
+def test_answers_that_differ_no_more_than_builds_of_one_version_are_not_the_upgrades() -> None:
+    old, new = [build(seed, 0.1) for seed in (1, 2, 3)], [build(seed, 0.1) for seed in (4, 5, 6)]
+    verdicts, note = judged(old, new, sqnr_db=30)
+    assert verdicts[0] is Verdict.PASS, "each build lies 17 dB from every other"
+    assert note[0].startswith("answers changed by no more")
+    verdicts, note = judged(old[:1], new[:1], sqnr_db=30)
+    assert (verdicts[0], note) == (Verdict.REGRESSED, ()), "one build of a version shows nothing"
+
+
+def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:
+    old, odd = [build(seed, 0.01) for seed in (1, 2, 3)], build(4, 0.3)
+    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=30)
+    assert verdicts[0] is Verdict.REGRESSED
+    assert note[0].startswith("answers changed by more")
+    verdicts, note = judged(old, [*old[:2], np.full_like(PHOTOS, np.nan)], sqnr_db=30)
+    assert verdicts == [Verdict.REGRESSED] * 2
+    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=5)
+    assert verdicts[0] is Verdict.PASS, "within what is expected, and still told"
+    assert note[0].startswith("answers changed by more")
+
+
 # For real.
 
 
@@ -343,6 +432,8 @@ def test_this_environment_against_itself(
     assert engine["end_to_end_rounds"] == {}
     assert 0 <= engine["readings"]["idle_share"] < 1
     assert sum("over 2 builds" in note for note in engine["notes"]) == 2
+    assert {"new with old", "old with old", "new with new"} <= set(engine["agreement"])
+    assert "answers changed by no more than building the old version anew changes them" in engine["notes"]
     assert {len(rounds) for rounds in engine["rounds"].values()} <= {8, 16}
     assert np.isfinite(engine["metrics"]["latency"]["old"])
     assert {"typical", "tail", "host_memory", "cold_start", "plan_bytes"} <= set(engine["metrics"])

@@ -10,6 +10,11 @@ import pytest
 
 from tests.saved import save, sessions
 from trtgate.__main__ import main
+from trtgate.compare import compare_records
+from trtgate.expectations import read_expectations
+from trtgate.records import EngineRecord, Key
+from trtgate.verdict.decision import Reason
+from trtgate.verdict.policy import exit_status
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +175,27 @@ def test_another_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("after", 6, changes={"gpu": "NVIDIA L4"})
     assert main(["compare", "before", "after"]) == 2
     assert "another gpu" in capsys.readouterr().err
+
+
+def test_a_reference_slower_by_what_many_decisions_make_by_chance_fails_nothing() -> None:
+    names = ("pytorch-fp32", *(f"openvino-{precision}" for precision in ("fp32", "bf16", "int8")), "onnxruntime-int8")
+    apart = (1.0, 1.1, 1.2, 1.3, 1.4)
+
+    def side(slower: float) -> dict[Key, list[EngineRecord]]:
+        return {
+            ("resnet50", name, batch): [
+                EngineRecord("resnet50", name, batch, "file", {
+                    "latency": (1e-3 * (slower * each if name == "pytorch-fp32" else 1.0),) * 3,
+                    "reference_latency": (1e-3,) * 3,
+                })
+                for each in apart
+            ]
+            for name in names
+            for batch in (1, 2, 4, 8)
+        }  # fmt: skip
+
+    report = compare_records(side(1.0), side(1.45), read_expectations(), "sessions", {})
+    reference = next(each for each in report.engines if each.key == ("resnet50", "pytorch-fp32", 1))
+    assert reference.decision.reason is Reason.YARDSTICK
+    assert "by chance" in reference.decision.message
+    assert exit_status(decision.verdict for decision in report.decisions()) == 0

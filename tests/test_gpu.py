@@ -320,16 +320,18 @@ def test_the_doctor_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "is fit to gate on" in text
     assert max(map(len, text.splitlines())) <= 100
     monkeypatch.setattr(doctor, "watch_cpu", lambda: 1.0)
-    assert main(["doctor", "--device", "cpu"]) == 1
+    assert main(["doctor", "--device", "cpu"]) == 7
     assert "NOT fit" in capsys.readouterr().out
 
 
-def test_what_is_required_and_missing_makes_a_machine_unfit(
+def test_what_is_required_and_missing_is_no_verdict(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "watch_cpu", lambda: 0.0)
-    assert main(["doctor", "--device", "cpu", "--require", "tensorrt"]) == 1
-    assert "tensorrt-fp16" in capsys.readouterr().out
+    assert main(["doctor", "--device", "cpu", "--require", "tensorrt"]) == 2
+    assert re.search(r"tensorrt-fp16 +MISSING", capsys.readouterr().out)
+    monkeypatch.setattr(doctor, "watch_cpu", lambda: 1.0)
+    assert main(["doctor", "--device", "cpu", "--require", "tensorrt"]) == 2
     assert main(["doctor", "--require", "tensorflow"]) == 2
 
 
@@ -337,7 +339,7 @@ def test_requiring_a_backend_does_not_require_what_it_has_no_more() -> None:
     spec = parse_spec("tensorrt-int8-calibrated")
     gone = Availability(False, "TensorRT 11 has no INT8 calibrator any more", obsolete=True)
     assert doctor.missing_engines([(spec, gone)], ["tensorrt"]) == []
-    assert doctor.missing_engines([(spec, gone)], [spec.id])[0].state is State.UNFIT
+    assert doctor.missing_engines([(spec, gone)], [spec.id])[0].state is State.MISSING
 
 
 def test_requiring_a_backend_requires_what_runs_here_or_all_of_it() -> None:

@@ -61,7 +61,7 @@ def lines(text: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_line_that_was_printed_before_there_were_pages_still_is(name: str) -> None:
+def test_no_line_of_a_page_is_lost(name: str) -> None:
     page = PAGES[name]()
     for medium, text in (("txt", terminal.render(page)), ("md", markdown.render(page))):
         lost = lines((GOLDENS / f"{name}.{medium}").read_text()) - lines(text)

@@ -153,6 +153,41 @@ def test_one_session_against_one_never_passes(run: Run) -> None:
     result.stdout.fnmatch_lines(["*INCONCLUSIVE (underpowered)*"])
 
 
+# What is printed besides.
+
+
+def test_why_tests_were_skipped_is_one_line(run: Run) -> None:
+    result = run(plan={**PLAN, "fast-int8": None})
+    result.stdout.fnmatch_lines(["4 tests skipped: engines that are not there (3), no baseline (1)"])
+
+
+@pytest.mark.parametrize("columns", ["median,iqr", "median,outliers", "ops"])
+def test_a_legend_is_for_columns_that_are_shown(run: Run, columns: str) -> None:
+    text = "\n".join(run(f"--benchmark-columns={columns}").outlines)
+    assert "- benchmark: 2 tests -" in text
+    assert ("Legend:" in text) == ("Outliers: " in text) == ("OPS: " in text) == (columns != "median,iqr")
+
+
+WORKBENCH = """
+@pytest.fixture
+def workbench(gate):
+    with gate.progress.step("toy: doing it"):
+        pass
+"""
+
+
+def test_progress_has_lines_of_its_own_and_no_file_names(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST + WORKBENCH)
+    pytester.makepyfile(test_zz="def test_a(workbench): pass\ndef test_b(): pass\ndef test_c(workbench): pass\n")
+    lines = run().outlines
+    at = lines.index("toy: doing it: 0.0 s")
+    assert lines[at - 1].startswith(".")
+    assert lines[at + 1] == ".."
+    assert lines[at + 2] == "toy: doing it: 0.0 s"
+    assert lines[at + 3].startswith(".")
+    assert not any(".py" in line for line in lines[:at])
+
+
 # The traps.
 
 
@@ -328,6 +363,24 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
     assert "floors met" in text
     [kept] = tmp_path.glob("trtgate-*/0001_run.json")
     assert len(read_session(kept).engines) == 2
+
+
+@pytest.mark.fault(
+    done="`--benchmark-json` into a folder that is not there",
+    said="--benchmark-json nowhere/run.json cannot be written; name a file in a folder that is there and writable",
+    status="4",
+    kept="nothing is measured",
+)
+def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
+    fault.check(*told(run("--benchmark-json=nowhere/run.json")))
+
+
+def test_a_refused_run_leaves_the_json_of_the_last(run: Run) -> None:
+    run("--benchmark-json=run.json")
+    before = Path("run.json").read_bytes()
+    refused(run("--benchmark-json=run.json", "--benchmark-compare=nobody"), "nobody")
+    refused(run("--benchmark-json=run.json", "--no-such-option"), "--no-such-option")
+    assert Path("run.json").read_bytes() == before
 
 
 @pytest.mark.fault(

@@ -20,11 +20,12 @@ import torch
 from trtgate import building, judge
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
+from trtgate.engines.gpu import CAPTURED
 from trtgate.engines.tensorrt import api as tensorrt
 from trtgate.engines.tensorrt import build, inspect, run
 from trtgate.engines.tensorrt.api import Features, TensorRTError
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
-from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine, TensorRTLane
+from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.errors import UserError
 from trtgate.graphs import half
 from trtgate.plans import CachedFile, PlanCache

@@ -16,6 +16,7 @@ from simulation import LOADED, QUIET, SHARED, Noise
 from trend import HISTORIES, false_steps, found_steps
 
 from trtgate.__main__ import main
+from trtgate.report import markdown
 from trtgate.trend import change_points
 
 from . import scenes
@@ -54,8 +55,14 @@ SLOWER = {**CONTROLS, "control-matmul": 1.05e-3}
     ],
 )  # fmt: skip
 def test_a_step_is_found_and_put_down_to_something(
-    before: dict[str, Any], after: dict[str, Any], cause: str, detail: str, capsys: pytest.CaptureFixture[str]
+    before: dict[str, Any],
+    after: dict[str, Any],
+    cause: str,
+    detail: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, "summary.md")
     nights(20, 12, after=after, **before)
     assert main(["report", "nightly", "--json", "trend.json", "--html", "trend.html"]) == 0
     document = json.loads(Path("trend.json").read_text())
@@ -64,16 +71,24 @@ def test_a_step_is_found_and_put_down_to_something(
     assert (step["index"], step["cause"], step["detail"]) == (12, cause, detail)
     assert step["after"] / step["before"] == pytest.approx(1.05, abs=0.005)
     assert "2026-01-13" in capsys.readouterr().out
+    # A job's summary has one line of it.
+    told = [line for line in Path("summary.md").read_text().splitlines() if line]
+    assert told[0] == "### trtgate: trend"
+    assert len(told) == 2
     page = Document(Path("trend.html").read_text())
     counts = {float(len(series[name])) for series in document["series"] for name in ("values", "steps")}
     assert set(page.values) <= set(numbers(document)) | counts
     assert page.tags["svg"]
 
 
-def test_nothing_steps_where_nothing_changed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_steps_where_nothing_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     nights(20, 20, series={"plan_bytes": (25e6,)})
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, "summary.md")
     assert main(["report", "nightly"]) == 0
     assert "no step in" in capsys.readouterr().out
+    assert not Path("summary.md").exists()
 
 
 def test_numbers_without_noise() -> None:

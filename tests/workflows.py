@@ -51,6 +51,7 @@ class Runner:
             "runner.tool_cache": str(self.tools),
             "runner.temp": str(self.tools / "temp"),
             "github.token": "",
+            "github.repository": "some/where",
         }
         shutil.rmtree(self.clone / "records", ignore_errors=True)
         status = 0
@@ -60,7 +61,7 @@ class Runner:
             if (status and not always) or (condition and not always and not evaluate(condition, names)):
                 continue
             if "run" in step:
-                status = self._shell(step, names)
+                status = self._shell(step, names) or status
             else:
                 self._action(step, names)
         return status
@@ -81,7 +82,12 @@ class Runner:
         return subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
             cwd=self.clone,
-            env={**os.environ, **environment, "GITHUB_STEP_SUMMARY": str(self.artifacts / "summary.md")},
+            env={
+                **os.environ,
+                **environment,
+                "PATH": f"{self.tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "GITHUB_STEP_SUMMARY": str(self.artifacts / "summary.md"),
+            },
             check=False,
         ).returncode
 
@@ -91,12 +97,12 @@ class Runner:
         if action == "actions/upload-artifact":
             target = self.artifacts / options["name"]
             shutil.rmtree(target, ignore_errors=True)
-            source = self.clone / options["path"]
-            if source.is_dir():
-                shutil.copytree(source, target)
-            elif source.is_file():
-                target.mkdir(parents=True)
-                shutil.copy(source, target)
+            for source in (self.clone / line for line in options["path"].splitlines()):
+                if source.is_dir():
+                    shutil.copytree(source, target)
+                elif source.is_file():
+                    target.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, target)
         elif action == "actions/download-artifact":
             target = self.clone / options["path"]
             shutil.rmtree(target, ignore_errors=True)
@@ -122,6 +128,26 @@ def fill(text: str, names: Mapping[str, str]) -> str:
     return re.sub(r"\$\{\{(.*?)\}\}", lambda match: str(evaluate(match[1].strip(), names)), text)
 
 
+def require_queues(workflows: Path) -> list[str]:
+    """The labels whose jobs wait for each other, however many: every job that measures on a runner of one's own.
+
+    A group has one run that waits unless it says `queue: max`, and each that comes after it cancels it. A group of the
+    whole workflow would have runners wait for each other.
+    """
+    labels = []
+    for path in sorted(workflows.glob("*.yml")):
+        document = yaml.safe_load(path.read_text())
+        for name, job in document["jobs"].items():
+            if "self-hosted" not in job["runs-on"]:
+                continue
+            [label] = set(job["runs-on"]) - {"self-hosted"}
+            wanted = {"group": f"gpu-{label}", "queue": "max", "cancel-in-progress": False}
+            assert job.get("concurrency") == wanted, f"{path.name}, {name}: {job.get('concurrency')}, not {wanted}"
+            assert "concurrency" not in document, f"{path.name}: a group of the whole workflow"
+            labels.append(label)
+    return labels
+
+
 def expect(what: str, status: int, *wanted: int) -> None:
     assert status in wanted, f"{what} ended with {status}, wanted {wanted}"
     print(f"{what}: exit status {status}, as it should be", flush=True)
@@ -132,16 +158,19 @@ def gate(runner: Runner) -> None:
     inputs = {"sessions": "1", "require": "onnxruntime", "bench": SMALL}
     expect("gpu-gate, record only", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 0)
     expect("gpu-gate, one table", runner.run("gpu-gate.yml", "fleet"), 0)
+    kept = {path.name for path in (runner.artifacts / "fleet").iterdir()}
+    assert kept == {"fleet.md", "github-action-benchmark.json", "bencher.json"}, kept
     command = [".venv/bin/python", "-m", "trtgate", "promote", str(runner.artifacts / "records-cpu"), "--to"]
     subprocess.run([*command, "baselines/cpu/old"], cwd=runner.clone, check=True)
     inputs["baseline"] = "old"
     # One session against one: it cannot tell, and so it is no pass.
     expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6, 7)
     expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6, 7)
+    expect("gpu-gate, over time", 0 if (runner.artifacts / "records-cpu" / "trend.html").is_file() else 1, 0)
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     inputs |= {"baseline": "", "require": "tensorrt"}
-    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1)
+    expect("gpu-gate, a runtime that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)
     summary = (runner.artifacts / "summary.md").read_text()
     for title in ("### trtgate\n", "### trtgate: the fleet", "### trtgate: against the baseline", "not fit to gate on"):
         assert title in summary, f"the job's summary has no {title!r}"
@@ -155,6 +184,11 @@ def upgrade(runner: Runner) -> None:
     expect("upgrade, versions", status, 0, 1, 6, 7)
     report = json.loads((runner.artifacts / "upgrade-cpu" / "ab.json").read_text())
     assert report["stack_changes"] == ["onnxruntime: 1.22.0 -> 1.23.2"], report["stack_changes"]
+    tell = {"runner": "cpu", "what": "versions"}
+    expect("upgrade, tell it", runner.run("upgrade.yml", "comment", pull_request="12", **tell), 0)
+    comment = (runner.tools / "comment").read_text()
+    assert comment.startswith("pr comment 12 --body-file comment.md\n### trtgate: old against new, raced"), comment
+    expect("upgrade, tell no number", runner.run("upgrade.yml", "comment", pull_request="--web", **tell), 2)
     versions["new"] = "--index-url=elsewhere"
     expect("upgrade, no version", runner.run("upgrade.yml", "versions", runner="cpu", **versions), 2)
     os.environ["PYTEST_ADDOPTS"] = SMALL
@@ -168,12 +202,17 @@ def upgrade(runner: Runner) -> None:
 
 def main() -> None:
     chosen = sys.argv[1:] or ["gpu-gate", "upgrade"]
+    require_queues(ROOT / ".github/workflows")
     with tempfile.TemporaryDirectory(prefix="trtgate-workflows-") as folder:
         clone, tools = Path(folder) / "clone", Path(folder) / "tool cache"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         (tools / "trtgate").mkdir(parents=True)
         (tools / "trtgate" / "venv").symlink_to(ROOT / ".venv")
         (clone / ".venv").symlink_to(ROOT / ".venv")
+        # GitHub's own command; what it is told goes no further.
+        (tools / "bin").mkdir()
+        (tools / "bin" / "gh").write_text(f'#!/bin/sh\n{{ echo "$*"; cat "$5"; }} >"{tools}/comment"\n')
+        (tools / "bin" / "gh").chmod(0o755)
         runner = Runner(clone, Path(folder) / "artifacts", tools)
         runner.artifacts.mkdir()
         start = time.monotonic()

@@ -9,18 +9,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trtgate.ab import REBUILDS, run_ab
 from trtgate.ab import report_to_json as ab_to_json
-from trtgate.ab import run_ab
 from trtgate.baseline import find_named, promote, saved_sessions
+from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
-from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
+from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, require_own, write_delta
+from trtgate.exports import EXPORTS, numbers_of, runners_in
 from trtgate.fleet import read_fleet
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
@@ -29,7 +32,7 @@ from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
-from trtgate.records import read_session
+from trtgate.records import SessionRecord, read_session
 from trtgate.remote import WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
@@ -118,9 +121,9 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = doctor_lines(stack(device=device), examination)
     for line in lines:
         print(line)
-    if not examination.fit:
+    if examination.status:
         markdown.publish(markdown.doctor_markdown(lines))
-    return 0 if examination.fit else 1
+    return examination.status
 
 
 def _add_sensitivity(commands: Any) -> None:
@@ -166,6 +169,8 @@ def _selftest(options: argparse.Namespace) -> int:
     if not options.engine:
         options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = _settings(options)
+    if options.write:
+        require_own(settings.expectations.path)
     # The last one: the reference is always among the engines, and comes first.
     spec = parse_spec(options.engine[-1])
     availability = available(spec, settings.device)
@@ -225,6 +230,8 @@ def _add_sessions(commands: Any) -> None:
 
 def _sessions(options: argparse.Namespace) -> int:
     """Each session is a process of its own, since what differs between processes belongs to the spread."""
+    if not Path("bench").is_dir():
+        raise UserError("sessions runs bench/ of a checkout of trtgate; change to that folder")
     worst = 0
     for number in range(1, options.count + 1):
         print(f"session {number} of {options.count}", flush=True)
@@ -246,7 +253,12 @@ def _add_ab(commands: Any) -> None:
     parser.add_argument("--new", type=Path, required=True, metavar="PYTHON", help="python of the new environment")
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
-    parser.add_argument("--rebuilds", type=_positive, metavar="K", help="builds a side; default 3 for TensorRT, else 1")
+    parser.add_argument(
+        "--rebuilds",
+        type=_positive,
+        metavar="K",
+        help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
+    )
     _add_outputs(parser)
     parser.set_defaults(run=_ab)
 
@@ -269,11 +281,12 @@ def _ab(options: argparse.Namespace) -> int:
     return exit_status(decision.verdict for decision in report.report.decisions())
 
 
-def _show(options: argparse.Namespace, page: Page) -> None:
+def _show(options: argparse.Namespace, page: Page, *, publish: bool = True) -> None:
     """A page on the terminal, in the files that were asked for, and in the job's summary where there is one."""
     print(terminal.render(page, colour=sys.stdout.isatty()))
     text = markdown.render(page)
-    markdown.publish(text)
+    if publish:
+        markdown.publish(text)
     write_output("--markdown", options.markdown, f"{text}\n")
     if options.html:
         write_output("--html", options.html, html.render(page))
@@ -335,6 +348,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("--trend", action="store_true", help="over time, also for a folder of folders")
     parser.add_argument("--storage", type=Path, default=STORAGE, metavar="DIR", help="pytest-benchmark's storage")
     _add_outputs(parser)
+    parser.add_argument("--json-as", choices=EXPORTS, help="write only --json, all numbers, as that service loads them")
     parser.set_defaults(run=_report)
 
 
@@ -343,6 +357,8 @@ def _report(options: argparse.Namespace) -> int:
     _require_outputs(options)
     folder = Path(options.sessions[0])
     of_runners = len(options.sessions) == 1 and folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    if options.json_as:
+        return _export(options, folder if of_runners else None)
     if of_runners and not options.trend:
         if options.json:
             raise UserError(
@@ -351,10 +367,27 @@ def _report(options: argparse.Namespace) -> int:
         fleet = read_fleet(folder)
         _show(options, fleet_page(fleet))
         return exit_status(decision.verdict for decision in fleet.decisions())
-    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
-    found = trend([read_session(path) for path in files])
+    found = trend(_sessions_of(options))
     write_output("--json", options.json, json.dumps(trend_to_json(found), indent=1))
-    _show(options, trend_page(found))
+    page = trend_page(found)
+    _show(options, page, publish=False)
+    if any(series.steps for series in found.series):
+        markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
+    return 0
+
+
+def _sessions_of(options: argparse.Namespace) -> list[SessionRecord]:
+    files = dict.fromkeys(path for name in options.sessions for path in find_named(options.storage, name))
+    return [read_session(path) for path in files]
+
+
+def _export(options: argparse.Namespace, runners: Path | None) -> int:
+    """All numbers for a dashboard, which decides nothing."""
+    if not options.json or options.html or options.markdown or options.trend:
+        raise UserError("--json-as needs --json FILE, and writes nothing else; drop --html, --markdown and --trend")
+    numbers = numbers_of({"": _sessions_of(options)} if runners is None else runners_in(runners))
+    write_output("--json", options.json, json.dumps(EXPORTS[options.json_as](numbers), indent=1, allow_nan=False))
+    print(f"wrote {len(numbers)} numbers to {options.json}")
     return 0
 
 
@@ -367,6 +400,7 @@ ADD = (
     _add_ab,
     _add_promote,
     _add_report,
+    add_classify,
     add_plans,
 )
 

@@ -8,6 +8,7 @@ several processes, since two processes of the very same stack differ, and by mor
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +30,12 @@ from trtgate.compare import (
     nothing_compared,
 )
 from trtgate.compare import report_to_json as compared_to_json
+from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.layers import changed_layers
+from trtgate.limits import LOAD_SECONDS
 from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
@@ -41,23 +44,26 @@ from trtgate.remote import SIDES, Sides, WorkerError, workers
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
 from trtgate.stack import steady
-from trtgate.tasks.against import decide_scores
+from trtgate.tasks.against import decide_all_scores
 from trtgate.tasks.base import Outputs
 from trtgate.tasks.classification import Classification
 from trtgate.telemetry import cpu_seconds, monitor_for
+from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
 from trtgate.verdict.decision import Decision, Reason
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
-from trtgate.workbench import Settings, Workbench, rows_of
+from trtgate.verdict.shares import Ints
+from trtgate.workbench import Logits, Settings, Workbench, rows_of
 
-BUILD_SECONDS = 3600.0
+# A plan that is there is loaded and run in a process of its own first, and then here.
+OPEN_SECONDS = 2 * LOAD_SECONDS
 # Workers whose turn it is not may use this share of a core: more, and they disturb the one whose turn it is.
 IDLE_SHARE = 0.1
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
 # INT8), with single ones 3 % off; 6 a side bear one that is. For a GPU: the fewest that give a bound.
 PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
-# TensorRT chooses kernels by timing them, and may choose others the next time.
-DEFAULT_REBUILDS = {"tensorrt": 3}
+# Builds a side of an engine whose builder chooses kernels by timing them, and may choose others the next time.
+REBUILDS = 3
 # Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
 UNTRAINED_PHOTOS = 24
 # Of one process, whose side has several.
@@ -220,8 +226,8 @@ def run_ab(
     """Race every chosen engine of every model at every batch size, `pythons` by side.
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds` and `rebuilds`
-    replace the defaults: the schedule's rounds, and 3 builds a side for TensorRT, 1 otherwise. Raises WorkerError when
-    a worker fails in any way: then there is no verdict at all.
+    replace the defaults: the schedule's rounds, and REBUILDS builds a side where the builder tunes, 1 otherwise. Raises
+    WorkerError when a worker fails in any way: then there is no verdict at all.
     """
     with workers(pythons) as both:
         chosen = choose_engines(both, settings, asked)
@@ -240,7 +246,7 @@ def run_ab(
                     if not (availability := bench.available(spec)).ok:
                         left_out[f"{name} {spec.id}"] = str(availability)
                         continue
-                    builds = rebuilds or DEFAULT_REBUILDS.get(spec.backend, 1)
+                    builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
                     count = max(PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     with contextlib.ExitStack() as running:
@@ -322,13 +328,13 @@ class _Sides:
                 for side in SIDES:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
-                        opened[side].append(self._ask(side, index, "open", timeout=BUILD_SECONDS, **job))
+                        opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
         size = min(self._bench.batch_sizes)
-        outputs = {}
+        outputs: dict[str, list[Outputs]] = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
             for side in SIDES:
                 with self._losing(side):
-                    outputs[side] = self._infer(side, spec, size)
+                    outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
         return [self._at(spec, size, builds, opened, outputs) for size in self._bench.batch_sizes]
 
     @contextlib.contextmanager
@@ -350,9 +356,9 @@ class _Sides:
             calibration = self._saved("calibration", self._bench.samples("calibration"))
         return self._bench.job(spec, rebuild, calibration, self._samples)
 
-    def _infer(self, side: str, spec: EngineSpec, size: int) -> Outputs:
-        path = self._folder / side
-        self._ask(side, 0, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
+    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Outputs:
+        path = self._folder / f"{side}-{index}"
+        self._ask(side, index, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
         return list(load_tensors(path))
 
     def _at(
@@ -361,18 +367,19 @@ class _Sides:
         size: int,
         builds: int,
         opened: Mapping[str, Sequence[Mapping[str, Any]]],
-        outputs: Mapping[str, Outputs],
+        outputs: Mapping[str, Sequence[Outputs]],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
-        found = self._compared(outputs)
+        found, alike = self._compared(outputs)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(found, facts, expectation, self._bench.kept_in_float(spec))
+        answers = self._answers(found, alike, facts, expectation, self._bench.kept_in_float(spec))
+        answers += self._kept(outputs, expectation)
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -386,20 +393,21 @@ class _Sides:
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
             agreement={pair: _without_kept(self._bench.task.summary(each)) for pair, each in found.items()},
-            notes=self._notes(race, records, builds, facts, expectation),
+            notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(alike)),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
             samples={side: self._answering(records[side], outputs[side]) for side in SIDES},
         )
 
-    def _answering(self, records: Sequence[EngineRecord], outputs: Outputs) -> Sequence[EngineRecord]:
+    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> Sequence[EngineRecord]:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
         task = self._bench.task
         if not self._bench.weights.trained or not isinstance(task, Classification):
             return records
-        found = task.answers(self._bench.outputs(self._bench.reference), outputs, self._given)
-        return [replace(record, answers=found) for record in records]
+        reference = self._bench.outputs(self._bench.reference)
+        builds = [task.answers(reference, each, self._given) for each in outputs]
+        return [replace(record, answers=builds[index % len(builds)]) for index, record in enumerate(records)]
 
     def _records(
         self,
@@ -453,21 +461,30 @@ class _Sides:
                 arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
-    def _compared(self, outputs: Mapping[str, Outputs]) -> dict[str, Any]:
-        """What the task finds: of new with old, and of each with the reference where the model is trained."""
+    def _compared(self, outputs: Mapping[str, Sequence[Outputs]]) -> tuple[dict[str, Any], Rebuilt | None]:
+        """What the task finds of new with old and of each with the reference, where the model is trained; and what
+        builds of the old side say of those of the new one, which only a classifier's do.
+
+        `outputs` has the answers of each build of a side.
+        """
         bench, task = self._bench, self._bench.task
-        found = {"new with old": task.compare(outputs["old"], outputs["new"], self._given)}
-        if bench.weights.trained:
-            reference = bench.outputs(bench.reference)
+        reference = bench.outputs(bench.reference) if bench.weights.trained else None
+        if isinstance(task, Classification):
+            logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
+            wanted = None if reference is None else task.logits(reference)
+            return agreements_of(logits, wanted, self._given.clusters, bench.reference_words)
+        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], self._given)}
+        if reference is not None:
             found |= {
-                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side], self._given)
+                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], self._given)
                 for side in SIDES
             }
-        return found
+        return found, None
 
     def _answers(
         self,
         found: Mapping[str, Any],
+        alike: Rebuilt | None,
         facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
         kept_in_float: frozenset[str],
@@ -482,16 +499,26 @@ class _Sides:
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
+            builds = alike if pair == "new with old" else None
             decisions += [
                 _named(pair, decision)
-                for decision in (bench.task.decide(found[pair], expectation) if pair in found else ())
+                for decision in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
                 # How often an untrained model answers the same says nothing.
                 if bench.weights.trained or decision.metric != "agreement"
             ]
-        if bench.task.name != Classification.name:
-            old, new = (bench.task.summary(found[f"{side} with {bench.reference_words}"]) for side in SIDES)
-            decisions.append(replace(decide_scores(old, new, expectation), metric=ANSWERS))
         return tuple(decisions)
+
+    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Decision, ...]:
+        """Whether the new side lost something that the old one had, by any task but classification: every build of the
+        one against those of the other."""
+        bench, task = self._bench, self._bench.task
+        if isinstance(task, Classification):
+            return ()
+        reference = bench.outputs(bench.reference)
+        old, new = (
+            [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
+        )
+        return (replace(decide_all_scores(old, new, expectation), metric=ANSWERS),)
 
     def _notes(
         self,
@@ -525,6 +552,32 @@ def _audit(facts: Mapping[str, Any]) -> PrecisionAudit:
 def _without_kept(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without what only a comparison with it needs."""
     return {name: value for name, value in summary.items() if name != "kept"}
+
+
+def agreements_of(
+    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints | None, words: str = "PyTorch"
+) -> tuple[dict[str, Agreement], Rebuilt | None]:
+    """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other; and
+    what that says of the new builds.
+
+    `logits` has float32[N,classes] of each build of a side, `words` what the reference is called. Of several builds
+    those that lie furthest apart are told, of new with old that new build which is furthest from every old one.
+    """
+
+    def pair(first: Logits, second: Logits) -> Agreement:
+        return compare_logits(first, second, clusters)
+
+    crossed = [[pair(old, new) for old in logits["old"]] for new in logits["new"]]
+    found = {"new with old": furthest([nearest(some) for some in crossed])}
+    within: dict[str, list[Agreement]] = {}
+    for side in SIDES:
+        finite = [each for each in logits[side] if np.isfinite(each).all()]
+        within[side] = [pair(*two) for two in itertools.combinations(finite, 2)]
+        if within[side]:
+            found[f"{side} with {side}"] = furthest(within[side])
+        if reference is not None:
+            found[f"{side} with {words}"] = furthest([pair(reference, each) for each in logits[side]])
+    return found, rebuilt(within["old"], crossed)
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:

@@ -14,6 +14,7 @@ from trtgate.engines.base import Availability, Device, EngineSpec
 from trtgate.nvml import Gpu, Reading
 from trtgate.stack import cpu_quota, cuda_needs, quota_note, usable_threads
 from trtgate.telemetry import CLOCK_MOVED, OTHERS_DISTURB, OTHERS_ON_CPU, THROTTLING, CpuMonitor
+from trtgate.verdict.policy import EXIT_INVALID
 
 # How long the machine is watched. Long enough for a clock to come up and, if it will, to go down again.
 WATCH_SECONDS = 2.0
@@ -28,6 +29,7 @@ class State(enum.Enum):
     OK = "ok"
     NOTE = "note"
     UNFIT = "UNFIT"
+    MISSING = "MISSING"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Examination:
     findings: tuple[Finding, ...]
 
     @property
-    def fit(self) -> bool:
-        return all(finding.state is not State.UNFIT for finding in self.findings)
+    def status(self) -> int:
+        """An exit status: 0 for a machine that is fit, 7 (INVALID) for one that is not, 2 where what is required is
+        missing."""
+        states = {finding.state for finding in self.findings}
+        return 2 if State.MISSING in states else EXIT_INVALID if State.UNFIT in states else 0
 
 
 def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examination:
@@ -74,7 +79,7 @@ def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required
     """
     wanted = {spec for name in required for spec in running_here(each for each in engines if each[0].backend == name)}
     return [
-        Finding(spec.id, State.UNFIT, f"required, but {found.reason}", found.fix)
+        Finding(spec.id, State.MISSING, f"required, but {found.reason}", found.fix)
         for spec, found in engines
         if not found.ok and (spec.id in required or (spec in wanted and not found.obsolete))
     ]

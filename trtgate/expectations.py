@@ -15,6 +15,7 @@ from trtgate.errors import UserError
 from trtgate.files import write_synced
 from trtgate.graphs.quantize import QuantizeOptions
 from trtgate.models import is_model
+from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.metrics import METRICS, Limits, Metric
 
@@ -23,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DEFAULT_PATH = Path(__file__).resolve().parent.parent / "bench" / "expectations.toml"
+DEFAULT_PATH = shipped("bench") / "expectations.toml"
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,12 @@ def check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
     nodes = section.get("keep_float", [])
     if not isinstance(nodes, list) or not all(isinstance(each, str) for each in nodes):
         raise UserError(f"{path}: keep_float in [{name}] must be a list of node names")
+
+
+def require_own(path: Path) -> None:
+    """Raises UserError for the file that an installed trtgate brought: the next version replaces it."""
+    if INSTALLED and path == DEFAULT_PATH:
+        raise UserError(f"{path} came with trtgate; copy it and give --expectations FILE")
 
 
 def write_delta(path: Path, model: str, engine: str, delta: float) -> None:

@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 
 from trtgate.errors import UserError
-from trtgate.graphs import INPUT
 from trtgate.models import CLASSES, DATA, Preprocessing, image_classes
-from trtgate.signature import Tensors
+from trtgate.signature import INPUT, Tensors
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
 from trtgate.race import Race
 from trtgate.records import EngineRecord
-from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
+from trtgate.verdict.agreement import Accuracy, Agreement, Rebuilt, decide_accuracy, decide_agreement
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import decide_floor
 
@@ -46,14 +46,36 @@ def about(metric: str) -> Callable[[Judge], Judge]:
 
 
 @about("agreement")
-def agreement_decision(agreement: Agreement, expectation: Expectation) -> Decision:
-    """Top-1 agreement against its floor."""
-    return decide_agreement(agreement, floor=expectation.number("agreement"))
+def agreement_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+    """Top-1 agreement against its floor; `builds` where it is a new version's with the old one's."""
+    decision = decide_agreement(agreement, floor=expectation.number("agreement"))
+    return _within_rebuilds(decision) if builds is not None and builds.answers else decision
 
 
 @about("fidelity")
-def fidelity_decision(agreement: Agreement, expectation: Expectation) -> Decision:
-    """Cosine similarity and SQNR of the logits against their floors."""
+def fidelity_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+    """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_decision`."""
+    decision = _fidelity(agreement, expectation)
+    return _within_rebuilds(decision) if builds is not None and builds.logits else decision
+
+
+def _within_rebuilds(decision: Decision) -> Decision:
+    """What falls below a floor is no change of the version's where builds of the old one lie as far apart."""
+    if decision.verdict is not Verdict.REGRESSED:
+        return decision
+    message = f"{decision.message}; two builds of the old version lie as far apart, so that is not the upgrade's"
+    return replace(decision, verdict=Verdict.PASS, reason=Reason.WITHIN_REBUILDS, message=message)
+
+
+def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
+    """Whether a new version's builds answer otherwise than the old one's, which may differ among themselves."""
+    if builds is None:
+        return ()
+    how = "no more" if builds.answers and builds.logits else "more"
+    return (f"answers changed by {how} than building the old version anew changes them",)
+
+
+def _fidelity(agreement: Agreement, expectation: Expectation) -> Decision:
     if not agreement.finite:
         return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
     text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 # The longest plan to load is one of TensorRT with its libraries on a cold disk.
 LOAD_SECONDS = 300.0
+# The longest build, or two of them: another process may be building what this one wants too.
+BUILD_SECONDS = 3600.0
 # A block of a race takes seconds; five iterations of a large batch on a slow machine may take minutes.
 RUN_SECONDS = 600.0
 # How long the main thread gets to come back from an interrupt.

@@ -25,12 +25,12 @@ import torch
 from trtgate.checkpoints import State, fit_names, read_weights
 from trtgate.errors import UserError
 from trtgate.files import file_digest
-from trtgate.graphs import INPUT, OUTPUT
-from trtgate.signature import BATCH, Signature, TensorSpec
+from trtgate.shipped import shipped
+from trtgate.signature import BATCH, INPUT, OUTPUT, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = shipped("data")
 
 # Connecting and every single read must answer within this, or the network counts as absent: a gate without
 # internet should lose seconds here, not a TCP time-out of minutes.

@@ -48,7 +48,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("--device", {"choices": DEVICES, "help": "default: cuda where PyTorch sees a GPU"}),
-    ("--engine", {"action": "append", "default": [], "help": "repeats; see README.md for the default of each device"}),
+    ("--engine", {"action": "append", "default": [], "help": "repeats; docs/reference.md has the defaults"}),
     ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1, on a GPU 1 and 32"}),
     ("--streams", {"type": int, "default": 1, "metavar": "N", "help": "on a GPU: throughput of N inferences at once"}),
     ("--reuse-timing-cache", {"action": "store_true", "help": "TensorRT: build faster, but not from scratch"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trtgate.baseline import LONGEST_NAME, NUMBERED
 from trtgate.errors import UserError
@@ -14,6 +15,7 @@ from trtgate.fields import DAMAGED, read_json
 TITLE = "### trtgate"
 PART = ".part"
 OURS = ({"engines", "missing"}, {"trials", "decision"}, {"series", "stack_changes"})
+ENTRY = frozenset({"name", "unit", "value", "extra"})
 # What stands within the first characters of every HTML file of ours.
 GENERATOR = '<meta name="generator" content="trtgate">'
 
@@ -64,7 +66,18 @@ def _is_ours(path: Path, option: str) -> bool:
         found = read_json(path)
     except DAMAGED:
         return False
-    return isinstance(found, dict) and any(keys <= found.keys() for keys in OURS)
+    return (isinstance(found, dict) and any(keys <= found.keys() for keys in OURS)) or _is_export(found)
+
+
+def _is_export(found: Any) -> bool:
+    """Whether it has the form of what `report --json-as` writes: a list of entries, or tables of tables of numbers."""
+    if isinstance(found, list):
+        return bool(found) and all(isinstance(each, dict) and each.keys() >= ENTRY for each in found)
+    tables = list(found.values()) if isinstance(found, dict) else []
+    return bool(tables) and all(
+        isinstance(table, dict) and table and all(isinstance(each, dict) and "value" in each for each in table.values())
+        for table in tables
+    )
 
 
 def write_output(option: str, path: Path | None, text: str) -> None:

@@ -231,9 +231,13 @@ def refusal(path: Path, error: OSError) -> UserError:
 class PlanCache:
     """The cache under `root`; safe for several processes at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises UserError when `root` cannot be made or written, or others can write it."""
+    def __init__(self, root: Path, waiting: Callable[[str], object] = log.info) -> None:
+        """`waiting` is told when another process builds what this one wants.
+
+        Raises UserError when `root` cannot be made or written, or others can write it.
+        """
         self.root = root
+        self._waiting = waiting
         require_usable(root)
         try:
             _make(root)
@@ -284,7 +288,7 @@ class PlanCache:
         lock = folder / f"{key[:32]}.lock"
 
         def waiting() -> None:
-            log.info("waiting for another process that builds %s of %s", kind, depends.get("model", "a model"))
+            self._waiting(f"waiting for another process that builds {kind} of {depends.get('model', 'a model')}")
 
         with contextlib.ExitStack() as held:
             try:

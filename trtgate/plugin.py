@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class Gate:
         self.mistakes: dict[str, str] = {}
         self.document: dict[str, Any] | None = None
         self.cut_off = ""
+        self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
         self._report: Report | None = None
@@ -128,20 +130,28 @@ class Gate:
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None:
             return SILENT
+        writer = self.config.get_terminal_writer()
+        drafted = False
 
-        def line(text: str) -> None:
+        def show(text: str, *, stays: bool) -> None:
+            nonlocal drafted
             with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-                if reporter.isatty:
+                if not drafted:  # the letters of tests that are over stay
+                    reporter.ensure_newline()
+                    if writer.width_of_current_line:
+                        writer.line()
+                if drafted or not stays:
                     reporter.rewrite(text, erase=True)
-                reporter.ensure_newline()
-                if not reporter.isatty:
-                    reporter.write_line(text)
+                else:
+                    writer.write(text)
+                if stays:
+                    writer.line()
+                drafted = not stays
 
         def draft(text: str) -> None:
-            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-                reporter.rewrite(text, erase=True)
+            show(text, stays=False)
 
-        return Progress(line, draft if reporter.isatty else None)
+        return Progress(lambda text: show(text, stays=True), draft if reporter.isatty else None)
 
     def required(self, spec: EngineSpec, *, alone: bool = False) -> bool:
         """Whether --require names the engine or, unless it has to be named `alone`, its backend."""
@@ -205,6 +215,19 @@ class Gate:
             return
         self._settled.add(node.nodeid)
         pytest.fail("\n".join(filter(None, [str(decision), details])), pytrace=False)
+
+    def note_skip(self, reason: str) -> None:
+        """Remember why a test was skipped."""
+        self._skips[reason] += 1
+
+    def skips(self) -> list[str]:
+        """Why tests were skipped, in a line; none for none."""
+        absent = {told for name, why in self.skipped.items() for told in (why, f"{name.rpartition(' ')[2]}: {why}")}
+        counts: Counter[str] = Counter()
+        for reason, count in self._skips.items():
+            counts["engines that are not there" if reason in absent else reason.partition(";")[0]] += count
+        told = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
+        return [f"{counts.total()} tests skipped: {told}"] if counts else []
 
     def note_failure(self, report: pytest.TestReport) -> None:
         """Remember a failed test."""
@@ -393,6 +416,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     gate_of(session.config).collected |= set(map(test_of, session.items))
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and any("workbench" in getattr(item, "fixturenames", ()) for item in session.items):
+        # A file's name is in the way where a line says what is being done; under -v each test has its own.
+        reporter.showfspath = False
 
 
 def test_of(item: pytest.Item) -> Test:
@@ -418,6 +445,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_xdist(config)
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
+        _require_writable_json(config.getoption("benchmark_json", None))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         if not compare:
@@ -432,6 +460,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     # Its own table then compares with the newest of exactly these files.
     config.option.benchmark_compare = str(files[-1])
+
+
+def _require_writable_json(path: Path | None) -> None:
+    # pytest-benchmark's own option: it overwrites what is there, after everything has been measured.
+    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise UserError(
+            f"--benchmark-json {path} cannot be written; name a file in a folder that is there and writable"
+        )
 
 
 def _refuse_xdist(config: pytest.Config) -> None:
@@ -549,6 +585,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed and _CURRENT:
         _CURRENT[-1].note_failure(report)
+    if report.skipped and _CURRENT and isinstance(report.longrepr, tuple):
+        _CURRENT[-1].note_skip(report.longrepr[2].removeprefix("Skipped: "))
 
 
 # pytest_runtest_logreport is not given the config; pytester runs sessions inside sessions.
@@ -602,6 +640,26 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             path.unlink()
 
 
+# How the lines begin that pytest-benchmark puts under its table, whatever columns it has.
+LEGEND = ("Legend:", "  Outliers: ", "  OPS: ")
+
+
+@pytest.hookimpl(wrapper=True, specname="pytest_terminal_summary")
+def pytest_leave_out_legend(terminalreporter: Any, config: pytest.Config) -> Generator[None, None, None]:
+    columns = config.getoption("benchmark_columns", None)
+    if columns is None or {"outliers", "ops"} & set(columns):
+        return (yield)
+    write = terminalreporter.write_line
+
+    def write_line(line: str, **markup: bool) -> None:
+        if not line.startswith(LEGEND):
+            write(line, **markup)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terminalreporter, "write_line", write_line)
+        return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     gate = gate_of(config)
@@ -618,7 +676,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
-    closing = [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
+    closing = gate.skips()
+    closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
     if gate.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
     if records or gate.decisions or gate.report() is not None or not gate.mistakes:

@@ -7,6 +7,7 @@ import ctypes
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
@@ -16,6 +17,11 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 # How long a command gets to end in order before it is killed.
 UNWINDING_SECONDS = 20.0
+# Threads that are not asleep after this are spinning for good; the driver will see that, and object.
+REST_SECONDS = 1.0
+LOOK_SECONDS = 0.005
+# Of a core.
+ASLEEP = 0.1
 
 
 def ending(status: int | None) -> str:
@@ -76,3 +82,13 @@ def orderly_endings() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def come_to_rest() -> None:
+    """Wait until the threads of this process sleep: pools spin for tens of milliseconds after their last work."""
+    deadline = time.monotonic() + REST_SECONDS
+    while time.monotonic() < deadline:
+        before = time.process_time()
+        time.sleep(LOOK_SECONDS)
+        if time.process_time() - before < ASLEEP * LOOK_SECONDS:
+            return

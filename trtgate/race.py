@@ -171,9 +171,13 @@ def run_race(
     *,
     undecided: Callable[[Race], bool] = lambda race: True,
     monitor: Monitor | None = None,
+    rest: Callable[[], object] = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Race:
     """Warm up every arm, size its blocks, and run the rounds, odd ones in reverse order.
+
+    `rest` returns once nothing of the arm before runs any more: ONNX Runtime's threads spin on after their last work,
+    and made the first tenth of the next engine's calls up to three times as long.
 
     It ends with the first of the schedule's looks at which it is not `undecided`, or with the last; then it fails
     closed. A round that the monitor objects to is dropped whole and redone; once more than `schedule.dropped_share` of
@@ -182,6 +186,7 @@ def run_race(
     watch = monitor or NoMonitor()
     lengths, warm = {}, {}
     for arm in arms:
+        rest()
         latency, warm[arm.name] = warm_up(arm, schedule)
         lengths[arm.name] = block_length(latency, schedule, arm.share)
     kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
@@ -210,7 +215,7 @@ def run_race(
             order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
             attempt += 1
             watch.start()
-            blocks = _timed_round(list(order), lengths, schedule, watch.sample)
+            blocks = _timed_round(list(order), lengths, schedule, watch.sample, rest)
             objection = watch.stop()
             if objection is not None:
                 dropped.append(objection)
@@ -228,12 +233,17 @@ def run_race(
 
 
 def _timed_round(
-    order: Sequence[Arm], lengths: Mapping[str, int], schedule: Schedule, sample: Callable[[], None]
+    order: Sequence[Arm],
+    lengths: Mapping[str, int],
+    schedule: Schedule,
+    sample: Callable[[], None],
+    rest: Callable[[], object],
 ) -> dict[str, Block]:
     """Every arm's block, in `schedule.passes` parts: through the arms in order, back, and so on."""
     parts: dict[str, list[Block]] = {arm.name: [] for arm in order}
     for index in range(schedule.passes):
         for arm in order if index % 2 == 0 else reversed(order):
+            rest()
             if schedule.lead_in_iterations:
                 arm.block(schedule.lead_in_iterations)
             parts[arm.name].append(arm.block(-(-lengths[arm.name] // schedule.passes)))

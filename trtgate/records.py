@@ -233,14 +233,16 @@ def joined(records: Sequence[EngineRecord]) -> EngineRecord:
         processes=tuple(len(each.rounds) for each in records),
         iterations={name: pack(some) for name, some in blocks.items()},
         dropped_rounds=sum(each.dropped_rounds for each in records),
-        readings=_medians([each.readings for each in records]),
-        controls=_medians([each.controls for each in records]),
+        readings=medians_of([each.readings for each in records]),
+        controls=medians_of([each.controls for each in records]),
         warnings=tuple(dict.fromkeys(chain.from_iterable(each.warnings for each in records))),
     )
 
 
-def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.median([each[name] for each in found if name in each])) for name in found[0]}
+def medians_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of several tables the median of each number, over those that have it."""
+    names = dict.fromkeys(chain.from_iterable(found))
+    return {name: float(np.median([each[name] for each in found if name in each])) for name in names}
 
 
 # A neighbour that runs now and then leaves the median of a control alone, and moves its mean.

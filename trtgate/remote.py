@@ -17,16 +17,19 @@ import numpy as np
 
 from trtgate.engines.base import Block
 from trtgate.errors import UserError
+from trtgate.limits import BUILD_SECONDS
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
+from trtgate.shipped import import_root
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("old", "new")
-# A worker that says nothing for this long hangs. Builds of TensorRT take minutes and say something only at the end.
+# A worker that says nothing for this long hangs, unless it said that it builds: that takes minutes in silence.
 START_SECONDS = 120.0
 ANSWER_SECONDS = 300.0
 # How long a worker gets to leave by itself.
 GOODBYE_SECONDS = 5.0
 LOG_LINES = 15
+# Where its last lines are looked for.
+LOG_BYTES = 1 << 16
 
 
 class WorkerError(Exception):
@@ -49,10 +52,12 @@ class Worker:
         self._python = python
         self._timeout = timeout
         self._leaves_by: float | None = None
-        self._log = tempfile.NamedTemporaryFile(prefix=f"trtgate-{side}-", suffix=".log")  # noqa: SIM115
+        # It has no name: nothing of it is left in the temporary directory, however this process ends.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         from_worker, its_writing = os.pipe()
         its_reading, to_worker = os.pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path}
         try:
             self._process = subprocess.Popen(
                 [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing), *imports],
@@ -84,13 +89,17 @@ class Worker:
     def ask(
         self, do: str, *, timeout: float | None = None, progress: Callable[[str], None] | None = None, **arguments: Any
     ) -> Any:
-        """The answer to one request. Raises WorkerError when there is none, or when the request failed there."""
+        """The answer to one request. Raises WorkerError when there is none, or when the request failed there.
+
+        Each message must come within `timeout` seconds of the one before, unless that said how long the next may take.
+        """
         try:
             self._frames.send({"do": do, "with": arguments})
         except ProtocolError as error:
             raise self._broken(str(error)) from error
+        within = timeout or self._timeout
         while True:
-            message = self._receive(do, timeout or self._timeout)
+            message = self._receive(do, within)
             try:
                 kind, told = require(message, "progress", "error", "answer")
             except ProtocolError as error:
@@ -99,7 +108,8 @@ class Worker:
                 return told
             if kind == "error":
                 raise RequestFailed(self._told(f"failed in {do}: {told}"))
-            if progress is not None:
+            within = _seconds(message.get("within")) or timeout or self._timeout
+            if progress is not None and "within" not in message:
                 progress(f"{self.side}: {told}")
 
     def block(self, arm: str, n: int, *, lead_in: int = 0, rest: bool = False) -> Block:
@@ -123,7 +133,10 @@ class Worker:
         return WorkerError(self._told(f"{what}{ended}"))
 
     def _told(self, what: str) -> str:
-        lines = Path(self._log.name).read_text(errors="replace").splitlines()[-LOG_LINES:]
+        # By position: where the worker writes next is the open file's, which both share.
+        log, size = self._log.fileno(), os.fstat(self._log.fileno()).st_size
+        text = os.pread(log, LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
+        lines = text.splitlines()[-LOG_LINES:]
         said = "".join(f"\n  | {line}" for line in lines)
         return f"the {self.side} worker ({self._python}): {what}{said}"
 
@@ -146,6 +159,11 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
         self._process.wait()
         self._log.close()
+
+
+def _seconds(told: Any) -> float | None:
+    """How long the next message may take, if the one before says so; no longer than the longest build."""
+    return min(float(told), BUILD_SECONDS) if type(told) in (int, float) and told > 0 else None
 
 
 def _ending(status: int) -> str:

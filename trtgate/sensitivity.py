@@ -14,12 +14,11 @@ import onnx
 from trtgate.engines import backend
 from trtgate.engines.base import BuildRequest, EngineSpec
 from trtgate.errors import UserError
-from trtgate.graphs import OUTPUT
 from trtgate.graphs.quantize import QUANTIZED, not_quantized, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.progress import Progress
 from trtgate.race import Arm, Schedule, run_race
-from trtgate.signature import answers
+from trtgate.signature import OUTPUT, answers
 from trtgate.verdict.agreement import Agreement, compare_logits
 from trtgate.workbench import Workbench, engine_arm, rows_of
 
@@ -49,7 +48,7 @@ def group_nodes(names: list[str], depth: int) -> dict[str, list[str]]:
 def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Progress) -> Iterator[Sensitivity]:
     """One result per group in the order of the graph, then one for `(all)` groups quantised together.
 
-    Latency is the median of one block, for ranking only. Raises UserError for an engine that is not INT8.
+    Latency is that of a single block, for ranking only. Raises UserError for an engine that is not INT8.
     """
     kind = backend(spec.backend).graph_kind(spec)
     if kind not in {"int8-symmetric", "int8-asymmetric"}:
@@ -92,5 +91,5 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
 
 
 def quick_latency(arm: Arm) -> float:
-    """Seconds, the median of a single round after a short warm-up."""
+    """Seconds of a single round after a short warm-up."""
     return run_race([arm], Schedule(rounds=1, warm_up_seconds=0.1, warm_up_limit_seconds=1.0)).latency(arm.name)

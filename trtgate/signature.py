@@ -16,6 +16,10 @@ import numpy.typing as npt
 # Arrays by the name of the input or output that they are.
 Tensors = Mapping[str, npt.NDArray[Any]]
 
+# What the one input and the one output are called of a graph that we export.
+INPUT = "input"
+OUTPUT = "logits"
+
 # The length of an axis that is as long as the batch; "3*batch" is three times as long.
 BATCH = "batch"
 _TIMES = re.compile(rf"(\d+)\*{BATCH}")

@@ -86,6 +86,7 @@ class Spread:
         self._wanted: dict[tuple[str, int], int] = {}
         self._next: Worker | None = None
         self._at = ""  # the engine that the present process is asked of
+        self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
 
     def record(self, spec: EngineSpec, batch: int) -> EngineRecord:
@@ -132,6 +133,7 @@ class Spread:
     def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
         """Run `count` more processes of these engines, and others in place of those that were lost."""
         name = self._bench.name
+        self._loaded = self._loaded or specs
         with (
             tempfile.TemporaryDirectory(prefix="trtgate-") as folder,
             self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
@@ -158,9 +160,7 @@ class Spread:
         worker, self._next = self._next or self._started(), None
         try:
             worker.greet()
-            if not last and self._bench.settings.device == "cuda":
-                self._next = self._started()  # it imports while this one races; on a CPU that would disturb the race
-            found = self._measure(worker, specs, batch_sizes, folder)
+            found = self._measure(worker, specs, batch_sizes, folder, last=last)
         except RequestFailed as error:
             if self._at in {"", self._bench.reference.id}:
                 raise
@@ -207,7 +207,7 @@ class Spread:
         return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
 
     def _measure(
-        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path
+        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool
     ) -> list[EngineRecord]:
         bench, settings = self._bench, self._bench.settings
         module, samples = folder / "model.pt", folder / "samples"
@@ -218,9 +218,13 @@ class Spread:
                 torch.save(bench.model, module)
         controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]
         fresh = {}
-        for spec in specs:
-            self._at = spec.id
-            fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
+        for spec in self._loaded:
+            if spec.id not in self._failed:
+                self._at = spec.id
+                fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
+        if not last and settings.device == "cuda":
+            # It imports while this one races, not while it loads; on a CPU that would disturb the race.
+            self._next = self._started()
 
         def arm(name: str, share: float = 1.0) -> Arm:
             def block(n: int) -> Block:
@@ -240,6 +244,7 @@ class Spread:
                 [before, *(arm(spec.id) for spec in specs), *after],
                 schedule_for(settings.device, self._count),
                 monitor=monitor_for(settings.device, ours)(),
+                rest=lambda: worker.ask("rest") if settings.device == "cpu" else None,
             )
             for spec in specs:
                 record = from_race(race, bench.name, spec.id, bench.reference.id, size, bench.weights.source)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from trtgate.compare import samples_of
 from trtgate.errors import UserError
 from trtgate.plans import changed_fields
-from trtgate.records import MEAN, EngineRecord, Key, SessionRecord
+from trtgate.records import MEAN, EngineRecord, Key, SessionRecord, medians_of
 from trtgate.stack import steady
 from trtgate.verdict.metrics import BY_NAME, METRICS
 from trtgate.verdict.paired import change_text
@@ -114,7 +114,7 @@ def trend(sessions: Sequence[SessionRecord]) -> Trend:
     for machine in dict.fromkeys(machines):
         mine = [index for index, name in enumerate(machines) if name == machine]
         for key in dict.fromkeys(key for index in mine for key in measured[index]):
-            there = {index: _values(measured[index][key]) for index in mine if key in measured[index]}
+            there = {index: medians(measured[index][key]) for index in mine if key in measured[index]}
             for metric in (*(each.name for each in METRICS), AGREEMENT):
                 known = [(index, values[metric]) for index, values in there.items() if values.get(metric)]
                 if known:
@@ -137,8 +137,8 @@ def machine_of(session: SessionRecord) -> str:
     return " on ".join(str(stack[name]) for name in ("gpu" if stack.get("gpu") else "cpu", "node") if stack.get(name))
 
 
-def _values(records: Sequence[EngineRecord]) -> dict[str, float]:
-    """Every metric of an engine in one session: medians over its processes."""
+def medians(records: Sequence[EngineRecord]) -> dict[str, float]:
+    """Every metric of an engine that was measured: medians over its records, one for each session."""
     measured = [record for record in records if record.rounds]
     values = {
         metric.name: [value for each in measured if (value := each.value(metric.name)) is not None]
@@ -162,7 +162,10 @@ def _series(
     steps = []
     for start, at, end in zip(ends, ends[1:], ends[2:], strict=False):
         before, after = float(np.median(values[start:at])), float(np.median(values[at:end]))
-        controls = [[_controls(measured[index][key]) for index in indices[a:b]] for a, b in ((start, at), (at, end))]
+        controls = [
+            [medians_of([each.controls for each in measured[index][key]]) for index in indices[a:b]]
+            for a, b in ((start, at), (at, end))
+        ]
         cause, detail = "machine", _machine(metric, math.log(after / before), *controls)
         if not detail:
             # The point where the two sides differ most may be a session off.
@@ -172,14 +175,6 @@ def _series(
             cause, detail = ("stack", "; ".join(fields)) if fields else ("unexplained", "")
         steps.append(Step(at, before, after, cause, detail))
     return Series(machine, key, metric, indices, values, tuple(steps))
-
-
-def _controls(records: Sequence[EngineRecord]) -> dict[str, float]:
-    """The fixed work of a session: medians over its processes."""
-    names = {name for each in records for name in each.controls}
-    return {
-        name: float(np.median([each.controls[name] for each in records if name in each.controls])) for name in names
-    }
 
 
 def _machine(

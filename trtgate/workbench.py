@@ -36,6 +36,7 @@ from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.model_file import ModelFile
 from trtgate.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
 from trtgate.plans import CachedFile, PlanCache, key_of
+from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, run_race
 from trtgate.samples import Samples
@@ -556,6 +557,7 @@ class Workbench:
                     SCHEDULES[device],
                     undecided=undecided,
                     monitor=monitor_for(device)(),
+                    rest=come_to_rest if device == "cpu" else lambda: None,
                     progress=count,
                 )
 

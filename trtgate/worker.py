@@ -24,9 +24,10 @@ from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
 from trtgate.engines.base import Block, BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.engines.probe import give_home
+from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
 from trtgate.plans import PlanCache
-from trtgate.processes import die_with_parent
+from trtgate.processes import come_to_rest, die_with_parent
 from trtgate.progress import Progress
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
 from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
@@ -35,12 +36,6 @@ from trtgate.stack import stack
 if TYPE_CHECKING:
     from trtgate.models import Model
     from trtgate.race import Arm
-
-# Threads that are not asleep after this are spinning for good; the driver will see that, and object.
-REST_SECONDS = 1.0
-LOOK_SECONDS = 0.005
-# Of a core.
-ASLEEP = 0.1
 
 
 class Worker:
@@ -72,7 +67,7 @@ class Worker:
         """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first
         run took and left in memory."""
         spec = EngineSpec.parse(job["engine"])
-        cache = PlanCache(Path(job["plan_cache"]))
+        cache = PlanCache(Path(job["plan_cache"]), waiting=self._building)
         request = BuildRequest(
             model=_model(job) if job["graph"] is None else None,
             graph=Path(job["graph"]) if job["graph"] else None,
@@ -106,7 +101,11 @@ class Worker:
         return {"arms": {arm.name: arm.share for arm in self._controls.values()}}
 
     def _progress(self) -> Progress:
-        return Progress(lambda text: self._frames.send({"progress": text}))
+        return Progress(lambda text: self._frames.send({"progress": text}), self._building)
+
+    def _building(self, text: str) -> None:
+        """Say that the next message may take as long as a build."""
+        self._frames.send({"progress": text, "within": BUILD_SECONDS})
 
     def infer(self, engine: str, samples: str, size: int, outputs: str) -> dict[str, Any]:
         """The answers to all samples of a file, in batches of `size`, into another file."""
@@ -140,6 +139,11 @@ class Worker:
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 
+    def rest(self) -> dict[str, Any]:
+        """Answer once this process has come to rest."""
+        come_to_rest()
+        return {}
+
     def throughput(self, engine: str, streams: int) -> dict[str, Any]:
         """Samples per second of several inferences at once; null where the engine cannot."""
         return {"throughput": self._engines[engine].throughput(self.batch, streams)}
@@ -162,7 +166,7 @@ class Worker:
         """Answer requests until the driver says goodbye or is gone."""
         requests: Mapping[str, Callable[..., dict[str, Any]]] = {
             name: getattr(self, name)
-            for name in ("describe", "open", "controls", "infer", "bind", "block", "throughput", "facts")
+            for name in ("describe", "open", "controls", "infer", "bind", "block", "rest", "throughput", "facts")
         }
         while True:
             message = self._frames.receive()
@@ -207,16 +211,6 @@ def anonymous_bytes() -> int:
         libc.malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
-
-
-def come_to_rest() -> None:
-    """Wait until the threads of this process sleep: pools spin for tens of milliseconds after their last work."""
-    deadline = time.monotonic() + REST_SECONDS
-    while time.monotonic() < deadline:
-        before = time.process_time()
-        time.sleep(LOOK_SECONDS)
-        if time.process_time() - before < ASLEEP * LOOK_SECONDS:
-            return
 
 
 def main() -> int:

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Gates this machine's stack: is it fit, its sessions, and their comparison with a baseline. The exit status is the
-# verdict's. Everything comes from the environment, nothing is pasted into a command:
-#   RECORDS   folder that the sessions and verdict.json are written to; must be new
+# verdict's: 7 also for a machine that is not fit, 2 where what is required is missing. Everything comes from the
+# environment, nothing is pasted into a command:
+#   RECORDS   folder that the sessions, verdict.json and verdict.md are written to; must be new
 #   SESSIONS  how many; 5 decide, 1 shows large changes only
 #   BASELINE  folder of the baseline's sessions; empty: record only
+#   HISTORY   folder in which this machine's sessions of all nights are kept, to be drawn over time; empty: none
 #   REQUIRE   engine or backend that must be there; empty: none
 #   PLANS     folder of the plan cache; empty: the default
 #   BENCH     more arguments for pytest, separated by spaces
@@ -26,7 +28,16 @@ fi
 status=0
 "$python" -m trtgate sessions "${SESSIONS:-1}" --save gate -- --require-trained "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
 if [[ $status -ne 0 && $status -ne 6 ]]; then exit "$status"; fi
+if [[ -n ${HISTORY:-} ]]; then
+    mkdir -p "$HISTORY"
+    for session in "$RECORDS"/*/*_gate.json; do
+        cp "$session" "$HISTORY/$(date -u +%Y%m%d%H%M%S)$(basename "$session")"
+    done
+    find "$HISTORY" -name '*_gate.json' | sort | head -n -100 | xargs -r -d '\n' rm
+    # A trend decides nothing, and there is none on the first night.
+    "$python" -m trtgate report "$HISTORY" --trend --json "$RECORDS/trend.json" --html "$RECORDS/trend.html" || true
+fi
 if [[ -n ${BASELINE:-} ]]; then
-    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json"
+    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json" --markdown "$RECORDS/verdict.md"
 fi
 exit "$status"

@@ -68,6 +68,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.fuzz
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=80) | json_values.map(lambda value: framed(json.dumps(value).encode())))
 def test_fuzzed_frames_are_read_or_refused(content: bytes) -> None:
@@ -75,6 +76,7 @@ def test_fuzzed_frames_are_read_or_refused(content: bytes) -> None:
         assert isinstance(frames.receive(1.0), dict)
 
 
+@pytest.mark.fuzz
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), json_values.filter(lambda value: "NaN" not in repr(value)), max_size=4))
 def test_what_is_no_message_is_refused_and_the_rest_is_read(message: dict[str, object]) -> None:

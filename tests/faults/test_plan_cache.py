@@ -107,6 +107,7 @@ json_values = st.recursive(
 manifests = st.fixed_dictionaries({}, optional=dict.fromkeys((*Manifest.__dataclass_fields__, "more"), json_values))
 
 
+@pytest.mark.fuzz
 @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
 @given(st.binary(max_size=200) | manifests.map(lambda found: json.dumps(found).encode()))
 def test_fuzzed_manifests_are_read_or_refused(content: bytes) -> None:

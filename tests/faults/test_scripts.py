@@ -69,3 +69,10 @@ def test_a_version_that_is_none(package: str, fault: Fault, tmp_path: Path) -> N
     status, said, given = run("upgrade.sh", tmp_path, OLD=package, NEW="onnxruntime==1.0", ENVS=str(tmp_path / "envs"))
     fault.check(status, said)
     assert not given
+
+
+def test_what_waits_for_a_runner_is_not_replaced() -> None:
+    pytest.importorskip("yaml")
+    from tests.workflows import require_queues
+
+    assert require_queues(ROOT / ".github" / "workflows") == ["${{ matrix.runner }}", *["${{ inputs.runner }}"] * 2]

@@ -29,9 +29,10 @@ from tests import small_classifier
 from trtgate import cuda
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
-from trtgate.engines.gpu import GpuEngine, time_between_events
+from trtgate.engines.gpu import CAPTURED, GpuEngine, time_between_events
+from trtgate.engines.pytorch import give_back_memory
 from trtgate.engines.tensorrt import run
-from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine
+from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.models import Model, load_model
 from trtgate.nvml import current_gpu
 from trtgate.signature import Tensors
@@ -271,6 +272,11 @@ def check_torch(model: Model, spec_text: str) -> None:
         error = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
         limit = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}[spec.precision]
         check(f"{spec_text}: answers", error < limit, f"off by {error:.1e} of the largest logit")
+        give_back_memory()  # as the end of a race does
+        taken = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]  # what a graph may still use
+        again = engine.infer({"input": photos + 0})["logits"]
+        check(f"{spec_text}: answers after memory was given back", np.array_equal(again, logits), "the same")
+        del taken
         if spec.variant == "graph":
             check_replay(spec_text, engine, 1)
             check_slowdown(spec_text, engine, images)

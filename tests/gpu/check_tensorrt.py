@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests import small_classifier as small
 from trtgate import judge
 from trtgate.engines import backend, parse_spec
+from trtgate.engines.gpu import CAPTURED
 from trtgate.engines.tensorrt.api import Features, TensorRTError, installed, plan_version, require_own_plan, trt
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
-from trtgate.engines.tensorrt.run import CAPTURED, TensorRTEngine
+from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.graphs import half
 from trtgate.layers import own_name
 from trtgate.nvml import current_gpu

@@ -282,6 +282,10 @@ class Backend(ABC):
         """The plan's file name; None where there is nothing to build and the model itself is loaded."""
         return None
 
+    def tunes(self, spec: EngineSpec) -> bool:
+        """Whether the builder chooses kernels by timing them: then two builds of one version may differ."""
+        return False
+
     @abstractmethod
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         """Which graph the engine is built from; None where it is built from the PyTorch model."""

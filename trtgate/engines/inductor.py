@@ -261,6 +261,9 @@ class InductorBackend(Backend):
             return Availability(False, "saving compiled functions needs PyTorch 2.10", 'pip install "torch>=2.10"')
         return where
 
+    def tunes(self, spec: EngineSpec) -> bool:
+        return spec.precision != "fp32"  # on a GPU; on a CPU it times nothing
+
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         return None
 

@@ -1,11 +1,15 @@
 """ONNX Runtime on the CPU, and on a GPU where its CUDA provider is installed.
 
-The plan is the graph after all of its optimisations, loaded with none left to do.
+The plan is the graph after all of its optimisations, loaded with none left to do. On a GPU it runs as one would deploy
+it: in a CUDA graph, and FP16 in NHWC (`DEPLOYED`). The layout is chosen when the plan is loaded: ONNX Runtime's own
+operators for it cannot be saved.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,18 +32,26 @@ from trtgate.engines.base import (
     Seconds,
     only_on,
 )
-from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # TF32 is on by default there, and would make an engine that was asked for FP32 something else.
 PROVIDERS: Mapping[Device, list[Any]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": [(CUDA_PROVIDER, {"device_id": 0, "use_tf32": 0})],
+}
+# What a plan runs with besides, by precision. ResNet-50 on an H100, batch 1 and 32 in ms: FP16 1.40 and 3.33 without
+# these, 0.64 and 2.60 in a CUDA graph, 0.43 and 1.89 in NHWC too; FP32 2.40 and 10.9, 2.02 and 10.6, but 2.09 and 12.8.
+DEPLOYED: Mapping[str, Mapping[str, int]] = {
+    "fp32": {"enable_cuda_graph": 1},
+    "fp16": {"enable_cuda_graph": 1, "prefer_nhwc": 1},
 }
 # Operators that carry the arithmetic, with the type that they compute in; floating ones follow their weights.
 FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -54,6 +66,18 @@ WARM_UP = 2
 PROFILED_RUNS = 10
 # How the profiler ends the name of a node whose computing it timed.
 KERNEL = "_kernel_time"
+
+
+def runtime(device: Device) -> Any:
+    """The `onnxruntime` module. Raises ImportError, on a GPU for PyTorch too.
+
+    PyTorch finds CUDA and cuDNN among its own packages and has them loaded; ONNX Runtime then finds them so.
+    """
+    if device == "cuda":
+        import torch  # noqa: F401
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OnnxRuntimeEngine(Engine):
@@ -107,7 +131,11 @@ def _by_run(seconds: list[float]) -> Seconds:
 
 
 class OnnxRuntimeGpuEngine(GpuEngine):
-    """A session on the GPU: one stream, inputs and outputs bound to device memory."""
+    """A session on the GPU: one stream, and for each lane device memory that is bound once and a CUDA graph of its own.
+
+    The session captures the graphs and keeps each until its own end, with the addresses that were bound then. So what
+    was bound lives as long as the session, a closed lane's too, and no two lanes ever share the number of a graph.
+    """
 
     def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec, signature)
@@ -115,23 +143,42 @@ class OnnxRuntimeGpuEngine(GpuEngine):
 
         self._plan = plan
         self._stream = torch.cuda.Stream()
+        # ONNX Runtime keeps 0 to itself.
+        self._graphs = itertools.count(1)
+        self._bindings: list[Any] = []
+        self._buffers: list[torch.Tensor] = []
+        self._session, self._launched_as = self._start(threads)
+
+    def _start(self, threads: int) -> tuple[Any, str]:
+        """A session on the engine's stream, and how it runs: without a CUDA graph where it refuses to make one."""
         name, options = PROVIDERS["cuda"][0]
-        provider = (name, {**options, "user_compute_stream": str(self._stream.cuda_stream)})
-        self._session = load_session(plan, threads, [provider])
+        options = {**options, **DEPLOYED[self.spec.precision], "user_compute_stream": str(self._stream.cuda_stream)}
+        try:
+            return load_session(self._plan, threads, [(name, options)]), CAPTURED
+        except Exception as error:  # it has types of its own for some of them
+            plain = load_session(self._plan, threads, [(name, {**options, "enable_cuda_graph": 0})])
+            how = f"without a CUDA graph: {' '.join(str(error).split())}"
+            log.warning("%s runs %s", self.spec.id, how)
+            return plain, how
 
     def _prepare(self, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
         import onnxruntime
-        import torch
+
+        from trtgate.engines.pytorch import empty
 
         found = []
         binding = self._session.io_binding()
         for each, image in zip(self._signature.inputs, images, strict=True):
             binding.bind_input(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), image.data_ptr())
         for each in self._signature.outputs:
-            output = torch.from_numpy(np.zeros(each.at(size), each.dtype)).cuda()
+            output = empty(each, size, "cuda")
             binding.bind_output(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), output.data_ptr())
             found.append(output)
+        self._bindings.append(binding)
+        self._buffers += [*images, *found]
         options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(next(self._graphs)))
+        # Versions before this was heeded for graphs too wait for each; that shows as being host-bound.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         run = self._session.run_with_iobinding
 
@@ -144,6 +191,7 @@ class OnnxRuntimeGpuEngine(GpuEngine):
     def new_lane(self, size: int) -> Lane:
         from trtgate.engines.pytorch import TorchLane
 
+        # Its first runs capture the graph.
         return TorchLane(lambda images: self._prepare(images, size), size, self._signature, stream=self._stream)
 
     def concurrent(self) -> bool:
@@ -152,9 +200,18 @@ class OnnxRuntimeGpuEngine(GpuEngine):
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
 
+    def facts(self) -> Mapping[str, Any]:
+        return {"launched_as": {str(size): self._launched_as for size in self._lanes}}
+
+    def notes(self, batch_size: int) -> tuple[str, ...]:
+        return () if self._launched_as == CAPTURED else (self._launched_as,)
+
     def close(self) -> None:
         super().close()
+        # In this order: the session holds the graphs, which use the buffers and the stream.
+        self._bindings.clear()
         self._session = None
+        self._buffers.clear()
 
 
 def load_session(plan: Path, threads: int, providers: list[Any], profile: Path | None = None) -> Any:
@@ -233,12 +290,12 @@ class OnnxRuntimeBackend(Backend):
         return ("onnxruntime",)
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
+        device = runs_on(spec, device)
+        package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         try:
-            import onnxruntime
+            onnxruntime = runtime(device)
         except ImportError as error:
-            return Availability(False, f"ONNX Runtime cannot be imported: {error}", "pip install onnxruntime")
-        if spec.variant == ON_CPU:
-            return AVAILABLE
+            return Availability(False, f"ONNX Runtime cannot be imported: {error}", f"pip install {package}")
         if spec.precision == "fp16":
             where = only_on("cuda", device)
         elif spec.precision == "int8":
@@ -246,7 +303,7 @@ class OnnxRuntimeBackend(Backend):
         else:
             where = AVAILABLE
         if where.ok and device == "cuda" and CUDA_PROVIDER not in onnxruntime.get_available_providers():
-            return Availability(False, f"ONNX Runtime has no {CUDA_PROVIDER}", "pip install onnxruntime-gpu")
+            return Availability(False, f"ONNX Runtime has no {CUDA_PROVIDER}", f"pip install {package}")
         return where
 
     def plan_file(self, spec: EngineSpec) -> str | None:
@@ -258,20 +315,23 @@ class OnnxRuntimeBackend(Backend):
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         # The optimised graph holds layouts chosen for this processor.
+        device = runs_on(spec, request.device)
+        deployed = {"runs_with": dict(DEPLOYED[spec.precision])} if device == "cuda" else {}
         return {
+            **deployed,
             "version": version_of("onnxruntime"),
-            "providers": PROVIDERS[runs_on(spec, request.device)],
+            "providers": PROVIDERS[device],
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "cpu_features": sorted(cpu_features()),
         }
 
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
-        import onnxruntime
-
+        device = runs_on(spec, request.device)
+        onnxruntime = runtime(device)
         options = _session_options(request.threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[runs_on(spec, request.device)])
+        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[device])
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None

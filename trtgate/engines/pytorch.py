@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from trtgate.engines.base import (
@@ -159,6 +158,11 @@ class TorchStream(Lane):
         return lambda: torch.cuda._sleep(cycles)
 
 
+def empty(each: TensorSpec, size: int, device: str | None = None) -> torch.Tensor:
+    """Zeros for an input or output of a batch of that size."""
+    return torch.zeros(each.at(size), dtype=getattr(torch, each.dtype), device=device)
+
+
 class TorchLane(TorchStream):
     """A lane through torch.cuda, on a stream of its own unless one is given."""
 
@@ -174,11 +178,8 @@ class TorchLane(TorchStream):
     ) -> None:
         super().__init__(tf32=tf32, stream=stream)
 
-        def zeros(each: TensorSpec) -> torch.Tensor:
-            return torch.from_numpy(np.zeros(each.at(size), each.dtype))
-
-        pinned_in = [zeros(each).pin_memory() for each in signature.inputs]
-        images = [each.cuda() for each in pinned_in]
+        pinned_in = [empty(each, size).pin_memory() for each in signature.inputs]
+        images = [empty(each, size, "cuda") for each in signature.inputs]
         call = prepare(images)
 
         def run() -> None:
@@ -192,7 +193,7 @@ class TorchLane(TorchStream):
             pinned_out = [torch.zeros(each.shape, dtype=each.dtype).pin_memory() for each in listed(self._outputs)]
             if graph:
                 captured = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(captured, stream=self.stream):
+                with own_workspaces(), torch.cuda.graph(captured, stream=self.stream):
                     run()
                 self.run = captured.replay
         self.host_in = {each.name: host.numpy() for each, host in zip(signature.inputs, pinned_in, strict=True)}
@@ -214,6 +215,21 @@ class TorchLane(TorchStream):
         # Buffers and graph live in these closures.
         self.copy_in = self.copy_out = self.run = lambda: None
         self._outputs = None
+
+
+@contextlib.contextmanager
+def own_workspaces() -> Iterator[None]:
+    """Have what is captured take its cuBLAS workspace from the graph's own memory, and nobody else use that.
+
+    A graph captured with the stream's workspace of before would write to it after `give_back_memory` freed it.
+    PyTorch's own graph trees do the same (torch/_inductor/cudagraph_trees.py, clear_cublas_manager).
+    """
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 def give_back_memory() -> None:

@@ -1,8 +1,5 @@
 """PyTorch -> ONNX FP32 -> FP16 and INT8 with explicit Q/DQ."""
 
-# What the one input and the one output are called of a graph that we export.
-INPUT = "input"
-OUTPUT = "logits"
 # The oldest opset whose Q/DQ and FP16 operators every supported builder parses (TensorRT 8.6 to 11, ONNX Runtime
 # from 1.15, OpenVINO).
 OPSET = 19

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import torch
 
-from trtgate.graphs import INPUT, OPSET, OUTPUT
+from trtgate.graphs import OPSET
 from trtgate.models import Model
+from trtgate.signature import INPUT, OUTPUT
 
 log = logging.getLogger(__name__)
 

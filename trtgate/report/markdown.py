@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 # The file that GitHub's runner shows as a job's summary.
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
-COUNT = re.compile(r"[-+]?[\d.]")
+COUNT = re.compile(r"[-+~]?[\d.]")
 
 
 def publish(text: str) -> None:

@@ -17,11 +17,14 @@ from trtgate.report.charts import change_chart, engine_parts, speedup_chart
 from trtgate.report.gallery import Photos, gallery
 from trtgate.report.page import Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
 from trtgate.report.words import (
+    MARK,
     agreement_cell,
     amount_text,
     bounds_cell,
     counted,
+    floor_cell,
     floors_cell,
+    latency_cell,
     metric_words,
     moved_cell,
     number_cell,
@@ -42,6 +45,8 @@ WIDTH = 100
 MISSING_SHOWN = 4
 MODEL, ENGINE, BATCH = Column("model", text=True), Column("engine", text=True), Column("batch")
 VERDICT = Column("verdict", text=True)
+# What `latency_cell` marks a number with.
+LESS_SURE = f"{MARK} a measurement that is less sure: the notes say why"
 NO_PHOTOS: Mapping[str, Photos] = {}
 NEXT = {
     Verdict.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
@@ -79,7 +84,7 @@ def run_page(
     sections = []
     if records:
         parts: list[Part] = [
-            Notes(stack_lines(stack)),
+            Notes((*stack_lines(stack), *([LESS_SURE] if any(record.warnings for record in records) else []))),
             run_table(records),
             Notes(tuple(bad), room=Room.SUMMARY),
             *speedup_chart(records),
@@ -98,7 +103,8 @@ def run_page(
     if compared:
         whose = "PyTorch's" if all(record.weights != "onnx" for record in records) else "the reference's"
         title = f"answers, against {whose} on {', '.join(sorted(map(photos_text, compared.values())))}"
-        sections.append(Section(title, (answers_table(facts or {}),)))
+        floors = {(record.model, record.engine): record.limits.get("agreement") for record in records}
+        sections.append(Section(title, (answers_table(facts or {}, floors),)))
     if scored := {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}:
         title = "answers, against the reference's"
         sections.append(Section(title, (Notes(tuple(score_lines(scored)), "answers"),)))
@@ -165,6 +171,7 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
 def run_table(records: Iterable[EngineRecord]) -> Table:
     """What a run measured: one row per model, engine and batch size."""
     rows = list(records)
+    floors = any("speedup" in record.limits for record in rows)
     columns = (
         MODEL,
         ENGINE,
@@ -173,6 +180,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("typical\nms", room=Room.SUMMARY),
         Column("tail\nms"),
         Column("speedup"),
+        *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column("answers" if any(record.scores for record in rows) else "top-1\n(at least)"),
         VERDICT,
     )
@@ -181,8 +189,10 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         tuple(
             cells(
                 *record.key,
-                *(time_cell(record.value(metric)) for metric in ("latency", "typical", "tail")),
+                latency_cell(record),
+                *(time_cell(record.value(metric)) for metric in ("typical", "tail")),
                 speedup_cell(record),
+                *([floor_cell(record.limits.get("speedup"), "g")] if floors else []),
                 agreement_cell(record),
                 floors_cell(record),
             )
@@ -218,7 +228,7 @@ def gpu_table(records: Iterable[EngineRecord]) -> Table:
         MODEL,
         ENGINE,
         BATCH,
-        Column("compute\nms"),
+        Column("latency\nms"),
         Column("end to\nend ms"),
         Column("enqueue\nms"),
         Column("images/s"),
@@ -244,7 +254,7 @@ def gpu_table(records: Iterable[EngineRecord]) -> Table:
 
 def blog_table(rows: Iterable[BlogRow]) -> Table:
     """Both protocols side by side."""
-    names = ("blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "this ms", "speedup")
+    names = ("blog's\nPyTorch ms", "blog's\nengine ms", "blog's\nspeedup", "latency\nms", "speedup")
     return Table(
         (MODEL, ENGINE, BATCH, *map(Column, names)),
         tuple(
@@ -264,10 +274,19 @@ def blog_table(rows: Iterable[BlogRow]) -> Table:
     )
 
 
-def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """How faithful the answers are: one row per model and engine whose answers were compared."""
+def answers_table(
+    facts: Mapping[tuple[str, str], Mapping[str, Any]], floors: Mapping[tuple[str, str], float | None]
+) -> Table:
+    """How faithful the answers are: one row per model and engine whose answers were compared. `floors` are those of the
+    agreement, as far as they are known."""
     labelled = any(each.get("accuracy") for each in facts.values())
-    names = ("agreement", "top-5", "cosine", "SQNR dB", *(("labelled\ntop-1", "labelled\ntop-5") if labelled else ()))
+    known = any(floors.values())
+    names = (
+        "agreement",
+        *(("floor",) if known else ()),
+        *("top-5", "cosine", "SQNR dB"),
+        *(("labelled\ntop-1", "labelled\ntop-5") if labelled else ()),
+    )
     rows = []
     for (model, engine), each in facts.items():
         agreement, accuracy = each.get("agreement"), each.get("accuracy")
@@ -279,7 +298,9 @@ def answers_table(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
             cells(
                 model,
                 engine,
-                *(Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which]) for which in ("top1", "top5")),
+                _share_cell(agreement, "top1"),
+                *([floor_cell(floors.get((model, engine)), ".1%")] if known else []),
+                _share_cell(agreement, "top5"),
                 number_cell(agreement["cosine"], ".4f") if finite else "not finite",
                 "not finite" if not finite else "exact" if sqnr is None else number_cell(sqnr, ".1f"),
                 *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
@@ -307,6 +328,10 @@ def score_lines(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]
         if len(worst_first) > OUTPUTS_SHOWN:
             lines.append(f"  and {len(worst_first) - OUTPUTS_SHOWN} outputs more")
     return lines
+
+
+def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:
+    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which])
 
 
 def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
@@ -363,12 +388,12 @@ def comparison_headline(report: Report) -> Headline:
 
 
 def comparison_table(report: Report) -> Table:
-    """Old against new: one row per engine; times and changes are those of the latency unless the column says."""
+    """Old against new: one row per engine."""
     columns = (
         MODEL,
         ENGINE,
         BATCH,
-        *map(Column, ("old ms", "new ms", "change", "typical", "tail")),
+        *map(Column, ("latency\nold ms", "latency\nnew ms", "latency\nchange", "typical\nchange", "tail\nchange")),
         VERDICT,
         Column("reason", text=True, room=Room.SUMMARY),
     )
@@ -556,7 +581,7 @@ def fleet_page(fleet: Fleet) -> Page:
         ENGINE,
         BATCH,
         Column("sessions", room=Room.SUMMARY),
-        *map(Column, ("ms", "speedup", "change")),
+        *map(Column, ("latency\nms", "speedup", "latency\nchange")),
         VERDICT,
     )
     rows = tuple(

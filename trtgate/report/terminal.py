@@ -69,7 +69,7 @@ def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str
     for index in kept:
         column = table.columns[index]
         # A name that is too long is folded; a number never is.
-        wraps = column.name in {"model", "engine", "runner"}
+        wraps = column.name in {"model", "engine", "runner", "photo"}
         drawn.add_column(column.name, justify="left" if column.text else "right", no_wrap=not wraps, overflow="fold")
     previous: tuple[str, ...] = ()
     for row in table.rows:
@@ -114,7 +114,7 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
         engines.add_row(names, Text("yes", "green") if found.ok else Text(found.reason), Text(found.fix))
     findings = _wrapping("what", "state", "found", "fix")
     for finding in examination.findings:
-        style = {State.OK: "green", State.NOTE: "yellow", State.UNFIT: "bold red"}[finding.state]
+        style = {State.OK: "green", State.NOTE: "yellow"}.get(finding.state, "bold red")
         findings.add_row(finding.name, Text(finding.state.value, style), Text(finding.text), Text(finding.fix))
     known = [f"{name} {value}" for name, value in stack.items() if value not in (None, [], "")]
     return [
@@ -124,7 +124,9 @@ def doctor_lines(stack: Mapping[str, Any], examination: Examination) -> list[str
         "",
         _drawn(findings, colour=sys.stdout.isatty()),
         "",
-        "this machine is fit to gate on" if examination.fit else "this machine is NOT fit to gate on: see UNFIT above",
+        "this machine is NOT fit to gate on: see UNFIT or MISSING above"
+        if examination.status
+        else "this machine is fit to gate on",
     ]
 
 
@@ -138,7 +140,7 @@ def _wrapping(*names: str) -> rich.table.Table:
 
 def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:
     """One row per group of layers, the lowest SQNR first."""
-    columns = (Column("quantised", text=True), *map(Column, ("layers", "agreement", "SQNR dB", "ms")))
+    columns = (Column("quantised", text=True), *map(Column, ("layers", "agreement", "SQNR dB", "latency ms")))
     return Table(
         columns,
         tuple(
@@ -176,7 +178,7 @@ def selftest_lines(result: Selftest) -> list[str]:
     )
     prolonged = sum(trial.prolonged for trials in result.trials.values() for trial in trials)
     return [
-        f"{result.model} {result.engine} batch {result.batch}: {milliseconds(result.latency)} ms, "
+        f"{result.model} {result.engine} batch {result.batch}: latency {milliseconds(result.latency)} ms, "
         f"delta {result.delta:.1%}, {result.seconds:.0f} s, {prolonged} took more than the first look",
         table_text(outcomes),
         "wrong: REGRESSED against itself, PASS of a slowed arm; the bound holds with 95 % confidence",

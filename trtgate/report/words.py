@@ -27,6 +27,21 @@ def time_cell(seconds: float | None) -> Cell:
     return Cell("-") if seconds is None else Cell(milliseconds(seconds), value=seconds)
 
 
+# Before a number that something speaks against.
+MARK = "~"
+
+
+def latency_cell(record: EngineRecord) -> Cell:
+    """The latency, marked where a warning stands in the notes."""
+    cell = time_cell(record.value("latency"))
+    return Cell(f"{MARK}{cell.text}", value=cell.value) if record.warnings and cell.value else cell
+
+
+def floor_cell(floor: float | None, form: str) -> Cell:
+    """What a number must reach; empty where that is nothing."""
+    return Cell("") if floor is None else Cell(format(floor, form), value=floor)
+
+
 def number_cell(value: float | None, form: str) -> Cell:
     """A number in a format, or a dash for what was not measured."""
     return Cell("-") if value is None else Cell(format(value, form), value=value)

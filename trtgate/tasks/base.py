@@ -16,6 +16,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
+from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
@@ -35,8 +36,9 @@ class Task(Protocol):
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Any:
         """What the comparison found. Raises ValueError for answers to other samples."""
 
-    def decide(self, found: Any, expectation: Expectation) -> list[Decision]:
-        """What is expected of that, each with the metric that it is on."""
+    def decide(self, found: Any, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+        """What is expected of that, each with the metric that it is on; `builds` where it is a new version's with the
+        old one's, of which there are several builds."""
 
     def summary(self, found: Any) -> Summary:
         """What a record keeps of it, as JSON values."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from trtgate import judge
 from trtgate.expectations import Expectation
-from trtgate.graphs import OUTPUT
 from trtgate.samples import Samples
+from trtgate.signature import OUTPUT
 from trtgate.tasks.base import Outputs, Summary
-from trtgate.verdict.agreement import Agreement, Logits, compare_logits
+from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision
 
@@ -35,8 +35,11 @@ class Classification:
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
         return compare_logits(self.logits(reference), self.logits(got), samples.clusters)
 
-    def decide(self, found: Agreement, expectation: Expectation) -> list[Decision]:
-        return [judge.fidelity_decision(found, expectation), judge.agreement_decision(found, expectation)]
+    def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+        return [
+            judge.fidelity_decision(found, expectation, builds),
+            judge.agreement_decision(found, expectation, builds),
+        ]
 
     def summary(self, found: Agreement) -> Summary:
         return judge.agreement_summary(found)

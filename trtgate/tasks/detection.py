@@ -19,6 +19,7 @@ from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.shares import share_bounds, size_of
 
@@ -118,7 +119,7 @@ class Detection:
         kept = {"samples": samples.digest}
         return Scores(len(reference), tuple(scores), (), same, tuple(examples), kept, samples.doubt)
 
-    def decide(self, found: Scores, expectation: Expectation) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "agreement")
 
     def summary(self, found: Scores) -> Summary:

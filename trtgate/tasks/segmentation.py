@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.shares import student_t
 
@@ -66,7 +67,7 @@ class Segmentation:
         examples = tuple(f"{samples.names[at]}: {shares[at]:.1%} equal pixels" for at in order if shares[at] < 1)
         return Scores(len(reference), tuple(scores), (), same, examples, {"samples": samples.digest}, samples.doubt)
 
-    def decide(self, found: Scores, expectation: Expectation) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "agreement")
 
     def summary(self, found: Scores) -> Summary:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision
 
 Floats = npt.NDArray[np.float64]
@@ -55,7 +56,7 @@ class TensorsTask:
             doubt=samples.doubt,
         )
 
-    def decide(self, found: Scores, expectation: Expectation) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "fidelity")
 
     def summary(self, found: Scores) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,56 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
     size = size_of((wanted != got).astype(np.float64), clusters)
     return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips, size.photos, size.effective)
+
+
+def _closeness(agreement: Agreement) -> tuple[bool, int, float]:
+    return agreement.finite, agreement.top1, agreement.sqnr_db
+
+
+def nearest(agreements: Sequence[Agreement]) -> Agreement:
+    """Of several comparisons on the same photos the one with most answers alike, and then the least difference."""
+    return max(agreements, key=_closeness)
+
+
+def furthest(agreements: Sequence[Agreement]) -> Agreement:
+    """Of several comparisons on the same photos the one with fewest answers alike, and then the most difference."""
+    return min(agreements, key=_closeness)
+
+
+# How much further apart than the few builds that were made others of the same version may lie: in the power of the
+# difference and, with two photos to spare where hardly one flips, in answers. Of 3 builds a side on 240 photos like the
+# old ones 0 to 0.8 % lie beyond that (29 % beyond the old ones' own distance); all with twice the noise do
+# (tests/studies/rebuilds.py).
+BAND = 2.0
+SPARE_PHOTOS = 2
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """Whether each build of a new version answers as some build of the old one does, as far as those agree among
+    themselves: by the number of answers alike, and by the power of the logits' difference."""
+
+    answers: bool
+    logits: bool
+
+
+def rebuilt(old: Sequence[Agreement], new: Sequence[Sequence[Agreement]]) -> Rebuilt | None:
+    """From the comparisons of the old builds with each other, and of each new one with every old one.
+
+    None where there is one old build, which shows nothing. What lies furthest apart decides on either side. (Not the
+    worst photo's cosine: of a few pairs of alike builds that is any number.)
+    """
+    if not old:
+        return None
+
+    def holds(distance: Callable[[Agreement], float], spare: float = 0.0) -> bool:
+        return max(min(map(distance, some)) for some in new) <= BAND * max(map(distance, old)) + spare
+
+    finite = all(each.finite for some in new for each in some)
+    return Rebuilt(
+        answers=finite and holds(lambda each: each.n - each.top1, SPARE_PHOTOS),
+        logits=finite and holds(lambda each: 10 ** (-each.sqnr_db / 10)),
+    )
 
 
 def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:

@@ -31,6 +31,7 @@ class Reason(enum.Enum):
     NO_LIMIT = "no_limit"
     SAME_ANSWERS = "same_answers"
     ANSWERS_KEPT = "answers_kept"
+    WITHIN_REBUILDS = "within_rebuilds"
     # REGRESSED
     SLOWER = "slower"
     FAR_BEYOND_SPREAD = "far_beyond_spread"

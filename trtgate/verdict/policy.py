@@ -47,7 +47,7 @@ def holm(decisions: Sequence[Decision], alpha: float = FAMILY_ALPHA) -> list[Dec
         decision = decisions[index]
         if decision.verdict is Verdict.REGRESSED and largest > alpha:
             of = f"one of {len(tested)} decisions" if len(tested) > 1 else "a decision"
-            message = f"{decision.message}: {of} may say so by chance ({largest:.1%})"
+            message = f"{decision.message}: {of} may say so by chance ({min(1.0, largest):.1%})"
             corrected[index] = replace(
                 decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.ONE_OF_MANY, message=message
             )

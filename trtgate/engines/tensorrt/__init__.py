@@ -67,6 +67,9 @@ class TensorRTBackend(Backend):
     def plan_file(self, spec: EngineSpec) -> str | None:
         return "plan.engine"
 
+    def tunes(self, spec: EngineSpec) -> bool:
+        return True
+
     def graph_kind(self, spec: EngineSpec) -> GraphKind | None:
         return RECIPES[spec].graph
 

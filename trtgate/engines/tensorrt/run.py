@@ -17,7 +17,7 @@ import numpy as np
 
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane, closed, driver
 from trtgate.engines.base import EngineSpec, LayerTime, PrecisionAudit
-from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
     TensorRTError,
@@ -44,7 +44,6 @@ TYPES = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-CAPTURED = "CUDA graph"
 # Runs of a context before its times are kept: lazy loading of kernels is over then.
 WARM_UP = 3
 # Layer times come from this many profiled runs.

@@ -1,0 +1,82 @@
+"""`python -m trtgate classify`: photos in, classes and latencies out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trtgate.__main__ import main
+from trtgate.classify import Seen, classify_page, softmax
+from trtgate.engines import parse_spec
+from trtgate.report import terminal
+from trtgate.report.page import Table
+from trtgate.workbench import Workbench
+
+PHOTOS = Path(__file__).resolve().parent.parent / "data" / "evaluation"
+
+
+def seen(**logits: list[float]) -> Seen:
+    """One photo, three classes, and an engine for each keyword."""
+    answers = {name.replace("_", "-"): np.array([row], np.float32) for name, row in logits.items()}
+    classes = ("goldfish", "tench", "<b>")
+    return Seen("toy", ("a.jpg",), classes, answers, dict.fromkeys(answers, 2e-3), 1, True, {})
+
+
+def test_softmax_is_scipys() -> None:
+    from scipy.special import softmax as expected
+
+    logits = np.array([1000.0, 999.0, -1000.0, 3.0], np.float32)
+    np.testing.assert_allclose(softmax(logits), expected(logits.astype(np.float64)), rtol=1e-12)
+
+
+def test_classes_above_ten_percent_are_shown_and_the_surest_always() -> None:
+    page = classify_page([seen(pytorch_fp32=[3.0, 2.0, -9.0], openvino_int8=[0.0, 0.1, 0.0])])
+    [table] = [part for part in page.sections[0].parts if isinstance(part, Table)]
+    shown = [(row[1].text, row[3].text, row[4].text) for row in table.rows]
+    assert shown[:2] == [("pytorch-fp32", "73.1%", "goldfish"), ("pytorch-fp32", "26.9%", "tench")]
+    assert [name for _, _, name in shown[2:]] == ["tench", "goldfish", "<b>"]
+    assert "0 of 1 first answers are those of pytorch-fp32" in terminal.render(page)
+    flat = {"pytorch-fp32": np.zeros((1, 20), np.float32)}
+    many = Seen("toy", ("a.jpg",), [f"{index}" for index in range(20)], flat, {"pytorch-fp32": 1e-3}, 1, False, {})
+    text = terminal.render(classify_page([many]))
+    assert text.count("5.0%") == 1
+    assert "toy is untrained" in text
+
+
+@pytest.mark.usefixtures("short_blocks")
+def test_classify_command(plan_cache: Path, lite0: Workbench, capsys: pytest.CaptureFixture[str]) -> None:
+    lite0.plan(parse_spec("onnxruntime-int8"))
+    photos = [str(PHOTOS / name) for name in ("goldfish.jpg", "panda.jpg")]
+    assert main(["classify", *photos, "--engine", "onnxruntime-int8", "--plan-cache", str(plan_cache)]) == 0
+    out = capsys.readouterr().out
+    for engine in ("pytorch-fp32", "onnxruntime-int8"):
+        assert out.count(engine) >= 2
+    assert len(re.findall(r"\d% goldfish$", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"\d% giant panda$", out, re.MULTILINE)) == 2
+    assert "2 photos: 2 of 2 first answers are those of pytorch-fp32" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg cannot be read (No such file or directory); give a photo"),
+        (["text.jpg"], "text.jpg is not an image that OpenCV can read; give a photo"),
+        (["folder"], "folder cannot be read"),
+        ([str(PHOTOS / "bee.jpg"), "--model", "resnet5000"], "--model resnet5000 is neither"),
+        ([str(PHOTOS / "bee.jpg"), "--engine", "onnxruntime-int9"], "onnxruntime-int9"),
+        ([str(PHOTOS / "bee.jpg"), "--engine", "tensorrt-fp16", "--device", "cpu"], "--engine tensorrt-fp16: "),
+    ],
+)
+def test_what_cannot_be_classified_is_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.jpg").write_text("no photo")
+    Path("folder").mkdir()
+    assert main(["classify", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert said in error[-1]
+    assert not any("Traceback" in line for line in error)
