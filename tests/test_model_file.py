@@ -142,6 +142,16 @@ def test_colours_and_types() -> None:
     assert Recipe((6, 4), scale=1, layout="NHWC").prepare(red, raw)[0, 0, 0].tolist() == [255, 0, 0]
 
 
+def test_the_size_of_photos_is_that_of_an_input_that_leaves_it_open(tmp_path: Path) -> None:
+    path = write(tmp_path, "[preprocessing]\nsize = [24, 16]\n", networks.heads())
+    [model] = read_models([str(path)], []).values()
+    assert model.file is not None
+    assert model.file.signature.inputs[0].shape == ("batch", 3, 24, 16)
+    path.write_text(path.read_text().replace("[24, 16]", "'large'"))
+    with pytest.raises(UserError, match="the size of x is not known"):
+        read_models([str(path)], [])
+
+
 def test_photos_of_a_folder_and_the_shipped_ones(tmp_path: Path) -> None:
     path = write(tmp_path, PREPARED)
     settings = settings_of(tmp_path, "--model", str(path))

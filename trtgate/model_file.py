@@ -18,7 +18,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import check_quantize, check_section, known_names
 from trtgate.images import list_folder
 from trtgate.models import DATA
-from trtgate.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe
+from trtgate.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.samples import ArrayFolder, Samples, Seeded
 from trtgate.signature import TensorSpec
@@ -178,7 +178,7 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
     name = re.sub(r"\s+", "_", str(table.get("name", path.name)))
     constants = dict(table.get("inputs", {}))
     found = []
-    for shape in shapes or [_shape_of(table)]:
+    for shape in shapes or [_shape_of(path, table, constants)]:
         file = describe(path, shape, constants)
         whole = f"{name}@{shape_name(shape)}" if shapes else name
         recipe, photo_input = _recipe(table, file, constants, folder)
@@ -199,15 +199,23 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
     return found
 
 
-def _shape_of(table: Mapping[str, Any]) -> Shape:
-    """The shape that the preprocessing gives the one input that it is for, where the file leaves it open."""
+def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]) -> Shape:
+    """The shape that the size of [preprocessing] gives the input that it is for, which may leave it open."""
     how = table.get("preprocessing", {})
-    if "size" not in how or "input" not in how:
+    size = how.get("size")
+    if not isinstance(size, list) or len(size) != 2:
         return {}
-    height, width = how["size"]
+    photos = [
+        value.name
+        for value in load_graph(path).graph.input
+        if len(value.type.tensor_type.shape.dim) == 4 and value.name not in constants
+    ]
+    chosen = [name for name in photos if how.get("input", name) == name]
+    if len(chosen) != 1:
+        return {}
     channels = 1 if how.get("colour") == "GREY" else 3
-    axes = (height, width, channels) if how.get("layout") == "NHWC" else (channels, height, width)
-    return {how["input"]: (1, *axes)}
+    axes = (*size, channels) if how.get("layout") == "NHWC" else (channels, *size)
+    return {chosen[0]: (1, *axes)}
 
 
 def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
