@@ -11,12 +11,16 @@ import onnx
 import pytest
 from onnx import helper
 
+from trtgate.compare import compare_records
 from trtgate.engines import available, backend, parse_spec
 from trtgate.engines.base import BuildRequest, EngineUnavailable
 from trtgate.errors import UserError
+from trtgate.expectations import read_expectations
+from trtgate.fields import DAMAGED
 from trtgate.model_file import read_models
 from trtgate.onnx_file import REFERENCES, describe
 from trtgate.options import OPTIONS, read_settings
+from trtgate.records import EngineRecord, from_json, to_json
 from trtgate.verdict.decision import Verdict
 from trtgate.workbench import Settings, Workbench
 
@@ -303,3 +307,27 @@ def test_a_spoilt_channel_is_found_and_its_output_named(tmp_path: Path) -> None:
         assert "boxes" in decision.message
         assert "boxes, 2 along axis 0 of a sample" in decision.message
         assert "map" not in decision.message
+
+
+def test_a_saved_session_keeps_what_finds_it(tmp_path: Path) -> None:
+    reference = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    good, bad = (kept(networks.heads(spoilt=spoilt), tmp_path, reference) for spoilt in (False, True))
+    key = ("heads.onnx@1x3x32x32", "onnxruntime-int8", 1)
+    rounds = tuple(1e-3 * (1 + 0.001 * index) for index in range(15))
+
+    def record(scores: dict[str, Any]) -> EngineRecord:
+        series = {"latency": rounds, "reference_latency": rounds}
+        made = EngineRecord(*key, "onnx", series, reference="onnxruntime-fp32", scores=scores)
+        return from_json(json.loads(json.dumps(to_json(made))))
+
+    for new, verdict in ((good, Verdict.PASS), (bad, Verdict.REGRESSED)):
+        [found] = compare_records(
+            {key: [record(good)]}, {key: [record(new)]}, read_expectations(), "sessions", {}
+        ).engines
+        change = found.change("answers")
+        assert change is not None
+        assert change.decision.verdict is verdict
+    assert "boxes, 2 along axis 0 of a sample" in change.decision.message
+    for spoil in ({"scores": 3}, {"n": 0}, {"kept": {"powers": {"boxes": {"axes": [{"n": 3, "base64": "!"}]}}}}):
+        with pytest.raises(DAMAGED):
+            record({**good, **spoil})

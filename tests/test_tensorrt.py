@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from trtgate import judge
-from trtgate.cuda import CapturedGraph, CudaError
+from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane
 from trtgate.engines import available, parse_spec
 from trtgate.engines.base import EngineSpec, PrecisionAudit
 from trtgate.engines.gpu import time_between_events
@@ -26,6 +26,7 @@ from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.signature import BATCH, Signature, TensorSpec
 from trtgate.verdict import Verdict
 
 from . import small_classifier
@@ -441,6 +442,23 @@ def test_a_failed_enqueue_raises_and_nothing_leaks(install: Callable[[str], Fake
         with pytest.raises(TensorRTError, match="execute_async_v3 failed"):
             engine.infer(batch(1))
         assert gpu.clean
+
+
+def test_a_lane_has_a_buffer_for_each_tensor(gpu: FakeGpu) -> None:
+    ids, mask = TensorSpec("ids", "int64", (BATCH, 3)), TensorSpec("mask", "bool", (BATCH, 3))
+    outputs = (TensorSpec("scores", "float32", (BATCH, 2)), TensorSpec("state", "float16", (1, BATCH, 4)))
+    signature = Signature((ids, mask), outputs)
+    lane = PyCudaLane(2, signature)
+    given = {"ids": np.arange(6).reshape(2, 3), "mask": np.array([[True, False, True]] * 2)}
+    lane.give(given, again=False)
+    for name, array in given.items():
+        assert bytes(lane.device[name].memory) == array.tobytes()
+    lane.device["state"].memory[:] = np.arange(8, dtype=np.float16).tobytes()
+    lane.copy_out()
+    assert lane.host_out["state"].shape == (1, 2, 4)
+    assert lane.host_out["state"].ravel().tolist() == list(range(8))
+    lane.close()
+    assert gpu.clean
 
 
 @pytest.mark.parametrize("call", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
