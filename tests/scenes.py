@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packaging.version import Version
 
 from trtgate.ab import AbReport, AbResult, SideFacts
 from trtgate.baseline import saved_sessions
+from trtgate.bisect import Bisection, Question, Raced, Tried
 from trtgate.compare import Report, compare_records, compare_sessions
 from trtgate.expectations import Expectations
 from trtgate.fleet import Fleet, read_fleet
 from trtgate.records import EngineRecord, Key, pack
+from trtgate.releases import Release
 from trtgate.verdict.answers import answers_of
+from trtgate.verdict.bisection import Answer, Kind, Outcome, State
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.shares import Floats
 
@@ -200,3 +204,30 @@ def fleet() -> Fleet:
         shutil.copy(next(Path(".benchmarks").glob(f"**/*_{runner}.json")), folder)
     (Path("fleet") / "a10").mkdir()
     return read_fleet(Path("fleet"))
+
+
+def searched() -> Bisection:
+    """A search over five versions: one cannot be imported, one was open at first, and the last one is slower."""
+
+    def raced(new: int, change: float, outcome: Outcome, old: int = 0, again: bool = False) -> Raced:
+        names = [f"1.2{old}.0", f"1.2{new}.0"]
+        message = f"slower by {change - 1:+.1%}" if outcome is Outcome.WORSE else f"{change - 1:+.1%}, within 2.0%"
+        return Raced(
+            *(*names, outcome, again, message, 12 if again else 6, 31.5),
+            *(change, change - 0.008, change + 0.008, 2.1e-3, 2.1e-3 * change),
+            stack=(f"onnxruntime: {names[0]} -> {names[1]}",),
+            layers=("conv1: 0.4000 -> 0.5000 ms (+0.1000)",),
+            answers={"n": 60, "top1": 59, "cosine": 0.9991, "sqnr_db": None},
+        )
+
+    question = Question("onnxruntime", "efficientnet_lite0", "onnxruntime-int8", 1, "cpu", "latency", 0.02)
+    releases = [Release(Version(f"1.2{minor}.0"), f"2025-0{minor + 1}-01") for minor in range(5)]
+    known = (
+        raced(3, 1.019, Outcome.OPEN),
+        raced(3, 1.001, Outcome.SAME, again=True),
+        raced(4, 1.053, Outcome.WORSE),
+        raced(4, 1.051, Outcome.WORSE, old=3),
+    )
+    tried = {"1.22.0": Tried(State.FAILS, "libx.so: cannot open shared object file")}
+    tried |= {f"1.2{minor}.0": Tried(State.WORKS) for minor in (0, 3, 4)}
+    return Bisection(question, tuple(releases), tried, known, Answer(Kind.FOUND, 3, 4, Outcome.WORSE))

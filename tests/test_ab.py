@@ -317,7 +317,19 @@ def test_a_noisy_series_of_either_kind_gets_more_rounds(noise: float, second_noi
     found = {each.metric: each.verdict for each in ab.decisions(race, expectation)}
     assert found["latency"] is (Verdict.INCONCLUSIVE if noise else Verdict.PASS)
     assert ("end_to_end" in found) == (second_noise is not None)
-    assert ab.more_rounds_may_decide(race, expectation) == more
+    assert ab.more_rounds_may_decide(race, expectation, races=1) == more
+
+
+@pytest.mark.parametrize(("rounds", "more"), [(8, True), (15, False)])
+def test_a_slower_side_gets_as_many_rounds_as_many_decisions_take(rounds: int, more: bool) -> None:
+    """8 rounds of which all are slower happen by chance in 0.4 %: among 8 decisions that proves nothing."""
+    names = [f"{side} {number}" for number in (1, 2, 3) for side in ("old", "new")]
+    slower = {name: 1.03 if name.startswith("new") else 1.0 for name in names}
+    blocks = {
+        name: tuple(np.full(5, 1e-3 * (factor + 1e-4 * n)) for n in range(rounds)) for name, factor in slower.items()
+    }
+    race = Race(blocks, dict.fromkeys(names, True), statistic="median")
+    assert ab.more_rounds_may_decide(race, Expectation({"delta": 0.02}), races=4) == more
 
 
 class Describing:

@@ -11,6 +11,7 @@ import pytest
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
 from trtgate.verdict import Verdict
+from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.paired import decide_paired
 
 
@@ -50,6 +51,19 @@ def test_the_most_particular_section_counts(tmp_path: Path) -> None:
     assert tuple(map(found.number, ("agreement", "speedup", "delta", "cosine"))) == (0.4, 3, 0.02, 0.5)
     other = read_expectations(path).of("resnet18", "openvino-int8")
     assert tuple(map(other.number, ("agreement", "speedup", "delta"))) == (0.15, 1, 0.01)
+
+
+def test_a_question_about_one_metric_gates_nothing_beside_it_and_the_latency(tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    limits = "[models.resnet50.engines.onnxruntime-int8]\ndelta = 0.03\ntail = 0.2\n"
+    path.write_text(f"acknowledged_missing = ['*']\n{limits}")
+    engine = ("resnet50", "onnxruntime-int8")
+    asked = read_expectations(path).only(*engine, BY_NAME["host_memory"], 0.1)
+    found = asked.of(*engine)
+    gated = {name: found.limits(metric).delta for name, metric in BY_NAME.items() if found.limits(metric).delta}
+    assert gated == {"latency": 0.03, "cycles": 0.03, "host_memory": 0.1}
+    assert not asked.acknowledged_missing
+    assert asked.only(*engine, BY_NAME["latency"], 0.1).of(*engine)["delta"] == 0.1
 
 
 @pytest.mark.parametrize(

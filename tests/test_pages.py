@@ -19,6 +19,7 @@ from trtgate.__main__ import main
 from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
+from trtgate.report.bisections import bisection_page
 from trtgate.report.page import Page
 from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
 from trtgate.thumbnails import shipped_photos
@@ -53,6 +54,7 @@ PAGES: dict[str, Callable[[], Page]] = {
     "compare": a_comparison,
     "ab": lambda: ab_page(scenes.raced()),
     "fleet": lambda: fleet_page(scenes.fleet()),
+    "bisect": lambda: bisection_page(scenes.searched(), {f"1.2{minor}.0": Path(f"/e/{minor}") for minor in range(5)}),
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trtgate.verdict import Reason, Verdict
+from trtgate.verdict.metrics import Sample, numbers_of, numbers_of_processes
 from trtgate.verdict.sessions import ALPHA, decide_sessions, rank_of_bound
 
 medians = arrays(np.float64, st.integers(5, 7), elements=st.floats(1e-4, 1e-1))
@@ -92,3 +93,32 @@ def test_impossible_times_are_refused(bad: float) -> None:
 def test_an_empty_side_is_refused() -> None:
     with pytest.raises(ValueError, match="need a session"):
         decide_sessions(np.array([]), np.ones(5), delta=0.05)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(300, 260), (40, 2000)])
+def test_bounds_of_many_sessions_are_those_of_all_pairs(m: int, n: int, ties: bool) -> None:
+    rng = np.random.default_rng(0)
+    old, new = np.exp(rng.normal(-7, 0.01, m)), np.exp(rng.normal(-7, 0.01, n))
+    if ties:
+        old, new = old.round(6), new.round(6)
+    found = decide_sessions(old, new, delta=0.05)
+    pairs, k = np.sort(np.log(new)[:, None] - np.log(old)[None, :], None), rank_of_bound(m, n)
+    wanted = np.exp([np.median(pairs), pairs[k - 1], pairs[-k]])
+    np.testing.assert_allclose([found.estimate, found.low, found.high], wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rounds", [(4, 4, 4), (5, 5), (3, 4, 2), (1, 1), ()])
+@pytest.mark.parametrize("iterations", [20, None])
+def test_the_numbers_of_all_processes_are_those_of_each(rounds: tuple[int, ...], iterations: int | None) -> None:
+    rng, count = np.random.default_rng(0), sum(rounds) or 6
+    latency = rng.uniform(1, 2, count)
+    series = {"latency": latency, "reference_latency": 4 * latency[::-1], "plan_bytes": np.array([3.0])}
+    series |= {"clock_hz": np.array([2e9])} | ({"host_memory": rng.uniform(1, 2, len(rounds))} if rounds else {})
+    sizes = [iterations or int(rng.integers(5, 30)) for _ in range(count)]
+    whole = Sample(series, {"latency": [rng.uniform(1, 9, size) for size in sizes]})
+    found = numbers_of_processes(whole, rounds)
+    wanted = numbers_of(whole.split(rounds) if rounds else [whole])
+    assert found.keys() == wanted.keys() >= {"latency", "tail", "speedup", "cycles", "plan_bytes"}
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12)

@@ -411,6 +411,7 @@ def test_one_more_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     more = Metric("jitter", "s", "interquartile range", jitter, "jitter", 0.5, rule="number", least=20e-6)
     monkeypatch.setattr("trtgate.compare.METRICS", (more,))
+    monkeypatch.setattr("trtgate.verdict.metrics.METRICS", (more,))
     monkeypatch.setitem(expectations.KEYS, "jitter", expectations.Range(0.5, 0.001, 1.0))  # type: ignore[arg-type]
     calm = [1e-3 * (1 + 0.01 * np.arange(20)) for _ in range(15)]
     sessions("before", 1, iterations={"latency": pack(calm)})

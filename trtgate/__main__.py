@@ -16,15 +16,20 @@ from typing import Any
 from trtgate.ab import REBUILDS, run_ab
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.baseline import find_named, promote, saved_sessions
+from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, ask, search
 from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
+from trtgate.containers import choose_side
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
+from trtgate.environments import Environments, require_requirements
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, require_own, write_delta
 from trtgate.exports import EXPORTS, numbers_of, runners_in
 from trtgate.fleet import read_fleet
+from trtgate.journal import bisection_to_json, journal_of
+from trtgate.laboratory import Installed
 from trtgate.nvml import current_gpu
 from trtgate.options import add_options, choose_device, default_device, read_settings, with_required
 from trtgate.outputs import require_outputs, write_output
@@ -33,8 +38,10 @@ from trtgate.processes import Terminated, orderly_endings, run_command
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.records import SessionRecord, read_session
-from trtgate.remote import WorkerError
+from trtgate.releases import find_releases, require_package, require_version
+from trtgate.remote import SIDES, WorkerError
 from trtgate.report import github, html, markdown, terminal
+from trtgate.report.bisections import bisection_page
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
 from trtgate.report.pages import ab_page, comparison_decisions, comparison_page, fleet_page
@@ -249,8 +256,9 @@ def _sessions(options: argparse.Namespace) -> int:
 
 def _add_ab(commands: Any) -> None:
     parser = commands.add_parser("ab", help="race two environments against each other on this machine")
-    parser.add_argument("--old", type=Path, required=True, metavar="PYTHON", help="python of the old environment")
-    parser.add_argument("--new", type=Path, required=True, metavar="PYTHON", help="python of the new environment")
+    for side in SIDES:
+        text = f"python of the {side} environment, or a container image with its tag"
+        parser.add_argument(f"--{side}", required=True, metavar="PYTHON|IMAGE", help=text)
     add_options(parser.add_argument)
     parser.add_argument("--rounds", type=_positive, metavar="R", help=f"default {Schedule.rounds}")
     parser.add_argument(
@@ -266,8 +274,9 @@ def _add_ab(commands: Any) -> None:
 def _ab(options: argparse.Namespace) -> int:
     _require_outputs(options)
     settings = _settings(options)
+    sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
     report = run_ab(
-        {"old": options.old, "new": options.new},
+        sides,
         settings,
         options.engine,
         rounds=options.rounds,
@@ -279,6 +288,76 @@ def _ab(options: argparse.Namespace) -> int:
     for line in github.annotate(comparison_decisions(report.report)):
         print(line)
     return exit_status(decision.verdict for decision in report.report.decisions())
+
+
+def _add_bisect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bisect",
+        help="which released version of a package changed an engine",
+        description="Races released versions of a package against a good one until two neighbours show which version "
+        "changed an engine. Ends with 0 for an answer, 6 where it cannot be told, 2 for a mistake.",
+    )
+    parser.add_argument("--package", required=True, metavar="NAME", help="as pip knows it: onnxruntime, tensorrt-cu12")
+    parser.add_argument("--good", required=True, metavar="VERSION", help="the older end: it is as it should be")
+    parser.add_argument("--bad", required=True, metavar="VERSION", help="the newer end: it is not")
+    parser.add_argument(
+        "--metric",
+        default="latency",
+        help=f"{', '.join((*MEASURED, ANSWERS, BUILD))}; on a GPU also {', '.join(ON_A_GPU)} (default latency)",
+    )
+    parser.add_argument(
+        "--delta", type=_percent, help="what counts as a change (default: the metric's in expectations.toml; answers 0)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="a side of a race (default: as `ab`); twice as many if it is open",
+    )
+    parser.add_argument("--index-url", metavar="URL", help="where pip looks, instead of what it is configured for")
+    parser.add_argument("--extra-index-url", action="append", default=[], metavar="URL", help="and there; repeats")
+    parser.add_argument(
+        "--requirements", type=Path, metavar="FILE", help="what is installed along, as pip's -r takes it"
+    )
+    parser.add_argument(
+        "--python", type=Path, default=Path(sys.executable), help="makes the environments (default: this one)"
+    )
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=Path(".trtgate-environments"),
+        metavar="DIR",
+        help="where environments and unfinished searches are kept (default .trtgate-environments)",
+    )
+    parser.add_argument("--afresh", action="store_true", help="do not go on with an earlier search")
+    add_options(parser.add_argument)
+    _add_outputs(parser)
+    parser.set_defaults(run=_bisect)
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    _require_outputs(options)
+    package = require_package(options.package)
+    good, bad = require_version("--good", options.good), require_version("--bad", options.bad)
+    require_requirements(options.requirements)
+    options.batch_size = options.batch_size or [1]
+    settings, progress = _settings(options), console_progress()
+    question = ask(settings, package, options.engine, options.metric, options.delta)
+    urls = [("--index-url", options.index_url)] if options.index_url else []
+    urls += [("--extra-index-url", url) for url in options.extra_index_url]
+    index = tuple(word for pair in urls for word in pair)
+    releases = find_releases(options.python, package, good, bad, index)
+    environments = Environments(options.environments, options.python, package, index, options.requirements, progress)
+    journal = journal_of(question, environments, settings)
+    known = [] if options.afresh else journal.read(progress)
+    if known:
+        races = f"{len(known)} race{'s' * (len(known) > 1)}"
+        progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")
+    laboratory = Installed(question, environments, settings, progress, options.processes)
+    found = search(question, releases, laboratory, known, journal.write)
+    write_output("--json", options.json, json.dumps(bisection_to_json(found), indent=1))
+    _show(options, bisection_page(found, environments.installed(found.names)))
+    return found.status
 
 
 def _show(options: argparse.Namespace, page: Page, *, publish: bool = True) -> None:
@@ -318,7 +397,9 @@ def _compare(options: argparse.Namespace) -> int:
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
     write_output("--json", options.json, json.dumps(report_to_json(report), indent=1))
-    _show(options, comparison_page(report, samples_of(old, new), _photos(options)))
+    # Charts, which every iteration goes into, are HTML's alone.
+    samples = samples_of(old, new) if options.html else None
+    _show(options, comparison_page(report, samples, _photos(options)))
     for line in github.annotate(comparison_decisions(report)):
         print(line)
     return exit_status(decision.verdict for decision in report.decisions())
@@ -398,6 +479,7 @@ ADD = (
     _add_sessions,
     _add_compare,
     _add_ab,
+    _add_bisect,
     _add_promote,
     _add_report,
     add_classify,

@@ -40,7 +40,7 @@ from trtgate.plans import changed_fields
 from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import EngineRecord, Key, from_race
-from trtgate.remote import SIDES, Sides, WorkerError, workers
+from trtgate.remote import SIDES, Place, Sides, WorkerError, as_place, workers
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
 from trtgate.stack import steady
@@ -49,8 +49,9 @@ from trtgate.tasks.base import Outputs
 from trtgate.tasks.classification import Classification
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
-from trtgate.verdict.decision import Decision, Reason
+from trtgate.verdict.decision import Decision
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
+from trtgate.verdict.policy import more_may_decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.verdict.shares import Ints
 from trtgate.workbench import Logits, Settings, Workbench, rows_of
@@ -215,21 +216,23 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
 
 
 def run_ab(
-    pythons: Mapping[str, Path],
+    sides: Mapping[str, Path | Place],
     settings: Settings,
     asked: Sequence[str],
     *,
     rounds: int | None,
     rebuilds: int | None,
     progress: Progress,
+    processes: int | None = None,
 ) -> AbReport:
-    """Race every chosen engine of every model at every batch size, `pythons` by side.
+    """Race every chosen engine of every model at every batch size; `sides` are pythons of environments, or images.
 
-    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds` and `rebuilds`
-    replace the defaults: the schedule's rounds, and REBUILDS builds a side where the builder tunes, 1 otherwise. Raises
-    WorkerError when a worker fails in any way: then there is no verdict at all.
+    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
+    and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
+    otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
     """
-    with workers(pythons) as both:
+    places = {side: as_place(place) for side, place in sides.items()}
+    with workers(places) as both:
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []
     missing = {
@@ -240,6 +243,8 @@ def run_ab(
     }
     left_out = dict(chosen.left_out)
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
+        given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
+        shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
@@ -247,14 +252,14 @@ def run_ab(
                         left_out[f"{name} {spec.id}"] = str(availability)
                         continue
                     builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
-                    count = max(PROCESSES[settings.device], builds)
+                    count = max(processes or PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     with contextlib.ExitStack() as running:
                         with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
-                            both = running.enter_context(workers(pythons, count))
+                            both = running.enter_context(workers(places, count, shared))
                         try:
-                            sides = _Sides(bench, both, Path(folder), schedule, progress)
-                            results += sides.race(spec, builds)
+                            racing = _Sides(bench, both, Path(folder), schedule, progress)
+                            results += racing.race(spec, builds)
                         except LostEngine as error:
                             progress.say(str(error))
                             missing |= {
@@ -268,7 +273,7 @@ def run_ab(
     ]
     corrected = corrected_comparisons([each.comparison for each in results])
     return AbReport(
-        chosen.stacks,
+        {side: {**chosen.stacks[side], **places[side].facts} for side in SIDES},
         left_out,
         tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
         missing,
@@ -450,7 +455,8 @@ class _Sides:
             return Arm(f"{side} {index + 1}", block)
 
         def undecided(race: Race) -> bool:
-            return more_rounds_may_decide(race, expectation)
+            settings = self._bench.settings
+            return more_rounds_may_decide(race, expectation, len(settings.engines) * len(settings.batch_sizes))
 
         machine = monitor_for(device, pids)
         order = [SIDES if index % 2 == 0 else SIDES[::-1] for index in range(len(self._workers["old"]))]
@@ -581,10 +587,12 @@ def agreements_of(
 
 
 def decisions(race: Race, expectation: Expectation) -> list[Decision]:
-    """On each series of the new side against the old one: those that more rounds of the race could decide."""
+    """On each gated series of the new side against the old one: those that more rounds of the race could decide."""
     found = []
     for name in ("latency", "typical", "tail", "end_to_end", "end_to_end_tail"):
         metric, samples = BY_NAME[name], {side: _samples(race, side) for side in SIDES}
+        if expectation.limits(metric).delta is None:
+            continue
         decision = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
         found += [decision] if decision else []
     return found
@@ -595,9 +603,11 @@ def _samples(race: Race, side: str) -> list[Sample]:
     return [from_race(race, "", arm, arm, 1, "").sample() for arm in arms]
 
 
-def more_rounds_may_decide(race: Race, expectation: Expectation) -> bool:
-    """Whether a series is open for its noise; where processes differ, more rounds of the same ones decide nothing."""
-    return any(each.reason is Reason.INTERVAL_TOO_WIDE for each in decisions(race, expectation))
+def more_rounds_may_decide(race: Race, expectation: Expectation, races: int) -> bool:
+    """Whether a series is open for its noise, or REGRESSED by what as many `races` as this run has could have produced
+    by chance; where processes differ, more rounds of the same ones decide nothing."""
+    found = decisions(race, expectation)
+    return any(more_may_decide(each, races * len(found)) for each in found)
 
 
 def _named(pair: str, decision: Decision) -> Decision:

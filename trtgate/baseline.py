@@ -65,7 +65,9 @@ def find_named(storage: Path, name: str) -> list[Path]:
 
 def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     """All saved sessions of a name, number or file. Raises UserError when there is none or one cannot be read."""
-    return [read_session(path) for path in find_named(storage, name)]
+    files = find_named(storage, name)
+    # Layers are compared between the newest of either side.
+    return [read_session(path, layers=path == files[-1]) for path in files]
 
 
 def promote(files: Sequence[Path], to: Path) -> list[Path]:

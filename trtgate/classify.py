@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from trtgate.workbench import Logits, Settings, Workbench, engine_arm
 DEFAULT_MODEL = "efficientnet_lite0"
 # Classes that are less sure are not shown; the surest always is.
 LEAST = 0.10
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def look(bench: Workbench, photos: Mapping[str, images.Pixels], asked: Sequence[
         size,
         bench.weights.trained,
         left_out,
-        (*race.notes, *([f"{race.disturbed} during the race"] if race.disturbed else [])),
+        race.notes or ((f"{race.disturbed} during the race",) if race.disturbed else ()),
     )
 
 
@@ -123,13 +124,12 @@ def _answers(bench: Workbench, spec: EngineSpec, batches: Sequence[Tensors]) -> 
 
 
 def _raced(bench: Workbench, specs: Sequence[EngineSpec], batch: Tensors) -> Race:
-    """The shortest race there is: it is looked at once."""
+    """A race that is too short for a verdict, and long enough for a number to look at."""
     device = bench.settings.device
+    short = replace(SCHEDULES[device], rounds=ROUNDS)
     arms = [engine_arm(bench.engine(spec), batch) for spec in specs]
     with bench.progress.step(f"{bench.name}: racing {len(arms)} engines at batch {len(batch[INPUT])}") as count:
-        race = run_race(
-            arms, SCHEDULES[device], undecided=lambda race: False, monitor=monitor_for(device)(), progress=count
-        )
+        race = run_race(arms, short, monitor=monitor_for(device)(), progress=count)
     if not race.rounds:
         raise UserError(f"the machine is not fit to measure on ({race.dropped[-1]}); see python -m trtgate doctor")
     return race

@@ -34,7 +34,19 @@ from trtgate.stack import steady
 from trtgate.tasks.against import decide_all_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.metrics import BY_NAME, METRICS, Metric, Pairing, Sample, decide
+from trtgate.verdict.metrics import (
+    BY_NAME,
+    METRICS,
+    Limits,
+    Metric,
+    Numbers,
+    Pairing,
+    Sample,
+    decide,
+    decide_numbers,
+    joined_numbers,
+    within,
+)
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
@@ -362,7 +374,8 @@ def by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:
 def _compare(
     key: Key, old: Sequence[EngineRecord], new: Sequence[EngineRecord], expectation: Expectation, pairing: Pairing
 ) -> Comparison:
-    before, after = ([sample for record in side if record.rounds for sample in record.samples()] for side in (old, new))
+    measured = [[record for record in side if record.rounds] for side in (old, new)]
+    before, after = (joined_numbers([record.numbers for record in side]) for side in measured)
     if pairing == "sessions" and any(record.processes for record in (*old, *new)):
         pairing = "processes"
     controls = _control_changes(old, new)
@@ -373,13 +386,13 @@ def _compare(
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
-        decision = decide(metric, before, after, limits, pairing)
+        decision = _decide(metric, measured, (before, after), limits, pairing)
         if decision is None:
             continue
         gated = limits.delta is not None
         if metric.name == "cycles":
             gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks, before, after)
-        middles = _middle(metric, before), _middle(metric, after)
+        middles = _middle(metric.name, before), _middle(metric.name, after)
         changes.append(Change(metric.name, *middles, decision, gated, limits.delta))
     answers, differs = _answers(old, new, expectation)
     return Comparison(
@@ -396,9 +409,26 @@ def _compare(
     )
 
 
-def _middle(metric: Metric, samples: Iterable[Sample]) -> float | None:
-    values = [value for sample in samples if (value := metric.value(sample)) is not None]
-    return float(np.median(values)) if values else None
+def _decide(
+    metric: Metric,
+    measured: Sequence[Sequence[EngineRecord]],
+    numbers: tuple[Numbers, Numbers],
+    limits: Limits,
+    pairing: Pairing,
+) -> Decision | None:
+    """The verdict on one metric, from all rounds where they are interleaved, else from each process's number."""
+
+    def samples(side: Sequence[EngineRecord]) -> list[Sample]:
+        return [sample for record in side for sample in record.samples()]
+
+    if pairing == "interleaved":
+        return decide(metric, samples(measured[0]), samples(measured[1]), limits, pairing)
+    return decide_numbers(metric, *numbers, limits, pairing, lambda: within(metric, samples(measured[0])))
+
+
+def _middle(metric: str, numbers: Numbers) -> float | None:
+    values = numbers.get(metric)
+    return None if values is None else float(np.nanmedian(values))
 
 
 def _reference(records: Iterable[EngineRecord]) -> float | None:
@@ -419,8 +449,8 @@ def _clock_moved(clocks: tuple[float | None, float | None]) -> bool:
 def _clock_bound(
     controls: Mapping[str, float],
     clocks: tuple[float | None, float | None],
-    old: Sequence[Sample],
-    new: Sequence[Sample],
+    old: Numbers,
+    new: Numbers,
 ) -> bool:
     """Whether more cycles mean more work, or that memory, which has a clock of its own, holds the work back.
 
@@ -433,7 +463,7 @@ def _clock_bound(
     matmul = controls.get("control-matmul")
     if matmul is not None:
         return bool(abs(matmul + clock) <= np.log1p(CONTROL_MOVED))
-    before, after = (_middle(BY_NAME["latency"], side) for side in (old, new))
+    before, after = (_middle("latency", side) for side in (old, new))
     moved = float(np.log(after / before)) if before and after else 0.0
     return bool(moved * clock < 0 and abs(moved) > np.log1p(CONTROL_MOVED))
 

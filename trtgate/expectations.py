@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trtgate.graphs.quantize import QuantizeOptions
 from trtgate.models import is_model
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
-from trtgate.verdict.metrics import METRICS, Limits, Metric
+from trtgate.verdict.metrics import BY_NAME, METRICS, Limits, Metric
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -124,6 +124,17 @@ class Expectations:
             known = table.get(key, {})
             table[key] = {**known, **{name: _merged(each, known.get(name, {})) for name, each in more.items() if each}}
         return Expectations(self.path, table, frozenset(own))
+
+    def only(self, model: str, engine: str, metric: Metric | None, delta: float) -> Expectations:
+        """The same for a question about one metric of one engine (None: about what is no metric): it is gated at
+        `delta` and nothing beside it but the latency, which always has a limit, and nothing may be missing."""
+        limits = {each.limit: None for each in METRICS if each.limit != BY_NAME["latency"].limit}
+        own = {**limits, **({metric.limit: delta} if metric else {})}
+        models = self.table.get("models", {})
+        section = models.get(model, {})
+        engines = section.get("engines", {})
+        section = {**section, "engines": {**engines, engine: {**engines.get(engine, {}), **own}}}
+        return replace(self, table={**self.table, "acknowledged_missing": [], "models": {**models, model: section}})
 
     @property
     def acknowledged_missing(self) -> tuple[str, ...]:

@@ -70,6 +70,14 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def measured(name: str, value: Any) -> tuple[float, ...]:
+    """A list of numbers that can have been measured; at once where all are floats, since sessions have so many."""
+    floats = type(value) is list and set(map(type, value)) == {float} and math.isfinite(sum(value))
+    if floats and min(value) >= SMALLEST and max(value) <= LARGEST:
+        return tuple(value)
+    return listed(positive)(name, value)
+
+
 def share(name: str, value: Any) -> float:
     """A number from 0 to 1."""
     if not 0 <= number(name, value) <= 1:
@@ -124,8 +132,9 @@ def table(name: str, value: Any) -> Mapping[str, Any]:
     """A table of anything, by printable names."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a table")
-    for key in value:
-        line(f"a name in {name}", key)
+    if not "".join(value).isprintable():
+        for key in value:
+            line(f"a name in {name}", key)
     return value
 
 

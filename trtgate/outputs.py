@@ -14,7 +14,12 @@ from trtgate.fields import DAMAGED, read_json
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
 TITLE = "### trtgate"
 PART = ".part"
-OURS = ({"engines", "missing"}, {"trials", "decision"}, {"series", "stack_changes"})
+OURS = (
+    {"engines", "missing"},
+    {"trials", "decision"},
+    {"series", "stack_changes"},
+    {"question", "races", "answer"},
+)
 ENTRY = frozenset({"name", "unit", "value", "extra"})
 # What stands within the first characters of every HTML file of ours.
 GENERATOR = '<meta name="generator" content="trtgate">'

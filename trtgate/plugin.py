@@ -462,9 +462,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_compare = str(files[-1])
 
 
-def _require_writable_json(path: Path | None) -> None:
-    # pytest-benchmark's own option: it overwrites what is there, after everything has been measured.
-    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+def _require_writable_json(path: object) -> None:
+    # pytest-benchmark's own option: it overwrites what is there, after everything has been measured; before 5.3 it
+    # has opened the file by now.
+    if isinstance(path, Path) and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
         raise UserError(
             f"--benchmark-json {path} cannot be written; name a file in a folder that is there and writable"
         )

@@ -15,6 +15,9 @@ PR_SET_PDEATHSIG = 1
 # What ends a process in an orderly way, as Ctrl-C does: of a supervisor that stops a job, of a terminal that is gone.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
+# Of what a command said, in a sentence of ours.
+LONGEST_WORDS = 300
+
 # How long a command gets to end in order before it is killed.
 UNWINDING_SECONDS = 20.0
 # Threads that are not asleep after this are spinning for good; the driver will see that, and object.
@@ -32,6 +35,13 @@ def ending(status: int | None) -> str:
         return signal.Signals(-status).name
     except ValueError:  # a real-time signal
         return f"signal {-status}"
+
+
+def last_words(text: str) -> str:
+    """Of what a command said the first error in it, or its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("error:")]
+    return (errors or lines[-1:] or ["it said nothing"])[0][:LONGEST_WORDS]
 
 
 def die_with_parent() -> None:

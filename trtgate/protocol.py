@@ -1,4 +1,4 @@
-"""How the driver of an A/B run and its workers talk: framed JSON over two pipes.
+"""How the driver of an A/B run and its workers talk: framed JSON over two pipes, or over a Unix socket.
 
 A frame is its length in bytes, four of them big-endian, and then as many bytes of UTF-8 JSON. The pipes are the
 worker's alone: what its libraries print goes to its log. A worker's first frame is its greeting; then it answers
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import struct
 import time
 from collections.abc import Mapping
@@ -58,6 +59,12 @@ class Frames:
         self._reading = reading
         self._writing = writing
         self._closed = False
+
+    @classmethod
+    def over(cls, connection: socket.socket) -> Frames:
+        """Over a connected socket, which is theirs from now on."""
+        reading = connection.detach()
+        return cls(reading, os.dup(reading))
 
     def send(self, message: Any) -> None:
         """Write one frame. Raises ProtocolError when nobody reads any more."""

@@ -11,9 +11,9 @@ import base64
 import dataclasses
 import functools
 import hashlib
-import json
 import math
 import zlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -30,7 +30,7 @@ from trtgate.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.metrics import BY_NAME, Sample
+from trtgate.verdict.metrics import BY_NAME, Numbers, Sample, numbers_of_processes
 from trtgate.verdict.paired import Floats, interval
 
 KEY = "trtgate"
@@ -162,6 +162,11 @@ class EngineRecord:
         """What each of its processes measured, for a comparison."""
         return self.sample().split(self.processes) if self.processes else (self.sample(),)
 
+    @functools.cached_property
+    def numbers(self) -> Numbers:
+        """What every metric comes to in each of its processes."""
+        return numbers_of_processes(self.sample(), self.processes)
+
     def sample(self) -> Sample:
         """All that was measured, as if by one process."""
         series = {name: np.asarray(values, np.float64) for name, values in self.series.items()}
@@ -279,7 +284,8 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
     times = np.frombuffer(raw, "<f4").astype(np.float64)
     if not np.all(np.isfinite(times)) or np.any(times <= 0):
         raise ValueError("iterations must be finite and positive")
-    return tuple(np.split(times, np.cumsum(lengths)[:-1]))
+    ends = np.cumsum(lengths).tolist()
+    return tuple(times[end - length : end] for length, end in zip(lengths, ends, strict=True))
 
 
 def to_json(record: EngineRecord) -> dict[str, Any]:
@@ -341,11 +347,37 @@ def _layer(name: str, value: Any) -> dict[str, Any]:
     return {"ms": fields.ratio(f"{name}.ms", given["ms"]), "type": fields.line(f"{name}.type", given["type"]), **nodes}
 
 
+def _layers(name: str, value: Any) -> dict[str, Any]:
+    """Layers by name, most of what a session says: at once where all are as they are written."""
+    given = dict(fields.table(name, value))
+    layers = list(given.values())
+    try:
+        as_written = all(type(each["ms"]) is float and each.keys() == LAYER for each in layers)
+        texts = [text for each in layers for text in (each["type"], *each["nodes"])] if as_written else []
+        lists = {type(each["nodes"]) for each in layers} if as_written else set()
+    except (TypeError, KeyError, AttributeError):
+        as_written = False
+    if as_written and lists <= {list} and set(map(type, texts)) <= {str} and "".join(texts).isprintable():
+        times = [each["ms"] for each in layers if each["ms"] != 0.0]
+        if not times or fields.measured(name, times):
+            return given
+    return fields.mapped(_layer)(name, value)
+
+
+LAYER = {"ms", "type", "nodes"}
+
+
 def _answers(name: str, value: Any) -> dict[str, Any]:
     found = dict(fields.table(name, value))
     if found:
         Answers.from_json(found)
-    return found
+    # Sessions of one stack answer alike, to the last bit as a rule: the text is kept once.
+    return {key: _kept_once(each) if isinstance(each, str) else each for key, each in found.items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept_once(text: str) -> str:
+    return text
 
 
 def _scores(name: str, value: Any) -> dict[str, Any]:
@@ -367,7 +399,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "engine": fields.label,
     "batch": fields.batch,
     "weights": fields.line,
-    "series": fields.mapped(fields.listed(fields.positive)),
+    "series": fields.mapped(fields.measured),
     "processes": fields.listed(fields.count),
     "iterations": fields.mapped(fields.table),
     "digests": fields.mapped(fields.line),
@@ -384,7 +416,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "answers": _answers,
     "plan": fields.mapped(fields.plain),
     "layers": fields.mapped(fields.count),
-    "layer_times": fields.mapped(_layer),
+    "layer_times": _layers,
     "reference": fields.label,
     "scores": _scores,
     "warnings": fields.listed(fields.text),
@@ -400,17 +432,23 @@ FIRST_NAMES = {
 FIRST_PLAN = {"bytes": "plan_bytes", "build_seconds": "build_seconds", "device_memory_bytes": "device_memory"}
 
 
-def from_json(values: Any) -> EngineRecord:
-    """A record from JSON values, of this schema or of 1. Raises ValueError or KeyError for anything else."""
+def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
+    """A record from JSON values, of this schema or of 1; without `layers` their times are checked and not kept.
+
+    Raises ValueError or KeyError for anything else.
+    """
     given = dict(fields.table("record", values))
     if given.get("schema", 1) == 1:
         given["series"] = _first_series(given)
         given.pop("iterations", None)  # their number then
-    record = EngineRecord(**{name: read(name, given[name]) for name, read in READERS.items() if name in given})
+    found = {name: read(name, given[name]) for name, read in READERS.items() if name in given}
+    record = EngineRecord(**(found if layers else {**found, "layer_times": {}}))
     if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
         raise ValueError("processes must say which rounds are whose")
-    _require_own_iterations(record)
-    record.samples()
+    sample = record.sample()
+    _require_own_iterations(record, sample)
+    # They can be computed, and are kept: what they are made of takes longer to unpack than all the rest to read.
+    record.__dict__["numbers"] = numbers_of_processes(sample, record.processes)
     return record
 
 
@@ -420,17 +458,18 @@ PRECISION = 1e-6
 TAKEN_FROM = {"latency": ("latency", "typical"), "end_to_end": ("end_to_end",)}
 
 
-def _require_own_iterations(record: EngineRecord) -> None:
-    """Raises ValueError for iterations that are none, and where a round's number is not among those of its block."""
-    for of, packed in record.iterations.items():
-        blocks = unpack(packed)
+def _require_own_iterations(record: EngineRecord, sample: Sample) -> None:
+    """Raises ValueError where a round's number is not among those of its block."""
+    for of, blocks in sample.blocks.items():
+        starts = np.cumsum([0, *(block.size for block in blocks[:-1])])
+        times = np.concatenate(blocks)
+        low, high = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
         for name in TAKEN_FROM.get(of, ()):
-            rounds = record.series.get(name, ())
-            if rounds and len(rounds) != len(blocks):
-                raise ValueError(f"iterations.{of} has {len(blocks)} rounds, series.{name} {len(rounds)}")
-            for block, one in zip(blocks, rounds, strict=False):
-                if not block.min() * (1 - PRECISION) <= one <= block.max() * (1 + PRECISION):
-                    raise ValueError(f"series.{name} has a round that is not among its iterations")
+            rounds = sample.get(name)
+            if rounds.size and rounds.size != len(blocks):
+                raise ValueError(f"iterations.{of} has {len(blocks)} rounds, series.{name} {rounds.size}")
+            if rounds.size and not np.all((low * (1 - PRECISION) <= rounds) & (rounds <= high * (1 + PRECISION))):
+                raise ValueError(f"series.{name} has a round that is not among its iterations")
 
 
 def _first_series(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,8 +489,20 @@ def unfinished_session(stack: Mapping[str, Any], records: Sequence[EngineRecord]
     }
 
 
-def read_session(path: Path) -> SessionRecord:
-    """Read a file that pytest-benchmark saved.
+def _digest(records: Sequence[EngineRecord]) -> str:
+    """What tells a session from every other: all that was measured in it, whatever else is said."""
+    found = hashlib.sha256()
+    for record in records:
+        found.update(repr(record.key).encode())
+        for name, values in sorted(record.series.items()):
+            found.update(name.encode() + array("d", values).tobytes())
+        for name, packed in sorted(record.iterations.items()):
+            found.update(name.encode() + str(packed.get("base64") or packed.get("float32")).encode())
+    return found.hexdigest()
+
+
+def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
+    """Read a file that pytest-benchmark saved; without `layers` their times are not kept, most of what it holds.
 
     Raises UserError for a file that cannot be read, is damaged, was written by a newer trtgate, or holds no rounds.
     """
@@ -468,7 +519,7 @@ def read_session(path: Path) -> SessionRecord:
             raise UserError(
                 f"saved session {path} has schema {newest}, this trtgate reads up to {SCHEMA}; upgrade trtgate"
             )
-        records = [from_json(each) for each in saved]
+        records = [from_json(each, layers=layers) for each in saved]
         session = SessionRecord(
             path=path,
             datetime=fields.line("datetime", document.get("datetime", "")),
@@ -477,7 +528,7 @@ def read_session(path: Path) -> SessionRecord:
             skipped=fields.mapped(fields.text)("skipped", summary.get("skipped", {})),
             unfit=fields.listed(fields.text)("unfit", summary.get("unfit", [])),
             partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
-            digest=hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest(),
+            digest=_digest(records),
             schema=newest,
         )
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Worker processes, seen from the one that drives them: `trtgate.worker` behind two pipes."""
+"""Worker processes, seen from the one that drives them: `trtgate.worker` behind two pipes, or behind a socket."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -40,49 +41,154 @@ class RequestFailed(WorkerError):
     """A worker could not do what it was asked for, and goes on."""
 
 
-class Worker:
-    """A worker process, seen from the driver."""
+class Running(Protocol):
+    """A worker's process that was started, here or in a container."""
 
-    def __init__(
-        self, side: str, python: Path, *, imports: Sequence[str] = (), timeout: float = ANSWER_SECONDS
-    ) -> None:
-        """Start it; it greets once it has imported the modules of `imports`. Raises UserError for a `python` that
-        cannot be started."""
-        self.side = side
-        self._python = python
-        self._timeout = timeout
-        self._leaves_by: float | None = None
-        # It has no name: nothing of it is left in the temporary directory, however this process ends.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that lives as long as the worker does."""
+
+    @property
+    def pid(self) -> int:
+        """The worker's own process, once it has greeted."""
+
+    def connect(self, timeout: float) -> Frames:
+        """How to talk to it. Raises ProtocolError where it does not turn up in time."""
+
+    def hang_up(self) -> None:
+        """Close the connection, which it leaves by; doing so twice does nothing."""
+
+    def end(self) -> None:
+        """End it and everything it started; nothing is done to what has ended."""
+
+
+class Place(Protocol):
+    """Where a side's workers run."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What belongs to the stack of what runs there, and what runs there does not see."""
+
+    def start(self, side: str, imports: Sequence[str], folders: Sequence[Path], log: IO[bytes]) -> Running:
+        """Start one that imports these modules, shares these folders with the driver and prints into `log`.
+
+        Raises UserError where that is impossible.
+        """
+
+
+@dataclass(frozen=True)
+class Environment:
+    """This machine, by the python of an environment: the worker has two pipes."""
+
+    python: Path
+
+    def __str__(self) -> str:
+        return str(self.python)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def start(self, side: str, imports: Sequence[str], folders: Sequence[Path], log: IO[bytes]) -> Running:
         from_worker, its_writing = os.pipe()
         its_reading, to_worker = os.pipe()
-        path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path}
+        command = [str(self.python), "-m", "trtgate.worker", str(its_reading), str(its_writing), *imports]
         try:
-            self._process = subprocess.Popen(
-                [str(python), "-m", "trtgate.worker", str(its_reading), str(its_writing), *imports],
-                pass_fds=(its_reading, its_writing),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,  # whatever libraries print is no frame
-                stderr=self._log,
-                start_new_session=True,  # Ctrl-C is for the driver, which ends its workers in order
-            )
+            process = start_process(command, log, (its_reading, its_writing))
         except OSError as error:
             for descriptor in (from_worker, to_worker):
                 os.close(descriptor)
             raise UserError(
-                f"--{side} {python} cannot be started ({error.strerror}); give the python of an environment"
+                f"--{side} {self.python} cannot be started ({error.strerror}); give the python of an environment"
             ) from error
         finally:
             os.close(its_reading)
             os.close(its_writing)
-        self._frames = Frames(from_worker, to_worker)
-        self.pid = self._process.pid
+        return _Piped(process, Frames(from_worker, to_worker))
+
+
+def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """A process that leads a group of its own, finds this code, and keeps these descriptors."""
+    path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        command,
+        pass_fds=descriptors,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=log,  # whatever libraries print is no frame
+        stderr=log,
+        start_new_session=True,  # Ctrl-C is for the driver, which ends its workers in order
+    )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class _Piped:
+    """A worker behind pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], frames: Frames) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._frames = frames
+
+    def connect(self, timeout: float) -> Frames:
+        return self._frames
+
+    def hang_up(self) -> None:
+        self._frames.close()
+
+    def end(self) -> None:
+        end_group(self.process)
+
+
+def as_place(place: Path | Place) -> Place:
+    """A path is the python of an environment."""
+    return Environment(place) if isinstance(place, Path) else place
+
+
+class Worker:
+    """A worker process, seen from the driver."""
+
+    def __init__(
+        self,
+        side: str,
+        place: Path | Place,
+        *,
+        imports: Sequence[str] = (),
+        folders: Sequence[Path] = (),
+        timeout: float = ANSWER_SECONDS,
+    ) -> None:
+        """Start it; it greets once it has imported the modules of `imports`, and shares `folders` with the driver.
+
+        Raises UserError for a `place` in which none can be started; a path is the python of an environment.
+        """
+        self.side = side
+        self._place = as_place(place)
+        self._timeout = timeout
+        self._leaves_by: float | None = None
+        # It has no name: nothing of it is left in the temporary directory, however this process ends.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._running = self._place.start(side, imports, folders, self._log)
+        self._frames: Frames | None = None
+
+    @property
+    def pid(self) -> int:
+        """The worker's process on this machine."""
+        return self._running.pid
 
     def greet(self) -> None:
         """Wait for its greeting. Raises WorkerError when that does not come, or is another protocol's."""
-        greeting = self._receive("its start; the environment needs requirements-worker.txt", START_SECONDS)
+        what = "its start; the environment needs requirements-worker.txt"
+        try:
+            self._frames = self._running.connect(START_SECONDS)
+        except ProtocolError as error:
+            raise self._broken(f"{error} (waiting for {what})") from error
+        greeting = self._receive(what, START_SECONDS)
         if greeting.get("protocol") != VERSION:
             raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
 
@@ -93,6 +199,7 @@ class Worker:
 
         Each message must come within `timeout` seconds of the one before, unless that said how long the next may take.
         """
+        assert self._frames is not None, "it has not greeted"
         try:
             self._frames.send({"do": do, "with": arguments})
         except ProtocolError as error:
@@ -119,6 +226,7 @@ class Worker:
         return Block(np.array(found["seconds"]), None if second is None else np.array(second))
 
     def _receive(self, what: str, timeout: float) -> Mapping[str, Any]:
+        assert self._frames is not None, "it has not greeted"
         try:
             return self._frames.receive(timeout)
         except ProtocolError as error:
@@ -127,8 +235,8 @@ class Worker:
     def _broken(self, what: str) -> WorkerError:
         """The error for a worker that cannot go on: how it ended, if it did, and what it said last."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        status = self._process.returncode
+            self._running.process.wait(1.0)
+        status = self._running.process.returncode
         ended = "" if status is None else f"; it ended with {_ending(status)}"
         return WorkerError(self._told(f"{what}{ended}"))
 
@@ -138,26 +246,25 @@ class Worker:
         text = os.pread(log, LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
         lines = text.splitlines()[-LOG_LINES:]
         said = "".join(f"\n  | {line}" for line in lines)
-        return f"the {self.side} worker ({self._python}): {what}{said}"
+        return f"the {self.side} worker ({self._place}): {what}{said}"
 
     def goodbye(self) -> None:
         """Tell it to leave; saying so twice does nothing."""
         if self._leaves_by is not None:
             return
         self._leaves_by = time.monotonic() + GOODBYE_SECONDS
-        with contextlib.suppress(ProtocolError):
-            self._frames.send({"do": "goodbye"})
-        self._frames.close()
+        if self._frames is not None:
+            with contextlib.suppress(ProtocolError):
+                self._frames.send({"do": "goodbye"})
+        self._running.hang_up()
 
     def close(self, *, wait: bool = True) -> None:
         """Say goodbye and `wait` for it to leave; end the worker and everything it started if it does not."""
         self.goodbye()
         assert self._leaves_by is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._leaves_by - time.monotonic()) if wait else 0.0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # it leads its own group
-        self._process.wait()
+            self._running.process.wait(max(0.0, self._leaves_by - time.monotonic()) if wait else 0.0)
+        self._running.end()
         self._log.close()
 
 
@@ -176,8 +283,10 @@ Sides = Mapping[str, Sequence[Worker]]
 
 
 @contextlib.contextmanager
-def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
-    """`count` workers a side, by side; none outlives the block."""
+def workers(
+    places: Mapping[str, Path] | Mapping[str, Place], count: int = 1, folders: Sequence[Path] = ()
+) -> Iterator[Sides]:
+    """`count` workers a side, by side, which share `folders` with the driver; none outlives the block."""
     made: dict[str, list[Worker]] = {side: [] for side in SIDES}
 
     def everybody() -> list[Worker]:
@@ -190,7 +299,7 @@ def workers(pythons: Mapping[str, Path], count: int = 1) -> Iterator[Sides]:
     with contextlib.ExitStack() as running:
         for _ in range(count):
             for side in SIDES:
-                made[side].append(Worker(side, pythons[side]))
+                made[side].append(Worker(side, places[side], folders=folders))
                 running.callback(made[side][-1].close)
         running.callback(dismiss)  # the last callback is the first to be called: all leave at the same time
         for worker in everybody():

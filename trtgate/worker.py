@@ -2,7 +2,7 @@
 fresh processes that a race is spread over.
 
 Started by `trtgate.remote` as `python -m trtgate.worker READ WRITE [MODULE...]`, with two pipe descriptors and what to
-import first. It needs what
+import first, or by `trtgate.containers` with the path of a Unix socket in their place. It needs what
 requirements-worker.txt lists and the runtime under test; PyTorch only for engines that are PyTorch's, and for controls.
 """
 
@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import itertools
 import os
+import socket
 import sys
 import time
 import traceback
@@ -213,13 +214,21 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
+def _connected(path: str) -> Frames:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return Frames.over(connection)
+
+
 def main() -> int:
     """Serve until told to stop."""
     die_with_parent()
     give_home()
-    for name in sys.argv[3:]:
+    first, *rest = sys.argv[1:]
+    by_pipes = first.isdigit()
+    for name in rest[1:] if by_pipes else rest:
         importlib.import_module(name)
-    frames = Frames(int(sys.argv[1]), int(sys.argv[2]))
+    frames = Frames(int(first), int(rest[0])) if by_pipes else _connected(first)
     frames.send({"protocol": VERSION, "python": sys.version.split()[0], "pid": os.getpid()})
     try:
         Worker(frames).serve()

@@ -1,6 +1,6 @@
 """How long many saved sessions take to be compared, and how much memory: python tests/studies/many_sessions.py [N] [M]
 
-N sessions against N (200) of M engines (40), each of 8 processes with 30 rounds of 40 iterations, answers to 240 crops
+N sessions against N (200) of M engines (40), each of 8 processes with 4 rounds of 39 iterations, answers to 240 crops
 and 60 layers, as `pytest bench/ --benchmark-save` writes them. `compare` runs in a process of its own.
 """
 
@@ -25,7 +25,7 @@ from trtgate.records import SCHEMA, EngineRecord, pack, to_json
 from trtgate.stack import stack
 from trtgate.verdict.answers import answers_of
 
-PROCESSES, ROUNDS, ITERATIONS, PHOTOS, LAYERS = 8, 30, 40, 240, 60
+PROCESSES, ROUNDS, ITERATIONS, PHOTOS, LAYERS = 8, 32, 39, 240, 60
 
 
 def record(engine: str, rng: np.random.Generator) -> EngineRecord:

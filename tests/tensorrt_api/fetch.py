@@ -23,6 +23,8 @@ BINDINGS = (
 )
 # Installed whole: its builder runs without a GPU.
 RTX = ("tensorrt-rtx-cu13-bindings==1.7.1.116", "tensorrt-rtx-cu13-libs==1.7.1.116")
+# A real runtime that anyone can import, without a builder: it loads plans, or says why it does not.
+LEAN = ("tensorrt-lean-cu13-bindings==11.4.0.106", "tensorrt-lean-cu13-libs==11.4.0.106")
 CACHE = Path(__file__).resolve().parents[2] / ".trtgate" / "bindings"
 
 

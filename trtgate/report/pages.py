@@ -22,6 +22,7 @@ from trtgate.report.words import (
     amount_text,
     bounds_cell,
     counted,
+    fidelity_text,
     floor_cell,
     floors_cell,
     latency_cell,
@@ -179,7 +180,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("latency\nms"),
         Column("typical\nms", room=Room.SUMMARY),
         Column("tail\nms"),
-        Column("speedup"),
+        Column("speedup\n(by round)"),
         *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column("answers" if any(record.scores for record in rows) else "top-1\n(at least)"),
         VERDICT,
@@ -541,21 +542,12 @@ def ab_notes(run: AbReport) -> list[str]:
     for each in run.results:
         lines += [
             *engine_notes(each.comparison),
-            *(f"  answers, {pair}: {_fidelity_text(found)}" for pair, found in each.agreement.items()),
+            *(f"  answers, {pair}: {fidelity_text(found)}" for pair, found in each.agreement.items()),
             f"  built: {_built_text(each.old)} -> {_built_text(each.new)}",
             *(f"  note: {note}" for note in each.notes),
         ]
     lines += missing_notes(report)
     return lines + [f"new: {name_of(key)} is on the new side only" for key in report.added]
-
-
-def _fidelity_text(found: Mapping[str, Any]) -> str:
-    if "text" in found:
-        return str(found["text"]) if found["finite"] else "the answers hold NaN or infinity"
-    if not found.get("finite", True):
-        return "the logits hold NaN or infinity"
-    sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
-    return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
 
 
 def _built_text(side: SideFacts) -> str:

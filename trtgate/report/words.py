@@ -137,6 +137,16 @@ def counted(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(f"{some.count(verdict)} {verdict.value}" for verdict in SEVERITY if verdict in some)
 
 
+def fidelity_text(found: Mapping[str, Any]) -> str:
+    """How the answers of two sides agree, from the summary of a comparison by any task."""
+    if "text" in found:
+        return str(found["text"]) if found["finite"] else "the answers hold NaN or infinity"
+    if not found.get("finite", True):
+        return "the logits hold NaN or infinity"
+    sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
+    return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
+
+
 def photos_text(agreement: Mapping[str, Any]) -> str:
     """How many photos an agreement rests on: crops of one are no independent ones."""
     n, photos = agreement["n"], agreement.get("photos", agreement["n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import math
 import zlib
@@ -75,19 +76,29 @@ class Answers:
         n, k = shape
         if not 1 <= n <= MOST or not 1 <= k <= KEPT:
             raise ValueError(f"answers: a shape of {n} photos by {k} classes cannot be")
-        clusters = _unpack(values, "clusters", (n,)).astype(np.int64)
-        reference = _unpack(values, "reference", (n,)).astype(np.int64)
-        classes = _unpack(values, "classes", (n, k)).astype(np.int64)
-        logits = _unpack(values, "logits", (n, k)).astype(np.float32)
-        good = np.isfinite(logits).all(1)
-        if not np.all(good | np.isnan(logits).all(1)):
-            raise ValueError("answers: a photo has logits that are finite beside some that are not")
-        if np.any(logits[good, 1:] > logits[good, :-1]):
-            raise ValueError("answers: logits do not fall from the best on")
-        ordered = np.sort(classes, 1)
-        if np.any(ordered[:, 1:] == ordered[:, :-1]):
-            raise ValueError("answers: a photo has one class twice")
-        return cls(values["photos"], values["digest"], clusters, reference, classes, logits)
+        packed = [values.get(name) for name in KINDS]
+        if not all(isinstance(each, str) for each in packed):
+            raise ValueError("answers: what should be packed is no text")
+        return _parsed(values["photos"], values["digest"], n, k, *packed)
+
+
+# Sessions of one stack answer alike, to the last bit as a rule.
+@functools.lru_cache(maxsize=64)
+def _parsed(photos: str, digest: str, n: int, k: int, *packed: str) -> Answers:
+    values = dict(zip(KINDS, packed, strict=True))
+    clusters = _unpack(values, "clusters", (n,)).astype(np.int64)
+    reference = _unpack(values, "reference", (n,)).astype(np.int64)
+    classes = _unpack(values, "classes", (n, k)).astype(np.int64)
+    logits = _unpack(values, "logits", (n, k)).astype(np.float32)
+    good = np.isfinite(logits).all(1)
+    if not np.all(good | np.isnan(logits).all(1)):
+        raise ValueError("answers: a photo has logits that are finite beside some that are not")
+    if np.any(logits[good, 1:] > logits[good, :-1]):
+        raise ValueError("answers: logits do not fall from the best on")
+    ordered = np.sort(classes, 1)
+    if np.any(ordered[:, 1:] == ordered[:, :-1]):
+        raise ValueError("answers: a photo has one class twice")
+    return Answers(photos, digest, clusters, reference, classes, logits)
 
 
 KINDS = {"clusters": "<u4", "reference": "<u4", "classes": "<u4", "logits": "<f4"}

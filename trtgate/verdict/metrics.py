@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +19,17 @@ from trtgate.verdict.paired import SLOWER, Words, change_text
 from trtgate.verdict.processes import ALPHA as INTERLEAVED_ALPHA
 from trtgate.verdict.processes import decide_interleaved, decide_processes
 from trtgate.verdict.sessions import ALPHA as SESSION_ALPHA
-from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
-from trtgate.verdict.shape import tail_mean
+from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions, fewest
+from trtgate.verdict.shape import tail_mean, tail_means
 from trtgate.verdict.tails import decide_tails
 
 Floats = npt.NDArray[np.float64]
 # How the sides were measured: round by round in turns, or one after the other, in sessions of one process each or in
 # processes that a run may add to while it compares.
 Pairing = Literal["interleaved", "sessions", "processes"]
+
+
+NOTHING: Floats = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Sample:
 
     def get(self, name: str) -> Floats:
         """A series, float64[0] where it was not measured."""
-        return self.series.get(name, np.empty(0))
+        return self.series.get(name, NOTHING)
 
     def split(self, rounds: Sequence[int]) -> tuple[Sample, ...]:
         """A sample for each process, given how many of the rounds were whose.
@@ -90,7 +94,7 @@ class Metric:
 
     `read` gives a process's rounds, or its single number, or nothing. `limit` is its key in expectations.toml and
     `delta` what holds without one. `least` is the smallest change that counts, in the metric's unit; None takes the
-    file's `absolute_floor_us`, in seconds; `amount` is what a change of a metric that has another unit is a share of.
+    file's `absolute_floor_us`, in seconds; `amount` is the metric that a change of one with another unit is a share of.
     """
 
     name: str
@@ -102,14 +106,73 @@ class Metric:
     rule: Literal["rounds", "tail", "number", "builds"] = "rounds"
     higher_is_better: bool = False
     least: float | None = None
-    amount: Callable[[Sample], Floats] | None = None
+    amount: str | None = None
     blocks: str = "latency"
     words: Words = SLOWER
 
     def value(self, sample: Sample) -> float | None:
         """The process's number; None where it was not measured."""
         found = self.read(sample)
-        return float(np.median(found)) if found.size else None
+        return median(found) if found.size else None
+
+
+def median(values: Floats) -> float:
+    """The median of a few numbers; numpy's own takes ten times as long for them."""
+    ordered = sorted(values.tolist())
+    middle = len(ordered) // 2
+    return float(ordered[middle]) if len(ordered) % 2 else float(ordered[middle - 1] + ordered[middle]) / 2
+
+
+# One number for each process, float64[P], by the name of its metric; NaN where that process has not measured it, and
+# nothing where none has.
+Numbers = Mapping[str, Floats]
+
+
+def numbers_of(samples: Sequence[Sample]) -> dict[str, Floats]:
+    """What all metrics come to in these processes."""
+    some = [metric for metric in METRICS if any(metric.read(sample).size for sample in samples)]
+    found = {metric.name: [metric.value(sample) for sample in samples] for metric in some}
+    return {
+        name: np.array([np.nan if value is None else value for value in values], np.float64)
+        for name, values in found.items()
+    }
+
+
+def numbers_of_processes(whole: Sample, rounds: Sequence[int]) -> dict[str, Floats]:
+    """`numbers_of(whole.split(rounds))`; all processes at once where each has as many rounds, as most sessions have."""
+    count = len(rounds)
+    if count < 2 or len(set(rounds)) > 1 or rounds[0] < 2:
+        return numbers_of(whole.split(rounds) if rounds else [whole])
+    found = {}
+    for metric in METRICS:
+        blocks = whole.blocks.get(metric.blocks, ()) if metric.rule == "tail" else ()
+        if len(blocks):
+            ends = range(rounds[0], len(blocks) + 1, rounds[0])
+            times = [np.concatenate(blocks[end - rounds[0] : end]) for end in ends]
+            if len({each.size for each in times}) == 1:
+                found[metric.name] = tail_means(np.array(times))
+            else:
+                found[metric.name] = np.array([tail_mean(each) for each in times])
+            continue
+        values = metric.read(whole)
+        if values.size not in {0, 1, count, count * rounds[0]}:
+            raise ValueError(f"{metric.name} fits neither {count * rounds[0]} rounds nor {count} processes")
+        if values.size == count * rounds[0]:
+            ordered = np.sort(values.reshape(count, -1), 1)
+            middle = rounds[0] // 2
+            values = ordered[:, middle] if rounds[0] % 2 else (ordered[:, middle - 1] + ordered[:, middle]) / 2
+        if values.size:
+            found[metric.name] = np.full(count, values[0]) if values.size == 1 else values
+    return found
+
+
+def joined_numbers(some: Sequence[Numbers]) -> dict[str, Floats]:
+    """Those of several sessions, one after the other; each has at least one metric."""
+    sizes = [next(iter(each.values())).size for each in some]
+    return {
+        name: np.concatenate([each.get(name, np.full(size, np.nan)) for each, size in zip(some, sizes, strict=True)])
+        for name in dict.fromkeys(chain.from_iterable(some))
+    }
 
 
 def _series(name: str) -> Callable[[Sample], Floats]:
@@ -129,12 +192,12 @@ TAIL_OF = {"latency": "tail", "end_to_end": "end_to_end_tail"}
 
 def _speedup(sample: Sample) -> Floats:
     reference, own = sample.get("reference_latency"), sample.get("latency")
-    return reference / own if reference.size == own.size else np.empty(0)
+    return reference / own if reference.size == own.size else NOTHING
 
 
 def _cycles(sample: Sample) -> Floats:
     clock = sample.get("clock_hz")
-    return sample.get("latency") * clock[0] if clock.size else np.empty(0)
+    return sample.get("latency") * clock[0] if clock.size else NOTHING
 
 
 MEGABYTES = Words("more", "less", 1e-6, "MB")
@@ -176,7 +239,7 @@ METRICS: tuple[Metric, ...] = (
         _cycles,
         "delta",
         0.05,
-        amount=_series("latency"),
+        amount="latency",
     ),
     Metric(
         "speedup",
@@ -186,7 +249,7 @@ METRICS: tuple[Metric, ...] = (
         "speedup_delta",
         None,
         higher_is_better=True,
-        amount=_series("latency"),
+        amount="latency",
     ),
     Metric(
         "throughput",
@@ -267,26 +330,61 @@ def decide(
     limit the verdict is what the rule finds at a delta of 5 %, and `gated` of the comparison says that it decides
     nothing.
     """
-    before = [sample for sample in old if metric.read(sample).size]
-    after = [sample for sample in new if metric.read(sample).size]
-    if not before:
+    before, after = ([sample for sample in side if metric.read(sample).size] for side in (old, new))
+    if pairing == "interleaved" and metric.rule in {"rounds", "tail"} and before and len(after) == len(new):
+        return replace(_decide_interleaved(metric, before, after, limits), metric=metric.name)
+    return decide_numbers(metric, numbers_of(old), numbers_of(new), limits, pairing, lambda: within(metric, before))
+
+
+def decide_numbers(
+    metric: Metric, old: Numbers, new: Numbers, limits: Limits, pairing: Pairing, within: Callable[[], float]
+) -> Decision | None:
+    """`decide` on what is not interleaved round by round, where one number of each process is enough.
+
+    `within` tells how far the rounds of one old process lie apart, where few processes make that count.
+    """
+    processes = max((values.size for values in new.values()), default=0)
+    before, after = (side.get(metric.name, NOTHING) for side in (old, new))
+    known = ~np.isnan(before)
+    before, after = before[known], after[~np.isnan(after)]
+    if not before.size:
         return None
-    if len(after) < len(new):
-        what = (
-            "was measured before and is not now"
-            if not after
-            else f"is missing in {len(new) - len(after)} of {len(new)}"
-        )
+    if after.size < processes or not after.size:
+        missing = "was measured before and is not now"
+        what = f"is missing in {processes - after.size} of {processes}" if after.size else missing
         return Decision(Verdict.REGRESSED, Reason.MISSING, f"{metric.name} {what}", metric=metric.name)
-    return replace(_decide(metric, before, after, limits, pairing), metric=metric.name)
-
-
-def _decide(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits, pairing: Pairing) -> Decision:
-    delta = NO_LIMIT_DELTA if limits.delta is None else limits.delta
-    floor = limits.absolute_floor if metric.least is None else metric.least
+    delta, floor = _limits(metric, limits)
     if metric.rule == "builds":
-        return _decide_builds(metric, old, new, delta, floor)
-    if pairing == "interleaved" and metric.rule == "rounds":
+        return replace(_decide_builds(metric, before, after, delta, floor), metric=metric.name)
+    alpha = SAMPLE_ALPHA[pairing]
+    # What has no seconds of its own is held against the floor as the seconds that its change amounts to.
+    amount = old[metric.amount][known] if metric.amount else before
+    before, after = (side ** (-1 if metric.higher_is_better else 1) for side in (before, after))
+    scale = float(np.median(amount) / np.median(before)) if metric.amount else 1.0
+    few = min(before.size, after.size) < fewest(alpha)
+    decision = decide_sessions(
+        before,
+        after,
+        delta=delta,
+        absolute_floor=floor,
+        spread=max(limits.spread, within()) if few and limits.spread is not None else None,
+        amounts=(scale * before, scale * after),
+        words=metric.words,
+        alpha=alpha,
+        of="sessions" if pairing == "sessions" else "processes",
+    )
+    return replace(decision, metric=metric.name)
+
+
+def _limits(metric: Metric, limits: Limits) -> tuple[float, float]:
+    """By how much a metric may get worse, as a share and in its own unit."""
+    delta = NO_LIMIT_DELTA if limits.delta is None else limits.delta
+    return delta, limits.absolute_floor if metric.least is None else metric.least
+
+
+def _decide_interleaved(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits) -> Decision:
+    delta, floor = _limits(metric, limits)
+    if metric.rule == "rounds":
         return decide_processes(
             [metric.read(each) for each in old],
             [metric.read(each) for each in new],
@@ -294,32 +392,15 @@ def _decide(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits
             absolute_floor=floor,
             words=metric.words,
         )
-    if pairing == "interleaved" and metric.rule == "tail":
-        tails = decide_tails(
-            _joined(old, metric.blocks),
-            _joined(new, metric.blocks),
-            delta=delta,
-            absolute_floor=floor,
-            words=metric.words,
-        )
-        return decide_interleaved(
-            tails, _values(metric.read, old), _values(metric.read, new), delta, floor, metric.words
-        )
-    sign = -1 if metric.higher_is_better else 1
-    before, after = _values(metric.read, old) ** sign, _values(metric.read, new) ** sign
-    # What has no seconds of its own is held against the floor as the seconds that its change amounts to.
-    scale = float(np.median(_values(metric.amount, old)) / np.median(before)) if metric.amount else 1.0
-    return decide_sessions(
-        before,
-        after,
+    tails = decide_tails(
+        _joined(old, metric.blocks),
+        _joined(new, metric.blocks),
         delta=delta,
         absolute_floor=floor,
-        spread=_spread(metric, old, limits),
-        amounts=(scale * before, scale * after),
         words=metric.words,
-        alpha=SAMPLE_ALPHA[pairing],
-        of="sessions" if pairing == "sessions" else "processes",
     )
+    before, after = (np.array([metric.value(each) for each in side], np.float64) for side in (old, new))
+    return decide_interleaved(tails, before, after, delta, floor, metric.words)
 
 
 SAMPLE_ALPHA: Mapping[Pairing, float] = {
@@ -331,33 +412,24 @@ SAMPLE_ALPHA: Mapping[Pairing, float] = {
 NO_LIMIT_DELTA = 0.05
 
 
-def _values(read: Callable[[Sample], Floats], samples: Sequence[Sample]) -> Floats:
-    return np.array([np.median(read(sample)) for sample in samples], np.float64)
-
-
 def _joined(samples: Sequence[Sample], name: str) -> list[Floats]:
     """The iterations of each round, of all processes that took turns in it."""
     return [np.concatenate(blocks) for blocks in zip(*(sample.blocks[name] for sample in samples), strict=True)]
 
 
-def _spread(metric: Metric, samples: Sequence[Sample], limits: Limits) -> float | None:
-    """What two sessions of one stack may differ by: as configured, and at least what the rounds of one show (from the
-    first to the ninth decile)."""
-    if limits.spread is None:
-        return None
-    within = [np.diff(np.percentile(np.log(metric.read(each)), [10, 90]))[0] for each in samples]
-    return max(limits.spread, *map(float, within))
+def within(metric: Metric, samples: Sequence[Sample]) -> float:
+    """How far the rounds of one process lie apart, from the first to the ninth decile, as a log ratio: the widest."""
+    spans = [np.diff(np.percentile(np.log(metric.read(each)), [10, 90]))[0] for each in samples]
+    return max(map(float, spans), default=0.0)
 
 
-def _decide_builds(
-    metric: Metric, old: Sequence[Sample], new: Sequence[Sample], delta: float, floor: float
-) -> Decision:
+def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Decision:
     """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
 
     PASS when the median is within the limit; beyond it REGRESSED when there are two builds a side or more and all of
     the new ones lie beyond all of the old, since one build's time is also that of whoever used the machine then.
     """
-    before, after = (np.unique(_values(metric.read, side)) for side in (old, new))
+    before, after = (np.unique(side) for side in (old, new))
     change = float(np.log(np.median(after) / np.median(before)))
     more = float(np.median(after) - np.median(before))
     ratio: dict[str, Any] = {"estimate": float(np.exp(change))}

@@ -106,6 +106,56 @@ def shift_test(before: Floats, after: Floats) -> float | None:
     return student_tail(shift / math.sqrt(variance * (1 / m + 1 / n)), degrees)
 
 
+# Differences of pairs that are held and sorted at once; of more only so many near each rank that is wanted.
+HELD = 1 << 16
+NEAR = 1 << 11
+
+
+def _shift(less: Floats, more: Floats, k: int) -> tuple[float, float, float, float]:
+    """Of all differences more[j] - less[i]: the median, the k-th from below and from above, and the smallest."""
+    pairs = less.size * more.size
+    wanted = [(pairs - 1) // 2, pairs // 2, max(k, 1) - 1, pairs - max(k, 1), 0]
+    if pairs <= HELD:
+        found = np.sort((more[:, None] - less[None, :]).ravel())[wanted].tolist()
+    else:
+        found = _ranked(np.sort(less), np.sort(more), wanted)
+    return (found[0] + found[1]) / 2, found[2], found[3], found[4]
+
+
+def _ranked(less: Floats, more: Floats, ranks: list[int]) -> list[float]:
+    """The differences more[j] - less[i] of those ranks, from 0, of two sorted arrays.
+
+    Between two values the pairs can be counted without making them (for each j by a search among the i), so each rank
+    is closed in on by halving until few pairs are left.
+    """
+
+    def below(value: float) -> npt.NDArray[np.int64]:
+        """int64[more.size]: where the differences of up to `value` begin among `less`."""
+        return np.searchsorted(less, more - value)
+
+    found = []
+    for rank in ranks:
+        low, high = more[0] - less[-1], more[-1] - less[0]
+        low = np.nextafter(low, -np.inf) - abs(low) * 1e-12
+        begin, end = below(low), below(high)
+        before = less.size * more.size - int(begin.sum())  # pairs up to `low`
+        for _ in range(200):
+            if int((begin - end).sum()) <= NEAR:
+                break
+            middle = (low + high) / 2
+            at = below(middle)
+            up_to = less.size * more.size - int(at.sum())
+            if up_to <= rank:
+                low, begin, before = middle, at, up_to
+            else:
+                high, end = middle, at
+        counts = begin - end
+        index = np.arange(counts.sum()) + np.repeat(end - np.cumsum(counts) + counts, counts)
+        inside = np.sort(np.repeat(more, counts) - less[index])
+        found.append(float(inside[min(max(rank - before, 0), inside.size - 1)]) if inside.size else float(high))
+    return found
+
+
 def decide_sessions(
     old: Floats,
     new: Floats,
@@ -134,19 +184,16 @@ def decide_sessions(
     require_times(old)
     require_times(new)
     before, after = np.log(old), np.log(new)
-    differences = np.sort((after[:, None] - before[None, :]).ravel())
-    shift = float(np.median(differences))
-    less, more = amounts or (old, new)
-    seconds = np.sort((more[:, None] - less[None, :]).ravel())
-    absolute = float(np.median(seconds))
     limit = math.log1p(delta)
     sessions = f"{new.size} against {old.size} {of}"
     k = rank_of_bound(old.size, new.size, alpha)
+    shift, low, high, least = _shift(before, after, k)
+    absolute, absolute_low, absolute_high, _ = _shift(*(amounts or (old, new)), k)
     if min(old.size, new.size) < fewest(alpha):
         widest = max(spread or 0.0, float(np.ptp(before)))
         far = limit + FAR * widest if old.size > 1 or spread else math.inf
         ratio: dict[str, Any] = {"estimate": math.exp(shift)}
-        if float(differences[0]) > 0 and shift > far and absolute > absolute_floor:
+        if least > 0 and shift > far and absolute > absolute_floor:
             message = (
                 f"{words.worse} by {change_text(shift)}, far beyond what two {of} of one stack differ by, "
                 f"{widest:.1%} ({sessions})"
@@ -155,8 +202,8 @@ def decide_sessions(
         message = f"{change_text(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
     decision = decide_by_bounds(
-        Bounds(shift, float(differences[k - 1]), float(differences[-k])),
-        Bounds(absolute, float(seconds[k - 1]), float(seconds[-k])),
+        Bounds(shift, low, high),
+        Bounds(absolute, absolute_low, absolute_high),
         delta,
         absolute_floor,
         f" from {sessions}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import logging
@@ -135,10 +136,14 @@ def start(make: Callable[[Any], Any], logger: Any) -> Any:
     """`trt.Builder` or `trt.Runtime` with its logger.
 
     Raises TensorRTError where CUDA does not start for it. The bindings' own error ("factory function returned nullptr")
-    says nothing; what was logged before it, as a warning in some versions, does.
+    says nothing; what was logged before it, as a warning in some versions, does. A runtime may even be made (10.16 and
+    11.4, without a driver): it logs errors, and whoever uses or destroys it crashes.
     """
     try:
-        return make(logger)
+        made = make(logger)
+        if not logger.problems:
+            return made
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # for good: no reference is ever the last
     except TypeError as error:
         if "nullptr" not in str(error):
             raise

@@ -1,0 +1,453 @@
+"""`python -m trtgate bisect`: an index, environments, searches, and what becomes of a mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from trtgate import ab, environments
+from trtgate.__main__ import main
+from trtgate.ab import AbReport
+from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
+from trtgate.environments import Environments, NotInstallable
+from trtgate.errors import UserError
+from trtgate.journal import Journal
+from trtgate.laboratory import Effort, Installed, effort, read_report
+from trtgate.progress import SILENT, Progress
+from trtgate.releases import Release, find_releases
+from trtgate.report import html, markdown, terminal
+from trtgate.report.bisections import bisection_page
+from trtgate.verdict.bisection import Kind, Outcome, State
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.workbench import Workbench
+
+from . import scenes
+from .faults.table import Fault
+from .standin_index import EARLY, PACKAGE, UNRESOLVABLE, VERSIONS, make_index, planted
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = Path(sys.executable)
+LISTED = environments.WORKER
+GOOD, BAD = Version(VERSIONS[0]), Version(VERSIONS[-1])
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_index(tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Environments that the tests of this file share."""
+    return tmp_path_factory.mktemp("environments")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No index but the stand-in, and no requirement but it: the Python that runs the tests has the rest."""
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setattr(environments, "WORKER", ())
+    monkeypatch.setattr("shutil.which", lambda name: None)  # no uv, whether this machine has one or not
+
+
+# The index.
+
+
+def test_releases_are_those_of_pip_that_this_python_can_install(index: str) -> None:
+    found = find_releases(PYTHON, PACKAGE, GOOD, BAD, ["--index-url", index])
+    wanted = {*VERSIONS, UNRESOLVABLE}
+    assert [str(each) for each in found] == sorted(wanted, key=Version), (
+        "no pre-release, and no wheel of another Python"
+    )
+    assert {each.date for each in found} == {""}
+    some = find_releases(PYTHON, PACKAGE, Version(EARLY), Version("1.5"), ["--index-url", index])
+    assert [str(each) for each in some] == [EARLY, "1.4", "1.5"], "a pre-release that was asked for"
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """An index that tells when its files were uploaded."""
+    days = {"1.0": "2025-03-01T10:00:00Z", "1.1": "2025-06-02T10:00:00Z", "1.1.1": "soon"}
+    names = {f"{PACKAGE}-{version}-py3-none-any.whl": day for version, day in days.items()}
+    files = [{"filename": name, "url": name, "hashes": {}, "upload-time": day} for name, day in names.items()]
+    body = json.dumps({"meta": {"api-version": "1.1"}, "name": PACKAGE, "files": files}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}/simple"
+        serving.shutdown()
+
+
+def test_an_index_that_tells_dates_is_asked_for_them(server: str) -> None:
+    found = find_releases(PYTHON, PACKAGE, Version("1.0"), Version("1.1.1"), ["--index-url", server])
+    assert [each.date for each in found] == ["2025-03-01", "2025-06-02", ""]
+
+
+# Environments.
+
+
+def test_a_worker_gets_what_requirements_worker_lists() -> None:
+    lines = (ROOT / "requirements-worker.txt").read_text().splitlines()
+    assert tuple(filter(None, (line.partition("#")[0].strip() for line in lines))) == LISTED
+
+
+def made(kept: Path, index: str, progress: Progress = SILENT) -> Environments:
+    return Environments(kept, PYTHON, PACKAGE, ("--index-url", index), None, progress)
+
+
+def test_an_environment_is_made_once(kept: Path, index: str) -> None:
+    said: list[str] = []
+    some = made(kept, index, Progress(said.append))
+    python = some.get("1.0")
+    assert python.exists()
+    assert some.get("1.0") == python
+    assert len(said) <= 1, "the second time there is nothing to do"
+    assert some.installed(["1.0", "9.9"]) == {"1.0": python}
+    # What was left half is made anew.
+    (python.parent.parent / environments.READY).unlink()
+    python.unlink()
+    assert some.get("1.0").exists()
+
+
+def test_what_cannot_be_installed_says_why_and_leaves_nothing(kept: Path, index: str) -> None:
+    some = made(kept, index)
+    with pytest.raises(NotInstallable, match="nowhere-to-be-found"):
+        some.get(UNRESOLVABLE)
+    assert not list(kept.glob(f"{PACKAGE}-{UNRESOLVABLE}-*/"))
+
+
+def test_uv_is_used_where_it_is_and_pip_where_it_fails(
+    tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = tmp_path / "uv"
+    asked, venv = tmp_path / "asked", f'[ "$1" = venv ] && exec {PYTHON} -m venv --without-pip "$5"'
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n{venv}\nexit 1\n')
+    uv.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(uv) if name == "uv" else None)
+    python = made(tmp_path / "kept", index).get("1.0")
+    first, second = asked.read_text().splitlines()
+    assert first.startswith("venv --quiet --python")
+    assert second.startswith("pip install --quiet --python")
+    assert second.endswith(f" {PACKAGE}==1.0")
+    assert (python.parent.parent / "lib").exists(), "pip made it"
+
+
+# Searches, in a made-up laboratory.
+
+
+class MadeUp:
+    """Versions of which those from one on are slower."""
+
+    def __init__(self, first_bad: float, tried: dict[str, Tried] | None = None) -> None:
+        self.first_bad = first_bad
+        self.tried = tried or {}
+        self.asked: list[tuple[str, str]] = []
+
+    def prepare(self, version: str) -> Tried:
+        return self.tried.get(version, Tried(State.WORKS))
+
+    def race(self, old: str, new: str, *, again: bool) -> Raced:
+        self.asked.append((old, new))
+        before, after = (Version(each) >= Version(f"1.{self.first_bad}") for each in (old, new))
+        change = 1.05 if after and not before else 1.0
+        return Raced(
+            *(old, new, Outcome.WORSE if change > 1 else Outcome.SAME, again, f"{change:.2f}", 6, 30.0),
+            *(change, change - 0.01, change + 0.01, 1e-3, change * 1e-3),
+            stack=(f"{PACKAGE}: {old} -> {new}",),
+            layers=("conv1: 0.4 -> 0.5 ms",),
+            answers={"n": 240, "top1": 238, "cosine": 0.99, "sqnr_db": 31.0, "finite": True},
+        )
+
+
+QUESTION = Question(PACKAGE, "efficientnet_lite0", "onnxruntime-int8", 1, "cpu", "latency", 0.02)
+RELEASES = [Release(Version(each), "2025-01-01") for each in VERSIONS]
+
+
+def found(first_bad: int, tried: dict[str, Tried] | None = None) -> Bisection:
+    return search(QUESTION, RELEASES, MadeUp(first_bad, tried))
+
+
+def texts(bisection: Bisection) -> dict[str, str]:
+    page = bisection_page(bisection, {"1.4": Path("/e/1.4/bin/python"), "1.5": Path("/e/1.5/bin/python")})
+    return {
+        "terminal": " ".join(terminal.render(page).split()),
+        "markdown": markdown.render(page),
+        "html": html.render(page),
+    }
+
+
+def test_the_page_tells_the_version_the_path_and_how_to_see_it_again() -> None:
+    bisection = found(5)
+    said = texts(bisection)
+    first = "standin 1.5 (2025-01-01) is the first version in which onnxruntime-int8 of efficientnet_lite0 is slower"
+    first += ": +5.0% [+4.0%,+6.0%] against 1.4"
+    assert all(first in text for text in said.values()), said["terminal"]
+    assert "--old /e/1.4/bin/python \\ --new /e/1.5/bin/python" in said["terminal"]
+    assert "layer conv1: 0.4 -> 0.5 ms" in said["terminal"]
+    assert "2025-01-01" in said["markdown"]
+    assert "<svg" in said["html"]
+    assert bisection.status == 0
+    pythons = dict.fromkeys(
+        VERSIONS, Path("/home/somebody/trtgate/.trtgate-environments/standin-1.4-0123456789ab/bin/python")
+    )
+    assert all(len(line) <= 100 for line in terminal.render(bisection_page(bisection, pythons)).splitlines())
+
+
+def test_versions_that_were_stepped_over_are_told() -> None:
+    bisection = found(5, {"1.4": Tried(State.ABSENT, "no wheel"), "1.7": Tried(State.FAILS, "libx.so")})
+    assert bisection.answer.kind is Kind.BETWEEN
+    said = texts(bisection)["terminal"]
+    assert "from standin 1.5 on; what is between it and 1.3 cannot be used" in said
+    assert "1.4 cannot be installed: no wheel" in said
+
+
+def test_a_second_change_that_was_met_is_told() -> None:
+    class Twice(MadeUp):
+        def race(self, old: str, new: str, *, again: bool) -> Raced:
+            raced = super().race(old, new, again=again)
+            return replace(raced, low=1.09, high=1.11) if new == "1.7" else raced
+
+    bisection = search(QUESTION, RELEASES, Twice(2))
+    assert bisection.names[bisection.answer.bad] == "1.2"
+    assert "not the only change: from 1.2 to 1.7 there is another; search it with --good 1.2" in bisection.remarks()
+
+
+def test_a_search_goes_on_with_what_is_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "search.json")
+    first = MadeUp(8)
+    whole = search(QUESTION, RELEASES, first, keep=journal.write)
+    known = journal.read(SILENT)
+    assert known == list(whole.races)
+    for cut in range(len(known) + 1):
+        second = MadeUp(8)
+        assert search(QUESTION, RELEASES, second, known[:cut]).answer == whole.answer
+        assert second.asked == first.asked[cut:]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 1, "races": [{}]}', '{"schema": 2, "races": []}', "[1"])
+def test_a_damaged_journal_begins_anew(text: str, tmp_path: Path) -> None:
+    journal, said = Journal(tmp_path / "search.json"), []
+    journal.path.write_text(text)
+    assert journal.read(Progress(said.append)) == []
+    assert "is damaged" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("end", "tried", "said"),
+    [
+        ("1.0", Tried(State.FAILS, "libx.so"), "--good 1.0: standin 1.0 fails .libx.so."),
+        ("1.11", Tried(State.ABSENT, "no wheel"), "--bad 1.11: standin 1.11 cannot be installed .no wheel."),
+    ],
+)
+def test_an_end_that_cannot_be_used_is_a_mistake(end: str, tried: Tried, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        found(5, {end: tried})
+
+
+# What an A/B run says to a search.
+
+UNREAD = Raced("1.0", "1.1", Outcome.OPEN, False, "", 6, 0.0)
+
+
+def report() -> AbReport:
+    """An engine that is 15 % slower, on which both sides' other numbers are alike."""
+    return replace(scenes.raced(), missing={})
+
+
+def about(metric: str, delta: float = 0.05) -> Question:
+    return replace(QUESTION, metric=metric, delta=delta)
+
+
+def test_a_metric_is_read_with_its_interval_and_what_else_changed() -> None:
+    found = read_report(UNREAD, report(), about("latency"))
+    assert found.outcome is Outcome.WORSE
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.05 < found.low < 1.15 < found.high
+    assert found.before == pytest.approx(1e-3, rel=0.05)
+    assert found.stack == ("onnxruntime: 1.22 -> 1.23",)
+    assert found.answers["top1"] == 59
+    assert read_report(UNREAD, report(), about("host_memory")).outcome is Outcome.SAME
+    assert read_report(UNREAD, report(), about(BUILD)).outcome is Outcome.SAME
+
+
+def test_answers_are_counted() -> None:
+    assert read_report(UNREAD, report(), about(ANSWERS, 0.0)).outcome is Outcome.WORSE
+    found = read_report(UNREAD, report(), about(ANSWERS, 0.02))
+    assert (found.outcome, found.message) == (Outcome.SAME, "1 of 60 answers changed, 2.0% may")
+
+
+def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> None:
+    disturbed = Decision(Verdict.INVALID, Reason.DISTURBED, "9 rounds were disturbed")
+    [result] = report().results
+    invalid = replace(report(), results=(replace(result, comparison=replace(result.comparison, invalid=disturbed)),))
+    found = read_report(UNREAD, invalid, about("latency"))
+    assert (found.outcome, found.message) == (Outcome.OPEN, "9 rounds were disturbed")
+    assert read_report(UNREAD, invalid, about("host_memory")).outcome is Outcome.SAME
+
+
+def test_what_the_newer_version_cannot_run_is_lost() -> None:
+    found = read_report(UNREAD, scenes.raced(), about("latency"))
+    assert (found.outcome, found.message) == (Outcome.LOST, "new: openvino is not installed")
+
+
+def test_a_metric_that_was_not_measured_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="--metric device_memory was not measured"):
+        read_report(UNREAD, report(), about("device_memory"))
+
+
+def test_no_more_is_measured_than_a_metric_takes() -> None:
+    assert effort("latency", 6, again=True) == Effort(None, 12, None)
+    assert effort("host_memory", 6, again=False) == Effort(1, 6, None)
+    assert effort("build_seconds", 6, again=True) == Effort(1, 6, 6)
+    assert effort(ANSWERS, 6, again=False) == effort(BUILD, 6, again=True) == Effort(1, 1, 1)
+
+
+# For real: the stand-in index, environments, workers.
+
+Run = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def run(
+    lite0: Workbench,
+    index: str,
+    kept: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """Runs the command with something planted; its status, its JSON and what it said."""
+    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    out, photos = tmp_path / "bisect.json", tmp_path / "photos"
+    photos.mkdir()
+    for photo in sorted((ROOT / "data" / "evaluation").glob("*.jpg"))[:8]:
+        (photos / photo.name).write_bytes(photo.read_bytes())
+
+    def run(kind: str, first_bad: int, *arguments: str, **more: Any) -> tuple[int, dict[str, Any], str]:
+        for name, value in planted(kind, first_bad, made_up=True, **more).items():
+            monkeypatch.setenv(name, value)
+        common = ["bisect", "--package", PACKAGE, "--index-url", index, "--environments", str(kept)]
+        common += ["--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--json", str(out)]
+        common += [
+            "--images",
+            str(photos),
+            "--good",
+            VERSIONS[0],
+            "--bad",
+            VERSIONS[-1],
+            "--plan-cache",
+            str(lite0.settings.plan_cache),
+        ]
+        status = main([*common, *arguments])
+        said = capsys.readouterr()
+        return status, json.loads(out.read_text()) if out.exists() else {}, said.out + said.err
+
+    return run
+
+
+@pytest.mark.fault(
+    done="a search that was ended after its first race, and the same command again",
+    said="going on with 1 race of an earlier search (...; --afresh begins anew)",
+    status="0",
+    kept="the environments, and every race that was finished",
+)
+def test_a_planted_wait_is_found_and_a_search_that_was_ended_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    plain, raced = Installed.race, []
+
+    def race(self: Installed, old: str, new: str, *, again: bool) -> Raced:
+        if len(raced) == 1:
+            raise KeyboardInterrupt
+        raced.append((old, new))
+        return plain(self, old, new, again=again)
+
+    monkeypatch.setattr(Installed, "race", race)
+    status, _, said = run("wait", 10, "--delta", "5%", "--good", "1.8")
+    assert status == 130, said
+    monkeypatch.setattr(Installed, "race", plain)
+    status, document, said = run("wait", 10, "--delta", "5%", "--good", "1.8")
+    fault.check(status, said)
+    assert document["answer"]["kind"] == "found"
+    assert (document["answer"]["good"], document["answer"]["bad"]) == ("1.9", "1.10")
+    assert len(document["races"]) <= 5
+    proof = document["races"][-1]
+    assert (proof["old"], proof["new"], proof["outcome"]) == ("1.9", "1.10", "worse")
+    assert 1.05 < proof["low"] < proof["estimate"] < proof["high"]
+
+
+@pytest.mark.fault(
+    done="a search in which one version cannot be installed, and those from the next on not imported",
+    said="1.5.1 cannot be installed: ...nowhere-to-be-found",
+    status="0",
+    kept="the answer, which names what was left out",
+)
+def test_since_when_it_cannot_be_imported(run: Run, fault: Fault) -> None:
+    status, document, said = run("import", 6, "--afresh")
+    fault.check(status, said)
+    assert (document["answer"]["bad"], document["answer"]["how"]) == ("1.6", "lost")
+    assert document["answer"]["good"] == UNRESOLVABLE or document["answer"]["kind"] == "between"
+    assert len(document["races"]) == 1
+    assert "libstandin.so.2: cannot open shared object file" in said
+
+
+def test_since_when_answers_differ(run: Run) -> None:
+    status, document, said = run("answers", 3, "--metric", "answers", "--good", "1.1", "--bad", "1.4", "--afresh")
+    assert status == 0, said
+    assert (document["answer"]["good"], document["answer"]["bad"]) == ("1.2", "1.3")
+    assert "answers changed" in document["races"][-1]["message"]
+
+
+def test_since_when_it_cannot_be_built(run: Run) -> None:
+    status, document, said = run("build", 9, "--metric", "build", "--good", "1.7", "--bad", "1.10", "--afresh")
+    assert status == 0, said
+    assert (document["answer"]["good"], document["answer"]["bad"]) == ("1.8", "1.9")
+    assert "no kernel for this layer" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--package", "-r x"], "--package -r x is no package's name"),
+        (["--package", "nowhere-to-be-found"], "pip finds no version of it"),
+        (["--good", "newest"], "--good newest is no version"),
+        (["--good", "1.0.7"], "--good 1.0.7 is no version of standin that this Python can install; near it there are"),
+        (["--good", "1.11", "--bad", "1.2"], "--good 1.11 must be an older version than --bad 1.2"),
+        (["--metric", "speed"], "--metric speed is not measured on this device; there are latency, "),
+        (["--metric", "end_to_end"], "--metric end_to_end is not measured on this device"),
+        (["--model", "resnet50"], "--model must be given once"),
+        (["--engine", "onnxruntime-fp32"], "--engine must be given once"),
+        (["--requirements", "nowhere.txt"], "--requirements nowhere.txt cannot be read"),
+        (["--python", "/nowhere/python"], "--python /nowhere/python cannot be started"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_installed(
+    arguments: list[str], said: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Environments, "get", lambda self, version: pytest.fail("something was installed"))
+    status, _, output = run("", 0, *arguments)
+    assert status == 2
+    assert said in output
+    assert "Traceback" not in output

@@ -1,0 +1,149 @@
+"""Where the versions of a package are tried and raced: an environment for each, workers, and A/B runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trtgate.ab import PROCESSES, AbReport, run_ab
+from trtgate.bisect import ANSWERS, BUILD, Question, Raced, Tried
+from trtgate.environments import Environments, NotInstallable
+from trtgate.errors import UserError, printable
+from trtgate.progress import Progress
+from trtgate.remote import Worker, WorkerError
+from trtgate.verdict.bisection import Outcome, State, outcome_of
+from trtgate.verdict.decision import Decision
+from trtgate.verdict.metrics import BY_NAME
+from trtgate.workbench import Settings
+
+# Builds a side, of which the time is asked.
+BUILDS = 3
+# More of everything for what was open.
+AGAIN = 2
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much an A/B run measures."""
+
+    rounds: int | None
+    processes: int
+    rebuilds: int | None
+
+
+def effort(metric: str, processes: int, *, again: bool) -> Effort:
+    """As much as a metric takes: what is not a time is not raced for, and what is the same every time not repeated."""
+    known, factor = BY_NAME.get(metric), AGAIN if again else 1
+    if known is None:
+        return Effort(1, 1, 1)
+    if known.rule == "builds":
+        return Effort(1, BUILDS * factor, BUILDS * factor)
+    return Effort(1 if known.rule == "number" else None, processes * factor, None)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The laboratory of installed releases: an environment for each, and A/B runs between them.
+
+    `processes` is how many a side has; None: as many as an A/B run.
+    """
+
+    question: Question
+    environments: Environments
+    settings: Settings
+    progress: Progress
+    processes: int | None = None
+
+    def prepare(self, version: str) -> Tried:
+        """As `Laboratory.prepare`."""
+        try:
+            python = self.environments.get(version)
+        except NotInstallable as error:
+            return Tried(State.ABSENT, line_of(str(error)))
+        engine = self.question.engine
+        try:
+            with contextlib.closing(Worker(f"{self.question.package} {version}", python)) as worker:
+                worker.greet()
+                told = worker.ask("describe", device=self.settings.device, engines=[engine])["engines"][engine]
+        except WorkerError as error:
+            return Tried(State.FAILS, line_of(str(error)))
+        return Tried(State.WORKS) if told["ok"] else Tried(State.FAILS, line_of(told["reason"]))
+
+    def race(self, old: str, new: str, *, again: bool) -> Raced:
+        """As `Laboratory.race`."""
+        question, started = self.question, time.monotonic()
+        much = effort(question.metric, self.processes or PROCESSES[question.device], again=again)
+        self.progress.say(f"racing {question.package} {old} against {new}" + (", with more processes" if again else ""))
+        expectations = self.settings.expectations.only(
+            question.model, question.engine, BY_NAME.get(question.metric), question.delta
+        )
+        found = Raced(old, new, Outcome.OPEN, again, "", much.processes, 0.0)
+        try:
+            report = run_ab(
+                {"old": self.environments.get(old), "new": self.environments.get(new)},
+                replace(self.settings, expectations=expectations),
+                [question.engine],
+                rounds=much.rounds,
+                rebuilds=much.rebuilds,
+                processes=much.processes,
+                progress=self.progress,
+            )
+        except NotInstallable as error:
+            raise UserError(f"a version that was installed before cannot be now ({error}); run it again") from error
+        except WorkerError as error:
+            found = replace(found, message=line_of(str(error)))
+        else:
+            found = read_report(found, report, question)
+        found = replace(found, seconds=time.monotonic() - started)
+        self.progress.say(f"{old} -> {new}: {found.outcome.value}: {found.message}")
+        return found
+
+
+def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
+    """The race with what its A/B run came to. Raises UserError for a metric that was not measured."""
+    raced = replace(raced, stack=report.report.stack_changes)
+    for decision in report.missing.values():
+        return replace(raced, outcome=Outcome.LOST, message=line_of(decision.message))
+    [result] = report.results
+    comparison, answers = result.comparison, result.agreement["new with old"]
+    raced = replace(raced, layers=tuple(map(str, comparison.layers)), answers=answers)
+    if question.metric == BUILD:
+        return replace(raced, outcome=Outcome.SAME, message="it is built, loaded and run on both sides")
+    if question.metric == ANSWERS:
+        return _answered(raced, answers, question.delta)
+    change = comparison.change(question.metric)
+    if change is None:
+        raise UserError(f"--metric {question.metric} was not measured for {question.engine}; give another one")
+    decision = change.decision
+    # Rounds that were disturbed say nothing of a time; sizes do not depend on who else used the machine.
+    if comparison.invalid is not None and BY_NAME[question.metric].unit != "bytes":
+        decision = replace(decision, **_reason(comparison.invalid))
+    return replace(
+        raced,
+        outcome=outcome_of(decision, question.delta),
+        message=decision.message,
+        **{name: getattr(decision, name) for name in ("estimate", "low", "high")},
+        before=change.old,
+        after=change.new,
+    )
+
+
+def _reason(decision: Decision) -> dict[str, Any]:
+    return {name: getattr(decision, name) for name in ("verdict", "reason", "message")}
+
+
+def _answered(raced: Raced, answers: Mapping[str, Any], delta: float) -> Raced:
+    """Photos are counted, not sampled: it is on these that a version answers otherwise or does not."""
+    n, changed = answers["n"], answers["n"] - answers["top1"]
+    if not answers.get("finite", True):
+        return replace(raced, outcome=Outcome.WORSE, message="the logits hold NaN or infinity")
+    message = f"{changed} of {n} answers changed" + (f", {delta:.1%} may" if delta else "")
+    return replace(raced, outcome=Outcome.WORSE if changed / n > delta else Outcome.SAME, message=message)
+
+
+def line_of(text: str) -> str:
+    """What a worker or an installer said, in one printable line."""
+    return " ".join(printable(text).split())

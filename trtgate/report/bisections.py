@@ -1,0 +1,187 @@
+"""The page of a search for a version: which one it was, the path to it, and what else changed there."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced
+from trtgate.report.page import Axis, Bar, Bars, Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
+from trtgate.report.words import amount_text, fidelity_text, metric_words
+from trtgate.verdict.bisection import Kind, Outcome, State
+from trtgate.verdict.decision import Verdict
+from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.paired import change_text
+
+VERDICTS = {
+    Outcome.WORSE: Verdict.REGRESSED,
+    Outcome.LOST: Verdict.REGRESSED,
+    Outcome.BETTER: Verdict.IMPROVED,
+    Outcome.SAME: Verdict.PASS,
+    Outcome.NO_WORSE: Verdict.PASS,
+    Outcome.OPEN: Verdict.INCONCLUSIVE,
+}
+NEXT = {
+    Kind.FOUND: "stay with {good}, or see it again by the command that is printed",
+    Kind.BETWEEN: "stay with {good}, or see it again by the command that is printed",
+    Kind.DRIFT: "search on with a smaller --delta, or with --good {bad}",
+    Kind.NOTHING: "ask about another --metric or a smaller --delta, on the machine on which it was seen",
+    Kind.OPEN: "a quieter machine, or a larger --delta; then --afresh",
+}
+
+
+def bisection_page(found: Bisection, pythons: Mapping[str, Path]) -> Page:
+    """A whole search; `pythons` are those of the versions that were installed."""
+    first: list[Part] = [_path_table(found), *_chart(found), Notes(tuple(_answer_notes(found, pythons)))]
+    sections = [Section("", tuple(first)), Section("the versions", (_versions_table(found),))]
+    return Page("which version it was", _headline(found), tuple(sections))
+
+
+def _headline(found: Bisection) -> Headline:
+    answer, question = found.answer, found.question
+    good, bad = found.names[answer.good], found.names[answer.bad]
+    proof = found.proof
+    verdict = {Kind.NOTHING: Verdict.PASS, Kind.OPEN: Verdict.INCONCLUSIVE}.get(answer.kind)
+    if verdict is None and answer.how is not None:
+        verdict = VERDICTS[answer.how]
+    how, what = _how(question, answer.how), f"{question.engine} of {question.model}"
+    package, date = question.package, found.releases[answer.bad].date
+    moved = "" if proof is None or not proof.estimate else f": {_change(proof).text} against {good}"
+    decided = {
+        Kind.FOUND: f"{package} {bad}{f' ({date})' if date else ''} is the first version in which {what} {how}{moved}",
+        Kind.BETWEEN: f"{what} {how} from {package} {bad} on; what is between it and {good} cannot be used",
+        Kind.DRIFT: f"no single version: {what} {how} in {package} {bad} against {found.names[0]}, in steps within "
+        f"{question.delta:.1%} each",
+        Kind.NOTHING: f"{package} {bad} does not differ from {good} for {what}",
+        Kind.OPEN: f"it cannot be told in which version after {package} {good}, up to {bad}, {what} {how}",
+    }[answer.kind]
+    why = "" if proof is None else f"{proof.old} against {proof.new}, raced directly: {proof.message}"
+    return Headline(verdict, decided, why, NEXT[answer.kind].format(good=good, bad=bad))
+
+
+def _how(question: Question, how: Outcome | None) -> str:
+    """What the newer versions do."""
+    if how is Outcome.LOST or question.metric == BUILD:
+        return "cannot be built, loaded and run"
+    if question.metric == ANSWERS:
+        return "answers otherwise"
+    if how is None:
+        return f"differs in its {metric_words(question.metric)}"
+    metric = BY_NAME[question.metric]
+    changed = metric.words.worse if how is Outcome.WORSE else metric.words.better
+    if metric.name == "latency":
+        return f"is {changed}"
+    return f"{'needs' if metric.unit == 'bytes' else 'has a'} {changed} {metric_words(metric.name)}"
+
+
+def _path_table(found: Bisection) -> Table:
+    """The path taken: each race with its verdict and interval."""
+    metric = found.question.metric
+    columns = (
+        Column("old", text=True),
+        Column("new", text=True),
+        *map(Column, ("processes", "before", "after", "change")),
+        Column("the new one is", text=True),
+        Column("s"),
+        Column("because", text=True, room=Room.SUMMARY),
+    )
+    rows = [
+        cells(
+            each.old,
+            each.new,
+            each.processes,
+            Cell(amount_text(metric, each.before), value=each.before),
+            Cell(amount_text(metric, each.after), value=each.after),
+            _change(each),
+            Cell(_outcome(found.question, each.outcome), VERDICTS[each.outcome]),
+            Cell(f"{each.seconds:.0f}", value=each.seconds),
+            each.message,
+        )
+        for each in found.races
+    ]
+    return Table(columns, tuple(rows), grouped=0)
+
+
+def _change(each: Raced) -> Cell:
+    if not each.estimate:
+        return Cell("-")
+    text = change_text(float(np.log(each.estimate)))
+    if each.low and each.high:
+        text += f" [{change_text(float(np.log(each.low)))},{change_text(float(np.log(each.high)))}]"
+    return Cell(text, value=each.estimate)
+
+
+def _chart(found: Bisection) -> list[Bars]:
+    """Every race's change with its interval."""
+    bars = tuple(
+        Bar(
+            f"{each.old} -> {each.new}",
+            each.estimate - 1,
+            _change(each).text,
+            each.low - 1 if each.low else None,
+            each.high - 1 if each.high else None,
+            found.question.delta,
+            verdict=VERDICTS[each.outcome],
+        )
+        for each in found.races
+        if each.estimate
+    )
+    about = (
+        "Change of each race in the order in which they were run, worse to the right, with its interval and the limit."
+    )
+    return (
+        [Bars(metric_words(found.question.metric), about, Axis("change", "change"), bars, interval=True)]
+        if bars
+        else []
+    )
+
+
+def _answer_notes(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
+    """What the answer rests on, what else changed there, and how to see it again."""
+    proof = found.proof
+    seconds = sum(each.seconds for each in found.races)
+    races = f"{len(found.races)} race{'s' * (len(found.races) != 1)}"
+    lines = [f"{races} between {len(found.releases)} versions in {seconds:.0f} s"]
+    if proof is not None:
+        lines.append(f"{proof.old} -> {proof.new}: {proof.message}")
+        lines += [f"  {change}" for change in proof.stack]
+        lines += [f"  layer {layer}" for layer in proof.layers]
+        if proof.answers:
+            lines.append(f"  answers, new with old: {fidelity_text(proof.answers)}")
+    lines += found.remarks()
+    return [*lines, *_command(found, pythons)]
+
+
+def _command(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
+    """What races the two versions of the answer again, in lines of a terminal."""
+    question, ends = found.question, [found.names[found.answer.good], found.names[found.answer.bad]]
+    if not all(end in pythons for end in ends):
+        return []
+    sides = [shlex.join([f"--{side}", str(pythons[end])]) for side, end in zip(("old", "new"), ends, strict=True)]
+    what = ["--model", question.model, "--engine", question.engine, "--batch-size", str(question.batch)]
+    command = ["python -m trtgate ab", *sides, shlex.join([*what, "--device", question.device])]
+    return ["see it again:", *textwrap.indent(" \\\n  ".join(command), "  ").splitlines()]
+
+
+def _versions_table(found: Bisection) -> Table:
+    """All versions, with what is known of each."""
+    rows = []
+    for index, release in enumerate(found.releases):
+        tried, raced = found.tried.get(str(release)), found.raced(0, index)
+        known = Cell("the good end" if index == 0 else "")
+        if tried is not None and tried.state is not State.WORKS:
+            known = Cell(tried.state.value, Verdict.INVALID)
+        elif raced is not None:
+            text = _outcome(found.question, raced.outcome)
+            known = Cell(f"{text}, against {found.names[0]}", VERDICTS[raced.outcome])
+        rows.append(cells(str(release), release.date or "-", known))
+    columns = (Column("version", text=True), Column("released", text=True), Column("what is known", text=True))
+    return Table(columns, tuple(rows), grouped=0)
+
+
+def _outcome(question: Question, outcome: Outcome) -> str:
+    return "different" if question.metric == ANSWERS and outcome is Outcome.WORSE else outcome.value

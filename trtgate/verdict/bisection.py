@@ -1,0 +1,265 @@
+"""Which of many versions it was: from what has been seen of them to what to look at next, or to the answer.
+
+Pure. Versions are numbers in their order, 0 the good end and `last` the bad one. The search races versions against the
+good end until a pair of neighbours is left, and then those two directly; only what that shows is named, and only where
+a second race bears it out. What is open is raced again with more processes, and where that does not help its neighbours
+are asked. The same observations lead to the same next question, so a search that was cut off goes on by itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from trtgate.verdict.decision import Decision, Reason, Verdict
+
+# Versions that stay open with more processes too, before the machine, or a change of the size of delta, is to blame.
+MOST_OPEN = 3
+
+
+class State(enum.Enum):
+    """What is known of one version by itself."""
+
+    WORKS = "works"
+    FAILS = "fails"  # it is installed, and the engine is not available in it
+    ABSENT = "cannot be installed"
+
+
+class Outcome(enum.Enum):
+    """What a race of an older version against a newer one came to."""
+
+    WORSE = "worse"
+    BETTER = "better"
+    SAME = "same"
+    NO_WORSE = "no worse"  # and it may be better by more than delta
+    OPEN = "open"
+    LOST = "lost"  # the newer one cannot build, load or run what the older one can
+
+
+VERDICTS = {Verdict.REGRESSED: Outcome.WORSE, Verdict.IMPROVED: Outcome.BETTER, Verdict.PASS: Outcome.SAME}
+
+
+def outcome_of(decision: Decision, delta: float) -> Outcome:
+    """What a gate's decision on the newer version says to a search.
+
+    A gate passes what is no worse. That is the same only where it is no better by more than `delta`, either; and it
+    passes a yardstick that is open, and fails what is missing, of which a search learns nothing.
+    """
+    if decision.reason in {Reason.YARDSTICK, Reason.MISSING}:
+        return Outcome.OPEN
+    outcome = VERDICTS.get(decision.verdict, Outcome.OPEN)
+    least = decision.estimate if decision.low is None else decision.low
+    if outcome is Outcome.SAME and least is not None and least * (1 + delta) < 1:
+        return Outcome.NO_WORSE
+    return outcome
+
+
+@dataclass(frozen=True)
+class Race:
+    """One race of two versions; `again` with more processes, after one that was open."""
+
+    old: int
+    new: int
+    outcome: Outcome
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Next: install a version, and see whether the engine is available in it."""
+
+    version: int
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Next: race two versions, `again` with more processes."""
+
+    old: int
+    new: int
+    again: bool = False
+
+
+class Kind(enum.Enum):
+    """What a search can come to."""
+
+    FOUND = "found"  # `bad` differs from `good`, the version before it
+    BETWEEN = "between"  # `bad` differs from `good`, and nothing between them can be used
+    DRIFT = "drift"  # from `good` to `bad` no version differs from the one before it, together they do
+    NOTHING = "nothing"  # the ends do not differ
+    OPEN = "open"  # it cannot be told which one from `good` to `bad` it is
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a search. `how` the newer versions differ from the good end is None where they do not.
+
+    `first` is false where it is open whether a version before `bad` differs from its predecessor, too.
+    """
+
+    kind: Kind
+    good: int
+    bad: int
+    how: Outcome | None = None
+    first: bool = True
+
+
+Step = Prepare | Compare | Answer
+
+
+class Side(enum.Enum):
+    """On which side of the change a version lies."""
+
+    GOOD = "good"
+    BAD = "bad"
+    OPEN = "open"
+    SKIP = "skip"  # it cannot be raced
+    UNKNOWN = "unknown"
+
+
+def next_step(last: int, states: Mapping[int, State], races: Sequence[Race], *, by_failing: bool = False) -> Step:
+    """What to look at next, after these `races` in their order.
+
+    With `by_failing` the question is since when the engine cannot be built, loaded and run; so it is, too, where the
+    bad end turns out to be like that. Raises ValueError for a good end that does not work, and for a bad one that
+    cannot be installed: there is nothing to search between.
+    """
+    for end in (0, last):
+        if end not in states:
+            return Prepare(end)
+    if last < 1 or states[0] is not State.WORKS or states[last] is State.ABSENT:
+        raise ValueError("a search needs a good end that works and another one that can be installed")
+    return _Search(last, states, races, by_failing).step()
+
+
+class _Search:
+    """What one set of observations says."""
+
+    def __init__(self, last: int, states: Mapping[int, State], races: Sequence[Race], by_failing: bool) -> None:
+        self._last = last
+        self._states = states
+        self._races = races
+        self._by_failing = by_failing
+        self._seen = {(race.old, race.new): race for race in races}  # of a pair the latest counts
+        self._how = self._direction()
+
+    def step(self) -> Step:
+        if self._races and self._is_unsettled(self._races[-1]):
+            return self._ask(self._races[-1].old, self._races[-1].new)
+        bad = next((index for index in range(1, self._last + 1) if self.side(index) is Side.BAD), None)
+        if bad is None:
+            return self._premise()
+        good = max(index for index in range(bad) if self.side(index) is Side.GOOD)
+        unknown = self._unknown(good, bad)
+        if not unknown:
+            return self._neighbours(good, bad)
+        if self._open() >= MOST_OPEN:
+            return Answer(Kind.OPEN, good, bad, self._how)
+        return self._ask(0, _nearest(unknown, (good + bad) / 2))
+
+    def _direction(self) -> Outcome | None:
+        """How the bad end differs, as far as it is known: it is worse, unless it turns out to be better or to fail."""
+        if self._by_failing or self._states[self._last] is State.FAILS:
+            return Outcome.LOST
+        race = self._seen.get((0, self._last))
+        ends = race.outcome if race else None
+        if ends in {Outcome.WORSE, Outcome.BETTER, Outcome.LOST}:
+            return ends
+        found = {race.outcome for race in self._races if race.old == 0}
+        return Outcome.WORSE if Outcome.WORSE in found and ends is not Outcome.SAME else None
+
+    def side(self, index: int) -> Side:
+        """On which side a version lies, from what is known of it and of its race against the good end."""
+        state, race = self._states.get(index), self._seen.get((0, index))
+        if index == 0:
+            return Side.GOOD
+        if state is State.ABSENT:
+            return Side.SKIP
+        lost = state is State.FAILS or (race is not None and race.outcome is Outcome.LOST)
+        if lost:
+            return Side.BAD if self._how is Outcome.LOST else Side.SKIP
+        if state is not None and self._by_availability:
+            return Side.GOOD
+        return Side.UNKNOWN if race is None or self._is_unsettled(race) else self._read(race.outcome, index)
+
+    @property
+    def _by_availability(self) -> bool:
+        """Whether the question is since when the engine is not available, for which nothing need be raced."""
+        return self._states[self._last] is State.FAILS and not self._by_failing
+
+    def _read(self, outcome: Outcome, new: int) -> Side:
+        """What the outcome of a race says of the change that is searched, and of the newer version."""
+        if outcome is self._how:
+            return Side.BAD
+        # One that is no worse may be better. Of the bad end that leaves open whether there is anything to search.
+        better = self._how is Outcome.BETTER or (self._how is None and new == self._last)
+        if outcome is Outcome.OPEN or (outcome is Outcome.NO_WORSE and better):
+            return Side.OPEN
+        return Side.GOOD
+
+    def _is_unsettled(self, race: Race) -> bool:
+        """Whether it is to be raced again with more processes."""
+        return not race.again and self._read(race.outcome, race.new) is Side.OPEN
+
+    def _is_borne_out(self, race: Race) -> bool:
+        """Whether more than one race of the usual size shows that the newer version is on the bad side.
+
+        Of two versions that are alike one race in a hundred says otherwise. What fails, fails.
+        """
+        alike = [each for each in self._races if each.new == race.new and each.outcome is race.outcome]
+        return race.again or race.outcome is Outcome.LOST or len(alike) > 1
+
+    def _open(self) -> int:
+        """How many versions stay open against the good end."""
+        return sum(self.side(index) is Side.OPEN for index in range(1, self._last + 1))
+
+    def _unknown(self, good: int, bad: int) -> list[int]:
+        return [index for index in range(good + 1, bad) if self.side(index) is Side.UNKNOWN]
+
+    def _premise(self) -> Step:
+        """Nothing is on the bad side yet. The bad end is asked second: where two thirds of the way already differ, it
+        need not be asked at all, and 12 versions take 5 races at the most."""
+        end = self.side(self._last)
+        if end is Side.GOOD:
+            return Answer(Kind.NOTHING, 0, self._last)
+        unknown = self._unknown(0, self._last)
+        if end is Side.UNKNOWN:
+            if self._seen or not unknown:
+                return self._ask(0, self._last)
+            return self._ask(0, _nearest([*unknown, self._last], 2 * self._last / 3))
+        if unknown and self._open() < MOST_OPEN:
+            return self._ask(0, unknown[-1])
+        return Answer(Kind.OPEN, 0, self._last, self._how)
+
+    def _neighbours(self, good: int, bad: int) -> Step:
+        """The change lies from `good` to `bad`, and what is between them is open or cannot be raced: each against the
+        one before it."""
+        first = True
+        between = [index for index in range(good + 1, bad) if self.side(index) is Side.OPEN]
+        for old, new in pairwise([good, *between, bad]):
+            race = self._seen.get((old, new))
+            if race is None or self._is_unsettled(race):
+                return self._ask(old, new)
+            if race.outcome is self._how:
+                if not self._is_borne_out(race):
+                    return self._ask(old, new)
+                return Answer(Kind.FOUND if new == old + 1 else Kind.BETWEEN, old, new, self._how, first)
+            # What failed once and does not now, or the other way round, is open as well.
+            first &= self._read(race.outcome, new) is Side.GOOD and Outcome.LOST not in {race.outcome, self._how}
+        if not first:
+            return Answer(Kind.OPEN, good, bad, self._how)
+        # Each is as the one before it, so the race that set the last one apart has to be borne out.
+        if not self._seen[0, bad].again:
+            return self._ask(0, bad)
+        return Answer(Kind.DRIFT, good, bad, self._how)
+
+    def _ask(self, old: int, new: int) -> Step:
+        if new not in self._states:
+            return Prepare(new)
+        return Compare(old, new, again=(old, new) in self._seen)
+
+
+def _nearest(some: Sequence[int], middle: float) -> int:
+    return min(some, key=lambda index: (abs(index - middle), index))
