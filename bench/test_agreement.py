@@ -1,41 +1,54 @@
-"""Does the engine still give PyTorch's answers?"""
+"""Does the engine still give the reference's answers?"""
 
 import numpy as np
 import pytest
 
 from fixtures.engines import Settle
 from trtgate import judge
-from trtgate.engines.base import REFERENCE, Engine
+from trtgate.engines.base import Engine
 from trtgate.expectations import Expectation
 from trtgate.plugin import Gate
+from trtgate.tasks.base import Scores
 from trtgate.verdict.agreement import Agreement, measure_accuracy
 from trtgate.workbench import Workbench
 
 
 @pytest.mark.with_reference
 def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
-    size = min(workbench.settings.batch_sizes)
-    logits = engine.infer(workbench.batch(size))
-    assert logits.shape == (size, workbench.model.classes)
-    assert np.isfinite(logits).all(), f"{engine.spec.id} answers NaN or infinity on the first photos"
+    size = min(workbench.batch_sizes)
+    outputs = engine.infer(workbench.batch(size))
+    for each in workbench.signature.outputs:
+        array = outputs[each.name]
+        assert each.fits(array.shape, size), f"{engine.spec.id} answers {each.name} of shape {array.shape}"
+        finite = np.isfinite(array).all() or workbench.is_endless(each.name)
+        assert finite, f"{engine.spec.id} answers NaN or infinity in {each.name} on the first samples"
 
 
+@pytest.mark.task("classification")
 def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
-    flips = judge.describe_flips(agreement, workbench.photos("evaluation").names, workbench.class_names)
+    flips = judge.describe_flips(agreement, workbench.samples("evaluation").names, workbench.class_names)
     settle(judge.agreement_decision(agreement, expectation), details=flips)
 
 
+@pytest.mark.task("classification")
 def test_logit_fidelity(agreement: Agreement, expectation: Expectation, settle: Settle) -> None:
     settle(judge.fidelity_decision(agreement, expectation))
 
 
+@pytest.mark.task("classification")
 def test_labelled_accuracy(
     trained: None, expectation: Expectation, workbench: Workbench, engine: Engine, gate: Gate, settle: Settle
 ) -> None:
-    photos = workbench.photos("evaluation")
+    photos = workbench.samples("evaluation")
     if photos.labels is None:
         pytest.skip("the photos have no labels; give --images DIR with DIR/<class>/*.jpg")
-    reference, logits = workbench.logits(REFERENCE), workbench.logits(engine.spec)
+    reference, logits = workbench.logits(workbench.reference), workbench.logits(engine.spec)
     accuracy = measure_accuracy(reference, logits, photos.labels, photos.clusters)
     gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))
     settle(judge.accuracy_decision(accuracy, expectation))
+
+
+@pytest.mark.task("detection", "segmentation", "tensors")
+def test_answers_agree(scores: Scores, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
+    for decision in workbench.task.decide(scores, expectation):
+        settle(decision, details=scores.worst_samples)

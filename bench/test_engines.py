@@ -13,7 +13,13 @@ from trtgate.workbench import Workbench
 def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settle: Settle) -> None:
     audit = engine.audit()
     gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
-    settle(judge.audit_decision(audit, workbench.kept_in_float(engine.spec)))
+    if excuse := workbench.excuse(engine.spec):
+        pytest.skip(f"{engine.spec.id}: {excuse}")
+    decision = judge.audit_decision(audit, workbench.kept_in_float(engine.spec))
+    if excuse := workbench.excuse(engine.spec, decision.reason):
+        gate.skip(workbench.name, engine.spec, f"{decision.message} ({excuse})")
+        pytest.skip(f"{engine.spec.id}: {decision.message} ({excuse})")
+    settle(decision)
 
 
 def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
@@ -23,7 +29,8 @@ def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
     plan_facts = {"bytes": plan.size, "build_seconds": plan.build_seconds, **engine.facts()}
     gate.note(workbench.name, engine.spec.id, plan=plan_facts)
     # TensorRT's plans hold kernels too, and some weights once for each batch size: there the audit has to do.
-    if engine.spec.precision == "int8" and engine.spec.backend != "tensorrt":
+    # Of a user's file nobody knows how much of it is weights that can be INT8: there it has to do, too.
+    if engine.spec.precision == "int8" and engine.spec.backend != "tensorrt" and workbench.file is None:
         graph = workbench.graph("fp32")
         assert plan.size < graph.size / 2, (
             f"the plan of {engine.spec.id} has {plan.size} bytes, the FP32 graph {graph.size}: weights are not INT8"

@@ -69,8 +69,9 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resnet50_int8(resnet50: Path) -> Path:
     """Its symmetric INT8 graph, as TensorRT gets it."""
     path = resnet50.with_name("int8.onnx")
-    ranges = quantize.measure_ranges(resnet50, sample_crops("calibration", Preprocessing()).first(2), "minmax")
-    quantize.quantize(resnet50, path, "symmetric", ranges)
+    photos = sample_crops("calibration", Preprocessing()).first(2)
+    ranges = quantize.measure_ranges(resnet50, photos, "minmax")
+    quantize.quantize(resnet50, path, "symmetric", ranges, sample=photos[0])
     return path
 
 

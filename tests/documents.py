@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLLOWED = ("upgrade-playbook", "reference", "measurements", "quantisation", "how-it-decides")
+FOLLOWED = ("upgrade-playbook", "reference", "models", "measurements", "quantisation", "how-it-decides")
 DOCUMENTS = ("README.md", *(f"docs/{name}.md" for name in FOLLOWED), "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(\w+)( gpu)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # One small model and few engines, where the command names none; CI runs the first two commands in full.

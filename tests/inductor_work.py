@@ -9,7 +9,10 @@ import torch
 
 from trtgate.engines.inductor import CACHE_VARIABLE, save_functions
 
+from . import small_classifier
+
 CROP, SIZE = 8, 2
+SIGNATURE = small_classifier.signature(CROP)
 
 
 class Small(torch.nn.Module):
@@ -32,4 +35,4 @@ def save(path: Path) -> None:
     os.environ[CACHE_VARIABLE] = str(path.parent)
     torch.set_num_threads(1)
     with torch._inductor.config.patch(QUICK):
-        save_functions(Small().eval(), (SIZE,), CROP, "default", "cpu", path)
+        save_functions(Small().eval(), (SIZE,), SIGNATURE, "default", "cpu", path)

@@ -7,7 +7,15 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from trtgate.signature import BATCH, Signature, TensorSpec
+
 CROP = 16
+
+
+def signature(crop: int = CROP) -> Signature:
+    """What goes into it and what comes out."""
+    photos = TensorSpec("input", "float32", (BATCH, 3, crop, crop))
+    return Signature((photos,), (TensorSpec("logits", "float32", (BATCH, 1000)),))
 
 
 def graph(*, pooling: str = "GlobalAveragePool") -> onnx.ModelProto:

@@ -129,7 +129,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     [
         ("sys.exit('No module named numpy')", r"(?s)the new worker .*status 1.*No module named numpy"),
         ("os.kill(os.getpid(), 9)", "SIGKILL \\(out of memory\\?\\)"),
-        ("send({'protocol': 99, 'pid': 1}); time.sleep(60)", "speaks protocol 99, this driver speaks 2"),
+        ("send({'protocol': 99, 'pid': 1}); time.sleep(60)", f"speaks protocol 99, this driver speaks {VERSION}"),
         ("os.write(int(sys.argv[4]), b'Segmentation fault'); time.sleep(60)", "no frame"),
         ("send([1, 2]); time.sleep(60)", "no answer"),
     ],
@@ -194,7 +194,8 @@ def test_a_worker_says_when_it_builds(tmp_path: Path) -> None:
     """And only then: a plan that is there is loaded within the limit of `open`."""
     onnx.save(small_classifier.graph(), graph := tmp_path / "graph.onnx")
     job = {"engine": "onnxruntime-fp32", "model": "small", "graph": str(graph), "source": {"graph": "0"}}
-    job |= {"batch_sizes": [1], "threads": 1, "device": "cpu", "crop": small_classifier.CROP, "anew": False}
+    job |= {"batch_sizes": [1], "threads": 1, "device": "cpu", "anew": False, "sample": None}
+    job |= {"signature": small_classifier.signature().to_json()}
     job |= {"plan_cache": str(tmp_path / "cache"), "rebuild": 0, "calibration": None}
     sent: list[dict[str, Any]] = []
     frames: Any = SimpleNamespace(send=sent.append)

@@ -56,8 +56,9 @@ def run_toy(
 ) -> selftest.Selftest:
     return selftest.run_selftest(
         Toy(),  # type: ignore[arg-type]
-        np.zeros((1, 3, 4, 4), np.float32),
+        {"input": np.zeros((1, 3, 4, 4), np.float32)},
         model="toy",
+        size=1,
         races=(12, 8),
         slowdowns=(slowed(slowdown), HALF, STALL),
         expectation=Expectation({"delta": delta, "absolute_floor_us": absolute_floor_us}),

@@ -29,10 +29,12 @@ FLOORS = {"fp32": 60.0, "int8": 10.0}
 @pytest.mark.parametrize("text", ENGINES)
 def test_an_engine_answers_like_the_reference(text: str, lite0: Workbench) -> None:
     spec = parse_spec(text)
-    photos = lite0.photos("evaluation").first(24)
+    photos = lite0.samples("evaluation").first(24)
     engine = lite0.engine(spec)
-    reference = np.concatenate([lite0.engine(engines.base.REFERENCE).infer(batch) for batch in photos.batches(8)])
-    answers = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+    reference, answers = (
+        np.concatenate([each.infer(batch)["logits"] for batch in photos.batches(size)])
+        for each, size in ((lite0.engine(engines.base.REFERENCE), 8), (engine, 1))
+    )
     agreement = compare_logits(reference, answers)
     assert agreement.sqnr_db >= FLOORS[spec.precision]
     assert agreement.top1 >= 20
@@ -41,8 +43,8 @@ def test_an_engine_answers_like_the_reference(text: str, lite0: Workbench) -> No
 @pytest.mark.parametrize("text", ENGINES)
 def test_the_answer_is_the_callers_own(text: str, lite0: Workbench) -> None:
     engine = lite0.engine(parse_spec(text))
-    first, second = lite0.photos("evaluation").first(2).batches(1)
-    answer = engine.infer(first)
+    first, second = lite0.samples("evaluation").first(2).batches(1)
+    answer = engine.infer(first)["logits"]
     kept = answer.copy()
     engine.infer(second)
     assert np.array_equal(answer, kept)
@@ -84,15 +86,15 @@ def test_a_second_workbench_rebuilds_nothing(lite0: Workbench, monkeypatch: pyte
         plan = again.plan(parse_spec("openvino-int8"))
         assert plan is not None
         assert plan.reused
-        assert again.engine(parse_spec("openvino-int8")).infer(again.batch(1)).shape == (1, 1000)
+        assert again.engine(parse_spec("openvino-int8")).infer(again.batch(1))["logits"].shape == (1, 1000)
 
 
 def test_several_batch_sizes_share_one_plan(lite0: Workbench) -> None:
     settings = Settings(engines=lite0.settings.engines, batch_sizes=(1, 4), plan_cache=lite0.settings.plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
         engine = bench.engine(parse_spec("openvino-int8"))
-        together = engine.infer(bench.batch(4))
-        alone = engine.infer(bench.batch(1))
+        together = engine.infer(bench.batch(4))["logits"]
+        alone = engine.infer(bench.batch(1))["logits"]
         np.testing.assert_allclose(together[:1], alone, atol=0.5)
 
 

@@ -173,10 +173,10 @@ def test_the_graphs_that_a_gpu_gets_answer_like_pytorch(kind: GraphKind, lite0: 
     # On the CPU, by the runtime that runs both as they are: the very graphs, without a GPU.
     import openvino
 
-    photos = lite0.photos("evaluation").first(48)
+    photos = lite0.samples("evaluation").first(48)
     compiled = openvino.Core().compile_model(lite0.graph(kind).path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     logits = np.concatenate([compiled(batch)[0] for batch in photos.batches(1)])
-    reference = np.concatenate([lite0.engine(REFERENCE).infer(batch) for batch in photos.batches(8)])
+    reference = np.concatenate([lite0.engine(REFERENCE).infer(batch)["logits"] for batch in photos.batches(8)])
     agreement = compare_logits(reference, logits)
     assert agreement.top1 >= {"fp16": 47, "int8-symmetric": 40, "int8-symmetric-fp16": 40}[kind]
     assert agreement.sqnr_db >= {"fp16": 40.0, "int8-symmetric": 10.0, "int8-symmetric-fp16": 10.0}[kind]
@@ -188,7 +188,14 @@ def test_narrowed_weights_cannot_overflow_and_depthwise_ones_keep_their_bits(
 ) -> None:
     for reduce_range, dense_bits in ((True, 64), (False, 127)):
         path = tmp_path / "int8.onnx"
-        quantize.quantize(lite0.graph("fp32").path, path, kind, lite0.ranges(), reduce_range=reduce_range)
+        quantize.quantize(
+            lite0.graph("fp32").path,
+            path,
+            kind,
+            lite0.ranges(),
+            sample=lite0.samples("calibration")[0],
+            reduce_range=reduce_range,
+        )
         graph = onnx.load(path)
         edges = Edges(graph)
         largest: dict[bool, int] = {True: 0, False: 0}
@@ -214,7 +221,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused(lite0: Workbench, tmp_path
 
 def test_entropy_clips_what_min_max_keeps(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize, "QUANTIZED", ("Gemm", "ReduceMean"))  # the search takes half a second a tensor
-    photos = lite0.photos("calibration").first(4)
+    photos = lite0.samples("calibration").first(4)
     minmax, entropy = (
         quantize.measure_ranges(lite0.graph("fp32").path, photos, method) for method in ("minmax", "entropy")
     )
@@ -225,7 +232,7 @@ def test_entropy_clips_what_min_max_keeps(lite0: Workbench, monkeypatch: pytest.
 
 
 def test_ranges_do_not_depend_on_the_chunks(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = lite0.photos("calibration").first(5)
+    photos = lite0.samples("calibration").first(5)
     chunked = quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax")
     monkeypatch.setattr(quantize, "CHUNK", 100)
     assert quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax") == chunked
@@ -271,19 +278,19 @@ def test_of_attention_only_what_carries_weights_is_int8(
 ) -> None:
     photos = sample_crops("calibration", attention.preprocessing).first(8)
     ranges = quantize.measure_ranges(attention_graph, photos, "minmax")
-    reference = attention.module(torch.from_numpy(next(photos.batches(8)))).numpy()
+    reference = attention.module(torch.from_numpy(next(photos.batches(8))["input"])).numpy()
     assert len(weighted_nodes(onnx.load(attention_graph))) == 4
     kinds: tuple[tuple[quantize.Kind, str], ...] = (("symmetric", "openvino-int8"), ("asymmetric", "onnxruntime-int8"))
     for kind, text in kinds:
         graph, spec = tmp_path / f"{kind}.onnx", parse_spec(text)
-        quantize.quantize(attention_graph, graph, kind, ranges, reduce_range=True)
-        request = BuildRequest(None, graph, (1,), 1, crop=32)
+        quantize.quantize(attention_graph, graph, kind, ranges, sample=photos[0], reduce_range=True)
+        request = BuildRequest(None, graph, (1,), 1, signature=attention.signature)
         maker = backend(spec.backend)
         maker.build(spec, request, tmp_path / "plan")
         with maker.load(spec, request, tmp_path / "plan") as engine:
             # The convolution too, though a LayerNorm, which wants float, is what reads it.
             assert engine.audit().histogram == {"int8": 4}
-            logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+            logits = np.concatenate([engine.infer(batch)["logits"] for batch in photos.batches(1)])
         assert compare_logits(reference, logits).sqnr_db > 20
 
 
@@ -307,13 +314,14 @@ def test_a_convolution_before_a_concat_is_int8_too(tmp_path: Path) -> None:
     export.export(model, tmp_path / "fp32.onnx")
     photos = sample_crops("calibration", model.preprocessing).first(8)
     ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
-    quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", "asymmetric", ranges, reduce_range=True)
-    spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, tmp_path / "int8.onnx", (1,), 1, crop=32)
+    fp32, int8 = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    quantize.quantize(fp32, int8, "asymmetric", ranges, sample=photos[0], reduce_range=True)
+    spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, int8, (1,), 1, signature=model.signature)
     backend("onnxruntime").build(spec, request, tmp_path / "plan")
     with backend("onnxruntime").load(spec, request, tmp_path / "plan") as engine:
         assert engine.audit().histogram == {"int8": 3}
-        logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
-    reference = module(torch.from_numpy(next(photos.batches(8)))).numpy()
+        logits = np.concatenate([engine.infer(batch)["logits"] for batch in photos.batches(1)])
+    reference = module(torch.from_numpy(next(photos.batches(8))["input"])).numpy()
     assert compare_logits(reference, logits).sqnr_db > 20
 
 
@@ -339,7 +347,7 @@ def test_any_torchvision_classifier_can_be_exported_and_quantised(name: str, tmp
     photos = sample_crops("calibration", Preprocessing()).first(2)
     ranges = quantize.measure_ranges(tmp_path / "fp32.onnx", photos, "minmax")
     for kind in ("symmetric", "asymmetric"):
-        quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", kind, ranges)
+        quantize.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", kind, ranges, sample=photos[0])
     # ONNX Runtime computes every convolution in integers, whatever follows it.
     spec, request = parse_spec("onnxruntime-int8"), BuildRequest(None, tmp_path / "int8.onnx", (1,), 1)
     backend("onnxruntime").build(spec, request, tmp_path / "plan")

@@ -19,7 +19,8 @@ from trtgate import images
 from trtgate.errors import UserError
 from trtgate.images import ImageSet, centre_crop, decode, normalise, read_folder, sample_crops
 from trtgate.models import DATA, Preprocessing
-from trtgate.workbench import Workbench
+from trtgate.signature import load_tensors, save_tensors
+from trtgate.workbench import Workbench, rows_of
 
 PHOTOS = sorted(DATA.glob("*/*.jpg"))
 RESNET = Preprocessing()
@@ -195,10 +196,11 @@ def test_photos_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     held = ImageSet(photos.names, pixels, RESNET)
     assert photos.digest == held.digest
     assert np.array_equal(photos.pixels[np.array([3, 0, 3])], pixels[[3, 0, 3]])
-    assert np.array_equal(photos.part(2, 5).pixels[:], pixels[2:5])
-    photos.save(tmp_path / "all.npy")
-    assert np.array_equal(np.load(tmp_path / "all.npy"), normalise(pixels, RESNET))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{i:02}.jpg" for i in range(len(PHOTOS))), "all.npy"]
+    assert np.array_equal(photos.first(3).pixels[:], pixels[:3])
+    save_tensors(tmp_path / "all", rows_of(photos))
+    read = np.concatenate([row["input"] for row in load_tensors(tmp_path / "all")])
+    assert np.array_equal(read, normalise(pixels, RESNET))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{i:02}.jpg" for i in range(len(PHOTOS))), "all"]
 
 
 def test_memory_does_not_depend_on_the_number_of_photos(tmp_path: Path) -> None:
@@ -274,9 +276,9 @@ def test_sample_crops_are_seeded_and_of_different_photos() -> None:
     assert np.bincount(first.clusters).tolist() == [6] * 40
     same = dict(zip(first.names, first.clusters.tolist(), strict=True))
     assert all(same[name] == same[name.split("#")[0] + "#0"] for name in first.names)
-    part = first.part(100, 140).clusters
+    part = first.first(140).clusters
     assert part is not None
-    assert np.array_equal(part, first.clusters[100:140])
+    assert np.array_equal(part, first.clusters[:140])
     calibration = sample_crops("calibration", RESNET)
     assert not {name.split("#")[0] for name in first.names} & {name.split("#")[0] for name in calibration.names}
 
@@ -284,5 +286,5 @@ def test_sample_crops_are_seeded_and_of_different_photos() -> None:
 def test_batches_cover_all_photos_in_order() -> None:
     photos = sample_crops("calibration", RESNET)
     batches = list(photos.batches(16))
-    assert [len(batch) for batch in batches] == [16, 16, 16, 12]
-    assert np.array_equal(np.concatenate(batches), normalise(photos.pixels, RESNET))
+    assert [len(batch["input"]) for batch in batches] == [16, 16, 16, 12]
+    assert np.array_equal(np.concatenate([batch["input"] for batch in batches]), normalise(photos.pixels, RESNET))

@@ -311,14 +311,14 @@ def test_wrong_files_are_told_before_anything_runs(tmp_path: Path) -> None:
     ten = tmp_path / "ten.pth"
     torch.save(torchvision_models.get_model(NAME, num_classes=10).state_dict(), ten)
     flat, two = photo_folder(tmp_path / "flat"), photo_folder(tmp_path / "two", "cat", "dog")
-    check_files([NAME], {NAME: ten}, flat, two)  # nobody asks what calibration photos show
+    check_files(NAME, ten, flat, two)  # nobody asks what calibration photos show
     for sentence, arguments in {
-        "--model resnet5000": (["resnet5000"], {}, None, None),
-        "--weights: .*nowhere": ([NAME], {NAME: tmp_path / "nowhere"}, None, None),
-        "--images: .*nowhere": ([NAME], {}, tmp_path / "nowhere", None),
-        "--calibration-images: .*nowhere": ([NAME], {}, None, tmp_path / "nowhere"),
-        "--images: .*2 class folders, the model 10 classes": ([NAME], {NAME: ten}, two, None),
-        "--images: .*2 class folders, the model 1000 classes": ([NAME], {}, two, None),
+        "--model resnet5000": ("resnet5000", None, None, None),
+        "--weights: .*nowhere": (NAME, tmp_path / "nowhere", None, None),
+        "--images: .*nowhere": (NAME, None, tmp_path / "nowhere", None),
+        "--calibration-images: .*nowhere": (NAME, None, None, tmp_path / "nowhere"),
+        "--images: .*2 class folders, the model 10 classes": (NAME, ten, two, None),
+        "--images: .*2 class folders, the model 1000 classes": (NAME, None, two, None),
     }.items():
         with pytest.raises(UserError, match=sentence):
             check_files(*arguments)

@@ -101,8 +101,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan on a machine on which PyTorch's GPU is its CPU, and ONNX Runtime's sessions are the stand-in."""
     on_cpu = torch.zeros
 
-    def zeros(*shape: int, device: object = None) -> torch.Tensor:
-        made = on_cpu(*shape)
+    def zeros(*shape: int, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        made = on_cpu(*shape, dtype=dtype)
         if device is not None:
             ALLOCATED.append(weakref.ref(made))
         return made
@@ -125,7 +125,9 @@ def answers(plan: Path, photos: np.ndarray) -> np.ndarray:
 
 def load(plan: Path, text: str = "onnxruntime-fp16") -> GpuEngine:
     spec = parse_spec(text)
-    engine = backend("onnxruntime").load(spec, BuildRequest(None, plan, (1, 4), 1, "cuda", small_classifier.CROP), plan)
+    engine = backend("onnxruntime").load(
+        spec, BuildRequest(None, plan, (1, 4), 1, "cuda", small_classifier.signature()), plan
+    )
     assert isinstance(engine, GpuEngine)
     return engine
 
@@ -138,7 +140,7 @@ def test_a_session_runs_as_one_would_deploy_it(text: str, nhwc: int | None, plan
         assert options.get("prefer_nhwc") == nhwc
         assert options["use_tf32"] == 0
         assert options["user_compute_stream"] == str(STREAM)
-        engine.infer(small_classifier.photos(4))
+        engine.infer({"input": small_classifier.photos(4)})
         assert engine.facts()["launched_as"] == {"4": CAPTURED}
         assert engine.notes(4) == ()
 
@@ -147,19 +149,19 @@ def test_every_lane_replays_its_own_graph(plan: Path) -> None:
     photos = small_classifier.photos(9)
     with load(plan) as engine:
         for some in (photos[:1], photos[1:5], photos[5:6], photos[5:]):
-            np.testing.assert_allclose(engine.infer(some), answers(plan, some), atol=1e-5)
+            np.testing.assert_allclose(engine.infer({"input": some})["logits"], answers(plan, some), atol=1e-5)
         engine.drop_lane(1)
         last = photos[8:]
-        np.testing.assert_allclose(engine.infer(last), answers(plan, last), atol=1e-5)
+        np.testing.assert_allclose(engine.infer({"input": last})["logits"], answers(plan, last), atol=1e-5)
         assert len(CudaSession.last().graphs) == 3
 
 
 def test_what_a_graph_uses_outlives_it(plan: Path) -> None:
     """Of a closed lane too: its graph stays in the session."""
     engine = load(plan)
-    engine.infer(small_classifier.photos(1))
+    engine.infer({"input": small_classifier.photos(1)})
     engine.drop_lane(1)
-    engine.infer(small_classifier.photos(1))
+    engine.infer({"input": small_classifier.photos(1)})
     gc.collect()
     assert len(ALLOCATED) == 4
     assert all_there()
@@ -176,7 +178,7 @@ def test_what_cannot_be_captured_runs_without_a_graph_and_says_so(plan: Path, mo
     photos = small_classifier.photos(1)
     with load(plan) as engine:
         wanted = answers(plan, photos)
-        np.testing.assert_allclose(engine.infer(photos), wanted, atol=1e-5)
+        np.testing.assert_allclose(engine.infer({"input": photos})["logits"], wanted, atol=1e-5)
         [note] = engine.notes(1)
         assert note == "without a CUDA graph: This session cannot use the graph capture feature"
         assert engine.facts()["launched_as"] == {"1": note}

@@ -43,6 +43,8 @@ SIZES = (1, 4)
 EIGHT, TEN, NEWEST_10, ELEVEN, RTX = BINDINGS
 WEIGHTED = ("conv1", "conv2", "fc")
 PHOTOS = small.photos(4)
+INPUTS = {"input": PHOTOS}
+SAMPLES = [{"input": photo[None]} for photo in PHOTOS]
 
 Install = Callable[..., StandIn]
 
@@ -84,11 +86,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProt
 
 
 def plan_of(text: str, model: onnx.ModelProto, **more: Any) -> bytes:
-    return build_plan(parse_spec(text), model.SerializeToString(), SIZES, small.CROP, **more)
+    return build_plan(parse_spec(text), model.SerializeToString(), SIZES, small.signature(), **more)
 
 
 def load(text: str, plan: bytes) -> TensorRTEngine:
-    return TensorRTEngine(parse_spec(text), plan, SIZES, small.CROP, WEIGHTED)
+    return TensorRTEngine(parse_spec(text), plan, SIZES, small.signature(), WEIGHTED)
 
 
 TYPES = {"fp32": "float32", "tf32": "tf32", "fp16": "float16", "int8": "int8"}
@@ -108,7 +110,7 @@ def test_the_whole_life_of_an_engine(
 ) -> None:
     install(package)
     recipe = RECIPES[spec]
-    calibrator = make_calibrator(PHOTOS, None) if recipe.calibrated else None
+    calibrator = make_calibrator(SAMPLES, None) if recipe.calibrated else None
     plan = plan_of(spec.id, graphs[recipe.graph], calibrator=calibrator, timing_cache=tmp_path / "timings")
     if calibrator is not None:
         assert b"4" in calibrator.known
@@ -116,19 +118,19 @@ def test_the_whole_life_of_an_engine(
     wanted = small.answers(graphs["fp32"], PHOTOS)
     tolerance = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 1e-2, "int8": 0.1}[spec.precision] * np.abs(wanted).max()
     with load(spec.id, plan) as engine:
-        np.testing.assert_allclose(engine.infer(PHOTOS), wanted, atol=tolerance)
-        np.testing.assert_allclose(engine.infer(PHOTOS[:1]), wanted[:1], atol=tolerance)
+        np.testing.assert_allclose(engine.infer({"input": PHOTOS})["logits"], wanted, atol=tolerance)
+        np.testing.assert_allclose(engine.infer({"input": PHOTOS[:1]})["logits"], wanted[:1], atol=tolerance)
         assert set(engine.facts()["launched_as"].values()) == {CAPTURED}
-        assert engine.block(3, PHOTOS).end_to_end is not None
+        assert engine.block(3, INPUTS).end_to_end is not None
         audit = engine.audit()
         assert audit.layers["conv1"] == audit.layers["conv2"] == TYPES[spec.precision]
         assert judge.audit_decision(audit, ()).verdict is Verdict.PASS, audit
-        layers = engine.layer_times(PHOTOS)
+        layers = engine.layer_times(INPUTS)
         assert layers[0].name == "conv1 + relu1" or "Quantize" in layers[0].name or "cast" in layers[0].name
         assert {"conv1", "conv2", "fc"} <= {node for layer in layers for node in layer.nodes}
-        assert engine.throughput(PHOTOS, 2) is not None
+        assert engine.throughput(INPUTS, 2) is not None
         # What was profiled, and other lanes, leave the engine as it was.
-        np.testing.assert_allclose(engine.infer(PHOTOS), wanted, atol=tolerance)
+        np.testing.assert_allclose(engine.infer({"input": PHOTOS})["logits"], wanted, atol=tolerance)
         assert set(engine.facts()["launched_as"].values()) == {CAPTURED}
     assert gpu.clean
     assert VIOLATIONS == []
@@ -162,13 +164,13 @@ def test_a_slowed_and_a_wrong_one_are_slower_and_wrong(install: Install, graphs:
     install(ELEVEN, wrong=True)
     plan = plan_of("tensorrt-fp32", graphs["fp32"])
     with load("tensorrt-fp32", plan) as engine:
-        assert np.abs(engine.infer(PHOTOS) - wanted).max() > 0.1
+        assert np.abs(engine.infer({"input": PHOTOS})["logits"] - wanted).max() > 0.1
     install(ELEVEN, slower=3.0)
     with load("tensorrt-fp32", plan) as engine:
-        slow = float(np.median(engine.block(20, PHOTOS).seconds))
+        slow = float(np.median(engine.block(20, INPUTS).seconds))
     install(ELEVEN)
     with load("tensorrt-fp32", plan) as engine:
-        assert slow > 2 * float(np.median(engine.block(20, PHOTOS).seconds))
+        assert slow > 2 * float(np.median(engine.block(20, INPUTS).seconds))
 
 
 # What a plan is.
@@ -215,13 +217,13 @@ def test_trap_a_graph_that_outlives_its_context(
     monkeypatch.setattr(TensorRTLane, "own", forgetful)
     monkeypatch.setattr(TensorRTEngine, "_capture", capture_and_forget)
     with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
-        assert np.isnan(engine.infer(PHOTOS)).all()
+        assert np.isnan(engine.infer({"input": PHOTOS})["logits"]).all()
 
 
 def test_trap_an_engine_that_goes_before_its_context(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
     install(NEWEST_10)
     engine = load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"]))
-    engine.infer(PHOTOS)
+    engine.infer({"input": PHOTOS})["logits"]
     engine._settings = engine._engine = None
     assert VIOLATIONS == ["an engine is gone before its context"]
     engine.close()
@@ -235,7 +237,7 @@ def test_trap_a_runtime_or_logger_that_goes_first(install: Install, graphs: dict
     VIOLATIONS.clear()
     engine._logger = None
     with pytest.raises(TensorRTError):
-        engine.infer(np.zeros((2, 3, small.CROP, small.CROP), np.float32))
+        engine.infer(small.signature().blank(2))
     context = engine._engine.create_execution_context()
     assert not context.set_input_shape("input", (9, 3, small.CROP, small.CROP))
     assert VIOLATIONS == ["a logger is gone before what was made with it"]
@@ -263,12 +265,12 @@ def test_trap_two_contexts_on_one_profile(
     alone = dataclasses.replace(Features.of(found.module), profile_sharing=False)
     monkeypatch.setattr(Features, "of", classmethod(lambda cls, module: alone))
     with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
-        engine.infer(PHOTOS)
+        engine.infer({"input": PHOTOS})["logits"]
         if shares:
-            assert engine.throughput(PHOTOS, 2)
+            assert engine.throughput(INPUTS, 2)
         else:
             with pytest.raises(TensorRTError, match="Profile 1 has been chosen by another IExecutionContext"):
-                engine.throughput(PHOTOS, 2)
+                engine.throughput(INPUTS, 2)
 
 
 def test_trap_an_inspector_without_a_context(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
@@ -287,7 +289,7 @@ def test_trap_a_mean_whose_axes_are_an_input(
     install(EIGHT)
     model = small.graph(pooling="ReduceMean")
     with load("tensorrt-fp32", plan_of("tensorrt-fp32", model)) as engine:
-        np.testing.assert_allclose(engine.infer(PHOTOS), small.answers(model, PHOTOS), atol=1e-5)
+        np.testing.assert_allclose(engine.infer({"input": PHOTOS})["logits"], small.answers(model, PHOTOS), atol=1e-5)
     monkeypatch.setattr(build, "for_old_parser", lambda graph, widen: graph)
     with pytest.raises(TensorRTError, match="SHAPE ERROR"):
         plan_of("tensorrt-fp32", model)
@@ -301,7 +303,7 @@ def test_trap_a_capture_before_a_first_run(
     install(NEWEST_10)
     monkeypatch.setattr(run, "WARM_UP", 0)
     with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
-        engine.infer(PHOTOS)
+        engine.infer({"input": PHOTOS})["logits"]
         assert "before a first enqueue" in engine.notes(4)[0]
 
 
@@ -325,7 +327,7 @@ def test_trap_rtx_runs_generic_kernels_until_it_is_asked(
     with load("tensorrt-fp32", plan) as engine:
         assert not engine._lane_of(4).context._state.eager
     with load("tensorrt-fp32", plan_of("tensorrt-fp32", graphs["fp32"])) as engine:
-        engine.infer(PHOTOS)
+        engine.infer({"input": PHOTOS})["logits"]
         assert "cannot be captured" in engine.notes(4)[0]
 
 

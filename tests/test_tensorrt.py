@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from trtgate import judge
-from trtgate.cuda import CapturedGraph, CudaError
+from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane
 from trtgate.engines import available, parse_spec
 from trtgate.engines.base import EngineSpec, PrecisionAudit
 from trtgate.engines.gpu import time_between_events
@@ -26,6 +26,7 @@ from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.signature import BATCH, Signature, TensorSpec
 from trtgate.verdict import Verdict
 
 from . import small_classifier
@@ -35,6 +36,7 @@ from .tensorrt_api.fetch import BINDINGS, api
 from .tensorrt_api.installing import forget, use_gpu, use_module
 
 SIZES, CROP = (1, 4), 8
+SIGNATURE = small_classifier.signature(CROP)
 # What is parsed is not run here: the fake answers for itself.
 GRAPH = small_classifier.graph().SerializeToString()
 INSPECTED_10 = {
@@ -233,12 +235,12 @@ def install(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 NEWEST_10 = "tensorrt-cu12-bindings==10.13.0.35"
 
 
-def batch(size: int) -> np.ndarray:
-    return np.stack([np.full((3, CROP, CROP), value + 1, np.float32) for value in range(size)])
+def batch(size: int) -> dict[str, np.ndarray]:
+    return {"input": np.stack([np.full((3, CROP, CROP), value + 1, np.float32) for value in range(size)])}
 
 
 def make_engine(text: str, sizes: tuple[int, ...] = SIZES) -> TensorRTEngine:
-    return TensorRTEngine(parse_spec(text), plan_of(10, 13, 0, 35), sizes, CROP, ("conv1", "fc"))
+    return TensorRTEngine(parse_spec(text), plan_of(10, 13, 0, 35), sizes, SIGNATURE, ("conv1", "fc"))
 
 
 # Conformance: every version, every engine, the whole way.
@@ -262,13 +264,13 @@ def test_every_version_is_used_as_it_is(
         assert not found.ok
         assert found.obsolete
         return
-    calibrator = make_calibrator(batch(3), None) if recipe.calibrated else None
+    calibrator = make_calibrator([batch(1)] * 3, None) if recipe.calibrated else None
     steps: list[tuple[int, int]] = []
     plan = build_plan(
         spec,
         GRAPH,
         SIZES,
-        CROP,
+        SIGNATURE,
         calibrator=calibrator,
         timing_cache=tmp_path / "timing" / "stack.cache",
         compute_capability="SM89" if features.compute_capability else None,
@@ -279,9 +281,9 @@ def test_every_version_is_used_as_it_is(
     if calibrator is not None:
         assert calibrator.known == b"ranges"
         calibrator.close()
-    with TensorRTEngine(spec, plan, SIZES, CROP, ("conv1", "fc")) as engine:
+    with TensorRTEngine(spec, plan, SIZES, SIGNATURE, ("conv1", "fc")) as engine:
         for size in SIZES:
-            logits = engine.infer(batch(size))
+            logits = engine.infer(batch(size))["logits"]
             np.testing.assert_allclose(logits[:, 2], 2.0 * np.arange(1, size + 1))
         block = engine.block(6, batch(4))
         np.testing.assert_allclose(block.seconds, 2e-3)
@@ -350,8 +352,8 @@ def test_types_and_flags(
         "IBuilderConfig.clear_flag": lambda _, flag: asked.discard(flag.name),
     }
     spec = parse_spec(text)
-    calibrator = make_calibrator(batch(1), b"known") if RECIPES[spec].calibrated else None
-    build_plan(spec, GRAPH, SIZES, CROP, calibrator=calibrator)
+    calibrator = make_calibrator([batch(1)], b"known") if RECIPES[spec].calibrated else None
+    build_plan(spec, GRAPH, SIZES, SIGNATURE, calibrator=calibrator)
     kinds = fake.module.NetworkDefinitionCreationFlag
     strong = 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
     assert bool(fake.network_flags & strong) is typed
@@ -364,8 +366,8 @@ def test_types_and_flags(
 
 def test_a_known_calibration_measures_nothing(install: Callable[[str], FakeTensorRT], gpu: FakeGpu) -> None:
     install(NEWEST_10)
-    calibrator = make_calibrator(batch(2), b"known")
-    build_plan(parse_spec("tensorrt-int8-calibrated"), GRAPH, SIZES, CROP, calibrator=calibrator)
+    calibrator = make_calibrator([batch(1)] * 2, b"known")
+    build_plan(parse_spec("tensorrt-int8-calibrated"), GRAPH, SIZES, SIGNATURE, calibrator=calibrator)
     assert calibrator.known == b"known"
     assert gpu.clean, "no photo was copied to the device"
 
@@ -381,7 +383,7 @@ def test_a_timing_cache_of_another_stack_is_not_used(
     }
     path = tmp_path / "stack.cache"
     path.write_bytes(b"others")
-    build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP, timing_cache=path)
+    build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, SIGNATURE, timing_cache=path)
     assert "another stack" in caplog.text
     assert path.read_bytes() == b"others"
 
@@ -393,7 +395,7 @@ def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> N
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]
     with pytest.raises(TensorRTError, match=r"node 0: no importer for Foo.*\n.*node 1: Bar wants opset 21"):
-        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP)
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, SIGNATURE)
 
 
 def test_a_failed_build_says_what_the_builder_logged(install: Callable[[str], FakeTensorRT]) -> None:
@@ -411,7 +413,7 @@ def test_a_failed_build_says_what_the_builder_logged(install: Callable[[str], Fa
         "Builder.build_serialized_network": fail,
     }
     with pytest.raises(TensorRTError, match="any implementation for node conv1") as raised:
-        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, CROP)
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, SIGNATURE)
     assert "nothing to see" not in str(raised.value)
 
 
@@ -442,6 +444,23 @@ def test_a_failed_enqueue_raises_and_nothing_leaks(install: Callable[[str], Fake
         assert gpu.clean
 
 
+def test_a_lane_has_a_buffer_for_each_tensor(gpu: FakeGpu) -> None:
+    ids, mask = TensorSpec("ids", "int64", (BATCH, 3)), TensorSpec("mask", "bool", (BATCH, 3))
+    outputs = (TensorSpec("scores", "float32", (BATCH, 2)), TensorSpec("state", "float16", (1, BATCH, 4)))
+    signature = Signature((ids, mask), outputs)
+    lane = PyCudaLane(2, signature)
+    given = {"ids": np.arange(6).reshape(2, 3), "mask": np.array([[True, False, True]] * 2)}
+    lane.give(given, again=False)
+    for name, array in given.items():
+        assert bytes(lane.device[name].memory) == array.tobytes()
+    lane.device["state"].memory[:] = np.arange(8, dtype=np.float16).tobytes()
+    lane.copy_out()
+    assert lane.host_out["state"].shape == (1, 2, 4)
+    assert lane.host_out["state"].ravel().tolist() == list(range(8))
+    lane.close()
+    assert gpu.clean
+
+
 @pytest.mark.parametrize("call", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
 def test_a_refused_capture_runs_without_a_graph_and_says_so(
     call: str, install: Callable[[str], FakeTensorRT], gpu: FakeGpu
@@ -449,7 +468,7 @@ def test_a_refused_capture_runs_without_a_graph_and_says_so(
     install(NEWEST_10)
     gpu.refuse[call] = Error.cudaErrorStreamCaptureUnsupported
     with make_engine("tensorrt-fp16") as engine:
-        assert engine.infer(batch(1))[0, 2] == 2.0
+        assert engine.infer(batch(1))["logits"][0, 2] == 2.0
         assert gpu.launches == 0
         assert f"{call} failed: cudaErrorStreamCaptureUnsupported" in engine.notes(1)[0]
     assert gpu.clean

@@ -29,6 +29,7 @@ import json, sys
 from pathlib import Path
 from trtgate.engines import parse_spec
 from trtgate.engines.tensorrt.api import TensorRTError, installed, plan_version, require_own_plan
+from tests import small_classifier
 from trtgate.engines.tensorrt.build import build_plan
 
 for line in sys.stdin:
@@ -39,7 +40,7 @@ for line in sys.stdin:
             parse_spec(engine),
             Path(graph).read_bytes(),
             SIZES,
-            224,
+            small_classifier.signature(224),
             compute_capability="SM89",
             timing_cache=Path(timing_cache),
             progress=lambda done, total: steps.append((done, total)),

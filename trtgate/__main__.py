@@ -193,6 +193,7 @@ def _selftest(options: argparse.Namespace) -> int:
             bench.engine(spec),
             bench.batch(settings.batch_sizes[0]),
             model=name,
+            size=settings.batch_sizes[0],
             races=(options.races, max(1, options.races * 2 // 3)),
             slowdowns=(slowed(options.slowdown), HALF, STALL),
             expectation=Expectation({**expectation.values, "delta": delta}),

@@ -20,6 +20,7 @@ import numpy as np
 
 from trtgate import judge
 from trtgate.compare import (
+    ANSWERS,
     Change,
     Comparison,
     Report,
@@ -33,7 +34,6 @@ from trtgate.engines import backend
 from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec, PrecisionAudit
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
-from trtgate.images import ImageSet
 from trtgate.layers import changed_layers
 from trtgate.limits import LOAD_SECONDS
 from trtgate.plans import changed_fields
@@ -41,16 +41,20 @@ from trtgate.progress import Progress
 from trtgate.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import EngineRecord, Key, from_race
 from trtgate.remote import SIDES, Place, Sides, WorkerError, as_place, workers
+from trtgate.samples import Samples
+from trtgate.signature import load_tensors, save_tensors
 from trtgate.stack import steady
+from trtgate.tasks.against import decide_all_scores
+from trtgate.tasks.base import Outputs
+from trtgate.tasks.classification import Classification
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
-from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.policy import more_may_decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.verdict.shares import Ints
-from trtgate.workbench import Logits, Settings, Workbench
+from trtgate.workbench import Logits, Settings, Workbench, rows_of
 
 # A plan that is there is loaded and run in a process of its own first, and then here.
 OPEN_SECONDS = 2 * LOAD_SECONDS
@@ -191,6 +195,7 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
 
     Raises UserError for an engine that was asked for and that the old side lacks, and where the old side has none.
     """
+    # PyTorch is nobody's upgrade; the reference of an ONNX file is a runtime like the others.
     ids = [spec.id for spec in settings.engines if spec != REFERENCE or REFERENCE.id in asked]
     described = {side: both[side][0].ask("describe", device=settings.device, engines=ids) for side in SIDES}
     here = {side: {text: described[side]["engines"][text]["ok"] for text in ids} for side in SIDES}
@@ -234,13 +239,18 @@ def run_ab(
         (name, text, size): missing_decision(name, text, why, settings.expectations)
         for name in settings.models
         for text, why in chosen.lost.items()
-        for size in settings.batch_sizes
+        for size in settings.sizes_of(name)
     }
+    left_out = dict(chosen.left_out)
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
-        shared = [Path(folder), settings.plan_cache, *(path.parent for path in settings.weights.values())]
+        given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
+        shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
         for name in settings.models:
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
+                    if not (availability := bench.available(spec)).ok:
+                        left_out[f"{name} {spec.id}"] = str(availability)
+                        continue
                     builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
                     count = max(processes or PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
@@ -256,13 +266,15 @@ def run_ab(
                                 (name, spec.id, size): missing_decision(
                                     name, spec.id, str(error), settings.expectations
                                 )
-                                for size in settings.batch_sizes
+                                for size in bench.batch_sizes
                             }
-    added = [(name, text, size) for name in settings.models for text in chosen.gained for size in settings.batch_sizes]
+    added = [
+        (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
+    ]
     corrected = corrected_comparisons([each.comparison for each in results])
     return AbReport(
         {side: {**chosen.stacks[side], **places[side].facts} for side in SIDES},
-        chosen.left_out,
+        left_out,
         tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
         missing,
         tuple(added),
@@ -300,21 +312,21 @@ class _Sides:
         self._folder = folder
         self._schedule = schedule
         self._progress = progress
-        photos = bench.photos("evaluation")
-        if not bench.model.weights.trained:
-            photos = photos.first(UNTRAINED_PHOTOS)
-        self._photos = self._saved("evaluation", photos)
+        self._given = bench.samples("evaluation")
+        if not bench.weights.trained:
+            self._given = self._given.first(UNTRAINED_PHOTOS)
+        self._samples = self._saved("evaluation", self._given)
 
-    def _saved(self, split: str, photos: ImageSet) -> Path:
-        """The file that hands photos to the workers, written when the model's first engine asks for it."""
-        path = self._folder / f"{self._bench.name}-{split}.npy"
+    def _saved(self, split: str, samples: Samples) -> Path:
+        """The file that hands samples to the workers, written when the model's first engine asks for it."""
+        path = self._folder / f"{self._bench.name}-{split}"
         if not path.exists():
-            photos.save(path)
+            save_tensors(path, rows_of(samples))
         return path
 
     def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
         """Build, compare answers and race one engine; one result for each batch size."""
-        settings, name = self._bench.settings, self._bench.name
+        name = self._bench.name
         opened: dict[str, list[Any]] = {side: [] for side in SIDES}
         with self._progress.step(f"{name}: loading {spec.id} on both sides"):
             for index in range(len(self._workers["old"])):
@@ -322,13 +334,13 @@ class _Sides:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
                         opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
-        size = min(settings.batch_sizes)
-        logits: dict[str, list[Logits]] = {}
+        size = min(self._bench.batch_sizes)
+        outputs: dict[str, list[Outputs]] = {}
         with self._progress.step(f"{name}: {spec.id} answers on both sides"):
             for side in SIDES:
                 with self._losing(side):
-                    logits[side] = [self._infer(side, index, spec, size) for index in range(builds)]
-        return [self._at(spec, size, builds, opened, logits) for size in settings.batch_sizes]
+                    outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
+        return [self._at(spec, size, builds, opened, outputs) for size in self._bench.batch_sizes]
 
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:
@@ -346,14 +358,13 @@ class _Sides:
     def _job(self, spec: EngineSpec, rebuild: int) -> dict[str, Any]:
         calibration = None
         if spec.variant == "calibrated":
-            calibration = self._saved("calibration", self._bench.photos("calibration"))
-        return self._bench.job(spec, rebuild, calibration)
+            calibration = self._saved("calibration", self._bench.samples("calibration"))
+        return self._bench.job(spec, rebuild, calibration, self._samples)
 
-    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Logits:
-        path = self._folder / f"{side}-{index}.npy"
-        self._ask(side, index, "infer", engine=spec.id, images=str(self._photos), size=size, logits=str(path))
-        logits: Logits = np.load(path)
-        return logits
+    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Outputs:
+        path = self._folder / f"{side}-{index}"
+        self._ask(side, index, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
+        return list(load_tensors(path))
 
     def _at(
         self,
@@ -361,19 +372,19 @@ class _Sides:
         size: int,
         builds: int,
         opened: Mapping[str, Sequence[Mapping[str, Any]]],
-        logits: Mapping[str, Sequence[Logits]],
+        outputs: Mapping[str, Sequence[Outputs]],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
-        reference = self._bench.logits(REFERENCE) if self._bench.model.weights.trained else None
-        agreements, alike = agreements_of(logits, reference, self._bench.photos("evaluation").clusters)
+        found, alike = self._compared(outputs)
         records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(agreements, alike, facts["new"], expectation, self._bench.kept_in_float(spec))
+        answers = self._answers(found, alike, facts, expectation, self._bench.kept_in_float(spec))
+        answers += self._kept(outputs, expectation)
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -386,20 +397,21 @@ class _Sides:
             ),
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
             new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
-            agreement={pair: judge.agreement_summary(found) for pair, found in agreements.items()},
+            agreement={pair: _without_kept(self._bench.task.summary(each)) for pair, each in found.items()},
             notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(alike)),
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
-            samples={side: self._answering(records[side], logits[side]) for side in SIDES},
+            samples={side: self._answering(records[side], outputs[side]) for side in SIDES},
         )
 
-    def _answering(self, records: Sequence[EngineRecord], logits: Sequence[Logits]) -> Sequence[EngineRecord]:
+    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> Sequence[EngineRecord]:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
-        if not self._bench.model.weights.trained:
+        task = self._bench.task
+        if not self._bench.weights.trained or not isinstance(task, Classification):
             return records
-        photos, reference = self._bench.photos("evaluation"), self._bench.logits(REFERENCE)
-        builds = [answers_of(photos.names, reference, each, photos.clusters).to_json() for each in logits]
+        reference = self._bench.outputs(self._bench.reference)
+        builds = [task.answers(reference, each, self._given) for each in outputs]
         return [replace(record, answers=builds[index % len(builds)]) for index, record in enumerate(records)]
 
     def _records(
@@ -415,7 +427,7 @@ class _Sides:
         found = []
         for index, told in enumerate(opened):
             arm = f"{side} {index + 1}"
-            record = from_race(race, self._bench.name, arm, arm, size, self._bench.model.weights.source)
+            record = from_race(race, self._bench.name, arm, arm, size, self._bench.weights.source)
             series = {name: values for name, values in record.series.items() if not name.startswith("reference_")}
             plan = told["plan"]
             measured = {
@@ -424,7 +436,7 @@ class _Sides:
                 "plan_bytes": plan.get("bytes"),
             }
             series |= {name: (float(value),) for name, value in measured.items() if value}
-            found.append(replace(record, engine=spec.id, series=series))
+            found.append(replace(record, engine=spec.id, reference=self._bench.reference.id, series=series))
         return found
 
     def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
@@ -434,7 +446,7 @@ class _Sides:
 
         def arm(side: str, index: int) -> Arm:
             worker = self._workers[side][index]
-            self._ask(side, index, "bind", images=str(self._photos), size=size)
+            self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
             def block(n: int) -> Block:
                 with turns.of(worker.pid):
@@ -455,25 +467,64 @@ class _Sides:
                 arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
+    def _compared(self, outputs: Mapping[str, Sequence[Outputs]]) -> tuple[dict[str, Any], Rebuilt | None]:
+        """What the task finds of new with old and of each with the reference, where the model is trained; and what
+        builds of the old side say of those of the new one, which only a classifier's do.
+
+        `outputs` has the answers of each build of a side.
+        """
+        bench, task = self._bench, self._bench.task
+        reference = bench.outputs(bench.reference) if bench.weights.trained else None
+        if isinstance(task, Classification):
+            logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
+            wanted = None if reference is None else task.logits(reference)
+            return agreements_of(logits, wanted, self._given.clusters, bench.reference_words)
+        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], self._given)}
+        if reference is not None:
+            found |= {
+                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], self._given)
+                for side in SIDES
+            }
+        return found, None
+
     def _answers(
         self,
-        agreements: Mapping[str, Agreement],
+        found: Mapping[str, Any],
         alike: Rebuilt | None,
-        facts: Mapping[str, Any],
+        facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
         kept_in_float: frozenset[str],
     ) -> tuple[Decision, ...]:
         """What is expected of the new side's answers, and of what it was built with."""
-        told = facts["audit"]
-        audit = PrecisionAudit(told["asked"], told["layers"], frozenset(told["also"]))
-        decisions = [judge.audit_decision(audit, kept_in_float)]
-        for pair in ("new with old", "new with PyTorch"):
-            if pair in agreements:
-                builds = alike if pair == "new with old" else None
-                decisions.append(_named(pair, judge.fidelity_decision(agreements[pair], expectation, builds)))
-                if self._bench.model.weights.trained:
-                    decisions.append(_named(pair, judge.agreement_decision(agreements[pair], expectation, builds)))
+        bench = self._bench
+        audits = {side: _audit(facts[side]) for side in SIDES}
+        if bench.file is not None and not bench.excuse(bench.reference):
+            # Which layers a runtime leaves in float is told by the old side: none may be added.
+            kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
+        decisions = [] if bench.excuse(bench.reference) else [judge.audit_decision(audits["new"], kept_in_float)]
+        # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
+        pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
+        for pair in pairs:
+            builds = alike if pair == "new with old" else None
+            decisions += [
+                _named(pair, decision)
+                for decision in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
+                # How often an untrained model answers the same says nothing.
+                if bench.weights.trained or decision.metric != "agreement"
+            ]
         return tuple(decisions)
+
+    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Decision, ...]:
+        """Whether the new side lost something that the old one had, by any task but classification: every build of the
+        one against those of the other."""
+        bench, task = self._bench, self._bench.task
+        if isinstance(task, Classification):
+            return ()
+        reference = bench.outputs(bench.reference)
+        old, new = (
+            [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
+        )
+        return (replace(decide_all_scores(old, new, expectation), metric=ANSWERS),)
 
     def _notes(
         self,
@@ -492,19 +543,31 @@ class _Sides:
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
                 notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
-        if not self._bench.model.weights.trained:
+        if self._given.doubt:
+            notes.append(self._given.doubt)
+        if not self._bench.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)
 
 
+def _audit(facts: Mapping[str, Any]) -> PrecisionAudit:
+    told = facts["audit"]
+    return PrecisionAudit(told["asked"], told["layers"], frozenset(told["also"]))
+
+
+def _without_kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary without what only a comparison with it needs."""
+    return {name: value for name, value in summary.items() if name != "kept"}
+
+
 def agreements_of(
-    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints | None
+    logits: Mapping[str, Sequence[Logits]], reference: Logits | None, clusters: Ints | None, words: str = "PyTorch"
 ) -> tuple[dict[str, Agreement], Rebuilt | None]:
     """How far answers lie apart: new from old, each from the reference's, and each side's builds from each other; and
     what that says of the new builds.
 
-    `logits` has float32[N,classes] of each build of a side. Of several builds those that lie furthest apart are told,
-    of new with old that new build which is furthest from every old one.
+    `logits` has float32[N,classes] of each build of a side, `words` what the reference is called. Of several builds
+    those that lie furthest apart are told, of new with old that new build which is furthest from every old one.
     """
 
     def pair(first: Logits, second: Logits) -> Agreement:
@@ -519,7 +582,7 @@ def agreements_of(
         if within[side]:
             found[f"{side} with {side}"] = furthest(within[side])
         if reference is not None:
-            found[f"{side} with PyTorch"] = furthest([pair(reference, each) for each in logits[side]])
+            found[f"{side} with {words}"] = furthest([pair(reference, each) for each in logits[side]])
     return found, rebuilt(within["old"], crossed)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.compare import require_own_sessions, require_usable
-from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.records import SessionRecord, read_session
 from trtgate.verdict.policy import GOOD
@@ -124,7 +123,7 @@ def require_sound(session: SessionRecord) -> None:
         *(
             f"{record.name}: nothing was decided"
             for record in session.engines.values()
-            if not record.decisions and record.engine != REFERENCE.id
+            if not record.decisions and not record.is_reference
         ),
         *([] if any(record.decisions for record in session.engines.values()) else ["nothing was decided"]),
     ]

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trtgate.engines.base import Batch, Device, Engine, Seconds, time_calls
-from trtgate.engines.pytorch import arithmetic
+from trtgate.engines.base import Device, Engine, Seconds, time_calls
+from trtgate.engines.pytorch import arithmetic, as_torch
 from trtgate.models import Model
+from trtgate.signature import Tensors
 
 WARM_UP = 5
 BASELINE_ITERATIONS = 10
@@ -40,20 +41,20 @@ class BlogRow:
         return self.baseline / self.seconds
 
 
-def baseline_seconds(model: Model, batch: Batch, device: Device) -> Seconds:
+def baseline_seconds(model: Model, batch: Tensors, device: Device) -> Seconds:
     """Host seconds, float64[10], of eager FP32 without cuDNN, synchronised after each; images are on the device."""
     module = model.module.to(device)
-    images = torch.from_numpy(batch).to(device)
+    images = [each.to(device) for each in as_torch(model.signature, batch)]
     synchronize = torch.cuda.synchronize if device == "cuda" else _nothing
     found = []
     try:
         with torch.inference_mode(), arithmetic(tf32=False, cudnn=False):
             for _ in range(WARM_UP):
-                module(images)
+                module(*images)
             synchronize()
             for _ in range(BASELINE_ITERATIONS):
                 start = time.perf_counter()
-                module(images)
+                module(*images)
                 synchronize()
                 found.append(time.perf_counter() - start)
     finally:
@@ -61,7 +62,7 @@ def baseline_seconds(model: Model, batch: Batch, device: Device) -> Seconds:
     return np.array(found)
 
 
-def engine_seconds(engine: Engine, batch: Batch) -> Seconds:
+def engine_seconds(engine: Engine, batch: Tensors) -> Seconds:
     """Host seconds, float64[1000], of an engine's inferences with both copies."""
     call = engine.bind(batch)
     time_calls(call, WARM_UP)

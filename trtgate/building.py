@@ -6,21 +6,20 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trtgate.child import run_in_child
 from trtgate.engines import backend
-from trtgate.engines.base import Batch, BuildRequest, Calibration, Device, EngineSpec, no_progress
+from trtgate.engines.base import BuildRequest, Calibration, Device, EngineSpec, no_progress
 from trtgate.errors import UserError
 from trtgate.files import write_synced
 from trtgate.limits import LOAD_SECONDS
 from trtgate.plans import CachedFile, PlanCache, changed_fields, key_of
 from trtgate.progress import Progress
+from trtgate.signature import Tensors
 from trtgate.stack import cpu_model, cuda_facts, stack, steady, version_of
 
 log = logging.getLogger(__name__)
@@ -40,11 +39,11 @@ def processor(device: Device, threads: int) -> dict[str, Any]:
 
 
 def cached_calibration(
-    cache: PlanCache, model: str, spec: EngineSpec, graph: str, digest: str, images: Callable[[], Batch]
+    cache: PlanCache, model: str, spec: EngineSpec, graph: str, digest: str, samples: Callable[[], Sequence[Tensors]]
 ) -> Calibration:
-    """Photos for a builder that calibrates by itself, with the cache as the memory of what they came to.
+    """Samples for a builder that calibrates by itself, with the cache as the memory of what they came to.
 
-    `graph` is the digest of the graph that is calibrated, `digest` that of the photos, float32[N,3,crop,crop].
+    `graph` is the digest of the graph that is calibrated, `digest` that of the samples.
     """
     depends = {"model": model, "graph": graph, "images": digest, spec.backend: version_of(spec.backend)}
 
@@ -55,7 +54,7 @@ def cached_calibration(
     def write(content: bytes) -> None:
         cache.get_or_build("calibrations", "ranges.cache", depends, lambda path: write_synced(path, content))
 
-    return Calibration(digest, images, read, write)
+    return Calibration(digest, samples, read, write)
 
 
 def cached_plan(
@@ -132,7 +131,7 @@ def try_plan(spec: EngineSpec, request: BuildRequest, path: Path) -> None:
     """Load a plan and run it once at every batch size."""
     with backend(spec.backend).load(spec, request, path) as engine:
         for size in request.batch_sizes:
-            engine.infer(np.zeros((size, 3, request.crop, request.crop), np.float32))
+            engine.infer(request.trial(size))
 
 
 def build_and_try(spec: EngineSpec, request: BuildRequest, path: Path) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import images
-from trtgate.engines import available, parse_spec
+from trtgate.engines import parse_spec
 from trtgate.engines.base import REFERENCE, EngineSpec, EngineUnavailable
 from trtgate.errors import UserError
 from trtgate.models import CLASSES, image_classes
@@ -22,6 +22,7 @@ from trtgate.race import SCHEDULES, Race, run_race
 from trtgate.report.page import Cell, Column, Headline, Notes, Page, Section, Table, cells
 from trtgate.report.terminal import print_page
 from trtgate.report.words import time_cell
+from trtgate.signature import INPUT, OUTPUT, Tensors
 from trtgate.telemetry import monitor_for
 from trtgate.workbench import Logits, Settings, Workbench, engine_arm
 
@@ -83,9 +84,13 @@ def look(bench: Workbench, photos: Mapping[str, images.Pixels], asked: Sequence[
 
     Raises UserError for an engine of `asked` that cannot be had.
     """
+    if bench.file is not None:
+        raise UserError(
+            f"--model {bench.name}: classify is for torchvision's classifiers; an ONNX file is gated by bench/"
+        )
     how, size = bench.model.preprocessing, min(bench.settings.batch_sizes)
     crops = [images.centre_crop(each, how)[None] for each in photos.values()]
-    batches = [images.normalise(np.repeat(crop, size, 0), how) for crop in crops]
+    batches = [{INPUT: images.normalise(np.repeat(crop, size, 0), how)} for crop in crops]
     logits: dict[str, Logits] = {}
     left_out: dict[str, str] = {}
     for spec in bench.settings.engines:
@@ -103,28 +108,28 @@ def look(bench: Workbench, photos: Mapping[str, images.Pixels], asked: Sequence[
         logits,
         {engine: race.latency(engine) for engine in logits},
         size,
-        bench.model.weights.trained,
+        bench.weights.trained,
         left_out,
         race.notes or ((f"{race.disturbed} during the race",) if race.disturbed else ()),
     )
 
 
-def _answers(bench: Workbench, spec: EngineSpec, batches: Sequence[npt.NDArray[np.float32]]) -> Logits:
+def _answers(bench: Workbench, spec: EngineSpec, batches: Sequence[Tensors]) -> Logits:
     """float32[photos,classes]; each batch is one photo. Raises EngineUnavailable."""
-    availability = available(spec, bench.settings.device)
+    availability = bench.available(spec)
     if not availability.ok:
         raise EngineUnavailable(str(availability))
     engine = bench.engine(spec)
-    return np.concatenate([engine.infer(batch)[:1] for batch in batches])
+    return np.concatenate([engine.infer(batch)[OUTPUT][:1] for batch in batches])
 
 
-def _raced(bench: Workbench, specs: Sequence[EngineSpec], batch: npt.NDArray[np.float32]) -> Race:
+def _raced(bench: Workbench, specs: Sequence[EngineSpec], batch: Tensors) -> Race:
     """A race that is too short for a verdict, and long enough for a number to look at."""
     device = bench.settings.device
     # As many rounds may be lost as to a long race: one that throttled is no reason to show nothing.
     short = replace(SCHEDULES[device], rounds=ROUNDS, dropped_share=SCHEDULES[device].rounds * 0.2 / ROUNDS)
     arms = [engine_arm(bench.engine(spec), batch) for spec in specs]
-    with bench.progress.step(f"{bench.name}: racing {len(arms)} engines at batch {len(batch)}") as count:
+    with bench.progress.step(f"{bench.name}: racing {len(arms)} engines at batch {len(batch[INPUT])}") as count:
         race = run_race(arms, short, monitor=monitor_for(device)(), progress=count)
     if not race.rounds:
         raise UserError(f"the machine is not fit to measure on ({race.dropped[-1]}); see python -m trtgate doctor")

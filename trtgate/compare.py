@@ -31,6 +31,7 @@ from trtgate.records import (
     name_of,
 )
 from trtgate.stack import steady
+from trtgate.tasks.against import decide_all_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import (
@@ -561,6 +562,13 @@ def _answers(
         else:
             decision = decide_all_answers(*kept, max_drop=lost)
             differs.append(decide_answers(ranked(kept[0])[-1], ranked(kept[0])[0], max_drop=lost))
+        changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
+    scored = [[record.scores for record in side if record.scores] for side in (old, new)]
+    if scored[0]:
+        if len(scored[1]) < len(new):
+            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "answers were compared before and are not now")
+        else:
+            decision = decide_all_scores(scored[0], scored[1], expectation)
         changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
     return changes, next((each.message for each in differs if each.verdict is Verdict.REGRESSED), "")
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from trtgate.engines.gpu import Event, Lane
-
-IMAGE_CHANNELS = 3
+from trtgate.signature import Signature, TensorSpec
 
 
 class CudaError(Exception):
@@ -95,30 +94,41 @@ class PyCudaLane(Lane):
     Raises pycuda.driver.Error when memory runs out; what had been allocated is freed then.
     """
 
-    def __init__(self, size: int, crop: int, classes: int) -> None:
+    def __init__(self, size: int, signature: Signature) -> None:
         super().__init__()
         self._cuda = cuda = driver()
         self._cycles_per_second: float | None = None
         self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as made:
             self.stream = cuda.Stream()
-            self.host_in = self._pinned(made, (size, IMAGE_CHANNELS, crop, crop))
-            self.host_out = self._pinned(made, (size, classes))
-            self.device_in = self._allocated(made, self.host_in.nbytes)
-            self.device_out = self._allocated(made, self.host_out.nbytes)
+            self.host_in = {each.name: self._pinned(made, each, size) for each in signature.inputs}
+            self.host_out = {each.name: self._pinned(made, each, size) for each in signature.outputs}
+            # By the names of inputs and outputs alike.
+            self.device = {
+                name: self._allocated(made, host.nbytes) for name, host in {**self.host_in, **self.host_out}.items()
+            }
             self._cleanup = made.pop_all()
-        stream, host_in, host_out = self.stream, self.host_in, self.host_out
-        device_in, device_out = self.device_in, self.device_out
-        self.copy_in = lambda: cuda.memcpy_htod_async(device_in, host_in, stream)
-        self.copy_out = lambda: cuda.memcpy_dtoh_async(host_out, device_out, stream)
+        stream = self.stream
+        inward = [(self.device[name], host) for name, host in self.host_in.items()]
+        outward = [(host, self.device[name]) for name, host in self.host_out.items()]
 
-    def _pinned(self, made: contextlib.ExitStack, shape: tuple[int, ...]) -> Any:
-        array = self._cuda.pagelocked_zeros(shape, np.float32)
+        def copy_in() -> None:
+            for device, host in inward:
+                cuda.memcpy_htod_async(device, host, stream)
+
+        def copy_out() -> None:
+            for host, device in outward:
+                cuda.memcpy_dtoh_async(host, device, stream)
+
+        self.copy_in, self.copy_out = copy_in, copy_out
+
+    def _pinned(self, made: contextlib.ExitStack, tensor: TensorSpec, size: int) -> Any:
+        array = self._cuda.pagelocked_zeros(tensor.at(size), np.dtype(tensor.dtype))
         made.callback(array.base.free)
         return array
 
     def _allocated(self, made: contextlib.ExitStack, size: int) -> Any:
-        allocation = self._cuda.mem_alloc(size)
+        allocation = self._cuda.mem_alloc(max(1, size))
         made.callback(allocation.free)
         return allocation
 

@@ -44,6 +44,9 @@ KEYS: Mapping[str, Range] = {
     "max_answers_lost": Range(MAX_DROP, 0.0, 1.0),
     "cosine": Range(0.85, -1.0, 1.0),
     "sqnr_db": Range(10.0, -20.0, 200.0),
+    "mean_ap": Range(None, 0.0, 1.0),
+    "mean_iou": Range(None, 0.0, 1.0),
+    "metric": Range(None, -1e9, 1e9),
     "speedup": Range(None, 0.0, 1e6),
     "absolute_floor_us": Range(2.0, 0.0, 1e5),
     "process_spread": Range(None, 0.0, 1.0),
@@ -86,20 +89,41 @@ class Expectations:
 
     path: Path
     table: Mapping[str, Any]
+    # Models that are networks of the user's own: no floor of speed that holds for classifiers holds for them.
+    own: frozenset[str] = frozenset()
 
     def of(self, model: str, engine: str) -> Expectation:
         """What `engine` of `model` must reach: the last of default, precision and engine, then the model's own, that
-        says something."""
+        says something. A file at several shapes is one model here, and each of them may have more of its own."""
+        merged = self._of(self.table.get("default", {}), engine)
+        if model in self.own or _file_name(model).endswith(".onnx"):
+            merged.pop("speedup", None)
+        for name in dict.fromkeys([_file_name(model), model]):
+            merged |= self._of(self.table.get("models", {}).get(name, {}), engine)
+        return Expectation(merged)
+
+    @staticmethod
+    def _of(section: Mapping[str, Any], engine: str) -> dict[str, float | None]:
         merged: dict[str, float | None] = {}
         precision = EngineSpec.parse(engine).precision if _parses(engine) else ""
-        for section in (self.table.get("default", {}), self.table.get("models", {}).get(model, {})):
-            for level in (
-                section,
-                section.get("precision", {}).get(precision, {}),
-                section.get("engines", {}).get(engine, {}),
-            ):
-                merged.update({key: value for key, value in level.items() if not isinstance(value, Mapping)})
-        return Expectation(merged)
+        for level in (
+            section,
+            section.get("precision", {}).get(precision, {}),
+            section.get("engines", {}).get(engine, {}),
+        ):
+            merged.update({key: value for key, value in level.items() if not isinstance(value, Mapping)})
+        return merged
+
+    def with_models(
+        self, limits: Mapping[str, Mapping[str, Any]], quantize: Mapping[str, Any], own: Iterable[str]
+    ) -> Expectations:
+        """The same with what models' own files say of them, by name; this file has the last word. `own` are those that
+        are networks of the user's own."""
+        table = dict(self.table)
+        for key, more in (("models", limits), ("quantize", quantize)):
+            known = table.get(key, {})
+            table[key] = {**known, **{name: _merged(each, known.get(name, {})) for name, each in more.items() if each}}
+        return Expectations(self.path, table, frozenset(own))
 
     def only(self, model: str, engine: str, metric: Metric | None, delta: float) -> Expectations:
         """The same for a question about one metric of one engine (None: about what is no metric): it is gated at
@@ -119,8 +143,23 @@ class Expectations:
 
     def quantize(self, model: str) -> QuantizeOptions:
         """How the INT8 graphs of `model` are made."""
-        section = self.table.get("quantize", {}).get(model, {})
+        sections = self.table.get("quantize", {})
+        section = sections.get(model) or sections.get(_file_name(model), {})
         return QuantizeOptions(section.get("calibration", "minmax"), tuple(section.get("keep_float", ())))
+
+
+def _file_name(model: str) -> str:
+    """A model's name without the shape that stands in it."""
+    return model.partition("@")[0]
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sections in one, level by level."""
+    found = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], Mapping) and isinstance(over[key], Mapping):
+            found[key] = _merged(under[key], over[key])
+    return found
 
 
 def _parses(engine: str) -> bool:
@@ -143,17 +182,17 @@ def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # tomllib's own, and a number too long to be read
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    _known(path, "section", table, ("acknowledged_missing", "default", "models", "quantize"))
+    known_names(path, "section", table, ("acknowledged_missing", "default", "models", "quantize"))
     missing = table.get("acknowledged_missing", [])
     if not isinstance(missing, list) or not all(isinstance(each, str) for each in missing):
         raise UserError(f'{path}: acknowledged_missing must be a list such as ["resnet50 openvino-bf16"]')
-    _check_section(path, "default", table.get("default", {}))
+    check_section(path, "default", table.get("default", {}))
     for model, section in _tables(path, "models", table.get("models", {})):
         _check_model(path, f"models.{model}", model)
-        _check_section(path, f"models.{model}", section)
+        check_section(path, f"models.{model}", section)
     for model, section in _tables(path, "quantize", table.get("quantize", {})):
         _check_model(path, f"quantize.{model}", model)
-        _check_quantize(path, f"quantize.{model}", section)
+        check_quantize(path, f"quantize.{model}", section)
     return Expectations(path, table)
 
 
@@ -164,7 +203,8 @@ def _tables(path: Path, name: str, section: Any) -> list[tuple[str, Mapping[str,
     return list(section.items())
 
 
-def _known(path: Path, what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+def known_names(path: Path, what: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Raises UserError for a name of a file that is none of the known ones, with the one that is nearest."""
     names = sorted(known)
     for name in given:
         if name not in names:
@@ -178,23 +218,24 @@ def _check_model(path: Path, where: str, model: str) -> None:
         raise UserError(f"{path}: [{where}] names no model; give one that --model takes")
 
 
-def _check_section(path: Path, name: str, section: Any) -> None:
+def check_section(path: Path, name: str, section: Any) -> None:
+    """Raises UserError unless a section holds limits, and more of them by precision and engine."""
     if not isinstance(section, Mapping):
         raise UserError(f"{path}: [{name}] must be a section")
     inner = {key for key, value in section.items() if isinstance(value, Mapping)}
-    _known(path, "section", inner, ("engines", "precision"), f" in [{name}]")
+    known_names(path, "section", inner, ("engines", "precision"), f" in [{name}]")
     _check_values(path, name, {key: value for key, value in section.items() if key not in inner})
     precisions = _tables(path, f"{name}.precision", section.get("precision", {}))
-    _known(path, "precision", dict(precisions), PRECISIONS, f" in [{name}]")
+    known_names(path, "precision", dict(precisions), PRECISIONS, f" in [{name}]")
     engines = _tables(path, f"{name}.engines", section.get("engines", {}))
-    _known(path, "engine", dict(engines), (spec.id for spec in all_specs()), f" in [{name}]")
+    known_names(path, "engine", dict(engines), (spec.id for spec in all_specs()), f" in [{name}]")
     for kind, some in (("precision", precisions), ("engines", engines)):
         for each, values in some:
             _check_values(path, f"{name}.{kind}.{each}", values)
 
 
 def _check_values(path: Path, name: str, values: Mapping[str, Any]) -> None:
-    _known(path, "key", values, KEYS, f" in [{name}]")
+    known_names(path, "key", values, KEYS, f" in [{name}]")
     for key, value in values.items():
         span = KEYS[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -206,8 +247,9 @@ def _check_values(path: Path, name: str, values: Mapping[str, Any]) -> None:
             )
 
 
-def _check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
-    _known(path, "key", section, ("calibration", "keep_float"), f" in [{name}]")
+def check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
+    """Raises UserError unless a section says how INT8 graphs are made."""
+    known_names(path, "key", section, ("calibration", "keep_float"), f" in [{name}]")
     if section.get("calibration", "minmax") not in ("minmax", "entropy"):
         raise UserError(f'{path}: calibration in [{name}] must be "minmax" or "entropy"')
     nodes = section.get("keep_float", [])

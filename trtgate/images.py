@@ -19,6 +19,7 @@ from PIL import Image
 
 from trtgate.errors import UserError
 from trtgate.models import CLASSES, DATA, Preprocessing, image_classes
+from trtgate.signature import INPUT, Tensors
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class ImageSet:
     `pixels` is uint8[N,3,crop,crop] in RGB; `labels` is int64[N], class indices, or None where nobody said what is on
     the photos; `clusters` is int64[N], the photo that each is a crop of, or None where each is a photo of its own;
     `skipped` names the files that could not be read; `classes` are the names of the classes, by index, where the folder
-    gives them.
+    gives them; `input` is what the network calls them.
     """
 
     names: tuple[str, ...]
@@ -106,6 +107,7 @@ class ImageSet:
     skipped: tuple[str, ...] = ()
     clusters: npt.NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
+    input: str = INPUT
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,31 +117,29 @@ class ImageSet:
             digest.update(np.ascontiguousarray(self.pixels[start : start + CHUNK]).data)
         object.__setattr__(self, "digest", digest.hexdigest())
 
+    @property
+    def doubt(self) -> str:
+        return ""
+
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, start: int, stop: int) -> ImageSet:
-        """The photos from `start` to before `stop` as a set of their own."""
-        labels = None if self.labels is None else self.labels[start:stop]
-        clusters = None if self.clusters is None else self.clusters[start:stop]
-        return ImageSet(self.names[start:stop], self.pixels[start:stop], self.preprocessing, labels, clusters=clusters)
+    def __getitem__(self, index: int) -> Tensors:
+        """One photo as a batch of one, normalised: float32[1,3,crop,crop]."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {self.input: normalise(self.pixels[index : index + 1], self.preprocessing)}
 
     def first(self, n: int) -> ImageSet:
         """The first n photos as a set of their own."""
-        return self.part(0, n)
+        labels = None if self.labels is None else self.labels[:n]
+        clusters = None if self.clusters is None else self.clusters[:n]
+        return ImageSet(self.names[:n], self.pixels[:n], self.preprocessing, labels, clusters=clusters)
 
-    def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
+    def batches(self, size: int) -> Iterator[Tensors]:
         """Normalised float32[n,3,crop,crop] batches in order; the last one may be smaller."""
         for start in range(0, len(self), size):
-            yield normalise(self.pixels[start : start + size], self.preprocessing)
-
-    def save(self, path: Path) -> None:
-        """Write all of them, normalised, as a float32[N,3,crop,crop] .npy file."""
-        header = {"descr": "<f4", "fortran_order": False, "shape": self.pixels.shape}
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for batch in self.batches(CHUNK):
-                file.write(np.ascontiguousarray(batch, "<f4").data)
+            yield {self.input: normalise(self.pixels[start : start + size], self.preprocessing)}
 
 
 def normalise(pixels: Pixels, how: Preprocessing) -> npt.NDArray[np.float32]:

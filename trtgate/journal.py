@@ -65,6 +65,7 @@ def journal_of(question: Question, environments: Environments, settings: Setting
         **{name: here.get(name) for name in HARDWARE},
         "threads": settings.threads,
         "weights": {name: str(path.resolve()) for name, path in settings.weights.items()},
+        "files": {name: model.file.digest for name, model in settings.files.items() if model.file},
         "images": [str(path and path.resolve()) for path in (settings.images, settings.calibration_images)],
         "expectations": settings.expectations.of(question.model, question.engine).as_json(),
     }

@@ -26,6 +26,7 @@ from trtgate.checkpoints import State, fit_names, read_weights
 from trtgate.errors import UserError
 from trtgate.files import file_digest
 from trtgate.shipped import shipped
+from trtgate.signature import BATCH, INPUT, OUTPUT, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ class Preprocessing:
 class Weights:
     """Where the weights came from.
 
-    `source` is "file", "torchvision", "package" or "untrained"; `digest` is the SHA-256 of the parameters and buffers
-    as loaded, whatever file they came in.
+    `source` is "file", "torchvision", "package" or "untrained", "onnx" for those of an ONNX file; `digest` is the
+    SHA-256 of the parameters and buffers as loaded, whatever file they came in, or of the ONNX file.
     """
 
-    source: Literal["file", "torchvision", "package", "untrained"]
+    source: Literal["file", "torchvision", "package", "untrained", "onnx"]
     description: str
     digest: str
 
@@ -70,13 +71,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier ready to run: `module` maps float32[N,3,crop,crop] to float32[N,classes] logits, in eval mode."""
+    """A classifier ready to run: `module` maps one input to one output, the logits, in eval mode."""
 
     name: str
     module: torch.nn.Module
     preprocessing: Preprocessing
     weights: Weights
     classes: int = CLASSES
+
+    @property
+    def signature(self) -> Signature:
+        """float32[batch,3,crop,crop] -> float32[batch,classes]."""
+        crop = self.preprocessing.crop
+        photos = TensorSpec(INPUT, "float32", (BATCH, 3, crop, crop))
+        return Signature((photos,), (TensorSpec(OUTPUT, "float32", (BATCH, self.classes)),))
 
 
 class Architecture(NamedTuple):
@@ -103,7 +111,7 @@ def image_classes() -> tuple[ImageClass, ...]:
 
 def is_model(name: str) -> bool:
     """Whether --model takes that name. Torchvision takes seconds to import, and is asked of what is not known."""
-    if name in OWN or name == "resnet50":
+    if name in OWN or name == "resnet50" or name.partition("@")[0].endswith(".onnx"):
         return True
     from torchvision import models
 

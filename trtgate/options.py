@@ -8,11 +8,21 @@ from typing import Any
 
 import torch
 
-from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, parse_spec, running_here, start_probing
+from trtgate.engines import (
+    DEFAULT_ENGINES,
+    DEVICES,
+    all_specs,
+    available,
+    backend,
+    parse_spec,
+    running_here,
+    start_probing,
+)
 from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.images import list_folder
+from trtgate.model_file import ModelFile, is_file, read_models
 from trtgate.models import classes_in
 from trtgate.nvml import current_gpu
 from trtgate.plans import require_usable
@@ -20,7 +30,23 @@ from trtgate.workbench import DEFAULT_MODELS, Settings
 
 # Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--model", {"action": "append", "default": [], "help": f"repeats; default {', '.join(DEFAULT_MODELS)}"}),
+    (
+        "--model",
+        {
+            "action": "append",
+            "default": [],
+            "help": f"a name of torchvision's, or a file .onnx or .toml; repeats; default {', '.join(DEFAULT_MODELS)}",
+        },
+    ),
+    (
+        "--shape",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "INPUT=1x3x640x640",
+            "help": "of an ONNX file that leaves sizes open, commas between inputs; repeats: each is gated by itself",
+        },
+    ),
     ("--device", {"choices": DEVICES, "help": "default: cuda where PyTorch sees a GPU"}),
     ("--engine", {"action": "append", "default": [], "help": "repeats; docs/reference.md has the defaults"}),
     ("--batch-size", {"action": "append", "type": int, "default": [], "help": "repeats; default 1, on a GPU 1 and 32"}),
@@ -36,7 +62,14 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "safetensors or a PyTorch checkpoint; repeats",
         },
     ),
-    ("--images", {"type": Path, "metavar": "DIR", "help": "evaluation photos, flat or <class>/*.jpg (labelled)"}),
+    (
+        "--images",
+        {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "evaluation photos, flat or <class>/*.jpg (labelled); or .npz samples",
+        },
+    ),
     ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
     ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
     ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
@@ -82,19 +115,38 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
     if get("streams") < 1:
         raise UserError(f"--streams {get('streams')}: give a number from 1 on")
-    models = tuple(dict.fromkeys(get("model"))) or DEFAULT_MODELS
+    files = read_models(get("model"), get("shape"))
+    named = [text for text in dict.fromkeys(get("model")) if not is_file(text)]
+    models = (*named, *files) or DEFAULT_MODELS
     weights = choose_weights(get("weights"))
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
     require_usable(get("plan_cache"))
-    check_files(models, weights, get("images"), get("calibration_images"))
+    expectations = read_expectations(get("expectations"))
+    by_file = {name: model for name, model in files.items() if model.file is None}
+    architectures = {**dict.fromkeys(named or ([] if files else DEFAULT_MODELS)), **by_file}
+    for name in architectures:
+        own = files.get(name)
+        check_files(
+            own.architecture if own else name,
+            own.weights if own else weights.get(name),
+            get("images") or (own.images if own else None),
+            get("calibration_images") or (own.calibration_images if own else None),
+        )
+    references = dict.fromkeys(files[name].reference(device) if name in files else REFERENCE for name in models)
     chosen = [parse_spec(text) for text in get("engine") or DEFAULT_ENGINES[device]]
+    if not get("engine") and REFERENCE not in references:  # nobody asked for what an ONNX file cannot have
+        chosen = [spec for spec in chosen if backend(spec.backend).graph_kind(spec) is not None]
     start_probing(chosen, device)
+    for model in files.values():
+        model.check_folders(get("images"), get("calibration_images"))
+    check_batches(files, batch_sizes if get("batch_size") else ())
     return Settings(
         device=device,
         models=models,
-        engines=with_required(chosen, require, device),
+        files=files,
+        engines=with_required(chosen, require, device, tuple(references)),
         batch_sizes=batch_sizes,
         streams=get("streams"),
         reuse_timing_cache=get("reuse_timing_cache"),
@@ -104,34 +156,44 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         calibration_images=get("calibration_images"),
         skip_bad_images=get("skip_bad_images"),
         plan_cache=get("plan_cache"),
-        expectations=read_expectations(get("expectations")),
+        expectations=expectations.with_models(
+            {name: model.limits for name, model in files.items()},
+            {name: model.quantize for name, model in files.items()},
+            [name for name, model in files.items() if model.file is not None],
+        ),
     )
 
 
-def check_files(
-    models: Iterable[str], weights: Mapping[str, Path], images: Path | None, calibration_images: Path | None
-) -> None:
-    """Raises UserError for an unknown model, weights that do not fit theirs, and folders that hold no photos for it."""
-    for name in models:
-        classes = classes_in(name, weights.get(name))
-        for option, folder, asked in (
-            ("--images", images, classes),
-            ("--calibration-images", calibration_images, None),
-        ):
-            if folder is not None:
-                try:
-                    list_folder(folder, asked)
-                except UserError as error:
-                    raise UserError(f"{option}: {error}") from error
+def check_files(model: str, weights: Path | None, images: Path | None, calibration_images: Path | None) -> None:
+    """Raises UserError for an unknown model, weights that do not fit it, and folders that hold no photos for it."""
+    classes = classes_in(model, weights)
+    for option, folder, asked in (("--images", images, classes), ("--calibration-images", calibration_images, None)):
+        if folder is not None:
+            try:
+                list_folder(folder, asked)
+            except UserError as error:
+                raise UserError(f"{option}: {error}") from error
 
 
-def with_required(chosen: Sequence[EngineSpec], required: Iterable[str], device: Device) -> tuple[EngineSpec, ...]:
-    """The chosen engines with the reference first and the required ones added.
+def check_batches(files: Mapping[str, ModelFile], asked: Sequence[int]) -> None:
+    """Raises UserError for batch sizes that were asked for and that an ONNX file cannot take."""
+    for name, model in files.items():
+        if asked and 1 not in asked and model.file is not None and not model.file.signature.batched:
+            raise UserError(f"--batch-size {asked[0]}: {name} takes no batches; leave it out, or add --batch-size 1")
+
+
+def with_required(
+    chosen: Sequence[EngineSpec],
+    required: Iterable[str],
+    device: Device,
+    references: Sequence[EngineSpec] = (REFERENCE,),
+) -> tuple[EngineSpec, ...]:
+    """The chosen engines with the references first and the required ones added.
 
     Of a required backend of which none was chosen, those are added that run on the device, or all if none does. Raises
     UserError for unknown names.
     """
-    specs = [REFERENCE, *chosen]
+    specs = [*references, *chosen]
     backends = {spec.backend for spec in all_specs()}
     for text in required:
         if text in {spec.id for spec in all_specs()}:

@@ -350,7 +350,7 @@ class Gate:
 
 def without_answers(record: EngineRecord) -> EngineRecord:
     """A record of times and sizes alone."""
-    return replace(record, agreement={}, answers={})
+    return replace(record, agreement={}, answers={}, scores={})
 
 
 # Names in one line of what did not run.

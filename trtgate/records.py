@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from trtgate import fields
+from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.fields import DAMAGED, read_json
 from trtgate.race import CONTROL, Race
+from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import BY_NAME, Numbers, Sample, numbers_of_processes
@@ -49,7 +51,8 @@ class EngineRecord:
     the raw times of every round, packed, of the series "latency" and "end_to_end". `digests` say what went in (weights,
     photos), `limits` what was expected. `readings` are medians of what the machine told between blocks, `controls` the
     latencies of the fixed work raced along, `disturbed` why nothing that is not interleaved may rest on this race,
-    `layer_times` milliseconds.
+    `layer_times` milliseconds. `reference` is the engine that the model's answers and speedups are against; `scores`
+    say how far the answers are from its, where they are not those of a classifier, which has `agreement` and `answers`.
     """
 
     model: str
@@ -76,6 +79,13 @@ class EngineRecord:
     warnings: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     processes: tuple[int, ...] = ()
+    reference: str = REFERENCE.id
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the others of its model are held against."""
+        return self.engine == self.reference
 
     @property
     def key(self) -> Key:
@@ -110,7 +120,7 @@ class EngineRecord:
     def flaws(self) -> tuple[Decision, ...]:
         """Why the record is good for nothing, whatever was decided on it."""
         flaws = []
-        if self.agreement.get("finite") is False:
+        if False in (self.agreement.get("finite"), self.scores.get("finite")):
             flaws.append(Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity"))
         if not self.complete:
             flaws.append(Decision(Verdict.INVALID, Reason.DISTURBED, "its race was not finished"))
@@ -201,6 +211,7 @@ def from_race(race: Race, model: str, engine: str, reference: str, batch: int, w
         engine=engine,
         batch=batch,
         weights=weights,
+        reference=reference,
         series={name: tuple(map(float, values)) for name, values in series.items() if values.size},
         iterations={name: pack(some) for name, some in blocks.items() if some},
         dropped_rounds=len(race.dropped),
@@ -369,6 +380,13 @@ def _kept_once(text: str) -> str:
     return text
 
 
+def _scores(name: str, value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = fields.mapped(fields.plain)(name, value)
+    if found:
+        require_scores(found)
+    return found
+
+
 def _readings(name: str, value: Any) -> dict[str, float]:
     found = fields.mapped(fields.number)(name, value)
     if "clock_mhz" in found:
@@ -399,6 +417,8 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "plan": fields.mapped(fields.plain),
     "layers": fields.mapped(fields.count),
     "layer_times": _layers,
+    "reference": fields.label,
+    "scores": _scores,
     "warnings": fields.listed(fields.text),
     "decisions": fields.listed(lambda _, value: decision_from_json(value)),
 }

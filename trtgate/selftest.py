@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from trtgate import judge
-from trtgate.engines.base import Batch, Block, Engine
+from trtgate.engines.base import Block, Engine
 from trtgate.expectations import Expectation
 from trtgate.progress import SILENT, Progress
 from trtgate.race import Arm, Monitor, Race, Schedule, run_race
 from trtgate.records import decision_to_json, from_race
+from trtgate.signature import Tensors
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import BY_NAME, decide
 from trtgate.verdict.paired import Floats, decide_paired, interval
@@ -168,7 +169,7 @@ def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
     return high
 
 
-def slowed_arm(name: str, engine: Engine, batch: Batch, waits: Iterator[float]) -> Arm:
+def slowed_arm(name: str, engine: Engine, batch: Tensors, waits: Iterator[float]) -> Arm:
     """An arm whose inferences are followed by waits; waits of no length still go the same way."""
 
     def block(n: int) -> Block:
@@ -188,9 +189,10 @@ def decide_race(race: Race, expectation: Expectation) -> Decision:
 
 def run_selftest(
     engine: Engine,
-    batch: Batch,
+    batch: Tensors,
     *,
     model: str,
+    size: int,
     races: tuple[int, int],
     slowdowns: Sequence[Slowdown],
     expectation: Expectation,
@@ -200,7 +202,7 @@ def run_selftest(
 ) -> Selftest:
     """Run `races[0]` A/A races and `races[1]` of each slowdown, in turns so that all see the same hours.
 
-    They are decided as the gate would by this `expectation`.
+    `size` is that of the batch. They are decided as the gate would by this `expectation`.
     """
     started = time.monotonic()
     plain = slowed_arm("old", engine, batch, SAME.waits(0.0))
@@ -222,7 +224,7 @@ def run_selftest(
     return Selftest(
         model,
         engine.spec.id,
-        len(batch),
+        size,
         latency,
         expectation.number("delta"),
         expectation.absolute_floor,

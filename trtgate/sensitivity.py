@@ -12,14 +12,15 @@ import numpy as np
 import onnx
 
 from trtgate.engines import backend
-from trtgate.engines.base import REFERENCE, BuildRequest, EngineSpec
+from trtgate.engines.base import BuildRequest, EngineSpec
 from trtgate.errors import UserError
 from trtgate.graphs.quantize import QUANTIZED, not_quantized, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.progress import Progress
 from trtgate.race import Arm, Schedule, run_race
+from trtgate.signature import OUTPUT, answers
 from trtgate.verdict.agreement import Agreement, compare_logits
-from trtgate.workbench import Workbench, engine_arm
+from trtgate.workbench import Workbench, engine_arm, rows_of
 
 # Enough photos to rank layers by SQNR; agreement itself moves in steps of one photo.
 PHOTOS = 120
@@ -52,7 +53,9 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     kind = backend(spec.backend).graph_kind(spec)
     if kind not in {"int8-symmetric", "int8-asymmetric"}:
         raise UserError(f"--engine {spec.id} is not built from an INT8 graph; give an INT8 engine")
-    if not bench.model.weights.trained:
+    if bench.file is not None:
+        raise UserError(f"--model {bench.name}: sensitivity is for torchvision's classifiers, whose layers have names")
+    if not bench.weights.trained:
         raise UserError(f"{bench.name} is untrained, its answers mean nothing; give --weights {bench.name}=PATH")
     fp32 = bench.graph("fp32").path
     graph_of = onnx.load(fp32)
@@ -60,9 +63,9 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     nodes = graph_of.graph.node
     quantizable = [node.name for node in nodes if node.op_type in QUANTIZED and node.name not in left_out]
     groups = group_nodes([node.name for node in weighted_nodes(graph_of)], depth)
-    photos = bench.photos("evaluation").first(PHOTOS)
-    reference = bench.logits(REFERENCE)[: len(photos)]
-    ranges = bench.ranges()
+    photos = bench.samples("evaluation").first(PHOTOS)
+    reference = bench.logits(bench.reference)[: len(photos)]
+    ranges, sample = bench.ranges(), bench.samples("calibration")[0]
     with TemporaryDirectory() as folder, progress.step(f"{bench.name}: {spec.id} by layer") as count:
         for index, (group, members) in enumerate([*groups.items(), ("(all)", quantizable)]):
             graph, plan = Path(folder) / "graph.onnx", Path(folder) / "plan"
@@ -72,15 +75,16 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
                 "symmetric" if kind == "int8-symmetric" else "asymmetric",
                 ranges,
                 tuple(name for name in quantizable if name not in members),
+                sample=sample,
                 reduce_range=bench.reduce_range,
             )
             settings = bench.settings
-            crop = bench.model.preprocessing.crop
-            request = BuildRequest(bench.model, graph, (1,), settings.threads, settings.device, crop)
+            signature = bench.signature
+            request = BuildRequest(bench.model, graph, (1,), settings.threads, settings.device, signature)
             maker = backend(spec.backend)
             maker.build(spec, request, plan)
             with maker.load(spec, request, plan) as engine:
-                logits = np.concatenate([engine.infer(batch) for batch in photos.batches(1)])
+                logits = np.stack([row[OUTPUT] for row in answers(engine.infer, signature, rows_of(photos), 1)])
                 latency = quick_latency(engine_arm(engine, bench.batch(1)))
             count(index + 1, len(groups) + 1)
             yield Sensitivity(group, tuple(members), compare_logits(reference, logits, photos.clusters), latency)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from trtgate import judge
-from trtgate.engines.base import REFERENCE, Block, Device, EngineSpec
+from trtgate.engines.base import Block, Device, EngineSpec
 from trtgate.race import SCHEDULES, Arm, Schedule, run_race
 from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
 from trtgate.remote import RequestFailed, Worker, WorkerError, fresh_worker
+from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.paired import LOOKS
@@ -161,7 +162,7 @@ class Spread:
             worker.greet()
             found = self._measure(worker, specs, batch_sizes, folder, last=last)
         except RequestFailed as error:
-            if self._at in {"", REFERENCE.id}:
+            if self._at in {"", self._bench.reference.id}:
                 raise
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
             return False
@@ -201,23 +202,26 @@ class Spread:
         backends = {spec.backend for spec in self._bench.settings.engines}
         return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
 
-    def _job(self, spec: EngineSpec, module: Path) -> dict[str, Any]:
+    def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""
-        return {**self._bench.job(spec, 0, None), "anew": False, "module": str(module)}
+        return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
 
     def _measure(
         self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool
     ) -> list[EngineRecord]:
         bench, settings = self._bench, self._bench.settings
-        module = folder / "model.pt"
-        if not module.exists():
-            torch.save(bench.model, module)
+        module, samples = folder / "model.pt", folder / "samples"
+        if not samples.exists():
+            given = bench.samples("evaluation")
+            save_tensors(samples, (given[index] for index in range(min(max(batch_sizes), len(given)))))
+            if bench.file is None:
+                torch.save(bench.model, module)
         controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]
         fresh = {}
         for spec in self._loaded:
             if spec.id not in self._failed:
                 self._at = spec.id
-                fresh[spec.id] = worker.ask("open", **self._job(spec, module))["fresh"]
+                fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
         if not last and settings.device == "cuda":
             # It imports while this one races, not while it loads; on a CPU that would disturb the race.
             self._next = self._started()
@@ -235,10 +239,7 @@ class Spread:
         before, *after = (arm(name, share) for name, share in controls.items())
         records = []
         for size in batch_sizes:
-            images = folder / f"{size}.npy"
-            if not images.exists():
-                np.save(images, bench.batch(size))
-            worker.ask("bind", images=str(images), size=size)
+            worker.ask("bind", samples=str(samples), size=size)
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],
                 schedule_for(settings.device, self._count),
@@ -246,7 +247,7 @@ class Spread:
                 rest=lambda: worker.ask("rest") if settings.device == "cpu" else None,
             )
             for spec in specs:
-                record = from_race(race, bench.name, spec.id, REFERENCE.id, size, bench.model.weights.source)
+                record = from_race(race, bench.name, spec.id, bench.reference.id, size, bench.weights.source)
                 measured = dict(fresh[spec.id])
                 if settings.streams > 1:
                     self._at = spec.id

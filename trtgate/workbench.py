@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,40 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from trtgate import images, models
+from trtgate import images, judge, models
 from trtgate.building import cached_calibration, cached_plan, processor
 from trtgate.engines import DEFAULT_ENGINES, available, backend, controls, parse_spec
-from trtgate.engines.base import REFERENCE, Block, BuildRequest, Calibration, Device, Engine, EngineSpec, GraphKind
+from trtgate.engines.base import (
+    REFERENCE,
+    Availability,
+    Block,
+    BuildRequest,
+    Calibration,
+    Device,
+    Engine,
+    EngineSpec,
+    EngineUnavailable,
+    GraphKind,
+)
+from trtgate.errors import UserError
 from trtgate.expectations import Expectations, read_expectations
-from trtgate.graphs import export, half, quantize
-from trtgate.images import ImageSet
+from trtgate.graphs import OPSET, export, fold, half, quantize
+from trtgate.graphs.weighted import weighted_nodes
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
+from trtgate.model_file import ModelFile
+from trtgate.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
 from trtgate.race import SCHEDULES, Arm, Race, run_race
+from trtgate.samples import Samples
+from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
 from trtgate.spread import Spread
 from trtgate.stack import cpu_features, usable_threads, version_of
+from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.classification import Classification
 from trtgate.telemetry import monitor_for
+from trtgate.verdict.decision import Reason
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 # The reference answers in batches: it is arithmetic there, not a measurement.
@@ -41,6 +60,8 @@ class Settings:
     """What a run was asked to do; the fields are the options of pytest and of the command line."""
 
     models: tuple[str, ...] = DEFAULT_MODELS
+    # Those of the models that a file describes, by name.
+    files: Mapping[str, ModelFile] = field(default_factory=dict)
     device: Device = "cpu"
     engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES["cpu"])))
     batch_sizes: tuple[int, ...] = (1,)
@@ -57,6 +78,19 @@ class Settings:
     # Over how many fresh processes a race is spread; 0: it is run in this very process.
     processes: int = 0
 
+    def reference(self, model: str) -> EngineSpec:
+        """What the answers and the speed of a model are held against."""
+        return self.files[model].reference(self.device) if model in self.files else REFERENCE
+
+    def sizes_of(self, model: str) -> tuple[int, ...]:
+        """The batch sizes that a model is run at: one that takes no batches has the size 1."""
+        file = self.files[model].file if model in self.files else None
+        return self.batch_sizes if file is None or file.signature.batched else (1,)
+
+    def task(self, model: str) -> str:
+        """The name of a model's task."""
+        return self.files[model].task.name if model in self.files else Classification.name
+
 
 class Workbench:
     """Everything of one model, made when it is first asked for and kept until `close`."""
@@ -65,6 +99,9 @@ class Workbench:
         self.name = name
         self.settings = settings
         self.progress = progress
+        self.described = settings.files.get(name) or ModelFile(
+            name, Classification(), architecture=name, weights=settings.weights.get(name)
+        )
         self._cache = PlanCache(settings.plan_cache)
         self._made: dict[Any, Any] = {}
         self._exit = contextlib.ExitStack()
@@ -86,21 +123,70 @@ class Workbench:
         return self._made[key]
 
     @property
+    def file(self) -> OnnxFile | None:
+        """The ONNX file that the model is, if it is one."""
+        return self.described.file
+
+    @property
     def model(self) -> models.Model:
-        """The PyTorch model with the best weights to be had."""
+        """The PyTorch model with the best weights to be had; an ONNX file has none."""
 
         def load() -> models.Model:
             with self.progress.step(f"{self.name}: loading weights"):
-                return models.load_model(self.name, self.settings.weights.get(self.name))
+                return models.load_model(self.described.architecture, self.described.weights)
 
         made: models.Model = self._once("model", load)
         return made
 
-    def photos(self, split: str) -> ImageSet:
-        """The "evaluation" or "calibration" photos, prepared for this model."""
+    @property
+    def weights(self) -> models.Weights:
+        """Where the weights came from."""
+        return models.Weights("onnx", self.file.path.name, self.file.digest) if self.file else self.model.weights
 
-        def read() -> ImageSet:
-            folder = self.settings.images if split == "evaluation" else self.settings.calibration_images
+    @property
+    def signature(self) -> Signature:
+        """What goes into the model and what comes out."""
+        return self.file.signature if self.file else self.model.signature
+
+    @property
+    def task(self) -> Task:
+        """How its answers are compared."""
+        return self.described.task
+
+    @property
+    def reference(self) -> EngineSpec:
+        """What its answers and its speed are held against."""
+        return self.settings.reference(self.name)
+
+    @property
+    def reference_words(self) -> str:
+        """What the reference is called in a sentence."""
+        return "PyTorch" if self.reference == REFERENCE else "ONNX Runtime"
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that it is run at."""
+        return self.settings.sizes_of(self.name)
+
+    def available(self, spec: EngineSpec) -> Availability:
+        """Whether the engine can run here, and be built of this model."""
+        found = available(spec, self.settings.device)
+        return (
+            self.described.available(spec, backend(spec.backend).graph_kind(spec), self.settings.device)
+            if found.ok
+            else found
+        )
+
+    def samples(self, split: str) -> Samples:
+        """The "evaluation" or "calibration" samples, prepared for this model."""
+
+        def read() -> Samples:
+            evaluated, own = split == "evaluation", self.described
+            folder = self.settings.images if evaluated else self.settings.calibration_images
+            folder = folder or (own.images if evaluated else own.calibration_images)
+            if self.file is not None:
+                with self.progress.step(f"{self.name}: reading {split} samples"):
+                    return own.samples(split, folder, skip_bad=self.settings.skip_bad_images)
             if folder is None:
                 return images.sample_crops(split, self.model.preprocessing)
             with self.progress.step(f"{self.name}: reading {split} photos") as count:
@@ -113,30 +199,83 @@ class Workbench:
                     progress=count,
                 )
 
-        made: ImageSet = self._once(split, read)
+        made: Samples = self._once(split, read)
         return made
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes in the order of the logits: the photos' folders', ImageNet's, or numbers."""
-        named = self.photos("evaluation").classes
-        if not named and self.model.classes == models.CLASSES:
+        """The names of the classes in the order of the logits: those that the model's file or the photos' folders give,
+        ImageNet's, or numbers."""
+        own, count = self.described, self.described.classes or self.model.classes
+        named = (own.task.classes if isinstance(own.task, Classification) else ()) or self.samples("evaluation").classes
+        if not named and self.file is None and count == models.CLASSES:
             return tuple(each.name for each in models.image_classes())
-        return named or tuple(f"class {index}" for index in range(self.model.classes))
+        return tuple(named) or tuple(f"class {index}" for index in range(count))
 
     def graph(self, kind: GraphKind) -> CachedFile:
         """The ONNX graph of that kind, from the cache or made now."""
-        made: CachedFile = self._once(("graph", kind), lambda: self._make_graph(kind))
+
+        def make() -> CachedFile:
+            try:
+                return self._make_graph(kind)
+            except (UserError, EngineUnavailable):
+                raise
+            except Exception as error:
+                if self.file is None:
+                    raise
+                said = f"no {kind} graph can be made of {self.file.path.name} ({first_line(error)})"
+                raise EngineUnavailable(said) from error
+
+        made: CachedFile = self._once(("graph", kind), make)
         return made
 
+    def _file_graph(self, file: OnnxFile) -> CachedFile:
+        """The file's own graph at its shape: whatever is to be built of it, where it is not FP32."""
+        depends = {
+            "kind": "own",
+            "model": self.name,
+            "file": file.digest,
+            "inputs": list(map(str, file.signature.inputs)),
+        }
+
+        def build(path: Path) -> None:
+            onnx.save(with_shapes(load_graph(file.path), file.signature.inputs), path)
+
+        text = f"{self.name}: reading {file.path.name}"
+        return self._cached("graphs", text, "graph.onnx", {**depends, "form": FORM, "onnx": version_of("onnx")}, build)
+
+    def _float_graph(self) -> CachedFile:
+        """What INT8 graphs are made of."""
+        fp32 = self.graph("fp32")
+        if self.file is None:
+            return fp32
+        depends = {
+            "kind": "folded",
+            "model": self.name,
+            "fp32": fp32.digest,
+            "form": fold.FORM,
+            "onnxruntime": version_of("onnxruntime"),
+        }
+        text = f"{self.name}: folding constants"
+        folded: CachedFile = self._once(
+            "folded",
+            lambda: self._cached("graphs", text, "graph.onnx", depends, lambda path: fold.fold(fp32.path, path)),
+        )
+        if not weighted_nodes(onnx.load(folded.path, load_external_data=False)):
+            name = self.file.path.name
+            raise EngineUnavailable(f"{name} has no convolution or matrix product with weights that could be INT8")
+        return folded
+
     def _make_graph(self, kind: GraphKind) -> CachedFile:
+        if self.file is not None and (kind == "fp32" or self.file.own != "fp32"):
+            return self._file_graph(self.file)
         if kind == "fp32":
             depends: dict[str, Any] = {
                 "kind": kind,
                 "model": self.name,
                 "weights": self.model.weights.digest,
                 "crop": self.model.preprocessing.crop,
-                "opset": export.OPSET,
+                "opset": OPSET,
                 "form": export.FORM,
                 "torch": version_of("torch"),
                 "onnx": version_of("onnx"),
@@ -153,13 +292,13 @@ class Workbench:
             text = f"{self.name}: converting what INT8 leaves to FP16"
             return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(int8.path, path))
         flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
-        fp32, ranges = self.graph("fp32"), self._ranges_file()
+        fp32, measured = self._float_graph(), self._ranges_file()
         options = self.settings.expectations.quantize(self.name)
         depends = {
             "kind": kind,
             "model": self.name,
             "fp32": fp32.digest,
-            "ranges": ranges.digest,
+            "ranges": measured.digest,
             "keep_float": list(options.keep_float),
             "reduce_range": self.reduce_range,
             "placement": quantize.PLACEMENT,
@@ -167,8 +306,9 @@ class Workbench:
         }
 
         def build(path: Path) -> None:
+            ranges, sample = self.ranges(), self.samples("calibration")[0]
             quantize.quantize(
-                fp32.path, path, flavour, self.ranges(), options.keep_float, reduce_range=self.reduce_range
+                fp32.path, path, flavour, ranges, options.keep_float, sample=sample, reduce_range=self.reduce_range
             )
 
         return self._cached("graphs", f"{self.name}: quantising to INT8 ({flavour})", "graph.onnx", depends, build)
@@ -184,7 +324,7 @@ class Workbench:
         return found
 
     def _ranges_file(self) -> CachedFile:
-        fp32, photos = self.graph("fp32"), self.photos("calibration")
+        fp32, photos = self._float_graph(), self.samples("calibration")
         calibration = self.settings.expectations.quantize(self.name).calibration
         depends = {
             "model": self.name,
@@ -198,7 +338,7 @@ class Workbench:
         def build(path: Path) -> None:
             path.write_text(json.dumps(quantize.measure_ranges(fp32.path, photos, calibration)))
 
-        text = f"{self.name}: calibrating INT8 on {len(photos)} photos ({calibration})"
+        text = f"{self.name}: calibrating INT8 on {len(photos)} samples ({calibration})"
         return self._cached("ranges", text, "ranges.json", depends, build)
 
     def _export(self, path: Path) -> None:
@@ -219,27 +359,22 @@ class Workbench:
         kind = backend(spec.backend).graph_kind(spec)
         settings = self.settings
         return BuildRequest(
-            self.model,
+            None if self.file else self.model,
             self.graph(kind).path if kind is not None else None,
-            settings.batch_sizes,
+            self.batch_sizes,
             settings.threads,
             settings.device,
-            self.model.preprocessing.crop,
+            self.signature,
             self._calibration(spec) if spec.variant == "calibrated" else None,
             self._timing_cache(spec) if settings.reuse_timing_cache else None,
             settings.rebuild,
+            self.samples("evaluation")[0] if self.file else None,
         )
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
-        photos = self.photos("calibration")
-        return cached_calibration(
-            self._cache,
-            self.name,
-            spec,
-            self.graph("fp32").digest,
-            photos.digest,
-            lambda: images.normalise(photos.pixels[:], photos.preprocessing),
-        )
+        samples = self.samples("calibration")
+        graph = self.graph("fp32").digest
+        return cached_calibration(self._cache, self.name, spec, graph, samples.digest, lambda: list(rows_of(samples)))
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
         """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
@@ -253,7 +388,11 @@ class Workbench:
         """
         if spec.precision != "int8":
             return frozenset()
-        graph = onnx.load(self.graph("fp32").path, load_external_data=False)
+        if self.file is not None and self.file.own != "fp32":
+            graph = onnx.load(self.graph("fp32").path, load_external_data=False)
+            integers = {each.output[0] for each in graph.graph.node if each.op_type == "DequantizeLinear"}
+            return frozenset(each.name for each in weighted_nodes(graph) if each.input[1] not in integers)
+        graph = onnx.load(self._float_graph().path, load_external_data=False)
         kept = set(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
         return frozenset(kept.union(*(node.output for node in graph.graph.node if node.name in kept)))
 
@@ -270,7 +409,7 @@ class Workbench:
     def source(self, spec: EngineSpec) -> dict[str, str]:
         """The digest of what the engine is built from: its graph, or the weights where it needs no graph."""
         kind = backend(spec.backend).graph_kind(spec)
-        return {"weights": self.model.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
+        return {"weights": self.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
 
     def engine(self, spec: EngineSpec) -> Engine:
         """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""
@@ -282,19 +421,58 @@ class Workbench:
                 with within(LOAD_SECONDS, f"{self.name}: loading {spec.id}"):
                     made = backend(spec.backend).load(spec, request, plan.path if plan else None)
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
-                return error
-            return self._exit.enter_context(made)
+                return self._said_of(spec, error)
+            self._exit.enter_context(made)
+            return self._not_as_asked(spec, made) or made
 
         engine: Engine | Exception = self._once(("engine", spec), load)
         if isinstance(engine, Exception):
             raise engine
         return engine
 
+    def _said_of(self, spec: EngineSpec, error: Exception) -> Exception:
+        """What a runtime cannot do with a user's file is a reason to leave that engine out, and no failure of ours."""
+        if self.file is None or isinstance(error, UserError | EngineUnavailable):
+            return error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return EngineUnavailable(f"{spec.backend} cannot run {self.file.path.name} ({first_line(lines[-1])})")
+
+    def _not_as_asked(self, spec: EngineSpec, engine: Engine) -> EngineUnavailable | None:
+        """Why an engine of a user's file is not what was asked for in a single layer, as when its runtime has no such
+        kernels for these operators."""
+        if self.file is None or spec == self.reference:
+            return None
+        audit = engine.audit()
+        wanted = judge.ASKED_TYPES[spec.precision] | audit.also
+        if not audit.layers or len(audit.outside(wanted)) < len(audit.layers):
+            return None
+        built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
+        return EngineUnavailable(
+            f"{spec.backend} computes none of the layers of {self.file.path.name} in {spec.precision} (built {built})"
+        )
+
+    def excuse(self, spec: EngineSpec, reason: Reason | None = None) -> str:
+        """Why the precision of an engine of a user's file is not judged; empty if it is.
+
+        `reason` is that of a decision: which layers a runtime leaves in float is its own affair, until somebody says
+        which ones are meant to be.
+        """
+        if self.file is None:
+            return ""
+        if spec == self.reference and self.file.own != "fp32":
+            return f"the reference runs {self.file.path.name} as it is"
+        graph = onnx.load(self.graph("fp32").path, load_external_data=False)
+        if self.file.own == "fp32" and not weighted_nodes(graph):
+            return f"{self.file.path.name} has no convolution or matrix product with weights"
+        if reason in {Reason.WRONG_PRECISION, Reason.NOT_TOLD}:
+            return "layers in float that are meant to be go under keep_float, and the others are judged then"
+        return ""
+
     def loadable(self) -> tuple[EngineSpec, ...]:
         """The engines of the settings that are available and could be built and loaded."""
 
         def loads(spec: EngineSpec) -> bool:
-            if not available(spec, self.settings.device).ok:
+            if not self.available(spec).ok:
                 return False
             with contextlib.suppress(Exception):
                 return bool(self.engine(spec))
@@ -302,53 +480,68 @@ class Workbench:
 
         return tuple(spec for spec in self.settings.engines if loads(spec))
 
-    def logits(self, spec: EngineSpec) -> Logits:
-        """float32[N,classes] of the evaluation photos, at the smallest batch size that is raced; the reference's come
-        from the cache when nothing they depend on has changed."""
-        made: Logits = self._once(
-            ("logits", spec), lambda: self._reference_logits() if spec == REFERENCE else self._engine_logits(spec)
+    def outputs(self, spec: EngineSpec) -> Outputs:
+        """The answers to the evaluation samples, at the smallest batch size that is raced; the reference's come from
+        the cache when nothing they depend on has changed."""
+        made: Outputs = self._once(
+            ("outputs", spec),
+            lambda: self._reference_outputs() if spec == self.reference else self._engine_outputs(spec),
         )
         return made
 
-    def _engine_logits(self, spec: EngineSpec, batch: int | None = None) -> Logits:
-        engine, photos = self.engine(spec), self.photos("evaluation")
-        size = batch or min(self.settings.batch_sizes)
-        rows: list[Logits] = []
-        done = 0
-        with self.progress.step(f"{self.name}: {spec.id} answers on {len(photos)} photos") as count:
-            for chunk in photos.batches(size):
-                # Padded to a whole batch: an engine may be built for exactly that one.
-                whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-                with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
-                    rows.append(engine.infer(whole)[: len(chunk)])
-                done += len(chunk)
-                count(done, len(photos))
-        return np.concatenate(rows)
+    def logits(self, spec: EngineSpec) -> Logits:
+        """float32[N,classes] of a classifier's evaluation photos."""
+        assert isinstance(self.task, Classification)
+        return self.task.logits(self.outputs(spec))
 
-    def _reference_logits(self) -> Logits:
+    def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
+        engine, samples = self.engine(spec), self.samples("evaluation")
+        size = batch or min(self.batch_sizes)
+        rows: list[Tensors] = []
+
+        def infer(inputs: Tensors) -> Tensors:
+            with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
+                return engine.infer(inputs)
+
+        with self.progress.step(f"{self.name}: {spec.id} answers on {len(samples)} samples") as count:
+            for row in answers(infer, self.signature, rows_of(samples), size):
+                rows.append(row)
+                count(len(rows), len(samples))
+        return rows
+
+    def _reference_outputs(self) -> Outputs:
+        runtime = "onnxruntime" if self.file else "torch"
+        # Of a user's file nobody knows how large a batch fits into memory, or what it does to the answers.
+        batch = min(self.batch_sizes) if self.file else REFERENCE_BATCH
         depends = {
             "model": self.name,
-            "weights": self.model.weights.digest,
-            "images": self.photos("evaluation").digest,
-            "torch": version_of("torch"),
+            "weights": self.weights.digest,
+            "inputs": list(map(str, self.signature.inputs)),
+            "images": self.samples("evaluation").digest,
+            runtime: version_of(runtime),
             **processor(self.settings.device, self.settings.threads),
-            "batch": REFERENCE_BATCH,
+            "batch": batch,
         }
 
         def build(path: Path) -> None:
-            np.save(path, self._engine_logits(REFERENCE, REFERENCE_BATCH))
+            save_tensors(path, self._engine_outputs(self.reference, batch))
 
-        logits: Logits = np.load(self._cache.get_or_build("references", "logits.npy", depends, build).path)
-        return logits
+        return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build).path))
 
-    def batch(self, size: int) -> npt.NDArray[np.float32]:
-        """float32[size,3,crop,crop]: evaluation photos, repeated if there are fewer."""
+    def is_endless(self, output: str) -> bool:
+        """Whether the reference itself answers NaN or infinity in an output, as where nothing is to be said."""
+        if self.file is None:
+            return False
+        return any(not np.isfinite(row[output]).all() for row in self.outputs(self.reference))
 
-        def choose() -> npt.NDArray[np.float32]:
-            photos = self.photos("evaluation")
-            return images.normalise(photos.pixels[np.resize(np.arange(len(photos)), size)], photos.preprocessing)
+    def batch(self, size: int) -> Tensors:
+        """One batch of evaluation samples, repeated if there are fewer."""
 
-        made: npt.NDArray[np.float32] = self._once(("batch", size), choose)
+        def choose() -> Tensors:
+            samples = self.samples("evaluation")
+            return self.signature.join([samples[index % len(samples)] for index in range(size)], size)
+
+        made: Tensors = self._once(("batch", size), choose)
         return made
 
     def race(self, batch_size: int, undecided: Callable[[Race], bool] = lambda race: False) -> Race:
@@ -400,42 +593,50 @@ class Workbench:
 
         def run() -> Spread:
             spread, specs = Spread(self, self.settings.processes), self.loadable()
-            spread.add(specs, self.settings.batch_sizes, self.settings.processes, f"{len(specs)} engines")
+            spread.add(specs, self.batch_sizes, self.settings.processes, f"{len(specs)} engines")
             return spread
 
         made: Spread = self._once("spread", run)
         return made
 
-    def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None) -> dict[str, Any]:
-        """What a worker needs to build or load an engine, as JSON values; `calibration` is a file of images."""
+    def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None, samples: Path) -> dict[str, Any]:
+        """What a worker needs to build or load an engine, as JSON values; `calibration` and `samples` are files of
+        samples."""
         kind = backend(spec.backend).graph_kind(spec)
-        settings, weights = self.settings, self.settings.weights.get(self.name)
-        photos = {"images": str(calibration), "digest": self.photos("calibration").digest} if calibration else None
+        settings, weights = self.settings, self.described.weights
+        given = {"samples": str(calibration), "digest": self.samples("calibration").digest} if calibration else None
         return {
             "engine": spec.id,
             "model": self.name,
             "graph": str(self.graph(kind).path.resolve()) if kind is not None else None,
             "source": self.source(spec),
-            "batch_sizes": list(settings.batch_sizes),
+            "batch_sizes": list(self.batch_sizes),
             "threads": settings.threads,
             "device": settings.device,
-            "crop": self.model.preprocessing.crop,
+            "signature": self.signature.to_json(),
             "plan_cache": str(settings.plan_cache.resolve()),
             "rebuild": rebuild,
             "anew": settings.rebuild,
-            "calibration": photos,
+            "calibration": given,
+            "architecture": self.described.architecture,
             "weights": str(weights.resolve()) if weights else None,
+            "sample": str(samples) if self.file else None,
         }
 
     def digests(self, spec: EngineSpec) -> dict[str, str]:
         """What went into an engine's numbers: sides that differ in one of these cannot be compared."""
-        found = {"weights": self.model.weights.digest, "evaluation photos": self.photos("evaluation").digest}
+        found = {"weights": self.weights.digest, "evaluation photos": self.samples("evaluation").digest}
         if spec.precision == "int8":
-            found["calibration photos"] = self.photos("calibration").digest
+            found["calibration photos"] = self.samples("calibration").digest
         return found
 
 
-def engine_arm(engine: Engine, batch: npt.NDArray[np.float32], name: str | None = None) -> Arm:
+def rows_of(samples: Samples) -> Iterator[Tensors]:
+    """The samples one by one."""
+    return (samples[index] for index in range(len(samples)))
+
+
+def engine_arm(engine: Engine, batch: Tensors, name: str | None = None) -> Arm:
     """An engine as a racing arm on one batch, under its id unless another name is given."""
 
     def block(n: int) -> Block:

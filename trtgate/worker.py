@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import itertools
 import os
 import socket
 import sys
@@ -20,11 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
-from trtgate.engines.base import Batch, Block, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.base import Block, BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.engines.probe import give_home
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
@@ -32,6 +31,7 @@ from trtgate.plans import PlanCache
 from trtgate.processes import come_to_rest, die_with_parent
 from trtgate.progress import Progress
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
+from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
 from trtgate.stack import stack
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ class Worker:
         self._frames = frames
         self._engines: dict[str, Engine] = {}
         self._controls: dict[str, Arm] = {}
-        self._batch: Batch | None = None
+        self._signatures: dict[str, Signature] = {}
+        self._batch: Tensors | None = None
         self._exit = contextlib.ExitStack()
 
     @property
-    def batch(self) -> Batch:
+    def batch(self) -> Tensors:
         assert self._batch is not None, "no batch is bound"
         return self._batch
 
@@ -74,9 +75,10 @@ class Worker:
             batch_sizes=tuple(job["batch_sizes"]),
             threads=job["threads"],
             device=job["device"],
-            crop=job["crop"],
+            signature=Signature.from_json(job["signature"]),
             calibration=_calibration(job, spec, cache),
             anew=job["anew"],
+            sample=next(load_tensors(Path(job["sample"]))) if job["sample"] else None,
         )
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
         gpu = current_gpu() if request.device == "cuda" else None
@@ -84,11 +86,11 @@ class Worker:
         before = anonymous_bytes()  # after a build, which may have been in this very process
         start = time.perf_counter()
         engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
-        engine.infer(np.zeros((request.batch_sizes[0], 3, request.crop, request.crop), np.float32))
+        engine.infer(request.trial(request.batch_sizes[0]))
         fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(0, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
             fresh["device_memory"] = max(0, used - on_device)
-        self._engines[spec.id] = engine
+        self._engines[spec.id], self._signatures[spec.id] = engine, request.signature
         built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "fresh": fresh}
 
@@ -106,21 +108,17 @@ class Worker:
         """Say that the next message may take as long as a build."""
         self._frames.send({"progress": text, "within": BUILD_SECONDS})
 
-    def infer(self, engine: str, images: str, size: int, logits: str) -> dict[str, Any]:
-        """Logits of all images of a file, in batches of `size`, into another file."""
-        photos = np.load(images, mmap_mode="r")
-        rows = []
-        for start in range(0, len(photos), size):
-            chunk = np.ascontiguousarray(photos[start : start + size])
-            whole = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-            rows.append(self._engines[engine].infer(whole)[: len(chunk)])
-        np.save(logits, np.concatenate(rows))
+    def infer(self, engine: str, samples: str, size: int, outputs: str) -> dict[str, Any]:
+        """The answers to all samples of a file, in batches of `size`, into another file."""
+        infer, given = self._engines[engine].infer, load_tensors(Path(samples))
+        save_tensors(Path(outputs), answers(infer, self._signatures[engine], given, size))
         return {}
 
-    def bind(self, images: str, size: int) -> dict[str, Any]:
-        """Choose the batch that blocks run: the first images of a file, repeated if there are fewer."""
-        photos = np.load(images, mmap_mode="r")
-        self._batch = np.ascontiguousarray(photos[np.resize(np.arange(len(photos)), size)])
+    def bind(self, samples: str, size: int) -> dict[str, Any]:
+        """Choose the batch that blocks run: the first samples of a file, repeated if there are fewer."""
+        given = list(itertools.islice(load_tensors(Path(samples)), size))
+        signature = next(iter(self._signatures.values()))
+        self._batch = signature.join(list(itertools.islice(itertools.cycle(given), size)), size)
         return {}
 
     def block(self, arm: str, n: int, lead_in: int = 0, rest: bool = False) -> dict[str, Any]:
@@ -148,7 +146,7 @@ class Worker:
         return {}
 
     def throughput(self, engine: str, streams: int) -> dict[str, Any]:
-        """Images per second of several inferences at once; null where the engine cannot."""
+        """Samples per second of several inferences at once; null where the engine cannot."""
         return {"throughput": self._engines[engine].throughput(self.batch, streams)}
 
     def facts(self, engine: str) -> dict[str, Any]:
@@ -162,7 +160,7 @@ class Worker:
                 for layer in opened.layer_times(batch)
             },
             "engine": dict(opened.facts()),
-            "notes": list(opened.notes(len(batch))),
+            "notes": list(opened.notes(self._signatures[engine].size_of(batch))),
         }
 
     def serve(self) -> None:
@@ -195,16 +193,16 @@ def _model(job: Mapping[str, Any]) -> Model:
     from trtgate.models import load_model
 
     weights = job["weights"]
-    return load_model(job["model"], Path(weights) if weights else None)
+    return load_model(job["architecture"], Path(weights) if weights else None)
 
 
 def _calibration(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Calibration | None:
-    photos = job["calibration"]
-    if photos is None:
+    given = job["calibration"]
+    if given is None:
         return None
-    images = photos["images"]
+    path = Path(given["samples"])
     return cached_calibration(
-        cache, job["model"], spec, job["source"]["graph"], photos["digest"], lambda: np.load(images)
+        cache, job["model"], spec, job["source"]["graph"], given["digest"], lambda: list(load_tensors(path))
     )
 
 

@@ -25,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests import small_classifier
 from trtgate import cuda
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
@@ -34,6 +35,7 @@ from trtgate.engines.tensorrt import run
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.models import Model, load_model
 from trtgate.nvml import current_gpu
+from trtgate.signature import Tensors
 from trtgate.stack import cuda_facts
 from trtgate.telemetry import GpuMonitor
 
@@ -143,7 +145,7 @@ def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
     run.logger_class = lambda: _PlainLogger  # type: ignore[assignment]
     run.require_own_plan = lambda plan: "a kernel"
     run.runtime_settings = lambda engine: None
-    with TensorRTEngine(parse_spec("tensorrt-fp16"), bytes(32), SIZES, CROP, ()) as engine:
+    with TensorRTEngine(parse_spec("tensorrt-fp16"), bytes(32), SIZES, small_classifier.signature(CROP), ()) as engine:
         yield engine
 
 
@@ -153,8 +155,8 @@ class _PlainLogger:
         self.warnings: list[str] = []
 
 
-def batch(size: int) -> np.ndarray:
-    return np.stack([np.full((3, CROP, CROP), value + 1, np.float32) for value in range(size)])
+def batch(size: int) -> dict[str, np.ndarray]:
+    return {"input": np.stack([np.full((3, CROP, CROP), value + 1, np.float32) for value in range(size)])}
 
 
 def free_bytes() -> int:
@@ -175,7 +177,7 @@ def check_pycuda() -> None:
     with kernel_engine() as engine:
         worst = 0.0
         for size in SIZES:
-            logits = engine.infer(batch(size))
+            logits = engine.infer(batch(size))["logits"]
             wanted = np.outer(np.arange(1, size + 1), np.arange(1000))
             worst = max(worst, float(np.abs(logits - wanted).max()))
         check("pycuda: the kernel's answers come back", worst < 0.5, f"largest error {worst:.3g} of up to {999 * 8}")
@@ -191,7 +193,7 @@ def check_pycuda() -> None:
         check_overhead("pycuda", engine, batch(1))
     check("pycuda: PyTorch beside it", torch.ones(1000, device="cuda").sum().item() == before_torch, "same context")
     with kernel_engine(refuses=True) as engine:
-        answer = engine.infer(batch(1))[0, 2]
+        answer = engine.infer(batch(1))["logits"][0, 2]
         check("pycuda: a refused capture runs without a graph", abs(answer - 2) < 0.01 and engine.notes(1) != (),
               engine.notes(1)[0] if engine.notes(1) else "captured")  # fmt: skip
     torch.cuda.synchronize()
@@ -208,8 +210,7 @@ def once_around() -> None:
 def bare_ratio(engine: GpuEngine, size: int) -> tuple[float, float]:
     """Median over ten turns of timed replay / bare loop, and the bare loop's milliseconds."""
     ratios, bare = [], 0.0
-    images = np.zeros((size, 3, *([CROP, CROP] if isinstance(engine, TensorRTEngine) else [224, 224])), np.float32)
-    with engine.ready(images) as lane:
+    with engine.ready(engine._signature.blank(size)) as lane:
         for _ in range(10):
             seconds = time_between_events(lane, lane.run, 200)
             start, end = lane.new_event(), lane.new_event()
@@ -229,7 +230,7 @@ def check_replay(name: str, engine: GpuEngine, size: int) -> None:
     check(f"{name}: a timed replay against a bare loop", abs(ratio - 1) < 0.01, f"{ratio:.4f} of {bare:.4f} ms")
 
 
-def check_streams(name: str, engine: GpuEngine, images: np.ndarray) -> None:
+def check_streams(name: str, engine: GpuEngine, images: Tensors) -> None:
     """Several lanes must be able to run at the same time."""
     one, four = engine.throughput(images, 1), engine.throughput(images, 4)
     assert one
@@ -237,14 +238,14 @@ def check_streams(name: str, engine: GpuEngine, images: np.ndarray) -> None:
     check(f"{name}: four streams at once", four > one, f"{four / one:.2f} times the images of one")
 
 
-def check_slowdown(name: str, engine: GpuEngine, images: np.ndarray) -> None:
+def check_slowdown(name: str, engine: GpuEngine, images: Tensors) -> None:
     """The wait that the selftest adds must be about what it says."""
     latency = float(np.median(engine.block(200, images).seconds))
     plain, slow = (float(np.median(engine.slowed_block(images, [share * latency] * 400).seconds)) for share in (0, 0.1))
     check(f"{name}: a wait of 10 % is one", 0.07 < (slow - plain) / latency < 0.13, f"{(slow - plain) / latency:.1%}")
 
 
-def check_overhead(name: str, engine: GpuEngine, images: np.ndarray) -> None:
+def check_overhead(name: str, engine: GpuEngine, images: Tensors) -> None:
     """What the host spends on a timed iteration besides handing the inference over."""
     with engine.ready(images) as lane:
         time_between_events(lane, lambda: None, 2000)
@@ -257,22 +258,23 @@ def check_overhead(name: str, engine: GpuEngine, images: np.ndarray) -> None:
 def check_torch(model: Model, spec_text: str) -> None:
     """PyTorch's lanes: answers, capture, timing, memory."""
     spec = parse_spec(spec_text)
-    request = BuildRequest(model, None, (1, 8), 4, "cuda")
-    images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), np.float32)
+    request = BuildRequest(model, None, (1, 8), 4, "cuda", model.signature)
+    photos = np.random.default_rng(0).standard_normal((8, 3, 224, 224), np.float32)
+    images = {"input": photos}
     with torch.inference_mode():
-        wanted = model.module(torch.from_numpy(images)).numpy()
+        wanted = model.module(torch.from_numpy(photos)).numpy()
     with backend("pytorch").load(spec, request, None) as engine:
         engine.infer(images)  # what CUDA's libraries keep for themselves after a first time is no leak
     allocated, free = torch.cuda.memory_allocated(), free_bytes()
     with backend("pytorch").load(spec, request, None) as engine:
         assert isinstance(engine, GpuEngine)
-        logits = engine.infer(images)
+        logits = engine.infer(images)["logits"]
         error = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
         limit = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}[spec.precision]
         check(f"{spec_text}: answers", error < limit, f"off by {error:.1e} of the largest logit")
         give_back_memory()  # as the end of a race does
         taken = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]  # what a graph may still use
-        again = engine.infer(images + 0)
+        again = engine.infer({"input": photos + 0})["logits"]
         check(f"{spec_text}: answers after memory was given back", np.array_equal(again, logits), "the same")
         del taken
         if spec.variant == "graph":
@@ -288,10 +290,11 @@ def check_torch(model: Model, spec_text: str) -> None:
 def check_compiled(model: Model) -> None:
     """The compiled engine: its plan is what its own process saved, and its memory comes back."""
     spec = parse_spec("inductor-fp16")
-    request = BuildRequest(model, None, (1, 8), 4, "cuda")
-    images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), np.float32)
+    request = BuildRequest(model, None, (1, 8), 4, "cuda", model.signature)
+    photos = np.random.default_rng(0).standard_normal((8, 3, 224, 224), np.float32)
+    images = {"input": photos}
     with torch.inference_mode():
-        wanted = model.module(torch.from_numpy(images)).numpy()
+        wanted = model.module(torch.from_numpy(photos)).numpy()
     maker = backend("inductor")
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / str(maker.plan_file(spec))
@@ -299,15 +302,15 @@ def check_compiled(model: Model) -> None:
         allocated, free = torch.cuda.memory_allocated(), free_bytes()
         start = time.monotonic()
         with maker.load(spec, request, plan) as engine:
-            engine.infer(images[:1])
-            error = float(np.abs(engine.infer(images) - wanted).max() / np.abs(wanted).max())
+            engine.infer({"input": photos[:1]})
+            error = float(np.abs(engine.infer(images)["logits"] - wanted).max() / np.abs(wanted).max())
             seconds = time.monotonic() - start
             check("inductor-fp16: answers", error < 2e-2, f"off by {error:.1e} of the largest logit")
             anew = (*engine.notes(1), *engine.notes(8))
             check("inductor-fp16: loaded, nothing compiled or tuned anew", anew == (), f"{anew} in {seconds:.1f} s")
             assert isinstance(engine, GpuEngine)
             check_replay("inductor-fp16", engine, 1)
-            check_streams("inductor-fp16", engine, images[:1])
+            check_streams("inductor-fp16", engine, {"input": photos[:1]})
     left = torch.cuda.memory_allocated() - allocated
     check("inductor-fp16: memory returned", left <= 0, f"{left} bytes still allocated")
     check("inductor-fp16: memory given back to the GPU", free - free_bytes() < 64 << 20,

@@ -77,9 +77,9 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
     tolerance = TOLERANCE[spec.precision] * float(np.abs(wanted).max())
 
     def answers(engine: TensorRTEngine, size: int) -> float:
-        return float(np.abs(engine.infer(PHOTOS[:size]) - wanted[:size]).max())
+        return float(np.abs(engine.infer({"input": PHOTOS[:size]})["logits"] - wanted[:size]).max())
 
-    with TensorRTEngine(spec, plan, SIZES, small.CROP, WEIGHTED) as engine:
+    with TensorRTEngine(spec, plan, SIZES, small.signature(), WEIGHTED) as engine:
         for size in SIZES:
             report.check(
                 f"{text}: answers like ONNX Runtime at batch {size}",
@@ -108,7 +108,7 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
             lambda: (audit.verdict is Verdict.PASS, f"{audit.verdict.name}: {audit.message}"),
         )
         names = {layer.name for layer in engine._layers(max(SIZES))}
-        times = engine.layer_times(PHOTOS)
+        times = engine.layer_times({"input": PHOTOS})
         report.check(
             f"{text}: the profiler's layers are the inspector's",
             lambda: ({own_name(each.name) for each in times} <= names, f"{len(times)} of {len(names)}"),
@@ -119,7 +119,7 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
         )
         report.check(
             f"{text}: two contexts on one profile run at once",
-            lambda: ((speed := engine.throughput(PHOTOS[:1], 2)) is not None, f"{speed:.0f} images/s"),
+            lambda: ((speed := engine.throughput({"input": PHOTOS[:1]}, 2)) is not None, f"{speed:.0f} images/s"),
         )
     report.check(f"{text}: closing it twice does nothing", lambda: (engine.close() is None, "closed"))
 
@@ -133,7 +133,7 @@ def check_plan(report: Report, plan: bytes, again: bytes, wanted: np.ndarray) ->
 
     def refused(spoilt: bytes) -> tuple[bool, str]:
         try:
-            TensorRTEngine(spec, spoilt, SIZES, small.CROP, WEIGHTED).close()
+            TensorRTEngine(spec, spoilt, SIZES, small.signature(), WEIGHTED).close()
         except TensorRTError as error:
             return True, str(error).splitlines()[0]
         return False, "it was loaded"
@@ -142,8 +142,8 @@ def check_plan(report: Report, plan: bytes, again: bytes, wanted: np.ndarray) ->
     report.check("what is no plan is refused in a sentence", lambda: refused(b"no plan" * 99))
     rows = []
     for content in (plan, again):
-        with TensorRTEngine(spec, content, SIZES, small.CROP, WEIGHTED) as engine:
-            rows.append(engine.infer(PHOTOS))
+        with TensorRTEngine(spec, content, SIZES, small.signature(), WEIGHTED) as engine:
+            rows.append(engine.infer({"input": PHOTOS})["logits"])
     worst = float(np.abs(rows[0] - rows[1]).max() / np.abs(wanted).max())
     report.check(
         "two builds answer alike", lambda: (worst < TOLERANCE["fp32"], f"off by {worst:.1e} of the largest logit")
@@ -173,8 +173,8 @@ def check_trtexec(report: Report, folder: Path, model: onnx.ModelProto, plan: by
         if run.returncode != 0:
             return False, (run.stdout + run.stderr)[-400:]
         theirs = float(np.median([each["computeMs"] for each in json.loads(times.read_text())]))
-        with TensorRTEngine(parse_spec("tensorrt-fp32"), plan, SIZES, small.CROP, WEIGHTED) as engine:
-            ours = 1e3 * float(np.median(engine.block(500, PHOTOS).seconds))
+        with TensorRTEngine(parse_spec("tensorrt-fp32"), plan, SIZES, small.signature(), WEIGHTED) as engine:
+            ours = 1e3 * float(np.median(engine.block(500, {"input": PHOTOS}).seconds))
         # A few microseconds of launch are a large part of so small a network.
         return abs(ours - theirs) < 0.1 * theirs + 0.005, f"ours {ours:.4f} ms, trtexec {theirs:.4f} ms"
 
@@ -194,12 +194,14 @@ def everything(report: Report) -> None:
             if not found.ok:
                 report.check(f"{spec.id}: is not there for a reason", lambda found=found: (True, found.reason))
                 continue
-            calibrator = make_calibrator(PHOTOS, None) if recipe.calibrated else None
+            calibrator = (
+                make_calibrator([{"input": photo[None]} for photo in PHOTOS], None) if recipe.calibrated else None
+            )
 
             def build(spec: Any = spec, recipe: Any = recipe, calibrator: Any = calibrator) -> tuple[bool, str]:
                 start = time.monotonic()
                 content = made[recipe.graph].SerializeToString()
-                plans[spec.id] = build_plan(spec, content, SIZES, small.CROP, calibrator=calibrator)
+                plans[spec.id] = build_plan(spec, content, SIZES, small.signature(), calibrator=calibrator)
                 return True, f"{len(plans[spec.id])} bytes in {time.monotonic() - start:.1f} s"
 
             report.check(f"{spec.id}: is built", build)
@@ -218,14 +220,14 @@ def everything(report: Report) -> None:
         spec = parse_spec("tensorrt-fp32")
 
         def reduced() -> tuple[bool, str]:
-            plan = build_plan(spec, mean.SerializeToString(), SIZES, small.CROP)
-            with TensorRTEngine(spec, plan, SIZES, small.CROP, WEIGHTED) as engine:
-                error = float(np.abs(engine.infer(PHOTOS) - small.answers(mean, PHOTOS)).max())
+            plan = build_plan(spec, mean.SerializeToString(), SIZES, small.signature())
+            with TensorRTEngine(spec, plan, SIZES, small.signature(), WEIGHTED) as engine:
+                error = float(np.abs(engine.infer({"input": PHOTOS})["logits"] - small.answers(mean, PHOTOS)).max())
             return error < TOLERANCE["fp32"] * float(np.abs(wanted).max()), f"off by {error:.1e}"
 
         report.check("a mean whose axes are an input is over those axes", reduced)
         if spec.id in plans:
-            again = build_plan(spec, made["fp32"].SerializeToString(), SIZES, small.CROP)
+            again = build_plan(spec, made["fp32"].SerializeToString(), SIZES, small.signature())
             check_plan(report, plans[spec.id], again, wanted)
             check_trtexec(report, folder, made["fp32"], plans[spec.id])
     report.found.append({"features": {name: getattr(features, name) for name in features.__dataclass_fields__}})

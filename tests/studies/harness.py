@@ -21,12 +21,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.engines import parse_spec
-from trtgate.engines.base import Batch, Block, Engine
+from trtgate.engines.base import Block, Engine
 from trtgate.engines.gpu import GpuEngine, time_between_events
 from trtgate.engines.onnxruntime import OnnxRuntimeEngine
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Arm, run_race
+from trtgate.signature import Tensors
 from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.paired import interval
@@ -35,7 +36,7 @@ from trtgate.workbench import Workbench
 EMPTY_ITERATIONS = 2000
 
 
-def bare_loop(engine: Engine, batch: Batch) -> Arm:
+def bare_loop(engine: Engine, batch: Tensors) -> Arm:
     """The engine's own session or stream in a plain loop: another one would lie elsewhere in memory."""
 
     def on_cpu(n: int) -> Block:
@@ -44,7 +45,7 @@ def bare_loop(engine: Engine, batch: Batch) -> Arm:
         times = []
         for _ in range(n):
             start = time.perf_counter()
-            session.run(["logits"], {"input": batch})
+            session.run(["logits"], batch)
             times.append(time.perf_counter() - start)
         return Block(np.array(times))
 
@@ -62,7 +63,7 @@ def bare_loop(engine: Engine, batch: Batch) -> Arm:
     return Arm("bare loop", on_gpu if isinstance(engine, GpuEngine) else on_cpu)
 
 
-def host_seconds_per_iteration(engine: GpuEngine, batch: Batch) -> float:
+def host_seconds_per_iteration(engine: GpuEngine, batch: Tensors) -> float:
     """What a timed iteration costs the host when there is nothing between its events."""
     with engine.ready(batch) as lane:
         time_between_events(lane, lambda: None, EMPTY_ITERATIONS)  # makes the events

@@ -100,7 +100,7 @@ def child(task: Mapping[str, Any]) -> dict[str, Any]:
     worker.open(**task["job"])
     engine = worker._engines[task["job"]["engine"]]
     size = task["job"]["batch_sizes"][0]
-    worker.bind(task["images"], size)
+    worker.bind(task["samples"], size)
     plain, slowed = arms(engine, worker.batch, task["share"])
     if task["iterations"]:
         return {arm.name: arm.block(task["iterations"]).seconds.tolist() for arm in (plain, slowed)}
@@ -245,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from trtgate.engines import parse_spec
+    from trtgate.signature import save_tensors
     from trtgate.workbench import Settings, Workbench
 
     settings = Settings(models=(options.model,), device=options.device, engines=(parse_spec(options.engine),))
@@ -256,9 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         spec = parse_spec(options.engine)
         bench.plan(spec)
         torch.save(bench.model, folder / "model.pt")
-        np.save(folder / "images.npy", bench.batch(1))
-        job = {**bench.job(spec, 0, None), "anew": False, "module": str(folder / "model.pt")}
-        task = {"job": job, "images": str(folder / "images.npy"), "share": options.slow}
+        samples = folder / "samples"
+        save_tensors(samples, [bench.batch(1)])
+        job = {**bench.job(spec, 0, None, samples), "anew": False, "module": str(folder / "model.pt")}
+        task = {"job": job, "samples": str(samples), "share": options.slow}
         with busy_core(options.busy):
             found = study(options, task, PROCESSES[options.device])
     print(json.dumps({key: value for key, value in found.items() if key != "table"}))

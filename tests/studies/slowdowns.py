@@ -50,6 +50,7 @@ def main() -> None:
             bench.engine(spec),
             bench.batch(settings.batch_sizes[0]),
             model=name,
+            size=settings.batch_sizes[0],
             races=(options.same, options.races),
             slowdowns=SLOWDOWNS,
             expectation=settings.expectations.of(name, spec.id),

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
+from trtgate.signature import Signature, Tensors
+
 if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
     from trtgate.models import Model
 
-Batch = npt.NDArray[np.float32]
 Seconds = npt.NDArray[np.float64]
 GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
 Device = Literal["cpu", "cuda"]
@@ -97,10 +98,12 @@ def no_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor.
+    """What a build may depend on: the model, its graph of the kind the backend asked for, the batches, the processor,
+    what goes in and comes out.
 
-    `model` is None in a worker process, which has graphs only. `timing_cache` is a file that TensorRT may take kernel
-    timings from and add them to; None builds cold. `anew` builds a plan even if one is in the cache.
+    `model` is None in a worker process and for an ONNX file, which have graphs only. `timing_cache` is a file that
+    TensorRT may take kernel timings from and add them to; None builds cold. `anew` builds a plan even if one is in the
+    cache. `sample` is a batch of one that the model can be run on; without one zeros will do.
     """
 
     model: Model | None
@@ -108,23 +111,28 @@ class BuildRequest:
     batch_sizes: tuple[int, ...]
     threads: int
     device: Device = "cpu"
-    crop: int = 224
+    signature: Signature = field(default_factory=Signature)
     calibration: Calibration | None = None
     timing_cache: Path | None = None
     anew: bool = False
+    sample: Tensors | None = None
     progress: Callable[[int, int], None] = no_progress
+
+    def trial(self, size: int) -> Tensors:
+        """Inputs to try an engine with."""
+        return self.signature.blank(size) if self.sample is None else self.signature.join([self.sample], size)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Photos for a builder that measures INT8 ranges by itself, and a memory for what it measured.
+    """Samples for a builder that measures INT8 ranges by itself, and a memory for what it measured.
 
-    `images()` is float32[N,3,crop,crop], `digest` stands for it; `read()` is what `write` was once given for the same
-    photos, graph and builder, or None.
+    `samples()` are batches of one, `digest` stands for them; `read()` is what `write` was once given for the same
+    samples, graph and builder, or None.
     """
 
     digest: str
-    images: Callable[[], Batch]
+    samples: Callable[[], Sequence[Tensors]]
     read: Callable[[], bytes | None]
     write: Callable[[bytes], None]
 
@@ -189,24 +197,24 @@ class Engine(ABC):
         self.spec = spec
 
     @abstractmethod
-    def infer(self, batch: Batch) -> Batch:
-        """float32[N,3,H,W] -> float32[N,classes] logits in memory of their own, copying as a caller would."""
+    def infer(self, inputs: Tensors) -> Tensors:
+        """All outputs for all inputs, in memory of their own, copying as a caller would."""
 
     @abstractmethod
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        """One inference of `batch`, made ready so that calling it does nothing else and returns when it is done."""
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        """One inference of `inputs`, made ready so that calling it does nothing else and returns when it is done."""
 
-    def block(self, n: int, batch: Batch) -> Block:
-        """n back-to-back inferences of `batch`, each timed; between blocks nobody writes to it."""
-        return Block(time_calls(self.bind(batch), n))
+    def block(self, n: int, inputs: Tensors) -> Block:
+        """n back-to-back inferences of `inputs`, each timed; between blocks nobody writes to them."""
+        return Block(time_calls(self.bind(inputs), n))
 
-    def slowed_block(self, batch: Batch, waits: Sequence[float]) -> Block:
+    def slowed_block(self, inputs: Tensors, waits: Sequence[float]) -> Block:
         """As `block`, without a second series, each inference followed by a wait of its own, in seconds, inside the
         timed region.
 
         An arm that waits for nothing goes the same way, so that two such arms differ in the waits alone.
         """
-        call, clock = self.bind(batch), time.perf_counter_ns
+        call, clock = self.bind(inputs), time.perf_counter_ns
         ticks = iter([int(seconds * 1e9) for seconds in waits])
 
         def slow_call() -> None:
@@ -221,16 +229,16 @@ class Engine(ABC):
     def audit(self) -> PrecisionAudit:
         """What the built layers really run in."""
 
-    def enqueue_seconds(self, batch: Batch) -> float | None:
-        """Host seconds to hand one inference of `batch` to a GPU; None on a CPU, where that is the work itself."""
+    def enqueue_seconds(self, inputs: Tensors) -> float | None:
+        """Host seconds to hand one inference of `inputs` to a GPU; None on a CPU, where that is the work itself."""
         return None
 
-    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+    def layer_times(self, inputs: Tensors) -> tuple[LayerTime, ...]:
         """Time of each layer from a separate pass that nobody times; empty where the runtime does not tell."""
         return ()
 
-    def throughput(self, batch: Batch, streams: int) -> float | None:
-        """Images per second, end to end, of `streams` inferences at once; None where the engine cannot do that."""
+    def throughput(self, inputs: Tensors, streams: int) -> float | None:
+        """Samples per second, end to end, of `streams` inferences at once; None where the engine cannot do that."""
         return None
 
     def facts(self) -> Mapping[str, Any]:

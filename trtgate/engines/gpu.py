@@ -2,7 +2,7 @@
 
 `seconds` lies between two CUDA events on the engine's stream, with nothing between them but the inference, and the
 next inference is handed over before the last one is done, so a GPU that has work never waits for Python. `end_to_end`
-is host time: page-locked input to device, inference, logits to host, synchronise. CUDA resolves event times to about
+is host time: page-locked inputs to device, inference, outputs to host, synchronise. CUDA resolves event times to about
 half a microsecond (CUDA runtime API, cudaEventElapsedTime).
 """
 
@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trtgate.engines.base import Batch, Block, Engine, EngineSpec, Seconds, no_garbage_collection, time_calls
+from trtgate.engines.base import Block, Engine, EngineSpec, Seconds, no_garbage_collection, time_calls
+from trtgate.signature import Signature, Tensors
 
 # How an inference that is a CUDA graph is launched, in a record's facts.
 CAPTURED = "CUDA graph"
@@ -38,13 +39,13 @@ class Event(Protocol):
 class Lane(ABC):
     """A stream with its buffers and one inference of one batch size made ready on it.
 
-    `host_in`, float32[N,3,H,W], and `host_out`, float32[N,classes], are page-locked; `stream` is the CUDA library's.
+    `host_in` and `host_out`, the network's inputs and outputs, are page-locked; `stream` is the CUDA library's.
     `copy_in`, `run` and `copy_out` only enqueue. No lane shares a buffer with another.
     """
 
     stream: Any
-    host_in: Batch
-    host_out: Batch
+    host_in: Tensors
+    host_out: Tensors
     copy_in: Callable[[], object]
     run: Callable[[], object]
     copy_out: Callable[[], object]
@@ -52,19 +53,24 @@ class Lane(ABC):
     def __init__(self) -> None:
         self._starts: list[Event] = []
         self._ends: list[Event] = []
-        self._holds: Batch | None = None
+        self._holds: Tensors | None = None
 
-    def give(self, batch: Batch, *, again: bool) -> None:
-        """Put a batch into the device's buffer; with `again` the very array that is there already stays there.
+    def fill(self, inputs: Tensors) -> None:
+        """Write inputs into the page-locked memory."""
+        for name, host in self.host_in.items():
+            np.copyto(host, inputs[name])
 
-        A block of a race is given the same array hundreds of times, and copying it can cost more than the block.
+    def give(self, inputs: Tensors, *, again: bool) -> None:
+        """Put inputs into the device's buffers; with `again` the very inputs that are there already stay there.
+
+        A block of a race is given the same ones hundreds of times, and copying them can cost more than the block.
         """
-        if again and self._holds is batch:
+        if again and self._holds is inputs:
             return
-        np.copyto(self.host_in, batch)
+        self.fill(inputs)
         self.copy_in()
         self.synchronize()
-        self._holds = batch
+        self._holds = inputs
 
     @abstractmethod
     def new_event(self) -> Event:
@@ -126,8 +132,9 @@ def time_between_events(lane: Lane, run: Callable[[], object], n: int) -> Second
 class GpuEngine(Engine):
     """An engine whose inferences are lanes, one for each batch size, made when it is first asked for."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, signature: Signature) -> None:
         super().__init__(spec)
+        self._signature = signature
         self._lanes: dict[int, Lane] = {}
 
     @abstractmethod
@@ -149,26 +156,25 @@ class GpuEngine(Engine):
         return True
 
     @contextlib.contextmanager
-    def ready(self, batch: Batch, *, again: bool = True) -> Iterator[Lane]:
-        """The lane of the batch's size with the batch in its device buffer.
+    def ready(self, inputs: Tensors, *, again: bool = True) -> Iterator[Lane]:
+        """The lane of the batch's size with the inputs in its device buffers.
 
-        Without `again` it is copied there even if it is the array that was there last, whose content may have changed.
+        Without `again` they are copied there even if they are what was there last, whose content may have changed.
         """
-        lane = self.lane(len(batch))
+        lane = self.lane(self._signature.size_of(inputs))
         with lane.active():
-            lane.give(batch, again=again)
+            lane.give(inputs, again=again)
             yield lane
 
-    def infer(self, batch: Batch) -> Batch:
-        with self.ready(batch, again=False) as lane:
+    def infer(self, inputs: Tensors) -> Tensors:
+        with self.ready(inputs, again=False) as lane:
             lane.run()
             lane.copy_out()
             lane.synchronize()
-            logits: Batch = lane.host_out.copy()
-            return logits
+            return {name: host.copy() for name, host in lane.host_out.items()}
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        with self.ready(batch) as lane:
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        with self.ready(inputs) as lane:
             pass
 
         def once() -> None:
@@ -177,13 +183,13 @@ class GpuEngine(Engine):
 
         return once
 
-    def block(self, n: int, batch: Batch) -> Block:
-        with self.ready(batch) as lane:
+    def block(self, n: int, inputs: Tensors) -> Block:
+        with self.ready(inputs) as lane:
             seconds = time_between_events(lane, lane.run, n)
             return Block(seconds, time_calls(lane.once, max(1, round(n * END_TO_END_SHARE))))
 
-    def slowed_block(self, batch: Batch, waits: Sequence[float]) -> Block:
-        with self.ready(batch) as lane:
+    def slowed_block(self, inputs: Tensors, waits: Sequence[float]) -> Block:
+        with self.ready(inputs) as lane:
             run, kinds = lane.run, {seconds: lane.waiting(seconds) for seconds in set(waits)}
             some = iter([kinds[seconds] for seconds in waits])
 
@@ -193,9 +199,9 @@ class GpuEngine(Engine):
 
             return Block(time_between_events(lane, slow_run, len(waits)))
 
-    def enqueue_seconds(self, batch: Batch) -> float | None:
+    def enqueue_seconds(self, inputs: Tensors) -> float | None:
         samples = []
-        with self.ready(batch) as lane:
+        with self.ready(inputs) as lane:
             for _ in range(ENQUEUE_SAMPLES):
                 start = time.perf_counter()
                 lane.run()
@@ -203,21 +209,22 @@ class GpuEngine(Engine):
                 lane.synchronize()
         return float(np.median(samples))
 
-    def throughput(self, batch: Batch, streams: int) -> float | None:
+    def throughput(self, inputs: Tensors, streams: int) -> float | None:
         if streams > 1 and not self.concurrent():
             return None
+        size = self._signature.size_of(inputs)
         with contextlib.ExitStack() as stack:
             lanes = []
             for _ in range(streams):
-                lane = self.new_lane(len(batch))
+                lane = self.new_lane(size)
                 stack.callback(lane.close)
-                np.copyto(lane.host_in, batch)
+                lane.fill(inputs)
                 lanes.append(lane)
             turns = 1
             while True:
                 elapsed = _run_together(lanes, turns)
                 if elapsed >= THROUGHPUT_SECONDS:
-                    return turns * len(lanes) * len(batch) / elapsed
+                    return turns * len(lanes) * size / elapsed
                 turns = max(2 * turns, round(1.2 * turns * THROUGHPUT_SECONDS / elapsed))
 
     def close(self) -> None:

@@ -26,14 +26,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from trtgate.child import run_in_child
 from trtgate.engines.base import (
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -43,7 +41,17 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
-from trtgate.engines.pytorch import TorchGpuEngine, TorchLane, arithmetic, give_back_memory, layer_types, on_gpu
+from trtgate.engines.pytorch import (
+    TorchGpuEngine,
+    TorchLane,
+    arithmetic,
+    as_torch,
+    give_back_memory,
+    layer_types,
+    listed,
+    on_gpu,
+)
+from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 
 # Dynamic up to here: a graph without an upper bound would guard on every size.
@@ -58,19 +66,20 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 class InductorEngine(Engine):
     """An AOTInductor package on the CPU."""
 
-    def __init__(self, spec: EngineSpec, plan: Path, layers: Mapping[str, str]) -> None:
+    def __init__(self, spec: EngineSpec, plan: Path, layers: Mapping[str, str], signature: Signature) -> None:
         super().__init__(spec)
+        self._signature = signature
         self._run = torch._inductor.aoti_load_package(str(plan))
         self._layers = layers
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, inputs: Tensors) -> Tensors:
         with torch.inference_mode():
-            logits: Batch = self._run(torch.from_numpy(batch)).numpy().copy()
-        return logits
+            found = listed(self._run(*as_torch(self._signature, inputs)))
+            return self._signature.named(each.numpy().copy() for each in found)
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        run, images = self._run, torch.from_numpy(batch)
-        return torch.inference_mode()(lambda: run(images))
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        run, images = self._run, as_torch(self._signature, inputs)
+        return torch.inference_mode()(lambda: run(*images))
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, self._layers)
@@ -79,15 +88,14 @@ class InductorEngine(Engine):
 class PackagedGpuEngine(GpuEngine):
     """An AOTInductor package on the GPU, captured in a CUDA graph."""
 
-    def __init__(self, spec: EngineSpec, plan: Path, layers: Mapping[str, str], crop: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: EngineSpec, plan: Path, layers: Mapping[str, str], signature: Signature) -> None:
+        super().__init__(spec, signature)
         self._run: Any = torch._inductor.aoti_load_package(str(plan))
         self._layers = layers
-        self._crop = crop
 
     def new_lane(self, size: int) -> Lane:
         run = self._run
-        return TorchLane(lambda images: lambda: run(images), size, self._crop, graph=True)
+        return TorchLane(lambda images: lambda: run(*images), size, self._signature, graph=True)
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, self._layers)
@@ -101,14 +109,14 @@ class PackagedGpuEngine(GpuEngine):
 class CompiledEngine(TorchGpuEngine):
     """Functions compiled ahead of time, one for each batch size, each captured in a CUDA graph."""
 
-    def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, plan: Path) -> None:
-        super().__init__(spec, module, crop, graph=True)
+    def __init__(self, spec: EngineSpec, module: torch.nn.Module, signature: Signature, plan: Path) -> None:
+        super().__init__(spec, module, signature, graph=True)
         self._functions = load_functions(plan)
         self._tuned_anew: set[int] = set()
 
-    def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-        function, module = self._functions[len(images)], self._module
-        return lambda: function(module, images)
+    def prepare(self, images: Sequence[torch.Tensor]) -> Callable[[], Any]:
+        function, module = self._functions[len(images[0])], self._module
+        return lambda: function(module, *images)
 
     def new_lane(self, size: int) -> Lane:
         if size not in self._functions:
@@ -151,9 +159,9 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def save_functions(
-    module: torch.nn.Module, sizes: Sequence[int], crop: int, mode: str, device: Device, path: Path
+    module: torch.nn.Module, sizes: Sequence[int], signature: Signature, mode: str, device: Device, path: Path
 ) -> None:
-    """Compile `module.forward` for float32[N,3,crop,crop] of every size, and save the functions in one zip file."""
+    """Compile `module.forward` for batches of every size, and save the functions in one zip file."""
     from torch._functorch._aot_autograd.autograd_cache import AOTAutogradCache
 
     if hasattr(torch._dynamo.config, "enable_aot_compile"):
@@ -161,12 +169,12 @@ def save_functions(
     compiled: Any = torch.compile(module, mode=mode, fullgraph=True, dynamic=False)
     with zipfile.ZipFile(path, "w") as plan, tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for size in sizes:
-            images = torch.zeros(size, 3, crop, crop, device=device)
+            images = tuple(each.to(device) for each in as_torch(signature, signature.blank(size)))
             # A first run times every kernel's configurations. What is saved is compiled after it, with the best alone,
             # and not found in PyTorch's cache, where all of them still are.
-            compiled.forward.aot_compile(((images,), {}))(module, images)
+            compiled.forward.aot_compile((images, {}))(module, *images)
             AOTAutogradCache.clear()
-            compiled.forward.aot_compile(((images,), {})).save_compiled_function(f"{folder}/{size}")
+            compiled.forward.aot_compile((images, {})).save_compiled_function(f"{folder}/{size}")
             plan.write(f"{folder}/{size}", f"{ENTRY}{size}")
 
 
@@ -187,42 +195,45 @@ def load_functions(plan: Path) -> dict[int, Callable[..., torch.Tensor]]:
     return functions
 
 
-def run_once(engine: GpuEngine, crop: int, sizes: tuple[int, ...]) -> None:
+def run_once(engine: GpuEngine, signature: Signature, sizes: tuple[int, ...]) -> None:
     """Run an engine at every batch size and close it, to see whether that survives."""
     with engine:
         for size in sizes:
-            engine.infer(np.zeros((size, 3, crop, crop), np.float32))
+            engine.infer(signature.blank(size))
 
 
-def compile_in_child(spec: EngineSpec, module: torch.nn.Module, crop: int, sizes: tuple[int, ...], path: Path) -> None:
+def compile_in_child(
+    spec: EngineSpec, module: torch.nn.Module, signature: Signature, sizes: tuple[int, ...], path: Path
+) -> None:
     """Compile for the GPU at every batch size, and run what was saved."""
     own_kernel_cache()
     with arithmetic(tf32=False):
-        save_functions(on_gpu(module, spec.precision), sizes, crop, MODES[spec.variant], "cuda", path)
-    run_once(CompiledEngine(spec, module, crop, path), crop, sizes)
+        save_functions(on_gpu(module, spec.precision), sizes, signature, MODES[spec.variant], "cuda", path)
+    run_once(CompiledEngine(spec, module, signature, path), signature, sizes)
 
 
-def package(module: torch.nn.Module, crop: int, path: Path, device: Device) -> None:
+def package(module: torch.nn.Module, signature: Signature, path: Path, device: Device) -> None:
     """Compile ahead of time for any batch size up to LARGEST_BATCH."""
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        example = torch.zeros(2, 3, crop, crop, device=device)
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+        example = tuple(each.to(device) for each in as_torch(signature, signature.blank(2)))
+        dynamic = tuple({each.batch_axis: batch} for each in signature.inputs)
+        program = torch.export.export(module, example, dynamic_shapes=dynamic)
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs={"freezing": device == "cpu"}
         )
 
 
-def package_in_child(spec: EngineSpec, module: torch.nn.Module, crop: int, path: Path) -> None:
+def package_in_child(spec: EngineSpec, module: torch.nn.Module, signature: Signature, path: Path) -> None:
     """Compile ahead of time for the GPU."""
     own_kernel_cache()
-    package(on_gpu(module, spec.precision), crop, path, "cuda")
+    package(on_gpu(module, spec.precision), signature, path, "cuda")
 
 
-def run_package_in_child(spec: EngineSpec, path: Path, crop: int, sizes: tuple[int, ...]) -> None:
+def run_package_in_child(spec: EngineSpec, path: Path, signature: Signature, sizes: tuple[int, ...]) -> None:
     """Load a package and run it at every batch size."""
-    run_once(PackagedGpuEngine(spec, path, {}, crop), crop, sizes)
+    run_once(PackagedGpuEngine(spec, path, {}, signature), signature, sizes)
 
 
 def packaged(spec: EngineSpec) -> bool:
@@ -257,7 +268,7 @@ class InductorBackend(Backend):
         return None
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
-        options: dict[str, Any] = {"version": version_of("torch"), "crop": request.crop}
+        options: dict[str, Any] = {"version": version_of("torch"), "inputs": list(map(str, request.signature.inputs))}
         if request.device == "cpu":
             return {**options, "cpu_features": sorted(cpu_features()), "largest_batch": LARGEST_BATCH}
         if packaged(spec):
@@ -268,15 +279,15 @@ class InductorBackend(Backend):
 
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         assert request.model is not None
-        module, crop, sizes = request.model.module, request.crop, request.batch_sizes
+        module, signature, sizes = request.model.module, request.signature, request.batch_sizes
         if request.device == "cpu":
             torch.set_num_threads(request.threads)
-            package(module, crop, path, "cpu")
+            package(module, signature, path, "cpu")
         elif packaged(spec):
-            run_in_child(f"AOTInductor's compilation of {spec.id}", package_in_child, spec, module, crop, path)
-            run_in_child(f"loading the package of {spec.id}", run_package_in_child, spec, path, crop, sizes)
+            run_in_child(f"AOTInductor's compilation of {spec.id}", package_in_child, spec, module, signature, path)
+            run_in_child(f"loading the package of {spec.id}", run_package_in_child, spec, path, signature, sizes)
         else:
-            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, crop, sizes, path)
+            run_in_child(f"the compilation of {spec.id}", compile_in_child, spec, module, signature, sizes, path)
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
@@ -285,13 +296,13 @@ class InductorBackend(Backend):
         module = request.model.module
         if not packaged(spec):
             own_kernel_cache()
-            return CompiledEngine(spec, module, request.crop, plan)
+            return CompiledEngine(spec, module, request.signature, plan)
         layers = dict.fromkeys(
             layer_types(module, spec.precision), {"fp32": "float32", "fp16": "float16"}[spec.precision]
         )
         if request.device == "cpu":
-            return InductorEngine(spec, plan, layers)
-        return PackagedGpuEngine(spec, plan, layers, request.crop)
+            return InductorEngine(spec, plan, layers, request.signature)
+        return PackagedGpuEngine(spec, plan, layers, request.signature)
 
 
 BACKEND = InductorBackend()

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from trtgate.engines.base import (
     AVAILABLE,
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -34,7 +33,7 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
-from trtgate.graphs import INPUT, OUTPUT
+from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 
 if TYPE_CHECKING:
@@ -60,6 +59,8 @@ INTEGER_OPERATORS = frozenset(
     {"QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"}
 )
 ERRORS_ONLY = 3
+# The variant that runs on the CPU whatever the device: the reference of ONNX files. Nobody asks for it by name.
+ON_CPU = "cpu"
 # Of a profiled pass: runs that are not kept, and runs whose median is.
 WARM_UP = 2
 PROFILED_RUNS = 10
@@ -82,29 +83,29 @@ def runtime(device: Device) -> Any:
 class OnnxRuntimeEngine(Engine):
     """A session on the CPU."""
 
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int) -> None:
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec)
         self._plan = plan
         self._threads = threads
+        self._signature = signature
         self._session = load_session(plan, threads, PROVIDERS["cpu"])
 
-    def infer(self, batch: Batch) -> Batch:
-        logits: Batch = self._session.run([OUTPUT], {INPUT: batch})[0]
-        return logits
+    def infer(self, inputs: Tensors) -> Tensors:
+        return self._signature.named(self._session.run(self._signature.output_names, dict(inputs)))
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        run, outputs, inputs = self._session.run, [OUTPUT], {INPUT: batch}
-        return lambda: run(outputs, inputs)
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        run, outputs, given = self._session.run, self._signature.output_names, dict(inputs)
+        return lambda: run(outputs, given)
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
 
-    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+    def layer_times(self, inputs: Tensors) -> tuple[LayerTime, ...]:
         kinds = layer_types(self._plan)
         with TemporaryDirectory() as folder:
             session = load_session(self._plan, self._threads, PROVIDERS["cpu"], profile=Path(folder) / "profile")
             for _ in range(WARM_UP + PROFILED_RUNS):
-                session.run([OUTPUT], {INPUT: batch})
+                session.run(self._signature.output_names, dict(inputs))
             events = json.loads(Path(session.end_profiling()).read_text())
         times: dict[str, list[float]] = {}
         for event in events:
@@ -136,12 +137,11 @@ class OnnxRuntimeGpuEngine(GpuEngine):
     was bound lives as long as the session, a closed lane's too, and no two lanes ever share the number of a graph.
     """
 
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int, crop: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
+        super().__init__(spec, signature)
         import torch
 
         self._plan = plan
-        self._crop = crop
         self._stream = torch.cuda.Stream()
         # ONNX Runtime keeps 0 to itself.
         self._graphs = itertools.count(1)
@@ -161,26 +161,30 @@ class OnnxRuntimeGpuEngine(GpuEngine):
             log.warning("%s runs %s", self.spec.id, how)
             return plain, how
 
-    def _prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def _prepare(self, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
         import onnxruntime
-        import torch
 
-        classes = self._session.get_outputs()[0].shape[1]
-        logits = torch.zeros(len(images), classes, device=images.device)
+        from trtgate.engines.pytorch import empty
+
+        found = []
         binding = self._session.io_binding()
-        binding.bind_input(INPUT, "cuda", 0, np.float32, tuple(images.shape), images.data_ptr())
-        binding.bind_output(OUTPUT, "cuda", 0, np.float32, tuple(logits.shape), logits.data_ptr())
+        for each, image in zip(self._signature.inputs, images, strict=True):
+            binding.bind_input(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), image.data_ptr())
+        for each in self._signature.outputs:
+            output = empty(each, size, "cuda")
+            binding.bind_output(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), output.data_ptr())
+            found.append(output)
         self._bindings.append(binding)
-        self._buffers += [images, logits]
+        self._buffers += [*images, *found]
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(next(self._graphs)))
         # Versions before this was heeded for graphs too wait for each; that shows as being host-bound.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         run = self._session.run_with_iobinding
 
-        def call() -> torch.Tensor:
+        def call() -> list[torch.Tensor]:
             run(binding, options)
-            return logits
+            return found
 
         return call
 
@@ -188,7 +192,7 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         from trtgate.engines.pytorch import TorchLane
 
         # Its first runs capture the graph.
-        return TorchLane(self._prepare, size, self._crop, stream=self._stream)
+        return TorchLane(lambda images: self._prepare(images, size), size, self._signature, stream=self._stream)
 
     def concurrent(self) -> bool:
         return False  # a session has one stream
@@ -253,6 +257,11 @@ def layer_types(plan: Path) -> dict[str, str]:
     return layers
 
 
+def runs_on(spec: EngineSpec, device: Device) -> Device:
+    """The processor that an engine of a run on that device runs on."""
+    return "cpu" if spec.variant == ON_CPU else device
+
+
 def module_name(node: str) -> str:
     """The module behind a node of an optimised graph, whose name carries the optimiser's own endings."""
     return re.sub(r"(\.(output|activation))?(_nchwc)?(_token_\d+)?$", "", node)
@@ -281,6 +290,7 @@ class OnnxRuntimeBackend(Backend):
         return ("onnxruntime",)
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
+        device = runs_on(spec, device)
         package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         try:
             onnxruntime = runtime(device)
@@ -305,27 +315,29 @@ class OnnxRuntimeBackend(Backend):
 
     def build_options(self, spec: EngineSpec, request: BuildRequest) -> Mapping[str, Any]:
         # The optimised graph holds layouts chosen for this processor.
-        deployed = {"runs_with": dict(DEPLOYED[spec.precision])} if request.device == "cuda" else {}
+        device = runs_on(spec, request.device)
+        deployed = {"runs_with": dict(DEPLOYED[spec.precision])} if device == "cuda" else {}
         return {
             **deployed,
             "version": version_of("onnxruntime"),
-            "providers": PROVIDERS[request.device],
+            "providers": PROVIDERS[device],
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "cpu_features": sorted(cpu_features()),
         }
 
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
-        onnxruntime = runtime(request.device)
+        device = runs_on(spec, request.device)
+        onnxruntime = runtime(device)
         options = _session_options(request.threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[request.device])
+        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[device])
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        if request.device == "cuda":
-            return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.crop)
-        return OnnxRuntimeEngine(spec, plan, request.threads)
+        if runs_on(spec, request.device) == "cuda":
+            return OnnxRuntimeGpuEngine(spec, plan, request.threads, request.signature)
+        return OnnxRuntimeEngine(spec, plan, request.threads, request.signature)
 
 
 BACKEND = OnnxRuntimeBackend()

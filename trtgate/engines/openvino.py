@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 from trtgate.engines.base import (
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -21,6 +21,7 @@ from trtgate.engines.base import (
     PrecisionAudit,
     only_on,
 )
+from trtgate.signature import Signature, Tensors, contiguous
 from trtgate.stack import cpu_features, version_of
 
 DEVICE = "CPU"
@@ -29,25 +30,35 @@ INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i8": "int8", "u8": "int8"}
 ARITHMETIC_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 
+# What stands behind a node's name, or its output's for the last one, once OpenVINO has made something of it.
+MADE_OF_IT = re.compile(r"(/(WithoutBiases|DequantizationMultiply))+$")
+
 
 class OpenVINOEngine(Engine):
-    def __init__(self, spec: EngineSpec, plan: Path, threads: int) -> None:
+    def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec)
         import openvino
 
         blob = io.BytesIO(plan.read_bytes())
+        self._signature = signature
         self._compiled = openvino.Core().import_model(blob, DEVICE, _properties(spec.precision, threads))
         self._request = self._compiled.create_infer_request()
 
-    def infer(self, batch: Batch) -> Batch:
-        self.bind(batch)()
-        return np.array(self._request.get_output_tensor().data, np.float32)
+    def infer(self, inputs: Tensors) -> Tensors:
+        self.bind(inputs)()
+        return {
+            each.name: np.array(self._request.get_output_tensor(index).data, each.dtype)
+            for index, each in enumerate(self._signature.outputs)
+        }
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
         import openvino
 
-        # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
-        self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch), shared_memory=True))
+        for index, port in enumerate(self._compiled.inputs):  # one that nothing reads is not among them
+            name = next(each.name for each in self._signature.inputs if each.name in port.get_names())
+            # Shared, not copied: the request reads the caller's array, as ONNX Runtime and PyTorch do.
+            tensor = openvino.Tensor(contiguous(inputs[name]), shared_memory=True)
+            self._request.set_input_tensor(index, tensor)
         infer: Callable[[], object] = self._request.infer
         return infer
 
@@ -58,8 +69,7 @@ class OpenVINOEngine(Engine):
             layer = str(info["layerType"].value)
             if layer in ARITHMETIC_LAYERS and (layer != "MatMul" or _is_constant(node.input_value(1).get_node())):
                 kind = str(info["runtimePrecision"].value)
-                # A node's name, or its output's for the last one, and what OpenVINO made of it ("/WithoutBiases").
-                layers[node.get_friendly_name().partition("/")[0]] = DTYPES.get(kind, kind)
+                layers[MADE_OF_IT.sub("", node.get_friendly_name())] = DTYPES.get(kind, kind)
         return PrecisionAudit(self.spec.precision, layers)
 
     def close(self) -> None:
@@ -119,14 +129,15 @@ class OpenVINOBackend(Backend):
         core = openvino.Core()
         graph = core.read_model(request.graph)
         if len(request.batch_sizes) == 1:  # kernels for a known shape are about 5 % faster
-            graph.reshape([request.batch_sizes[0], 3, request.crop, request.crop])
+            size = request.batch_sizes[0]
+            graph.reshape({each.name: list(each.at(size)) for each in request.signature.inputs})
         compiled = core.compile_model(graph, DEVICE, _properties(spec.precision, request.threads))
         blob = compiled.export_model()
         path.write_bytes(blob.getvalue() if isinstance(blob, io.BytesIO) else blob)
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
-        return OpenVINOEngine(spec, plan, request.threads)
+        return OpenVINOEngine(spec, plan, request.threads, request.signature)
 
 
 BACKEND = OpenVINOBackend()

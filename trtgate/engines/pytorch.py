@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from trtgate.engines.base import (
     AVAILABLE,
     Availability,
     Backend,
-    Batch,
     BuildRequest,
     Device,
     Engine,
@@ -30,6 +29,7 @@ from trtgate.engines.base import (
 )
 from trtgate.engines.fusing import fuse
 from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.signature import Signature, Tensors, TensorSpec
 from trtgate.stack import cpu_features
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,26 +49,37 @@ def layer_types(module: torch.nn.Module, precision: str) -> dict[str, str]:
     }
 
 
+def listed(outputs: Any) -> tuple[torch.Tensor, ...]:
+    """What a module returned, which for a single output is that."""
+    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def as_torch(signature: Signature, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+    """Inputs in the order in which a module takes them, sharing their memory."""
+    return tuple(torch.from_numpy(inputs[each.name]) for each in signature.inputs)
+
+
 class PyTorchEngine(Engine):
     """Eager on the CPU."""
 
-    def __init__(self, spec: EngineSpec, module: torch.nn.Module) -> None:
+    def __init__(self, spec: EngineSpec, module: torch.nn.Module, signature: Signature) -> None:
         super().__init__(spec)
         self._dtype = DTYPES[spec.precision]
         self._module = module
+        self._signature = signature
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, inputs: Tensors) -> Tensors:
         with torch.inference_mode():
-            logits: Batch = self._module(torch.from_numpy(batch).to(self._dtype)).float().numpy()
-        return logits
+            images = [each.to(self._dtype) for each in as_torch(self._signature, inputs)]
+            return self._signature.named(each.float().numpy() for each in listed(self._module(*images)))
 
-    def bind(self, batch: Batch) -> Callable[[], object]:
-        module, images, dtype = self._module, torch.from_numpy(batch), self._dtype
+    def bind(self, inputs: Tensors) -> Callable[[], object]:
+        module, images, dtype = self._module, as_torch(self._signature, inputs), self._dtype
         infer = torch.inference_mode()
         if dtype is torch.float32:
-            return infer(lambda: module(images))
+            return infer(lambda: module(*images))
         # The caller has float32 and wants float32, as from every other engine.
-        return infer(lambda: module(images.to(dtype)).float())
+        return infer(lambda: [each.float() for each in listed(module(*(image.to(dtype) for image in images)))])
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._module, self.spec.precision))
@@ -110,8 +121,8 @@ def on_gpu(module: torch.nn.Module, precision: str, *, fused: bool = False) -> t
     return copied if DTYPES[precision] is torch.float32 else FloatInOut(copied, DTYPES[precision])
 
 
-# Given the device tensor that images will lie in, a function that enqueues their inference and returns the logits.
-Prepare = Callable[[torch.Tensor], Callable[[], torch.Tensor]]
+# Given the device tensors that inputs will lie in, a function that enqueues their inference and returns the outputs.
+Prepare = Callable[[Sequence[torch.Tensor]], Callable[[], Any]]
 
 
 class TorchStream(Lane):
@@ -147,6 +158,11 @@ class TorchStream(Lane):
         return lambda: torch.cuda._sleep(cycles)
 
 
+def empty(each: TensorSpec, size: int, device: str | None = None) -> torch.Tensor:
+    """Zeros for an input or output of a batch of that size."""
+    return torch.zeros(each.at(size), dtype=getattr(torch, each.dtype), device=device)
+
+
 class TorchLane(TorchStream):
     """A lane through torch.cuda, on a stream of its own unless one is given."""
 
@@ -154,42 +170,51 @@ class TorchLane(TorchStream):
         self,
         prepare: Prepare,
         size: int,
-        crop: int,
+        signature: Signature,
         *,
         tf32: bool = False,
         graph: bool = False,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
         super().__init__(tf32=tf32, stream=stream)
-        pinned_in = torch.zeros(size, 3, crop, crop).pin_memory()
-        images = torch.zeros(size, 3, crop, crop, device="cuda")
+
+        pinned_in = [empty(each, size).pin_memory() for each in signature.inputs]
+        images = [empty(each, size, "cuda") for each in signature.inputs]
         call = prepare(images)
 
         def run() -> None:
-            self._logits = call()
+            self._outputs = call()
 
         self.run = run
         with self.active():
             for _ in range(WARM_UP):
                 run()
             self.synchronize()
-            # As many classes as the network turned out to have.
-            pinned_out = torch.zeros(self._logits.shape).pin_memory()
+            pinned_out = [torch.zeros(each.shape, dtype=each.dtype).pin_memory() for each in listed(self._outputs)]
             if graph:
                 captured = torch.cuda.CUDAGraph()
                 with own_workspaces(), torch.cuda.graph(captured, stream=self.stream):
                     run()
                 self.run = captured.replay
-        self.host_in, self.host_out = pinned_in.numpy(), pinned_out.numpy()
-        self.copy_in = lambda: images.copy_(pinned_in, non_blocking=True)
-        self.copy_out = lambda: pinned_out.copy_(self._logits, non_blocking=True)
+        self.host_in = {each.name: host.numpy() for each, host in zip(signature.inputs, pinned_in, strict=True)}
+        self.host_out = signature.named(each.numpy() for each in pinned_out)
+
+        def copy_in() -> None:
+            for image, host in zip(images, pinned_in, strict=True):
+                image.copy_(host, non_blocking=True)
+
+        def copy_out() -> None:
+            for host, found in zip(pinned_out, listed(self._outputs), strict=True):
+                host.copy_(found, non_blocking=True)
+
+        self.copy_in, self.copy_out = copy_in, copy_out
 
     def close(self) -> None:
         super().close()
         self.synchronize()
         # Buffers and graph live in these closures.
         self.copy_in = self.copy_out = self.run = lambda: None
-        self._logits = torch.empty(0)
+        self._outputs = None
 
 
 @contextlib.contextmanager
@@ -230,23 +255,22 @@ def cycles_per_second(lane: Lane) -> float:
 class TorchGpuEngine(GpuEngine):
     """A module on the GPU, eager or captured in a CUDA graph, fused there or not."""
 
-    def __init__(self, spec: EngineSpec, module: torch.nn.Module, crop: int, *, graph: bool) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: EngineSpec, module: torch.nn.Module, signature: Signature, *, graph: bool) -> None:
+        super().__init__(spec, signature)
         before = torch.cuda.memory_allocated()
         self._module: torch.nn.Module | None = on_gpu(module, spec.precision, fused=spec.variant == FUSED)
         self._weights_bytes = torch.cuda.memory_allocated() - before
-        self._crop = crop
         self._graph = graph
         self._layers = layer_types(module_inside(self._module), spec.precision)
 
-    def prepare(self, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """One inference of the images, float32[N,3,H,W] on the GPU, giving float32[N,classes] there."""
+    def prepare(self, images: Sequence[torch.Tensor]) -> Callable[[], Any]:
+        """One inference of the inputs, which are on the GPU, giving the outputs there."""
         module = self._module
         assert module is not None
-        return lambda: module(images)
+        return lambda: module(*images)
 
     def new_lane(self, size: int) -> Lane:
-        return TorchLane(self.prepare, size, self._crop, tf32=self.spec.precision == "tf32", graph=self._graph)
+        return TorchLane(self.prepare, size, self._signature, tf32=self.spec.precision == "tf32", graph=self._graph)
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, self._layers)
@@ -293,10 +317,10 @@ class PyTorchBackend(Backend):
         assert request.model is not None
         module = request.model.module
         if request.device == "cuda":
-            return TorchGpuEngine(spec, module, request.crop, graph=spec.variant != "")
+            return TorchGpuEngine(spec, module, request.signature, graph=spec.variant != "")
         if spec.precision != "fp32":
             module = copy.deepcopy(module).to(DTYPES[spec.precision])
-        return PyTorchEngine(spec, module)
+        return PyTorchEngine(spec, module, request.signature)
 
 
 BACKEND = PyTorchBackend()

@@ -1,5 +1,5 @@
 """PyTorch -> ONNX FP32 -> FP16 and INT8 with explicit Q/DQ."""
 
-# Every graph's one input, float32[batch,3,crop,crop], and one output, float32[batch,classes], by name.
-INPUT = "input"
-OUTPUT = "logits"
+# The oldest opset whose Q/DQ and FP16 operators every supported builder parses (TensorRT 8.6 to 11, ONNX Runtime
+# from 1.15, OpenVINO).
+OPSET = 19

@@ -12,16 +12,14 @@ import numpy as np
 import onnx
 import torch
 
-from trtgate.graphs import INPUT, OUTPUT
+from trtgate.graphs import OPSET
 from trtgate.models import Model
+from trtgate.signature import INPUT, OUTPUT
 
 log = logging.getLogger(__name__)
 
 # Raised whenever the export itself writes another graph, so that cached graphs of before are not reused.
 FORM = 2
-# The oldest opset whose Q/DQ and FP16 operators every supported builder parses (TensorRT 8.6 to 11, ONNX Runtime
-# from 1.15, OpenVINO).
-OPSET = 19
 # FP32 arithmetic in another order differs by about 1e-6 of the largest logit; a lost layer or a wrong padding by 1e-1.
 EXPORT_TOLERANCE = 1e-4
 

@@ -39,9 +39,9 @@ from onnxruntime.quantization import (
 )
 
 from trtgate.errors import UserError
-from trtgate.graphs import INPUT
 from trtgate.graphs.weighted import OPERATORS, weighted_nodes
-from trtgate.images import ImageSet
+from trtgate.samples import Samples
+from trtgate.signature import Tensors
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +69,16 @@ class QuantizeOptions:
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # its package has no types
     """Batches one by one, as ONNX Runtime's calibrators ask for them."""
 
-    def __init__(self, batches: Iterator[npt.NDArray[np.float32]]) -> None:
+    def __init__(self, batches: Iterator[Tensors]) -> None:
         self._batches = batches
 
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        return None if batch is None else dict(batch)
 
 
-def measure_ranges(fp32: Path, photos: ImageSet, calibration: Calibration) -> Ranges:
-    """(lowest, highest) of every activation that may be quantised, over `photos`.
+def measure_ranges(fp32: Path, samples: Samples, calibration: Calibration) -> Ranges:
+    """(lowest, highest) of every activation that may be quantised, over `samples`.
 
     "minmax" takes the extremes; "entropy" the threshold that loses least information in the sense of Kullback and
     Leibler (Migacz, "8-bit inference with TensorRT", GTC 2017), over the 2048 bins it wants: with ONNX Runtime's
@@ -95,8 +95,9 @@ def measure_ranges(fp32: Path, photos: ImageSet, calibration: Calibration) -> Ra
             extra_options=bins,
         )
         # All activations of a chunk are held at once: some 100 MB a photo for ResNet-50.
-        for start in range(0, len(photos), CHUNK):
-            calibrator.collect_data(_Batches(photos.part(start, start + CHUNK).batches(1)))
+        for start in range(0, len(samples), CHUNK):
+            chunk = range(start, min(start + CHUNK, len(samples)))
+            calibrator.collect_data(_Batches(samples[index] for index in chunk))
         found = calibrator.compute_data()
         return {name: tuple(float(np.min(v)) for v in data.range_value) for name, data in found.items()}
 
@@ -119,11 +120,13 @@ def quantize(
     ranges: Ranges,
     keep_float: tuple[str, ...] = (),
     *,
+    sample: Tensors,
     reduce_range: bool = False,
 ) -> None:
     """Write the INT8 graph of `kind` of the FP32 graph `fp32` to `path`, with activation ranges as measured.
 
-    `reduce_range` narrows weights to 7 bits where `needs_reduced_range` says that 8 would overflow.
+    `sample` is something that the graph can be run on. `reduce_range` narrows weights to 7 bits where
+    `needs_reduced_range` says that 8 would overflow.
 
     Raises UserError when `keep_float` names a node that the graph does not have.
     """
@@ -137,13 +140,12 @@ def quantize(
     }
     if reduce_range:
         overrides |= narrowed_weights(graph)
-    shape = [dim.dim_value or 1 for dim in graph.graph.input[0].type.tensor_type.shape.dim]
     with contextlib.redirect_stdout(io.StringIO()), quiet_root_logger():
         quantize_static(
             graph,
             path,
-            # It insists on calibrating; every range it finds on this blank photo is overridden.
-            _Batches(iter([np.zeros(shape, np.float32)])),
+            # It insists on calibrating; every range that it finds is overridden.
+            _Batches(iter([sample])),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -159,6 +161,7 @@ def quantize(
             },
         )
     quantized = onnx.load(path)
+    put_in_order(quantized)
     require_measured(quantized, ranges)
     if symmetric:
         bare_main_branches(quantized)
@@ -369,6 +372,35 @@ def _convs_above(producers: dict[str, onnx.NodeProto], tensor: str) -> int:
     return count
 
 
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node reads, those of the branches and loops inside it too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            names.update(*map(read_by, inner.node), (each.name for each in inner.output))
+    return names
+
+
+def put_in_order(graph: onnx.ModelProto) -> None:
+    """Put every node behind those whose outputs it reads, in place; what is in order already stays as it is.
+
+    ONNX Runtime's quantiser sorts by what nodes read themselves, and puts a branch before what it reads inside.
+    """
+    nodes = list(graph.graph.node)
+    wanted = [read_by(node) for node in nodes]
+    missing = {name for node in nodes for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    rest = list(range(len(nodes)))
+    while rest:
+        ready = next((index for index in rest if not wanted[index] & missing), rest[0])
+        ordered.append(nodes[ready])
+        missing -= set(nodes[ready].output)
+        rest.remove(ready)
+    if ordered != nodes:
+        del graph.graph.node[:]
+        graph.graph.node.extend(ordered)
+
+
 def remove_dead_nodes(graph: onnx.ModelProto) -> None:
     """Drop nodes and initialisers that nothing reads any more, in place."""
     used = {output.name for output in graph.graph.output}
@@ -376,7 +408,7 @@ def remove_dead_nodes(graph: onnx.ModelProto) -> None:
     for node in reversed(graph.graph.node):
         if used.intersection(node.output):
             kept.append(node)
-            used.update(node.input)
+            used.update(read_by(node))
     del graph.graph.node[:]
     graph.graph.node.extend(reversed(kept))
     initializers = [value for value in graph.graph.initializer if value.name in used]

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.compare import Comparison
-from trtgate.engines.base import REFERENCE
 from trtgate.layers import LayerChange
 from trtgate.records import EngineRecord, name_of, unpack
 from trtgate.report.page import Axis, Bar, Bars, Line, Mark, Part, Plot, Role
@@ -167,7 +166,7 @@ def speedup_chart(records: Sequence[EngineRecord]) -> list[Bars]:
     """The speedups of a run with their intervals."""
     bars = []
     for record in records:
-        if record.engine == REFERENCE.id or not record.rounds:
+        if record.is_reference or not record.rounds:
             continue
         bounds = record.speedup_interval()
         text = f"{record.speedup:.2f}" + (f" [{bounds[0]:.2f},{bounds[1]:.2f}]" if bounds else "")

@@ -35,6 +35,8 @@ from trtgate.report.words import (
     stack_words,
     time_cell,
 )
+from trtgate.tasks.against import scores_in
+from trtgate.tasks.base import Score
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
@@ -100,9 +102,13 @@ def run_page(
         )
     compared = {each["agreement"]["n"]: each["agreement"] for each in (facts or {}).values() if "agreement" in each}
     if compared:
-        title = f"answers, against PyTorch's on {', '.join(sorted(map(photos_text, compared.values())))}"
+        whose = "PyTorch's" if all(record.weights != "onnx" for record in records) else "the reference's"
+        title = f"answers, against {whose} on {', '.join(sorted(map(photos_text, compared.values())))}"
         floors = {(record.model, record.engine): record.limits.get("agreement") for record in records}
         sections.append(Section(title, (answers_table(facts or {}, floors),)))
+    if scored := {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}:
+        title = "answers, against the reference's"
+        sections.append(Section(title, (Notes(tuple(score_lines(scored)), "answers"),)))
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
@@ -176,7 +182,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("tail\nms"),
         Column("speedup\n(by round)"),
         *([Column("floor", room=Room.SUMMARY)] if floors else []),
-        Column("top-1\n(at least)"),
+        Column("answers" if any(record.scores for record in rows) else "top-1\n(at least)"),
         VERDICT,
     )
     return Table(
@@ -302,6 +308,27 @@ def answers_table(
             )
         )
     return Table((MODEL, ENGINE, *map(Column, names)), tuple(rows), grouped=0)
+
+
+# Of an engine: the outputs that are least alike; a transformer may give one for each of its layers.
+OUTPUTS_SHOWN = 8
+
+
+def score_lines(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """How faithful the answers of networks of the user's own are: the outputs of each engine, the least alike first."""
+    lines = []
+    for (model, engine), summary in facts.items():
+        lines.append(f"{model} {engine}, {summary['n']} samples" + ("" if summary["finite"] else ": not finite"))
+        by_output: dict[str, list[Score]] = {}
+        for each in scores_in(summary).values():
+            by_output.setdefault(each.of, []).append(each)
+        worst_first = sorted(by_output, key=lambda name: min(each.value for each in by_output[name]))
+        for name in worst_first[:OUTPUTS_SHOWN]:
+            texts = [f"{each.name} {each.text(each.value)}" for each in by_output[name]]
+            lines.append(f"  {name}: {', '.join(texts)}" if name else f"  {', '.join(texts)}")
+        if len(worst_first) > OUTPUTS_SHOWN:
+            lines.append(f"  and {len(worst_first) - OUTPUTS_SHOWN} outputs more")
+    return lines
 
 
 def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:

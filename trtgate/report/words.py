@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trtgate.compare import Change
-from trtgate.engines.base import REFERENCE
 from trtgate.records import EngineRecord
 from trtgate.report.page import Cell
+from trtgate.tasks.against import scores_in
 from trtgate.verdict.decision import Verdict
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.paired import change_text
@@ -71,7 +71,7 @@ def metric_words(name: str) -> str:
 
 def speedup_cell(record: EngineRecord) -> Cell:
     """The speedup with its interval, where there are rounds."""
-    if record.engine == REFERENCE.id:
+    if record.is_reference:
         return Cell("reference")
     bounds = record.speedup_interval()
     if not record.rounds:
@@ -84,12 +84,27 @@ def agreement_cell(record: EngineRecord) -> Cell:
     """Top-1 agreement with its lower bound, or why there is none; empty for the reference."""
     if record.weights == "untrained":
         return Cell("untrained")
-    is_reference = record.engine == REFERENCE.id
-    if is_reference or not record.agreement:
-        return Cell("" if is_reference else "not measured")
+    if record.scores and not record.is_reference:
+        return _score_cell(record.scores)
+    if record.is_reference or not record.agreement:
+        return Cell("" if record.is_reference else "not measured")
     share = record.agreement["top1"] / record.agreement["n"]
     low = record.agreement.get("low")
     return Cell(f"{share:.1%}" + ("" if low is None else f" ({low:.1%})"), value=share)
+
+
+def _score_cell(scores: Mapping[str, Any]) -> Cell:
+    """The share that agrees where there is one, else the output with the most noise."""
+    if not scores["finite"]:
+        return Cell("not finite")
+    found = list(scores_in(scores).values())
+    shares = [each for each in found if each.unit == "%"]
+    noisy = [each for each in found if each.unit == "dB"]
+    chosen = min(shares or noisy or found, key=lambda each: each.value, default=None)
+    if chosen is None or not math.isfinite(chosen.value):
+        return Cell("exact")
+    low = "" if chosen.low is None else f" ({chosen.text(chosen.low)})"
+    return Cell(f"{chosen.text(chosen.value)}{low}", value=chosen.value)
 
 
 def floors_cell(record: EngineRecord) -> Cell:
@@ -123,7 +138,9 @@ def counted(verdicts: Iterable[Verdict]) -> str:
 
 
 def fidelity_text(found: Mapping[str, Any]) -> str:
-    """How the answers of two sides agree, from the summary of an agreement."""
+    """How the answers of two sides agree, from the summary of a comparison by any task."""
+    if "text" in found:
+        return str(found["text"]) if found["finite"] else "the answers hold NaN or infinity"
     if not found.get("finite", True):
         return "the logits hold NaN or infinity"
     sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"

@@ -21,10 +21,10 @@ if os.environ.get("SLOWED") and "trtgate.worker" in sys.orig_argv:
         original, waits = engine.block, {}
 
         def wait_of(batch):
-            if len(batch) not in waits:
+            if id(batch) not in waits:
                 original(20, batch)
-                waits[len(batch)] = float(SHARE) * float(np.median(original(20, batch).seconds))
-            return waits[len(batch)]
+                waits[id(batch)] = float(SHARE) * float(np.median(original(20, batch).seconds))
+            return waits[id(batch)]
 
         def on_gpu(n, batch):
             seconds = wait_of(batch)

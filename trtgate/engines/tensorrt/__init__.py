@@ -92,7 +92,7 @@ class TensorRTBackend(Backend):
             "user_allocation": features.user_allocation,
             "kernel_specialization": "EAGER" if features.kernel_specialization else None,
             "profiles": list(request.batch_sizes),
-            "crop": request.crop,
+            "inputs": list(map(str, request.signature.inputs)),
             "timing_cache": "reused" if request.timing_cache else "cold",
             "calibration": request.calibration.digest if request.calibration else None,
         }
@@ -107,10 +107,11 @@ class TensorRTBackend(Backend):
             spec,
             request.graph,
             request.batch_sizes,
-            request.crop,
-            calibration.images() if calibration else None,
+            request.signature,
+            calibration.samples() if calibration else None,
             known,
             request.timing_cache,
+            [request.trial(size) for size in request.batch_sizes],
             path,
             progress=request.progress,
         )
@@ -121,7 +122,7 @@ class TensorRTBackend(Backend):
         assert plan is not None
         assert request.graph is not None
         weighted = weighted_nodes(request.graph)
-        return TensorRTEngine(spec, plan.read_bytes(), request.batch_sizes, request.crop, weighted)
+        return TensorRTEngine(spec, plan.read_bytes(), request.batch_sizes, request.signature, weighted)
 
 
 BACKEND = TensorRTBackend()

@@ -14,9 +14,9 @@ import numpy as np
 from filelock import FileLock
 
 from trtgate.cuda import driver
-from trtgate.engines.base import Batch, EngineSpec, GraphKind
+from trtgate.engines.base import EngineSpec, GraphKind
 from trtgate.engines.tensorrt.api import Features, TensorRTError, logger_class, refusal, start, trt
-from trtgate.graphs import INPUT
+from trtgate.signature import Signature, Tensors, contiguous
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def build_plan(
     spec: EngineSpec,
     graph: bytes,
     sizes: Sequence[int],
-    crop: int,
+    signature: Signature,
     *,
     calibrator: Any = None,
     timing_cache: Path | None = None,
@@ -98,15 +98,14 @@ def build_plan(
         config.set_flag(getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"))  # noqa: B009  # RTX only; not in the stubs
     if features.profile_sharing:  # streams of one batch size have a context each, on one profile
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
-    for size in sizes:
-        config.add_optimization_profile(_profile(builder, size, crop))
+    _refuse_shape_inputs(network)
+    _add_profiles(builder, config, sizes, signature, calibrated=recipe.calibrated)
     if features.progress_monitor:
         config.progress_monitor = _progress_monitor_class()(progress)
     if compute_capability is not None and features.compute_capability:
         _target(config, compute_capability)
     if recipe.calibrated:
         config.int8_calibrator = calibrator
-        config.set_calibration_profile(_profile(builder, 1, crop))
     # Held until the build is over: nothing says that the config does.
     timings = read_timings(config, timing_cache) if timing_cache is not None else None
     plan = builder.build_serialized_network(network, config)
@@ -162,11 +161,30 @@ def parse(network: Any, graph: bytes, logger: Any) -> None:
         raise refusal("TensorRT cannot parse the ONNX graph", logger, *described)
 
 
-def _profile(builder: Any, size: int, crop: int) -> Any:
+def _add_profiles(builder: Any, config: Any, sizes: Sequence[int], signature: Signature, *, calibrated: bool) -> None:
+    """One for each batch size and one for a calibration; none where every shape is fixed."""
+    if not signature.batched:
+        return
+    for size in sizes:
+        config.add_optimization_profile(_profile(builder, size, signature))
+    if calibrated:
+        config.set_calibration_profile(_profile(builder, 1, signature))
+
+
+def _profile(builder: Any, size: int, signature: Signature) -> Any:
     profile = builder.create_optimization_profile()
-    largest = (size, 3, crop, crop)
-    profile.set_shape(INPUT, (1, 3, crop, crop), largest, largest)
+    for each in signature.inputs:
+        if each.at(1) != each.at(2):
+            profile.set_shape(each.name, each.at(1), each.at(size), each.at(size))
     return profile
+
+
+def _refuse_shape_inputs(network: Any) -> None:
+    """Raises TensorRTError for an input whose values decide a shape: its profile would be one of values."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    names = [each.name for each in inputs if each.is_shape_tensor]
+    if names:
+        raise TensorRTError(f"shapes depend on the values of {', '.join(names)}, for which no profile is made")
 
 
 def _target(config: Any, name: str) -> None:
@@ -202,27 +220,28 @@ def _progress_monitor_class() -> type[Any]:
 @functools.cache
 def _calibrator_class() -> type[Any]:
     class EntropyCalibrator(trt.IInt8EntropyCalibrator2):
-        """Feeds photos one by one, unless what they come to is already known."""
+        """Feeds samples one by one, unless what they come to is already known."""
 
-        def __init__(self, images: Batch, known: bytes | None) -> None:
+        def __init__(self, samples: Sequence[Tensors], known: bytes | None) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self._images = images
+            self._samples = samples
             self._next = 0
-            self._device: Any = None
+            self._device: dict[str, Any] = {}
             self.known = known
 
         def get_batch_size(self) -> int:
             return 1
 
         def get_batch(self, names: Sequence[str]) -> list[int]:
-            if self._next == len(self._images):
+            if self._next == len(self._samples):
                 return []  # no more
-            batch = np.ascontiguousarray(self._images[self._next : self._next + 1])
+            sample = self._samples[self._next]
             self._next += 1
-            if self._device is None:
-                self._device = driver().mem_alloc(batch.nbytes)
-            driver().memcpy_htod(self._device, batch)
-            return [int(self._device)]
+            for name in names:
+                if name not in self._device:
+                    self._device[name] = driver().mem_alloc(sample[name].nbytes)
+                driver().memcpy_htod(self._device[name], contiguous(sample[name]))
+            return [int(self._device[name]) for name in names]
 
         def read_calibration_cache(self) -> bytes | None:
             return self.known
@@ -231,19 +250,19 @@ def _calibrator_class() -> type[Any]:
             self.known = bytes(cache)
 
         def close(self) -> None:
-            if self._device is not None:
-                self._device.free()
-                self._device = None
+            for allocation in self._device.values():
+                allocation.free()
+            self._device.clear()
 
     return EntropyCalibrator
 
 
-def make_calibrator(images: Batch, known: bytes | None) -> Any:
-    """An IInt8EntropyCalibrator2 over float32[N,3,H,W]; `known` is the cache of an earlier calibration, or None.
+def make_calibrator(samples: Sequence[Tensors], known: bytes | None) -> Any:
+    """An IInt8EntropyCalibrator2 over batches of one; `known` is the cache of an earlier calibration, or None.
 
     After the build its `known` holds the cache; `close` frees its device memory.
     """
-    return _calibrator_class()(images, known)
+    return _calibrator_class()(samples, known)
 
 
 def read_timings(config: Any, path: Path) -> Any:
@@ -272,26 +291,27 @@ def build_and_try(
     spec: EngineSpec,
     graph: Path,
     sizes: tuple[int, ...],
-    crop: int,
-    images: Batch | None,
+    signature: Signature,
+    samples: Sequence[Tensors] | None,
     known: bytes | None,
     timing_cache: Path | None,
+    trials: Sequence[Tensors],
     path: Path,
     *,
     progress: Callable[[int, int], None],
 ) -> bytes | None:
-    """Build a plan into `path`, load it and run it once at every batch size; what a calibration came to, if any."""
+    """Build a plan into `path`, load it and run it on `trials`; what a calibration came to, if any."""
     driver()
     with ExitStack() as kept:
         calibrator = None
-        if images is not None:
-            calibrator = make_calibrator(images, known)
+        if samples is not None:
+            calibrator = make_calibrator(samples, known)
             kept.callback(calibrator.close)
         plan = build_plan(
             spec,
             graph.read_bytes(),
             sizes,
-            crop,
+            signature,
             calibrator=calibrator,
             timing_cache=timing_cache,
             progress=progress,
@@ -300,8 +320,8 @@ def build_and_try(
         # Here, not above: running needs no builder, and a build without a GPU no runtime.
         from trtgate.engines.tensorrt.run import TensorRTEngine
 
-        with TensorRTEngine(spec, plan, sizes, crop, ()) as engine:
-            for size in sizes:
-                engine.infer(np.zeros((size, 3, crop, crop), np.float32))
+        with TensorRTEngine(spec, plan, sizes, signature, ()) as engine:
+            for trial in trials:
+                engine.infer(trial)
         learned: bytes | None = calibrator.known if calibrator is not None else None
         return learned

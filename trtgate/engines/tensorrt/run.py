@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane, closed, driver
-from trtgate.engines.base import Batch, EngineSpec, LayerTime, PrecisionAudit
+from trtgate.engines.base import EngineSpec, LayerTime, PrecisionAudit
 from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
@@ -29,11 +29,21 @@ from trtgate.engines.tensorrt.api import (
 )
 from trtgate.engines.tensorrt.build import RECIPES
 from trtgate.engines.tensorrt.inspect import BuiltLayer, merged, read_layers, weighted_layers
-from trtgate.graphs import INPUT, OUTPUT
 from trtgate.layers import own_name
+from trtgate.signature import Signature, Tensors
 
 log = logging.getLogger(__name__)
 
+# What TensorRT calls the types that its inputs and outputs may have.
+TYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
 # Runs of a context before its times are kept: lazy loading of kernels is over then.
 WARM_UP = 3
 # Layer times come from this many profiled runs.
@@ -43,8 +53,8 @@ PROFILED_RUNS = 20
 class TensorRTLane(PyCudaLane):
     """Stream and buffers with the execution context that is bound to them, and the graph captured from it."""
 
-    def __init__(self, size: int, crop: int, classes: int) -> None:
-        super().__init__(size, crop, classes)
+    def __init__(self, size: int, signature: Signature) -> None:
+        super().__init__(size, signature)
         self.context: Any = None
         self.enqueue: Callable[[], None] = closed
 
@@ -60,11 +70,12 @@ class TensorRTLane(PyCudaLane):
 class TensorRTEngine(GpuEngine):
     """A deserialised plan; each lane has an execution context of its own, for inference, audit and layer times."""
 
-    def __init__(self, spec: EngineSpec, plan: bytes, sizes: Sequence[int], crop: int, weighted: Sequence[str]) -> None:
+    def __init__(
+        self, spec: EngineSpec, plan: bytes, sizes: Sequence[int], signature: Signature, weighted: Sequence[str]
+    ) -> None:
         """Raises TensorRTError when the plan cannot be deserialised or does not have the tensors it should have."""
-        super().__init__(spec)
+        super().__init__(spec, signature)
         self._sizes = tuple(sizes)
-        self._crop = crop
         self._weighted = tuple(weighted)
         self._version = require_own_plan(plan)
         self._captured: dict[int, str] = {}
@@ -86,11 +97,16 @@ class TensorRTEngine(GpuEngine):
         engine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
-        mode, floats = trt.TensorIOMode, trt.DataType.FLOAT
-        wanted = {INPUT: (mode.INPUT, floats), OUTPUT: (mode.OUTPUT, floats)}
+        wanted = {
+            each.name: (mode, getattr(trt.DataType, TYPES.get(each.dtype, ""), None))
+            for mode, some in (
+                (trt.TensorIOMode.INPUT, self._signature.inputs),
+                (trt.TensorIOMode.OUTPUT, self._signature.outputs),
+            )
+            for each in some
+        }
         if found != wanted:
             raise TensorRTError(f"the plan of {self.spec.id} has the tensors {found}, wanted are {wanted}")
-        self._classes = int(tuple(engine.get_tensor_shape(OUTPUT))[1])
 
     def _context(self, lane: PyCudaLane, size: int) -> Any:
         """An execution context with the profile, the shape and the addresses of a lane."""
@@ -101,12 +117,12 @@ class TensorRTEngine(GpuEngine):
         if context is None:
             raise refusal(f"{self.spec.id}: no execution context", self._logger)
         handle = lane.stream.handle
-        steps = (
-            ("set_optimization_profile_async", self._sizes.index(size), handle),
-            ("set_input_shape", INPUT, (size, 3, self._crop, self._crop)),
-            ("set_tensor_address", INPUT, int(lane.device_in)),
-            ("set_tensor_address", OUTPUT, int(lane.device_out)),
-        )
+        profile = self._sizes.index(size) if self._signature.batched else 0
+        steps: list[tuple[Any, ...]] = [
+            ("set_optimization_profile_async", profile, handle),
+            *(("set_input_shape", each.name, each.at(size)) for each in self._signature.inputs),
+            *(("set_tensor_address", name, int(address)) for name, address in lane.device.items()),
+        ]
         for name, *arguments in steps:
             if not getattr(context, name)(*arguments):
                 raise refusal(f"{self.spec.id}: {name}{tuple(arguments)} failed", self._logger)
@@ -114,9 +130,10 @@ class TensorRTEngine(GpuEngine):
         missing = context.infer_shapes()
         if missing:
             raise TensorRTError(f"{self.spec.id}: the shapes of {', '.join(missing)} are not known")
-        produced = tuple(context.get_tensor_shape(OUTPUT))
-        if produced != lane.host_out.shape:
-            raise TensorRTError(f"{self.spec.id} gives {OUTPUT} of shape {produced}, wanted is {lane.host_out.shape}")
+        for name, host in lane.host_out.items():
+            produced = tuple(context.get_tensor_shape(name))
+            if produced != host.shape:
+                raise TensorRTError(f"{self.spec.id} gives {name} of shape {produced}, wanted is {host.shape}")
         return context
 
     def _enqueuer(self, context: Any, handle: int) -> Callable[[], None]:
@@ -130,7 +147,7 @@ class TensorRTEngine(GpuEngine):
 
     def new_lane(self, size: int) -> Lane:
         with ExitStack() as undo:
-            lane = TensorRTLane(size, self._crop, self._classes)
+            lane = TensorRTLane(size, self._signature)
             undo.callback(lane.close)
             context = self._context(lane, size)
             lane.own(context, self._enqueuer(context, lane.stream.handle))
@@ -161,7 +178,7 @@ class TensorRTEngine(GpuEngine):
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._lane_of(size).context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return read_layers(text, self._sizes.index(size))
+        return read_layers(text, self._sizes.index(size) if self._signature.batched else 0)
 
     def _lane_of(self, size: int) -> TensorRTLane:
         lane = self.lane(size)
@@ -174,14 +191,14 @@ class TensorRTEngine(GpuEngine):
         also = frozenset({"float16"}) if RECIPES[self.spec].calibrated else frozenset()
         return PrecisionAudit(self.spec.precision, merged(found), also)
 
-    def layer_times(self, batch: Batch) -> tuple[LayerTime, ...]:
+    def layer_times(self, inputs: Tensors) -> tuple[LayerTime, ...]:
         """Median over PROFILED_RUNS of each layer's time, by the lane's own context without its CUDA graph.
 
         The lane is closed then, so that no context that was profiled is ever timed.
         """
-        size = len(batch)
+        size = self._signature.size_of(inputs)
         known = {layer.name: layer for layer in self._layers(size)}
-        with self.ready(batch, again=False) as ready:
+        with self.ready(inputs, again=False) as ready:
             assert isinstance(ready, TensorRTLane)
             profiler = _profiler_class()()
             ready.context.profiler = profiler

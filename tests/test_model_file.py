@@ -1,0 +1,277 @@
+"""Model files: a TOML that tells of an ONNX file or of one of torchvision's networks, its photos and its task."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trtgate.engines import parse_spec
+from trtgate.errors import UserError
+from trtgate.images import decode
+from trtgate.model_file import read_models
+from trtgate.models import DATA
+from trtgate.photos import Recipe
+from trtgate.signature import TensorSpec
+from trtgate.tasks.detection import Detections, matched, mean_average_precision
+from trtgate.tasks.segmentation import Segmentation, mean_bounds
+from trtgate.verdict.decision import Verdict
+from trtgate.workbench import Workbench
+
+from . import networks
+from .test_onnx_file import settings_of
+
+PHOTOS = sorted((DATA / "evaluation").glob("*.jpg"))
+
+
+def write(folder: Path, text: str, model: Any = None) -> Path:
+    networks.save(model or networks.classifier(), folder / "net.onnx")
+    path = folder / "mine.toml"
+    path.write_text(f'model = "net.onnx"\n{text}')
+    return path
+
+
+def photos(folder: Path, *classes: str) -> Path:
+    for index, name in enumerate(classes or (".",)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in PHOTOS[3 * index : 3 * index + 3]:
+            shutil.copy(path, folder / name)
+    return folder
+
+
+PREPARED = "[preprocessing]\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
+
+
+# What a file may say.
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("taks = 'x'", "key taks is unknown; did you mean task"),
+        ("task = 'detecting'", "task detecting is unknown; did you mean detection"),
+        ("task = 'detection'", r'write boxes = "OUTPUT", one of map, boxes'),
+        ("[tensors]\nmetric = 'nothing'", "write module:function"),
+        ("[tensors]\nmetric = 'nowhere:mine'", "nowhere:mine cannot be imported"),
+        ("[tensors]\nmetrics = 'a:b'", "metrics means nothing there"),
+        ("[preprocessing]\nfit = 'fill'", "fit fill is unknown"),
+        ("[preprocessing]\nstd = [0]", "std must not be 0"),
+        ("[inputs]\ny = 1", "has no input y"),
+        ("[limits]\nagrement = 0.9", "key agrement in .limits. is unknown; did you mean agreement"),
+        ("shapes = 'x=1x3x8x8'", "shapes must be a list"),
+        ("shapes = ['x=1x3']", "give 4 axes"),
+        ("name = 'two words'", "name must be one word"),
+        ("images = 3", "images must be a text"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text, networks.heads("N", 8, 8))
+    with pytest.raises(UserError, match=sentence) as told:
+        read_models([str(path)], [])
+    assert "\n" not in str(told.value)
+
+
+def test_it_must_name_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("task = 'tensors'")
+    with pytest.raises(UserError, match="names no model"):
+        read_models([str(path)], [])
+
+
+def test_shapes_limits_and_a_name(tmp_path: Path) -> None:
+    text = """
+        name = "mine"
+        shapes = ["x=1x3x8x8", "x=1x3x16x8"]
+        [limits]
+        cosine = 0.5
+        [limits.precision.int8]
+        sqnr_db = 3.0
+        [quantize]
+        calibration = "entropy"
+    """
+    settings = settings_of(tmp_path, "--model", str(write(tmp_path, text, networks.heads())))
+    assert settings.models == ("mine@1x3x8x8", "mine@1x3x16x8")
+    limits = settings.expectations.of("mine@1x3x8x8", "onnxruntime-int8")
+    assert (limits["cosine"], limits["sqnr_db"], limits["speedup"]) == (0.5, 3.0, None)
+    assert settings.expectations.quantize("mine@1x3x8x8").calibration == "entropy"
+
+
+def test_one_of_torchvisions_networks_with_weights_and_limits(tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text('model = "squeezenet1_1"\nimages = "nowhere"\n')
+    with pytest.raises(UserError, match=r"--images: .*nowhere is not a folder"):
+        settings_of(tmp_path, "--model", str(path))
+    path.write_text('model = "squeezenet1_1"\n[limits]\nagreement = 0.5\n')
+    settings = settings_of(tmp_path, "--model", str(path))
+    assert settings.models == ("shop",)
+    assert settings.engines[0].id == "pytorch-fp32"
+    assert settings.expectations.of("shop", "onnxruntime-int8")["agreement"] == 0.5
+    assert settings.expectations.of("shop", "onnxruntime-int8")["speedup"] == 1.2
+
+
+# Photos.
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape"),
+    [
+        (Recipe((20, 12)), (1, 3, 20, 12)),
+        (Recipe((12, 12), "crop", 16), (1, 3, 12, 12)),
+        (Recipe((20, 12), "pad", colour="GREY"), (1, 1, 20, 12)),
+        (Recipe((20, 12), layout="NHWC", colour="BGR"), (1, 20, 12, 3)),
+    ],
+)
+def test_a_photo_becomes_an_input(recipe: Recipe, shape: tuple[int, ...]) -> None:
+    array = recipe.prepare(decode(PHOTOS[0]), TensorSpec("x", "float32", shape))
+    assert (array.shape, array.dtype) == (shape, np.float32)
+    assert 0 <= array.min() < array.max() <= 1
+
+
+def test_colours_and_types() -> None:
+    red = np.zeros((6, 4, 3), np.uint8)
+    red[:, :, 0] = 255
+    spec = TensorSpec("x", "float32", (1, 3, 6, 4))
+    assert Recipe((6, 4)).prepare(red, spec)[0, :, 0, 0].tolist() == [1, 0, 0]
+    assert Recipe((6, 4), colour="BGR").prepare(red, spec)[0, :, 0, 0].tolist() == [0, 0, 1]
+    assert Recipe((6, 4), mean=(0.5,), std=(0.5,)).prepare(red, spec)[0, :, 0, 0].tolist() == [1, -1, -1]
+    raw = TensorSpec("x", "uint8", (1, 6, 4, 3))
+    assert Recipe((6, 4), scale=1, layout="NHWC").prepare(red, raw)[0, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_size_of_photos_is_that_of_an_input_that_leaves_it_open(tmp_path: Path) -> None:
+    path = write(tmp_path, "[preprocessing]\nsize = [24, 16]\n", networks.heads())
+    [model] = read_models([str(path)], []).values()
+    assert model.file is not None
+    assert model.file.signature.inputs[0].shape == ("batch", 3, 24, 16)
+    path.write_text(path.read_text().replace("[24, 16]", "'large'"))
+    with pytest.raises(UserError, match="the size of x is not known"):
+        read_models([str(path)], [])
+
+
+def test_photos_of_a_folder_and_the_shipped_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, PREPARED)
+    settings = settings_of(tmp_path, "--model", str(path))
+    with Workbench("mine", settings) as bench:
+        assert len(bench.samples("evaluation")) == len(PHOTOS)
+        assert bench.samples("evaluation").doubt == ""
+    settings = settings_of(tmp_path, "--model", str(path), "--images", str(photos(tmp_path / "photos")))
+    with Workbench("mine", settings) as bench:
+        samples = bench.samples("evaluation")
+        assert len(samples) == 3
+        assert samples[0]["photo"].shape == (1, 3, 16, 16)
+        assert samples.digest != samples.first(2).digest
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    with Workbench("mine", settings) as bench, pytest.raises(UserError, match=r"bad\.jpg is truncated"):
+        bench.samples("evaluation")
+
+
+# Tasks.
+
+
+def test_a_classifier_with_labels(tmp_path: Path) -> None:
+    text = f'task = "classification"\n[classification]\noutput = "scores"\nclasses = "names.txt"\n{PREPARED}'
+    path = write(tmp_path, text)
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
+    folder = photos(tmp_path / "photos", "ant", "bee", "cat", "dog", "elk")
+    engine = parse_spec("openvino-fp32")
+    settings = settings_of(tmp_path, "--model", str(path), "--images", str(folder), "--engine", engine.id)
+    assert settings.task("mine") == "classification"
+    with Workbench("mine", settings) as bench:
+        samples = bench.samples("evaluation")
+        assert bench.class_names == ("ant", "bee", "cat", "dog", "elk")
+        assert samples.labels is not None
+        assert samples.labels.tolist() == [index for index in range(5) for _ in range(3)]
+        found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
+        assert (found.top1, found.n) == (15, 15)
+        assert bench.logits(engine).shape == (15, 5)
+
+
+def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    array = np.array([row[:5] for row in rows], np.float64).reshape(-1, 5)
+    return Detections(array[:, :4], array[:, 4], np.array([row[5] for row in rows], np.int64))
+
+
+def test_boxes_are_found_again_by_overlap_and_label() -> None:
+    wanted = boxes((0, 0, 10, 10, 0.9, 1), (20, 20, 30, 30, 0.8, 1), (40, 40, 50, 50, 0.7, 2))
+    mine = boxes((1, 0, 11, 10, 0.9, 1), (20, 20, 30, 30, 0.8, 2), (60, 60, 70, 70, 0.9, 2))
+    assert matched(wanted, wanted) == ([True, True, True], 0)
+    assert matched(wanted, mine) == ([True, False, False], 2)
+    assert mean_average_precision([wanted], [wanted]) == pytest.approx(1.0)
+    assert mean_average_precision([wanted], [boxes()]) == 0.0
+    assert mean_average_precision([boxes()], [boxes()]) == 1.0
+    # Of one class the better half: precision 1 up to a recall of a half.
+    two = boxes((0, 0, 10, 10, 0.9, 1), (20, 20, 30, 30, 0.8, 1))
+    assert mean_average_precision([two], [two.above(0.85)]) == pytest.approx(0.5)
+
+
+def test_a_detector_by_outputs_by_its_own_function_and_by_labels(tmp_path: Path) -> None:
+    decode = """
+import numpy as np
+
+def decode(outputs):
+    at = outputs["map"][0]
+    best = np.argsort(-at.ravel())[:3]
+    y, x = np.unravel_index(best, at.shape)
+    return np.stack([x, y, x + 8, y + 8], 1), at.ravel()[best], np.zeros(3, int)
+
+def mine(reference, got):
+    return {"rows": float(len(reference) == len(got))}
+"""
+    (tmp_path / "own.py").write_text(decode)
+    names = [path.name for path in PHOTOS[:3]]
+    annotations = {
+        "images": [{"id": index, "file_name": name} for index, name in enumerate(names)],
+        "annotations": [{"image_id": 0, "bbox": [0, 0, 8, 8], "category_id": 0}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(annotations))
+    text = f"""
+task = "detection"
+images = "photos"
+[detection]
+decode = "own:decode"
+threshold = 0.1
+annotations = "coco.json"
+metric = "own:mine"
+[limits]
+metric = 0.9
+{PREPARED}"""
+    photos(tmp_path / "photos")
+    path = write(tmp_path, text, networks.heads("N", 16, 16))
+    engine = parse_spec("openvino-fp32")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", engine.id)
+    with Workbench("mine", settings) as bench:
+        found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), bench.samples("evaluation"))
+        assert {score.name: score.value for score in found.scores}["boxes found again"] == 1.0
+        assert {score.name for score in found.scores} == {"boxes found again", "mAP", "rows"}
+        [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
+        # Nine boxes of three photos prove no share of 98 %.
+        assert decision.verdict is Verdict.INCONCLUSIVE, decision
+
+
+def test_a_segmenter(tmp_path: Path) -> None:
+    text = f'task = "segmentation"\n[segmentation]\noutput = "boxes"\n[limits]\nmean_iou = 0.99\n{PREPARED}'
+    path = write(tmp_path, text, networks.heads("N", 16, 16))
+    engine = parse_spec("openvino-fp32")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", engine.id)
+    with Workbench("mine", settings) as bench:
+        samples = bench.samples("evaluation")
+        found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
+        assert [score.name for score in found.scores] == ["equal pixels", "mean IoU"]
+        [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
+        assert decision.verdict is Verdict.PASS, decision
+
+
+def test_pixels_are_counted_by_class() -> None:
+    task = Segmentation("y")
+    two = np.zeros((3, 4, 4), np.float32)
+    two[1] = 1
+    assert task.classes(two).tolist() == [[1] * 4] * 4
+    assert task.classes(np.full((1, 4, 4), 0.6, np.float32)).sum() == 16
+    assert mean_bounds([1.0] * 5) == (1.0, 1.0)
+    low, high = mean_bounds([0.9, 1.0, 0.95])
+    assert 0.85 < low < 0.95 < high <= 1.0
+    assert mean_bounds([1.0]) == (0.0, 1.0)

@@ -1,0 +1,124 @@
+"""A whole `pytest bench/` and `ab` on an ONNX file, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trtgate import ab
+from trtgate.__main__ import main
+from trtgate.records import read_session
+
+from . import networks
+from .faults.table import Fault
+from .test_ab import PYTHON
+from .test_bench import bench
+
+# A delta that no noise reaches: this machine's load must not decide a unit test.
+WIDE = "delta = 0.9\ntypical = 0.9\ntail = 9\ncold_start = 9\nhost_memory = 0.9\nbuild_seconds = 9\n"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("file")
+    networks.save(networks.heads(), folder / "heads.onnx")
+    (folder / "expectations.toml").write_text(f"[default]\n{WIDE}")
+    return [
+        *("--model", str(folder / "heads.onnx"), "--shape", "x=1x3x32x32", "--engine", "onnxruntime-int8"),
+        *("--plan-cache", str(folder / "plans"), "--device", "cpu"),
+        *("--expectations", str(folder / "expectations.toml")),
+    ]
+
+
+def test_a_file_is_gated_with_no_edit(given: list[str], tmp_path: Path) -> None:
+    result = bench(*given, "--benchmark-save=before", "--processes=1", storage=tmp_path)
+    # 7: somebody else used the machine meanwhile, and the floors are no verdict then.
+    assert result.returncode in {0, 7}, result.stdout[-3000:] + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "made from the signature and say little" in result.stdout
+    assert "heads.onnx@1x3x32x32 onnxruntime-int8, 8 samples" in result.stdout
+    [path] = tmp_path.glob("*/0001_before.json")
+    session = read_session(path)
+    assert session.partial == ()
+    record = session.engines["heads.onnx@1x3x32x32", "onnxruntime-int8", 1]
+    assert (record.reference, record.weights) == ("onnxruntime-fp32", "onnx")
+    assert {(each["name"], each["of"]) for each in record.scores["scores"]} == {
+        (name, of) for name in ("cosine", "SQNR", "worst element") for of in ("map", "boxes")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "nowhere.onnx"], "--model nowhere.onnx: nowhere.onnx does not exist; check the path"),
+        (["--model", "{heads}"], "the size of x is not known; give it, such as --shape x=1x3x640x640"),
+        (["--model", "{heads}", "--shape", "x=1x3x8x8", "--images", "{here}"], "holds no .npz file"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_status_4(
+    arguments: list[str], sentence: str, given: list[str], tmp_path: Path
+) -> None:
+    words = [word.format(heads=given[1], here=tmp_path) for word in arguments]
+    result = bench(*words, "--plan-cache", str(tmp_path / "plans"), storage=tmp_path)
+    assert result.returncode == 4, result.stdout[-2000:]
+    assert sentence in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+SPOILS = """
+import sys
+if "trtgate.worker" in sys.orig_argv:
+    import onnxruntime
+    run = onnxruntime.InferenceSession.run
+    def spoilt(self, names, given, *more):
+        found = run(self, names, given, *more)
+        if "boxes" in names:
+            found[list(names).index("boxes")][:, 3] = 0
+        return found
+    onnxruntime.InferenceSession.run = spoilt
+"""
+
+
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="`ab` on an ONNX file with a runtime that spoils one channel of one output on the new side",
+    said="noise that the old answers did not have: boxes, 3 along axis 0 of a sample",
+    status="1",
+    kept="the table",
+)
+def test_a_runtime_that_spoils_a_channel(
+    given: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setitem(ab.PROCESSES, "cpu", 2)
+    (tmp_path / "sitecustomize.py").write_text(SPOILS)
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+    script.chmod(0o755)
+    status = main(["ab", "--old", str(PYTHON), "--new", str(script), *given, "--rounds", "2"])
+    text = capsys.readouterr().out
+    fault.check(status, text)
+    assert not [line for line in text.splitlines() if "REGRESSED (answers_lost)" in line and " map" in line]
+
+
+@pytest.mark.usefixtures("short_blocks")
+def test_a_file_raced_against_itself(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    out = tmp_path / "ab.json"
+    status = main(["ab", "--old", str(PYTHON), "--new", str(PYTHON), *given, "--rounds", "5", "--json", str(out)])
+    text = capsys.readouterr().out
+    assert status in {0, 6, 7}, text
+    report = json.loads(out.read_text())
+    for engine in report["engines"]:
+        assert engine["agreement"]["new with old"]["same"]
+        answers = engine["metrics"]["answers"]["decision"]
+        assert (answers["verdict"], answers["reason"]) == ("PASS", "same_answers")
+        assert np.isfinite(engine["metrics"]["latency"]["old"]) or status == 7

@@ -1,0 +1,333 @@
+"""Networks of the user's own: what a file takes and gives, and a whole run on files of each kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from trtgate.compare import compare_records
+from trtgate.engines import available, backend, parse_spec
+from trtgate.engines.base import BuildRequest, EngineUnavailable
+from trtgate.errors import UserError
+from trtgate.expectations import read_expectations
+from trtgate.fields import DAMAGED
+from trtgate.model_file import read_models
+from trtgate.onnx_file import REFERENCES, describe
+from trtgate.options import OPTIONS, read_settings
+from trtgate.records import EngineRecord, from_json, to_json
+from trtgate.verdict.decision import Verdict
+from trtgate.workbench import Settings, Workbench
+
+from . import networks
+
+CPU = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
+
+
+def settings_of(tmp_path: Path, *arguments: str) -> Settings:
+    """Settings as a command line gives them."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    for flag, keywords in OPTIONS:
+        parser.add_argument(flag, **keywords)
+    given = parser.parse_args(["--plan-cache", str(tmp_path / "plans"), "--device", "cpu", *arguments])
+    return read_settings(lambda name: getattr(given, name))
+
+
+# What a file takes and gives.
+
+
+def test_what_comes_out_is_learnt_by_running_it(tmp_path: Path) -> None:
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    found = describe(path, {"x": (1, 3, 32, 48)}, {})
+    assert [str(each) for each in found.signature.inputs] == ["x float32[batch,3,32,48]"]
+    assert [str(each) for each in found.signature.outputs] == [
+        "map float32[batch,1,32,48]",
+        "boxes float32[batch,6,32,48]",
+    ]
+    assert (found.own, found.signature.separable) == ("fp32", True)
+
+
+def test_a_length_that_is_given_once_holds_for_its_symbol(tmp_path: Path) -> None:
+    path = networks.save(networks.text(), tmp_path / "text.onnx")
+    found = describe(path, {"input_ids": (1, 7)}, {})
+    assert [each.shape for each in found.signature.inputs] == [("batch", 7), ("batch", 7)]
+    assert found.limits == {"input_ids": 11}
+
+
+def test_states_and_scalars_are_no_batch(tmp_path: Path) -> None:
+    found = describe(networks.save(networks.recurrent(), tmp_path / "voice.onnx"), {}, {"rate": 16})
+    assert not found.signature.batched
+    assert [each.shape for each in found.signature.inputs] == [(1, 16), (1, 4), ()]
+    assert [each.shape for each in found.signature.outputs] == [(), (1, 4)]
+
+
+def test_a_batch_of_one_that_is_written_into_the_graph(tmp_path: Path) -> None:
+    model = networks.network(
+        [helper.make_node("Reshape", ["x", "one"], ["y"])],
+        {"x": (networks.FLOAT, ["N", 4])},
+        {"y": (networks.FLOAT, None)},
+        {"one": np.array([1, 4])},
+    )
+    assert not describe(networks.save(model, tmp_path / "one.onnx"), {}, {}).signature.batched
+
+
+def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
+    path = networks.save(
+        networks.heads(),
+        tmp_path / "heads.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    shape = {"x": (1, 3, 16, 16)}
+    found = describe(path, shape, {})
+    (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[::-1])
+    assert describe(path, shape, {}).digest != found.digest
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(UserError, match=r"weights\.bin does not exist"):
+        describe(path, shape, {})
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ({}, "the size of x is not known; give it, such as --shape x=1x3x640x640"),
+        ({"y": (1, 3, 8, 8)}, "has no input y; it has x"),
+        ({"x": (3, 8, 8)}, "give 4 axes"),
+        ({"x": (1, 4, 8, 8)}, r"only \? can be chosen"),
+    ],
+)
+def test_a_shape_that_does_not_fit(shape: Any, sentence: str, tmp_path: Path) -> None:
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    with pytest.raises(UserError, match=sentence):
+        describe(path, shape, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "holds no network|is no ONNX file"),
+        (b"no protobuf at all", "is no ONNX file, or is damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        (None, "does not exist"),
+    ],
+)
+def test_what_is_no_onnx_file(content: bytes | None, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        describe(path, {}, {})
+
+
+def test_a_file_that_does_not_run_is_one_sentence(tmp_path: Path) -> None:
+    model = networks.network(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": (networks.FLOAT, [1, 4])},
+        {"y": (networks.FLOAT, None)},
+        {"w": networks.random(5, 2)},
+    )
+    with pytest.raises(UserError, match="ONNX Runtime cannot run it") as told:
+        describe(networks.save(model, tmp_path / "wrong.onnx"), {}, {})
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--shape", "x=1x3"], "--shape x=1x3 is for an ONNX file"),
+        (["--model", "{}", "--shape", "x:1x3"], "give INPUT=1x3x640x640"),
+        (["--model", "{}", "--shape", "x=1x3x8x8", "--batch-size", "0"], "give a number from 1 on"),
+        (["--model", "nowhere.onnx"], "does not exist"),
+        (["--model", "nowhere.toml"], "cannot be read"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_runs(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    with pytest.raises(UserError, match=sentence):
+        settings_of(tmp_path, *(each.format(path) for each in arguments))
+
+
+def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
+    path = networks.save(networks.heads(), tmp_path / "a" / "heads.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--shape", "x=1x3x8x8", "--shape", "x=1x3x16x8")
+    assert settings.models == ("heads.onnx@1x3x8x8", "heads.onnx@1x3x16x8")
+    assert settings.engines[0].id == "onnxruntime-fp32"
+    assert not any(spec.backend == "pytorch" for spec in settings.engines)
+    other = networks.save(networks.classifier(), tmp_path / "b" / "net.onnx")
+    again = networks.save(networks.classifier(), tmp_path / "c" / "net.onnx")
+    with pytest.raises(UserError, match=r"two models are called net\.onnx"):
+        read_models([str(other), str(again)], [])
+
+
+# From a file to its engines.
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        pytest.param(networks.heads(), ["--shape", "x=1x3x32x32"], id="heads"),
+        pytest.param(networks.text(), ["--shape", "input_ids=1x7"], id="text"),
+        pytest.param(networks.recurrent(), [], id="recurrent"),
+        pytest.param(networks.branching(), [], id="branching"),
+        pytest.param(networks.finding(), [], id="finding"),
+        pytest.param(networks.classifier(), ["--batch-size", "1", "--batch-size", "3"], id="classifier"),
+    ],
+)
+def test_every_engine_gives_the_references_answers_or_says_why_not(
+    model: onnx.ModelProto, options: list[str], tmp_path: Path
+) -> None:
+    path = networks.save(model, tmp_path / "net.onnx")
+    chosen = [word for engine in CPU for word in ("--engine", engine)]
+    settings = settings_of(tmp_path, "--model", str(path), *options, *chosen)
+    [name] = settings.models
+    with Workbench(name, settings) as bench:
+        samples = bench.samples("evaluation")
+        assert "made from the signature" in samples.doubt
+        answered, said = [], []
+        for spec in settings.engines:
+            try:
+                bench.engine(spec)
+            except EngineUnavailable as error:
+                said.append(str(error))
+                continue
+            found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(spec), samples)
+            [decision] = bench.task.decide(found, settings.expectations.of(name, spec.id))
+            assert decision.verdict is Verdict.PASS, (spec.id, decision)
+            answered.append(spec.id)
+        assert {"onnxruntime-fp32", "openvino-fp32"} <= set(answered)
+        assert not any("\n" in sentence for sentence in said)
+
+
+def test_a_batch_norm_does_not_keep_a_convolution_from_int8(tmp_path: Path) -> None:
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--shape", "x=1x3x32x32", "--engine", "onnxruntime-int8")
+    with Workbench(settings.models[0], settings) as bench:
+        # A convolution that writes an output writes it in float.
+        assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"float32": 1, "int8": 2}
+
+
+def test_branches_and_biases_of_one_row_can_be_int8(tmp_path: Path) -> None:
+    path = networks.save(networks.branching(), tmp_path / "net.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
+    with Workbench("net.onnx", settings) as bench:
+        for kind in ("int8-symmetric", "int8-asymmetric"):
+            graph = onnx.load(bench.graph(kind).path)  # type: ignore[arg-type]  # one of the kinds
+            assert sum(node.op_type == "QuantizeLinear" for node in graph.graph.node) >= 2
+
+
+def test_a_file_that_is_quantised_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
+    with Workbench("net.onnx", settings) as bench:
+        int8 = bench.graph("int8-asymmetric").path.read_bytes()
+    (tmp_path / "int8.onnx").write_bytes(int8)
+    settings = settings_of(tmp_path, "--model", str(tmp_path / "int8.onnx"), *(f"--engine={engine}" for engine in CPU))
+    with Workbench("int8.onnx", settings) as bench:
+        assert bench.file is not None
+        assert bench.file.own == "int8"
+        assert "quantised already" in str(bench.available(parse_spec("openvino-fp32")))
+        assert bench.graph("int8-asymmetric").digest == bench.graph("fp32").digest
+        assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"int8": 2}
+
+
+def test_on_a_gpu_the_reference_is_still_the_cpu(tmp_path: Path) -> None:
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    file = describe(path, {}, {})
+    spec = REFERENCES["cuda"]
+    assert available(spec, "cuda").ok
+    request = BuildRequest(None, path, (1,), 1, "cuda", file.signature)
+    backend("onnxruntime").build(spec, request, tmp_path / "plan.onnx")
+    with backend("onnxruntime").load(spec, request, tmp_path / "plan.onnx") as engine:
+        assert engine.infer(file.signature.blank(1))["scores"].shape == (1, 5)
+
+
+# Samples.
+
+
+def test_samples_from_a_folder_of_arrays(tmp_path: Path) -> None:
+    path = networks.save(networks.text(), tmp_path / "text.onnx")
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for index in range(3):
+        ids = np.full((1, 7), index, np.int32)
+        np.savez(folder / f"{index}.npz", input_ids=ids, attention_mask=np.ones(7, np.int64), note="x")
+    arguments = ["--model", str(path), "--shape", "input_ids=1x7", "--images", str(folder)]
+    settings = settings_of(tmp_path, *arguments, "--engine", "onnxruntime-fp32")
+    with Workbench(settings.models[0], settings) as bench:
+        samples = bench.samples("evaluation")
+        assert (samples.names, samples.doubt) == (("0.npz", "1.npz", "2.npz"), "")
+        assert samples[2]["input_ids"].dtype == np.int64
+        assert samples[2]["attention_mask"].shape == (1, 7)
+        assert len(bench.outputs(bench.reference)) == 3
+    np.savez(folder / "3.npz", input_ids=np.zeros((1, 9), np.int64), attention_mask=np.ones(9, np.int64))
+    wrong = pytest.raises(UserError, match=r"3\.npz has input_ids of shape")
+    with Workbench(settings.models[0], settings) as bench, wrong:
+        bench.samples("evaluation")
+
+
+# Against another stack.
+
+
+def kept(model: onnx.ModelProto, folder: Path, reference: Path) -> dict[str, Any]:
+    """The summary of a network's answers, as a record keeps it, against those of another file."""
+    import onnxruntime
+
+    settings = settings_of(folder, "--model", str(reference), "--shape", "x=1x3x32x32", "--engine=onnxruntime-fp32")
+    with Workbench(settings.models[0], settings) as bench:
+        samples = bench.samples("evaluation")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        got = [
+            {name: array[0] for name, array in zip(("map", "boxes"), session.run(None, dict(samples[i])), strict=True)}
+            for i in range(len(samples))
+        ]
+        found = bench.task.compare(bench.outputs(bench.reference), got, samples)
+        return json.loads(json.dumps(bench.task.summary(found)))  # type: ignore[no-any-return]
+
+
+def test_a_spoilt_channel_is_found_and_its_output_named(tmp_path: Path) -> None:
+    from trtgate.expectations import Expectation
+    from trtgate.tasks.against import decide_scores, require_scores
+
+    reference = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    good, bad = (kept(networks.heads(spoilt=spoilt), tmp_path, reference) for spoilt in (False, True))
+    for each in (good, bad):
+        require_scores(each)
+    for expectation in (Expectation({"sqnr_db": 60.0}), Expectation({"sqnr_db": 10.0})):
+        assert decide_scores(good, good, expectation).verdict is Verdict.PASS
+        decision = decide_scores(good, bad, expectation)
+        assert decision.verdict is Verdict.REGRESSED
+        assert "boxes" in decision.message
+        assert "boxes, 2 along axis 0 of a sample" in decision.message
+        assert "map" not in decision.message
+
+
+def test_a_saved_session_keeps_what_finds_it(tmp_path: Path) -> None:
+    reference = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    good, bad = (kept(networks.heads(spoilt=spoilt), tmp_path, reference) for spoilt in (False, True))
+    key = ("heads.onnx@1x3x32x32", "onnxruntime-int8", 1)
+    rounds = tuple(1e-3 * (1 + 0.001 * index) for index in range(15))
+
+    def record(scores: dict[str, Any]) -> EngineRecord:
+        series = {"latency": rounds, "reference_latency": rounds}
+        made = EngineRecord(*key, "onnx", series, reference="onnxruntime-fp32", scores=scores)
+        return from_json(json.loads(json.dumps(to_json(made))))
+
+    for new, verdict in ((good, Verdict.PASS), (bad, Verdict.REGRESSED)):
+        [found] = compare_records(
+            {key: [record(good)]}, {key: [record(new)]}, read_expectations(), "sessions", {}
+        ).engines
+        change = found.change("answers")
+        assert change is not None
+        assert change.decision.verdict is verdict
+    assert "boxes, 2 along axis 0 of a sample" in change.decision.message
+    for spoil in ({"scores": 3}, {"n": 0}, {"kept": {"powers": {"boxes": {"axes": [{"n": 3, "base64": "!"}]}}}}):
+        with pytest.raises(DAMAGED):
+            record({**good, **spoil})

@@ -1,0 +1,64 @@
+"""What comes out of an ONNX file, learnt by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtgate.samples import Seeded
+from trtgate.signature import BATCH, Signature, TensorSpec
+
+
+def try_graph(
+    path: Path, inputs: tuple[TensorSpec, ...], limits: Mapping[str, int], constants: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Run the file on two seeded samples, and on both at once where it takes batches; what came out.
+
+    An axis of an output that is twice as long then is the batch, or a multiple of it; one that differs between samples
+    has the length -1.
+    """
+    import onnxruntime
+
+    from trtgate.onnx_file import first_line, load_graph, with_shapes
+
+    signature = Signature(inputs)
+    given = Seeded(signature, limits, constants, 2, seed=0)
+    samples = [given[index] for index in range(len(given))]
+    found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched}
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        content = with_shapes(load_graph(path), inputs).SerializeToString()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        kinds = {each.name: each.type for each in session.get_outputs()}
+        names = [name for name, kind in kinds.items() if kind.startswith("tensor(") and "string" not in kind]
+        found["left_out"] = [name for name in kinds if name not in names]
+        one, other = ([np.asarray(each) for each in session.run(names, dict(sample))] for sample in samples)
+    except Exception as error:  # ONNX Runtime's own, told in one line
+        found["problem"] = first_line(error)
+        return found
+    both = one
+    if signature.batched:
+        try:
+            both = session.run(names, dict(signature.join(samples, 2)))
+        except Exception:  # a batch of one is written into the graph, whatever its inputs say
+            found["batched"] = False
+    for name, a, b, together in zip(names, one, other, both, strict=True):
+        axes: list[int | str] = list(a.shape)
+        if a.shape != b.shape:
+            axes = [length if length == more else -1 for length, more in zip(a.shape, b.shape, strict=False)]
+        elif found["batched"] and together.ndim == a.ndim:
+            axes = [_grown(length, more) for length, more in zip(a.shape, together.shape, strict=True)]
+        found["outputs"].append([name, a.dtype.name, axes])
+    return found
+
+
+def _grown(one: int, two: int) -> int | str:
+    if one == two:
+        return one
+    if two != 2 * one:
+        return -1
+    return BATCH if one == 1 else f"{one}*{BATCH}"

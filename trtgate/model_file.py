@@ -1,0 +1,377 @@
+"""What --model may name besides torchvision's networks: an ONNX file, or a TOML file that tells of one.
+
+One model file at one shape of its inputs is one model of a run: several shapes are several models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
+from trtgate.errors import UserError
+from trtgate.expectations import check_quantize, check_section, known_names
+from trtgate.images import list_folder
+from trtgate.models import DATA
+from trtgate.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
+from trtgate.photos import PhotoFolder, Recipe
+from trtgate.samples import ArrayFolder, Samples, Seeded
+from trtgate.signature import TensorSpec
+from trtgate.tasks.base import Task, load_function
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, from_function, from_outputs, read_coco
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.tensors import TensorsTask
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# Seeded samples of each split: they show whether arithmetic agrees, and more of them show no more.
+SEEDED = {"evaluation": 8, "calibration": 8}
+SEEDS = {"evaluation": 1, "calibration": 2}
+TASKS = ("classification", "detection", "segmentation", "tensors")
+KEYS = (
+    *("name", "model", "weights", "task", "images", "calibration_images", "shapes"),
+    *("preprocessing", "inputs", "limits", "quantize", *TASKS),
+)
+SHAPE = re.compile(r"([^=]+)=(\d+(?:x\d+)*)")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model that a file describes. `file` is None where that names one of torchvision's, by `architecture`."""
+
+    name: str
+    task: Task
+    file: OnnxFile | None = None
+    architecture: str = ""
+    weights: Path | None = None
+    images: Path | None = None
+    calibration_images: Path | None = None
+    recipe: Recipe | None = None
+    photo_input: str = ""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    quantize: Mapping[str, Any] = field(default_factory=dict)
+
+    def reference(self, device: Device) -> EngineSpec:
+        """What its answers and its speed are held against."""
+        return REFERENCE if self.file is None else REFERENCES[device]
+
+    def available(self, spec: EngineSpec, graph: str | None, device: Device) -> Availability:
+        """Whether an engine can be built of it at all, `graph` being the kind that the engine wants, if any."""
+        if self.file is None or spec == self.reference(device):
+            return Availability(True)
+        name = self.file.path.name
+        if graph is None:
+            return Availability(False, f"{name} is an ONNX file, and {spec.backend} wants PyTorch's module")
+        own = self.file.own
+        makes = {"fp32": True, "fp16": spec.precision != "int8", "bf16": spec.precision != "int8"}
+        if not makes.get(own, spec.precision == "int8" and spec.variant != "calibrated"):
+            return Availability(
+                False, f"{name} is {OWN_WORDS[own]} already and is taken as it is: no {spec.precision} is made of it"
+            )
+        return Availability(True)
+
+    def check_folders(self, images: Path | None, calibration_images: Path | None) -> None:
+        """Raises UserError for a folder that holds nothing that the model can be run on, without reading what it holds.
+
+        What the command line names has the last word.
+        """
+        if self.file is None:
+            return
+        given = (
+            ("--images", images, self.images),
+            ("--calibration-images", calibration_images, self.calibration_images),
+        )
+        for option, named, own in given:
+            folder = named or own
+            if folder is None:
+                continue
+            if not folder.is_dir():
+                raise UserError(f"{option}: {folder} is not a folder; give one with photos or .npz files")
+            if any(folder.glob("*.npz")):
+                continue
+            if self.recipe is None:
+                name = self.file.path.name
+                raise UserError(
+                    f"{option}: {folder} holds no .npz file, and how {name} wants photos is not known; "
+                    "give a folder of .npz, or [preprocessing] in a model TOML (docs/models.md)"
+                )
+            list_folder(folder, self.classes if option == "--images" else None)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes a classifier tells apart; None for what is none."""
+        if self.file is None or not isinstance(self.task, Classification):
+            return None
+        return next(math.prod(each.at(1)) for each in self.file.signature.outputs if each.name == self.task.output)
+
+    def samples(self, split: str, folder: Path | None, *, skip_bad: bool) -> Samples:
+        """Photos or arrays of the folder, the shipped photos where the preprocessing is known, or seeded samples.
+
+        Raises UserError for a folder that holds a file that cannot be read, or that does not fit.
+        """
+        assert self.file is not None
+        signature, constants = self.file.signature, self.constants
+        if folder is not None and any(folder.glob("*.npz")):
+            return ArrayFolder(folder, signature, constants)
+        if folder is None and self.recipe is None:
+            limits, count, seed = self.file.limits, SEEDED[split], SEEDS[split]
+            return Seeded(signature, limits, constants, count, seed=seed)
+        assert self.recipe is not None
+        folder = folder or DATA / split
+        listing = list_folder(folder, self.classes if split == "evaluation" else None)
+        photos = next(each for each in signature.inputs if each.name == self.photo_input)
+        return PhotoFolder(listing, folder, self.recipe, photos, signature, constants, skip_bad=skip_bad)
+
+
+def is_file(text: str) -> bool:
+    """Whether --model names a file rather than a network by its name."""
+    return text.endswith((".onnx", ".toml")) or "/" in text
+
+
+def read_models(texts: Sequence[str], shapes: Sequence[str]) -> dict[str, ModelFile]:
+    """The models of the files among the values of --model, by name, `shapes` being those of --shape.
+
+    Raises UserError for a file that is none, for a shape that fits no model, and for two models of one name.
+    """
+    given = [parse_shape(text) for text in shapes]
+    if given and not any(map(is_file, texts)):
+        raise UserError(f"--shape {shapes[0]} is for an ONNX file; give one with --model PATH.onnx")
+    found: dict[str, ModelFile] = {}
+    for text in filter(is_file, dict.fromkeys(texts)):
+        path = Path(text).expanduser()
+        for model in _read_toml(path, given) if path.suffix == ".toml" else _of_onnx(path, {}, given, Path()):
+            if model.name in found:
+                raise UserError(f"--model {text}: two models are called {model.name}; give one a TOML file with a name")
+            found[model.name] = model
+    return found
+
+
+def parse_shape(text: str) -> Shape:
+    """`x=1x3x640x640`, or several inputs with commas between. Raises UserError for anything else."""
+    shape = {}
+    for part in text.split(","):
+        match = SHAPE.fullmatch(part.strip())
+        if match is None or "0" in match[2].split("x"):
+            raise UserError(f"--shape {text}: give INPUT=1x3x640x640, with commas between several inputs")
+        shape[match[1]] = tuple(map(int, match[2].split("x")))
+    return shape
+
+
+def shape_name(shape: Shape) -> str:
+    """How a shape stands in a model's name."""
+    texts = {name: "x".join(map(str, axes)) for name, axes in shape.items()}
+    return next(iter(texts.values())) if len(texts) == 1 else ",".join(f"{name}={text}" for name, text in texts.items())
+
+
+def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], folder: Path) -> list[ModelFile]:
+    """One model for each shape; `table` is what a TOML file in `folder` says of it."""
+    name = re.sub(r"\s+", "_", str(table.get("name", path.name)))
+    constants = dict(table.get("inputs", {}))
+    found = []
+    for shape in shapes or [_shape_of(path, table, constants)]:
+        file = describe(path, shape, constants)
+        whole = f"{name}@{shape_name(shape)}" if shapes else name
+        recipe, photo_input = _recipe(table, file, constants, folder)
+        found.append(
+            ModelFile(
+                whole,
+                _task(table, file, folder),
+                file,
+                images=_folder(table, "images", folder),
+                calibration_images=_folder(table, "calibration_images", folder),
+                recipe=recipe,
+                photo_input=photo_input,
+                constants=constants,
+                limits=table.get("limits", {}),
+                quantize=table.get("quantize", {}),
+            )
+        )
+    return found
+
+
+def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]) -> Shape:
+    """The shape that the size of [preprocessing] gives the input that it is for, which may leave it open."""
+    how = table.get("preprocessing", {})
+    size = how.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        return {}
+    photos = [
+        value.name
+        for value in load_graph(path).graph.input
+        if len(value.type.tensor_type.shape.dim) == 4 and value.name not in constants
+    ]
+    chosen = [name for name in photos if how.get("input", name) == name]
+    if len(chosen) != 1:
+        return {}
+    channels = 1 if how.get("colour") == "GREY" else 3
+    axes = (*size, channels) if how.get("layout") == "NHWC" else (channels, *size)
+    return {chosen[0]: (1, *axes)}
+
+
+def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"--model {path} cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--model {path} is not valid TOML: {error}") from error
+    _check(path, table)
+    folder, model = path.parent, str(table["model"])
+    own = [parse_shape(text) for text in table.get("shapes", [])]
+    if model.endswith(".onnx"):
+        return _of_onnx(folder / model, {"name": path.stem, **table}, shapes or own, folder)
+    for key in ("inputs", "preprocessing", "shapes"):
+        if key in table:
+            raise UserError(f"{path}: {key} is for an ONNX file; {model} has its own")
+    if table.get("task", "classification") != "classification":
+        raise UserError(f"{path}: {model} is a classifier; leave task out")
+    weights = folder / table["weights"] if "weights" in table else None
+    return [
+        ModelFile(
+            str(table.get("name", path.stem)),
+            Classification(),
+            architecture=model,
+            weights=weights,
+            images=_folder(table, "images", folder),
+            calibration_images=_folder(table, "calibration_images", folder),
+            limits=table.get("limits", {}),
+            quantize=table.get("quantize", {}),
+        )
+    ]
+
+
+def _check(path: Path, table: Mapping[str, Any]) -> None:
+    known_names(path, "key", table, KEYS)
+    for key in ("name", "model", "weights", "task", "images", "calibration_images"):
+        if key in table and not (isinstance(table[key], str) and table[key]):
+            raise UserError(f"{path}: {key} must be a text")
+    for key in ("preprocessing", "inputs", "limits", "quantize", *TASKS):
+        if not isinstance(table.get(key, {}), Mapping):
+            raise UserError(f"{path}: {key} must be a section, [{key}]")
+    if "model" not in table:
+        raise UserError(f'{path} names no model; write model = "FILE.onnx", or a name that torchvision has')
+    if not re.fullmatch(r"[\w.+-]+", str(table.get("name", "x"))):
+        raise UserError(f"{path}: name must be one word of letters, digits, dots, dashes and underscores")
+    shapes = table.get("shapes", [])
+    if not isinstance(shapes, list) or not all(isinstance(each, str) for each in shapes):
+        raise UserError(f'{path}: shapes must be a list such as ["x=1x3x640x640"]')
+    known_names(path, "task", [table.get("task", "tensors")], TASKS)
+    check_section(path, "limits", table.get("limits", {}))
+    check_quantize(path, "quantize", table.get("quantize", {}))
+
+
+def _folder(table: Mapping[str, Any], key: str, folder: Path) -> Path | None:
+    return folder / table[key] if key in table else None
+
+
+def _recipe(
+    table: Mapping[str, Any], file: OnnxFile, constants: Mapping[str, Any], folder: Path
+) -> tuple[Recipe | None, str]:
+    """How photos become the input that they are for. Raises UserError for what cannot be."""
+    if "preprocessing" not in table:
+        return None, ""
+    how = dict(table["preprocessing"])
+    where = folder / "[preprocessing]"
+    known_names(where, "key", how, ("input", *Recipe.__dataclass_fields__))
+    wanted = how.pop("input", None)
+    left = [each for each in file.signature.inputs if each.name not in constants and len(each.shape) == 4]
+    chosen = [each for each in left if wanted in (None, each.name)]
+    if len(chosen) != 1:
+        names = ", ".join(map(str, file.signature.inputs))
+        raise UserError(f'{where}: photos are for one input of four axes; write input = "NAME", one of {names}')
+    for each in file.signature.inputs:
+        if each.name != chosen[0].name and each.name not in constants:
+            raise UserError(f"{where}: input {each} has no value; give one under [inputs]")
+    values = {"size": _size(chosen[0], str(how.get("layout", "NCHW"))), **how}
+    for name, value in values.items():
+        values[name] = _checked(where, name, value)
+    return Recipe(**values), chosen[0].name
+
+
+def _size(each: TensorSpec, layout: str) -> list[int]:
+    axes = each.at(1)
+    return list(axes[1:3] if layout == "NHWC" else axes[2:4])
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "fit": ("stretch", "crop", "pad"),
+    "colour": ("RGB", "BGR", "GREY"),
+    "layout": ("NCHW", "NHWC"),
+    "interpolation": ("bilinear", "bicubic"),
+}
+
+
+def _checked(where: Path, name: str, value: Any) -> Any:
+    """A value of [preprocessing], a list as a tuple."""
+    if name in CHOICES:
+        known_names(where, name, [str(value)], CHOICES[name])
+        return value
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+        raise UserError(f"{where}: {name} must be a number, or a list of numbers")
+    if name == "size" and (len(numbers) != 2 or not all(isinstance(each, int) and each > 0 for each in numbers)):
+        raise UserError(f"{where}: size must be height and width, as [640, 640]")
+    if name in {"scale", "std"} and 0 in numbers:
+        raise UserError(f"{where}: {name} must not be 0")
+    return tuple(numbers) if name in {"size", "mean", "std"} else value
+
+
+def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
+    """The task that a TOML file names, with its section."""
+    name = str(table.get("task", "tensors"))
+    section = dict(table.get(name, {}))
+    where = f"[{name}] of {file.path.name}"
+    outputs = file.signature.output_names
+
+    def output(key: str) -> str:
+        chosen = section.pop(key, outputs[0] if len(outputs) == 1 else None)
+        if chosen not in outputs:
+            raise UserError(f'{where}: write {key} = "OUTPUT", one of {", ".join(outputs)}')
+        return str(chosen)
+
+    metric = section.pop("metric", None)
+    own = load_function(str(metric), folder, where) if metric else None
+    made: Task
+    if name == "classification":
+        made = Classification(output("output"), _classes(section.pop("classes", None), folder, where))
+    elif name == "segmentation":
+        made = Segmentation(output("output"), float(section.pop("threshold", 0.5)), own)
+    elif name == "detection":
+        threshold, truth = float(section.pop("threshold", 0.5)), section.pop("annotations", None)
+        if decode := section.pop("decode", None):
+            reading = from_function(load_function(str(decode), folder, where))
+        else:
+            form = str(section.pop("form", "xyxy"))
+            known_names(folder / where, "form", [form], ("xyxy", "cxcywh"))
+            labels = output("labels") if "labels" in section else ""
+            reading = from_outputs(output("boxes"), output("scores"), labels, form)
+        made = Detection(reading, threshold, read_coco(folder / truth) if truth else None, own)
+    else:
+        made = TensorsTask(own)
+    if section:
+        raise UserError(f"{where}: {', '.join(section)} means nothing there")
+    return made
+
+
+def _classes(given: Any, folder: Path, where: str) -> tuple[str, ...]:
+    """Names of classes: a list, or a file with one in each line."""
+    if given is None:
+        return ()
+    if isinstance(given, list):
+        return tuple(map(str, given))
+    try:
+        return tuple((folder / str(given)).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{where}: {folder / str(given)} cannot be read; give a file with a name in each line"
+        ) from error

@@ -1,0 +1,115 @@
+"""Answers of two stacks, each held against the same reference: what the new one lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trtgate import fields
+from trtgate.expectations import Expectation
+from trtgate.tasks.base import Score
+from trtgate.tasks.tensors import ENOUGH_DB, LOST_DB, lost_slices
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.policy import worst
+
+# Answers with more noise than this have nothing to lose.
+NOISE_DB = 6.0
+
+
+def scores_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+    """The scores of a summary by name and output. Raises one of `fields.DAMAGED` for what no session writes."""
+    found = {}
+    number = fields.optional(fields.number)
+    for each in fields.items("scores", summary["scores"]):
+        value = number("value", each["value"])
+        score = Score(
+            fields.line("name", each["name"]),
+            fields.line("of", each["of"]),
+            float("inf") if value is None else value,
+            fields.line("key", each["key"]),
+            fields.line("unit", each["unit"]),
+            number("low", each["low"]),
+            number("high", each["high"]),
+        )
+        found[score.name, score.of] = score
+    return found
+
+
+def require_scores(summary: Mapping[str, Any]) -> None:
+    """Raises one of `fields.DAMAGED` for what is no summary of a comparison."""
+    for key, read in (("task", fields.line), ("n", fields.batch), ("finite", fields.flag), ("text", fields.text)):
+        read(key, summary[key])
+    scores_in(summary)
+    kept = fields.table("kept", summary.get("kept", {}))
+    if "powers" in kept:
+        lost_slices(kept, kept, 0.0)
+
+
+def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Decision:
+    """Whether a summary of answers lost something that another one had.
+
+    REGRESSED, naming the output, where an output's SQNR fell by more than LOST_DB and to less than ENOUGH_DB, where
+    slices of an output are spoilt (`lost_slices`), or where a share fell by more than `max_answers_lost` for certain;
+    INVALID for answers to other samples.
+    """
+    if not new["finite"]:
+        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, f"the new answers are not finite: {new['text']}")
+    kept = [side.get("kept", {}) for side in (old, new)]
+    if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
+        return Decision(Verdict.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
+    if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
+        message = f"the answers to {new['n']} samples are the same to the last bit"
+        return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    before, after = scores_in(old), scores_in(new)
+    decided = [_lost(score, after.get(key), expectation) for key, score in before.items()]
+    if all("powers" in side for side in kept):
+        spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
+        if spoilt:
+            message = f"noise that the old answers did not have: {'; '.join(spoilt)}"
+            decided.insert(0, Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, message))
+    bad = [each for each in decided if each.verdict is not Verdict.PASS]
+    if bad:
+        found = worst(bad)
+        more = [each.message for each in bad if each is not found and each.verdict is found.verdict]
+        return replace(found, message="; ".join([found.message, *more[:3]]))
+    return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
+
+
+def _lost(old: Score, new: Score | None, expectation: Expectation) -> Decision:
+    if new is None:
+        return Decision(Verdict.REGRESSED, Reason.MISSING, f"{old.label} was measured before and is not now")
+    text = f"{old.label} went from {old.text(old.value)} to {new.text(new.value)}"
+    if old.unit == "dB":
+        if old.value < NOISE_DB:
+            return _judged(False, f"{text}, and were noise before")
+        lost = new.value < ENOUGH_DB and min(old.value, ENOUGH_DB) - new.value > LOST_DB
+        return _judged(lost, f"{text}, {LOST_DB:g} dB may be lost")
+    allowed = expectation.number("max_answers_lost")
+    if old.key in {"", "cosine"} or new.value >= old.value - allowed:
+        return _judged(False, text)
+    text = f"{text}, {allowed:.1%} may be lost"
+    if new.high is not None and new.high >= old.value - allowed:
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+    return _judged(True, text)
+
+
+def _judged(lost: bool, text: str) -> Decision:
+    if lost:
+        return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text)
+    return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, text)
+
+
+def decide_all_scores(
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], expectation: Expectation
+) -> Decision:
+    """`decide_scores` on several sessions or builds a side: the worst of the new ones, each against the old one that it
+    looks best beside, since builds of one version may answer differently."""
+    best = [
+        min((decide_scores(each, other, expectation) for each in old), key=lambda found: -SEVERE.index(found.verdict))
+        for other in new
+    ]
+    return worst(best)
+
+
+SEVERE = (Verdict.REGRESSED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.PASS)

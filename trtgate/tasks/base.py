@@ -1,0 +1,228 @@
+"""What every task has: how answers are compared, what is decided on that, and what a session keeps of it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.errors import UserError
+from trtgate.expectations import Expectation
+from trtgate.samples import Samples
+from trtgate.signature import Tensors
+from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.policy import worst
+
+# The answer to each sample, by the names of the network's outputs.
+Outputs = Sequence[Tensors]
+Summary = dict[str, Any]
+
+
+class Task(Protocol):
+    """How the answers of an engine are held against others to the same samples.
+
+    `output` is the one that classes are read from, for those who show them.
+    """
+
+    name: ClassVar[str]
+
+    def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Any:
+        """What the comparison found. Raises ValueError for answers to other samples."""
+
+    def decide(self, found: Any, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+        """What is expected of that, each with the metric that it is on; `builds` where it is a new version's with the
+        old one's, of which there are several builds."""
+
+    def summary(self, found: Any) -> Summary:
+        """What a record keeps of it, as JSON values."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number on how alike the answers are; more is better.
+
+    `key` is the floor's in the expectations, "" where there is none; `of` the output that it is about, "" for all.
+    `low` and `high` are one-sided 95 % bounds where the number is one of a sample.
+    """
+
+    name: str
+    of: str
+    value: float
+    key: str = ""
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} of {self.of}" if self.of else self.name
+
+    def text(self, value: float) -> str:
+        """A value of this score as people write it."""
+        if not np.isfinite(value):
+            return "exact"
+        if self.unit == "%":
+            return f"{value:.1%}"
+        return f"{value:.1f} {self.unit}" if self.unit else f"{value:.4f}"
+
+    def decide(self, expectation: Expectation) -> Decision | None:
+        """Against its floor: PASS iff the lower bound reaches it, REGRESSED iff the upper one does not."""
+        floor = expectation[self.key] if self.key else None
+        if floor is None:
+            return None
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        bounds = "" if self.low is None else f" (at least {self.text(low)}, at most {self.text(high)})"
+        text = f"{self.label} is {self.text(self.value)}{bounds}, the floor {self.text(floor)}"
+        if low >= floor:
+            return Decision(Verdict.PASS, Reason.FLOOR_MET, text)
+        if high < floor:
+            return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, text)
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, which know no infinity."""
+        values = asdict(self)
+        for name in ("value", "low", "high"):
+            if values[name] is not None and not np.isfinite(values[name]):
+                values[name] = None
+        return values
+
+
+EXAMPLES_SHOWN = 10
+# From this floor on an engine is to compute what the reference computes, whatever it is given.
+EXACT_DB = 60.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a comparison found: on `n` samples, whether all is finite that is finite in the reference, the scores, and
+    for people what the worst samples are. `same` says that nothing differs in a bit.
+
+    `spoilt` names the outputs that hold NaN or infinity where the reference does not. `kept` is what a later comparison
+    needs, as JSON values, `doubt` what makes the samples tell little.
+    """
+
+    n: int
+    scores: tuple[Score, ...]
+    spoilt: tuple[str, ...] = ()
+    same: bool = False
+    examples: tuple[str, ...] = ()
+    kept: Mapping[str, Any] | None = None
+    doubt: str = ""
+
+    def decide(self, expectation: Expectation, metric: str) -> list[Decision]:
+        """One decision: the worst of its scores', which names the output, or that all reach their floors."""
+        return [replace(self._decision(expectation), metric=metric)]
+
+    def _decision(self, expectation: Expectation) -> Decision:
+        if self.spoilt:
+            message = f"{', '.join(self.spoilt)}: NaN or infinity where the reference has none"
+            return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
+        decided = [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        if not decided:
+            return Decision(Verdict.PASS, Reason.NO_FLOOR, self.text)
+        found = worst(decided)
+        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < EXACT_DB:
+            # On noise a detector finds nothing, and a narrow type rounds nothing badly.
+            found = replace(found, verdict=Verdict.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
+            return replace(found, message=f"{found.message}; but {self.doubt}")
+        if found.verdict is not Verdict.PASS:
+            return found
+        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
+
+    @property
+    def worst_samples(self) -> str:
+        """A line for each of the first samples that differ."""
+        more = len(self.examples) - EXAMPLES_SHOWN
+        return "\n".join([*self.examples[:EXAMPLES_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+
+    @property
+    def text(self) -> str:
+        """The lowest of each score in one line, with the output that it is of where there are several."""
+        if self.same:
+            return "the same to the last bit"
+        lowest: dict[str, Score] = {}
+        for score in self.scores:
+            if score.name not in lowest or score.value < lowest[score.name].value:
+                lowest[score.name] = score
+        several = len({score.of for score in self.scores}) > 1
+        return ", ".join(f"{each.label if several else each.name} {each.text(each.value)}" for each in lowest.values())
+
+    def to_json(self, task: str) -> Summary:
+        """What a record keeps of it."""
+        return {
+            "task": task,
+            "n": self.n,
+            "finite": not self.spoilt,
+            "same": self.same,
+            "text": self.text,
+            "scores": [score.to_json() for score in self.scores],
+            **({"kept": dict(self.kept)} if self.kept else {}),
+        }
+
+
+def require_paired(reference: Outputs, got: Outputs) -> None:
+    """Raises ValueError for answers to other samples, or of other outputs."""
+    if len(reference) != len(got) or not len(reference):
+        raise ValueError(f"{len(reference)} answers cannot be compared with {len(got)}")
+    if set(reference[0]) != set(got[0]):
+        raise ValueError(f"outputs {sorted(reference[0])} cannot be compared with {sorted(got[0])}")
+
+
+def spoilt_outputs(reference: Outputs, got: Outputs) -> tuple[str, ...]:
+    """The outputs that are not finite where the reference is."""
+    return tuple(
+        name for name in reference[0] if any(_spoilt(a[name], b[name]) for a, b in zip(reference, got, strict=True))
+    )
+
+
+def _spoilt(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> bool:
+    if got.dtype.kind != "f" or bool(np.isfinite(got).all()):
+        return False
+    return reference.shape != got.shape or bool(np.any(~np.isfinite(got) & np.isfinite(reference)))
+
+
+Metric = Callable[[Outputs, Outputs], Any]
+
+
+def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
+    """The function that `module:function` names; the module is looked for beside the file that names it first.
+
+    Raises UserError for one that cannot be had.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise UserError(f"{where}: {text} names no function; write module:function")
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's own code raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{where}: {text} cannot be imported ({said})") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise UserError(f"{where}: {text} is no function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[Score]:
+    """The scores of the user's own function: a number, or several by name. Raises UserError for anything else."""
+    if metric is None:
+        return []
+    try:
+        found = metric(reference, got)
+        values = found if isinstance(found, Mapping) else {"metric": found}
+        return [Score(str(name), "", float(value), "metric") for name, value in values.items()]
+    except Exception as error:  # whatever the user's own code raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"the model's own metric failed ({said})") from error

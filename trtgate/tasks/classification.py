@@ -1,0 +1,54 @@
+"""One of several classes for each photo: which one, and how far the logits are from the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from trtgate import judge
+from trtgate.expectations import Expectation
+from trtgate.samples import Samples
+from trtgate.signature import OUTPUT
+from trtgate.tasks.base import Outputs, Summary
+from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
+from trtgate.verdict.answers import answers_of
+from trtgate.verdict.decision import Decision
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classes are read from one output, [classes] for each sample. `classes` are their names, if anybody gave them."""
+
+    name: ClassVar[str] = "classification"
+    output: str = OUTPUT
+    classes: Sequence[str] = ()
+
+    def logits(self, outputs: Outputs) -> Logits:
+        """float32[N,classes]."""
+        rows = [np.asarray(row[self.output], np.float32).reshape(-1) for row in outputs]
+        found: Logits = np.stack(rows)
+        return found
+
+    def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
+        return compare_logits(self.logits(reference), self.logits(got), samples.clusters)
+
+    def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+        return [
+            judge.fidelity_decision(found, expectation, builds),
+            judge.agreement_decision(found, expectation, builds),
+        ]
+
+    def summary(self, found: Agreement) -> Summary:
+        return judge.agreement_summary(found)
+
+    def answers(self, reference: Outputs, got: Outputs, samples: Samples) -> Summary:
+        """What a session keeps of the answers, photo by photo."""
+        return answers_of(samples.names, self.logits(reference), self.logits(got), samples.clusters).to_json()
+
+
+def named(task: Classification, classes: Sequence[str]) -> Classification:
+    """The same with names for the classes."""
+    return replace(task, classes=tuple(classes))

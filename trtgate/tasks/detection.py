@@ -1,0 +1,217 @@
+"""Boxes with a class and a score for each: which of the reference's are found again, and mean average precision.
+
+The truth is what the reference found, or what people marked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate.errors import UserError
+from trtgate.expectations import Expectation
+from trtgate.samples import Samples
+from trtgate.signature import Tensors
+from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.decision import Decision
+from trtgate.verdict.shares import share_bounds, size_of
+
+# Boxes overlap by this much or are not the same one (PASCAL VOC).
+SAME_BOX = 0.5
+# COCO's thresholds of overlap.
+OVERLAPS = tuple(0.5 + 0.05 * index for index in range(10))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found on one sample: float64[n,4] corners (x1, y1, x2, y2), float64[n] scores, int64[n] labels."""
+
+    boxes: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+
+    def above(self, score: float) -> Detections:
+        """Those that are as sure as that."""
+        kept = self.scores >= score
+        return Detections(self.boxes[kept], self.scores[kept], self.labels[kept])
+
+
+Decode = Callable[[Tensors], Detections]
+
+
+def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
+    """Detections of outputs by name: boxes [n,4], scores [n], or [n,classes] where there are no labels.
+
+    `form` is "xyxy" for corners or "cxcywh" for centre and size.
+    """
+
+    def decode(outputs: Tensors) -> Detections:
+        found = np.asarray(outputs[boxes], np.float64).reshape(-1, 4)
+        if form == "cxcywh":
+            half = found[:, 2:] / 2
+            found = np.concatenate([found[:, :2] - half, found[:, :2] + half], 1)
+        sure = np.asarray(outputs[scores], np.float64)
+        if labels:
+            return Detections(found, sure.reshape(-1), np.asarray(outputs[labels], np.int64).reshape(-1))
+        sure = sure.reshape(len(found), -1)
+        return Detections(found, sure.max(1), sure.argmax(1).astype(np.int64))
+
+    return decode
+
+
+def from_function(function: Callable[..., Any]) -> Decode:
+    """Detections by the user's own function of the outputs of one sample, giving boxes, scores and labels."""
+
+    def decode(outputs: Tensors) -> Detections:
+        try:
+            boxes, scores, labels = function(outputs)
+            return Detections(
+                np.asarray(boxes, np.float64).reshape(-1, 4),
+                np.asarray(scores, np.float64).reshape(-1),
+                np.asarray(labels, np.int64).reshape(-1),
+            )
+        except Exception as error:  # whatever the user's own code raises
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"the model's own decode failed ({said}); it must give boxes, scores and labels") from error
+
+    return decode
+
+
+@dataclass(frozen=True)
+class Detection:
+    """`threshold` is how sure a detection must be to count; `truth` what people marked, by the sample's name."""
+
+    decode: Decode
+    threshold: float = 0.5
+    truth: Mapping[str, Detections] | None = None
+    metric: Metric | None = None
+    name: ClassVar[str] = "detection"
+
+    def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
+        """The share of the reference's detections that the engine has too, and no others beside; average precision."""
+        require_paired(reference, got)
+        spoilt = spoilt_outputs(reference, got)
+        if spoilt:
+            return Scores(len(reference), (), spoilt)
+        ours, theirs = ([self.decode(row).above(self.threshold) for row in side] for side in (got, reference))
+        same = all(
+            a[name].tobytes() == b[name].tobytes() for a, b in zip(reference, got, strict=True) for name in reference[0]
+        )
+        found, clusters, examples = [], [], []
+        for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
+            hits, extra = matched(wanted, mine)
+            found += [*hits, *[False] * extra]
+            clusters += [index] * (len(hits) + extra)
+            if extra or not all(hits):
+                examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
+        scores = [_share(found, clusters)] if found else []
+        truth = self.truth
+        marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
+        scores.append(Score("mAP", "", mean_average_precision(marked, ours), "mean_ap", "%"))
+        scores += own_scores(self.metric, reference, got)
+        kept = {"samples": samples.digest}
+        return Scores(len(reference), tuple(scores), (), same, tuple(examples), kept, samples.doubt)
+
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+        return found.decide(expectation, "agreement")
+
+    def summary(self, found: Scores) -> Summary:
+        return found.to_json(self.name)
+
+
+EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
+
+
+def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
+    values = np.asarray(found, np.float64)
+    size = size_of(1 - values, np.asarray(clusters, np.int64))
+    low, high = share_bounds(float(values.mean()), size.effective)
+    return Score("boxes found again", "", float(values.mean()), "agreement", "%", low, high)
+
+
+def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Intersection over union, float64[n,m], of boxes float64[n,4] and float64[m,4]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.prod(np.clip(high - low, 0, None), 2)
+    areas = [np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), 1) for each in (a, b)]
+    union = areas[0][:, None] + areas[1][None, :] - both
+    found: npt.NDArray[np.float64] = both / np.maximum(union, np.finfo(np.float64).tiny)
+    return found
+
+
+def matched(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> tuple[list[bool], int]:
+    """Which of the wanted detections there are among mine, the surest first, and how many of mine are none of them."""
+    taken = np.zeros(len(mine.boxes), bool)
+    table = overlaps(wanted.boxes, mine.boxes)
+    hits = []
+    for index in np.argsort(-wanted.scores, kind="stable"):
+        fits = (~taken) & (mine.labels == wanted.labels[index]) & (table[index] >= overlap)
+        hits.append(bool(fits.any()))
+        if fits.any():
+            taken[int(np.argmax(np.where(fits, table[index], -1)))] = True
+    return hits, int(np.sum(~taken))
+
+
+def mean_average_precision(truth: Sequence[Detections], found: Sequence[Detections]) -> float:
+    """COCO's: the mean over OVERLAPS and over the classes that there are in the truth, of the area under the curve of
+    precision over recall. 1 where there is nothing to find and nothing was found, else 0."""
+    labels = sorted({int(label) for each in truth for label in each.labels})
+    if not labels:
+        return 1.0 if not any(len(each.labels) for each in found) else 0.0
+    return float(np.mean([_average_precision(truth, found, label, each) for label in labels for each in OVERLAPS]))
+
+
+def _average_precision(truth: Sequence[Detections], found: Sequence[Detections], label: int, overlap: float) -> float:
+    total, marks = 0, []
+    for wanted, mine in zip(truth, found, strict=True):
+        boxes = wanted.boxes[wanted.labels == label]
+        chosen = mine.labels == label
+        order = np.argsort(-mine.scores[chosen], kind="stable")
+        table = overlaps(mine.boxes[chosen][order], boxes)
+        free = np.ones(len(boxes), bool)
+        total += len(boxes)
+        for row, score in zip(table, mine.scores[chosen][order], strict=True):
+            fits = free & (row >= overlap)
+            marks.append((float(score), bool(fits.any())))
+            if fits.any():
+                free[int(np.argmax(np.where(fits, row, -1)))] = False
+    marks.sort(key=lambda each: -each[0])
+    right = np.cumsum([hit for _, hit in marks]) if marks else np.zeros(0)
+    precision = right / np.arange(1, len(marks) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1] if marks else precision
+    recall = right / total
+    return float(np.sum(np.diff(np.concatenate([[0.0], recall])) * best)) if marks else 0.0
+
+
+def read_coco(path: Path) -> dict[str, Detections]:
+    """What people marked, by file name, of a COCO annotation file. Labels are its category ids.
+
+    Raises UserError for what is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        names = {each["id"]: str(each["file_name"]) for each in document["images"]}
+        boxes: dict[str, list[tuple[list[float], int]]] = {name: [] for name in names.values()}
+        for each in document["annotations"]:
+            x, y, width, height = map(float, each["bbox"])
+            boxes[names[each["image_id"]]].append(([x, y, x + width, y + height], int(each["category_id"])))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give COCO annotations") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no file of COCO annotations ({type(error).__name__}: {error})") from error
+    return {
+        name: Detections(
+            np.array([box for box, _ in some], np.float64).reshape(-1, 4),
+            np.ones(len(some)),
+            np.array([label for _, label in some], np.int64),
+        )
+        for name, some in boxes.items()
+    }
