@@ -100,8 +100,9 @@ def main() -> int:
         start = time.monotonic()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         run = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
-        seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-        print(f"status {run.returncode}, {seconds:.1f} s, {peak:.0f} MB at the peak")
+        seconds, used = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = used.ru_utime + used.ru_stime
+        print(f"status {run.returncode}, {seconds:.1f} s ({cpu:.1f} s of CPU), {used.ru_maxrss / 2**10:.0f} MB at most")
         print("\n".join(run.stdout.splitlines()[-3:]), run.stderr[-1000:])
     return 0 if run.returncode in {0, 1, 6, 7} else 1
 
