@@ -61,6 +61,8 @@ def main() -> None:
                     began = time.monotonic()
                     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                         status = trtgate([*common, "--metric", METRICS[kind], *delta])
+                    if status not in {0, 6}:
+                        sys.exit(f"the search ended with {status}")
                     found = json.loads((folder / "out.json").read_text())
                     answer, races = found["answer"], len(found["races"])
                     named = answer["bad"] if answer["kind"] in {"found", "between"} else answer["kind"]
