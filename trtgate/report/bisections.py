@@ -56,7 +56,7 @@ def _headline(found: Bisection) -> Headline:
         Kind.BETWEEN: f"{what} {how} from {package} {bad} on; what is between it and {good} cannot be used",
         Kind.DRIFT: f"no single version: {what} {how} in {package} {bad} against {found.names[0]}, in steps within "
         f"{question.delta:.1%} each",
-        Kind.NOTHING: f"{package} {bad} does not differ from {good} for {what}",
+        Kind.NOTHING: f"{package} {good} and {bad} do not differ in the {metric_words(question.metric)} of {what}",
         Kind.OPEN: f"it cannot be told in which version after {package} {good}, up to {bad}, {what} {how}",
     }[answer.kind]
     why = "" if proof is None else f"{proof.old} against {proof.new}, raced directly: {proof.message}"
