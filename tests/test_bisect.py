@@ -20,7 +20,7 @@ from trtgate.ab import AbReport
 from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
 from trtgate.environments import Environments, NotInstallable
 from trtgate.errors import UserError
-from trtgate.journal import Journal
+from trtgate.journal import Journal, journal_of
 from trtgate.laboratory import Effort, Installed, effort, read_report
 from trtgate.progress import SILENT, Progress
 from trtgate.releases import Release, find_releases
@@ -28,7 +28,7 @@ from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.verdict.bisection import Kind, Outcome, State
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.workbench import Workbench
+from trtgate.workbench import Settings, Workbench
 
 from . import scenes
 from .faults.table import Fault
@@ -243,6 +243,14 @@ def test_a_search_goes_on_with_what_is_known(tmp_path: Path) -> None:
         second = MadeUp(8)
         assert search(QUESTION, RELEASES, second, known[:cut]).answer == whole.answer
         assert second.asked == first.asked[cut:]
+
+
+def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
+    ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
+    paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
+    assert paths[0] == paths[2] != paths[1]
+    other = journal_of(replace(QUESTION, delta=0.05), ends[0], made(kept, index), Settings())
+    assert other.path not in paths
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 1, "races": [{}]}', '{"schema": 2, "races": []}', "[1"])

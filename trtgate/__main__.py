@@ -348,7 +348,7 @@ def _bisect(options: argparse.Namespace) -> int:
     index = tuple(word for pair in urls for word in pair)
     releases = find_releases(options.python, package, good, bad, index)
     environments = Environments(options.environments, options.python, package, index, options.requirements, progress)
-    journal = journal_of(question, environments, settings)
+    journal = journal_of(question, (str(good), str(bad)), environments, settings)
     known = [] if options.afresh else journal.read(progress)
     if known:
         races = f"{len(known)} race{'s' * (len(known) > 1)}"

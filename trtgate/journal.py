@@ -56,11 +56,13 @@ class Journal:
             raise UserError(f"--environments: {self.path} cannot be written ({error.strerror}); make room") from error
 
 
-def journal_of(question: Question, environments: Environments, settings: Settings) -> Journal:
-    """The file of that question: another machine, or anything else that a race depends on, is another question."""
+def journal_of(question: Question, ends: tuple[str, str], environments: Environments, settings: Settings) -> Journal:
+    """The file of that question between two versions: another machine, or anything else that a race depends on, is
+    another question."""
     here = stack(settings.threads, settings.device)
     depends = {
         **asdict(question),
+        "ends": ends,
         **environments.made_of,
         **{name: here.get(name) for name in HARDWARE},
         "threads": settings.threads,
