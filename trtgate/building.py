@@ -13,7 +13,7 @@ from typing import Any
 
 from trtgate.child import run_in_child
 from trtgate.engines import backend
-from trtgate.engines.base import BuildRequest, Calibration, Device, EngineSpec, no_progress
+from trtgate.engines.base import BuildRequest, Calibration, Device, EngineSpec, no_progress, try_out
 from trtgate.errors import UserError
 from trtgate.files import write_synced
 from trtgate.limits import LOAD_SECONDS
@@ -129,9 +129,7 @@ def _stack_key(device: Device) -> str:
 
 def try_plan(spec: EngineSpec, request: BuildRequest, path: Path) -> None:
     """Load a plan and run it once at every batch size."""
-    with backend(spec.backend).load(spec, request, path) as engine:
-        for size in request.batch_sizes:
-            engine.infer(request.trial(size))
+    try_out(backend(spec.backend).load(spec, request, path), map(request.trial, request.batch_sizes))
 
 
 def build_and_try(spec: EngineSpec, request: BuildRequest, path: Path) -> float:

@@ -34,7 +34,7 @@ from trtgate.records import read_session
 SMALL = ("--model=efficientnet_lite0", "--engine=onnxruntime-int8")
 # Statuses with which a run says something.
 VERDICTS = {0, 1, 6, 7}
-KILL_SECONDS = (2.0, 12.0)
+KILL_SECONDS = (5.0, 40.0)
 WAIT_SECONDS = 600.0
 
 

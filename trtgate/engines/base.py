@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -260,6 +260,13 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def try_out(engine: Engine, batches: Iterable[Tensors]) -> None:
+    """Run an engine once on each batch and close it: what crashes is better known in a process of its own."""
+    with engine:
+        for batch in batches:
+            engine.infer(batch)
 
 
 class Backend(ABC):

@@ -39,6 +39,7 @@ from trtgate.engines.base import (
     GraphKind,
     PrecisionAudit,
     only_on,
+    try_out,
 )
 from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.engines.pytorch import (
@@ -195,13 +196,6 @@ def load_functions(plan: Path) -> dict[int, Callable[..., torch.Tensor]]:
     return functions
 
 
-def run_once(engine: GpuEngine, signature: Signature, sizes: tuple[int, ...]) -> None:
-    """Run an engine at every batch size and close it, to see whether that survives."""
-    with engine:
-        for size in sizes:
-            engine.infer(signature.blank(size))
-
-
 def compile_in_child(
     spec: EngineSpec, module: torch.nn.Module, signature: Signature, sizes: tuple[int, ...], path: Path
 ) -> None:
@@ -209,7 +203,7 @@ def compile_in_child(
     own_kernel_cache()
     with arithmetic(tf32=False):
         save_functions(on_gpu(module, spec.precision), sizes, signature, MODES[spec.variant], "cuda", path)
-    run_once(CompiledEngine(spec, module, signature, path), signature, sizes)
+    try_out(CompiledEngine(spec, module, signature, path), map(signature.blank, sizes))
 
 
 def package(module: torch.nn.Module, signature: Signature, path: Path, device: Device) -> None:
@@ -233,7 +227,7 @@ def package_in_child(spec: EngineSpec, module: torch.nn.Module, signature: Signa
 
 def run_package_in_child(spec: EngineSpec, path: Path, signature: Signature, sizes: tuple[int, ...]) -> None:
     """Load a package and run it at every batch size."""
-    run_once(PackagedGpuEngine(spec, path, {}, signature), signature, sizes)
+    try_out(PackagedGpuEngine(spec, path, {}, signature), map(signature.blank, sizes))
 
 
 def packaged(spec: EngineSpec) -> bool:

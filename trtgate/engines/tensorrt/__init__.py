@@ -34,7 +34,7 @@ from trtgate.engines.base import (
     only_on,
 )
 from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
-from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_and_try, weak_flags
+from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.nvml import has_tf32
@@ -103,7 +103,7 @@ class TensorRTBackend(Backend):
         known = calibration.read() if calibration else None
         learned = run_in_child(
             f"building {spec.id}",
-            build_and_try,
+            build_in_child,
             spec,
             request.graph,
             request.batch_sizes,

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from trtgate.cuda import driver
-from trtgate.engines.base import EngineSpec, GraphKind
+from trtgate.engines.base import EngineSpec, GraphKind, try_out
 from trtgate.engines.tensorrt.api import Features, TensorRTError, logger_class, refusal, start, trt
 from trtgate.signature import Signature, Tensors, contiguous
 
@@ -287,7 +287,7 @@ def write_timings(config: Any, path: Path) -> None:
         temporary.replace(path)
 
 
-def build_and_try(
+def build_in_child(
     spec: EngineSpec,
     graph: Path,
     sizes: tuple[int, ...],
@@ -320,8 +320,6 @@ def build_and_try(
         # Here, not above: running needs no builder, and a build without a GPU no runtime.
         from trtgate.engines.tensorrt.run import TensorRTEngine
 
-        with TensorRTEngine(spec, plan, sizes, signature, ()) as engine:
-            for trial in trials:
-                engine.infer(trial)
+        try_out(TensorRTEngine(spec, plan, sizes, signature, ()), trials)
         learned: bytes | None = calibrator.known if calibrator is not None else None
         return learned
