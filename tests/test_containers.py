@@ -212,6 +212,7 @@ def test_a_gpu_is_passed_through(engine: str, words: list[str], monkeypatch: pyt
     assert command[command.index(owner[0]) + 1] == owner[1], "what it writes is ours"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks", "docker")
 def test_images_are_raced(
     lite0: Workbench, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

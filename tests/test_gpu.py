@@ -94,6 +94,7 @@ def test_a_child_works_and_shows_its_progress() -> None:
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.slow
 def test_compiled_functions_outlive_their_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other weights and another number of threads make no difference to them: the module is an argument."""
     path = tmp_path / "plan.zip"

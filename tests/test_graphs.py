@@ -340,6 +340,7 @@ def test_a_mask_made_while_running_becomes_fp16_too(attention: Model, attention_
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_any_torchvision_classifier_can_be_exported_and_quantised(name: str, tmp_path: Path) -> None:
     model = untrained(name)

@@ -82,6 +82,7 @@ if "trtgate.worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks")
 @pytest.mark.fault(
     done="`ab` on an ONNX file with a runtime that spoils one channel of one output on the new side",
@@ -107,6 +108,7 @@ def test_a_runtime_that_spoils_a_channel(
     assert not [line for line in text.splitlines() if "REGRESSED (answers_lost)" in line and " map" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks")
 def test_a_file_raced_against_itself(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parent / "studies"))
 
 from simulation import simulate
@@ -12,6 +14,7 @@ from simulation import simulate
 from trtgate.verdict import Verdict
 
 
+@pytest.mark.slow
 def test_false_alarms_and_misses_stay_below_their_promises() -> None:
     for row in simulate(trials=2000):
         if row.rule.startswith("gate"):

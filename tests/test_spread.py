@@ -92,6 +92,7 @@ def test_a_killed_process_is_replaced(bench: Workbench, monkeypatch: pytest.Monk
     assert not children()
 
 
+@pytest.mark.slow
 def test_who_races_alone_is_loaded_after_the_same_engines(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What loading costs depends on what was loaded before, so it is no other in the processes of what is open."""
     opened: list[str] = []
@@ -139,6 +140,7 @@ def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_pa
     kept.unlink()
 
 
+@pytest.mark.slow
 def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     block = Worker.block
 

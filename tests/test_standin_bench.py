@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .tensorrt_api.fetch import BINDINGS, api
 from .tensorrt_api.host_device import write_packages
 from .tensorrt_api.standin import VIOLATIONS_FILE, write_package
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINE = "tensorrt-int8-calibrated"
 
 
+@pytest.mark.slow
 def test_the_whole_bench(tmp_path: Path) -> None:
     """A build in a child, with its calibrator; the plan cache; lanes, capture, both series, streams; the audit."""
     site, violations = tmp_path / "site", tmp_path / "violations"

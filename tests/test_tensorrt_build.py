@@ -90,6 +90,7 @@ def built(
 LARGEST = {"fp32": 1.1, "fp16": 0.6, ("resnet50", "int8"): 0.5, ("efficientnet_lite0", "int8"): 1.3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet50", "efficientnet_lite0"])
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_a_real_builder_takes_the_real_graph(

@@ -446,6 +446,8 @@ def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
     if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
         raise ValueError("processes must say which rounds are whose")
     sample = record.sample()
+    if record.processes:
+        sample.require_split(record.processes)
     _require_own_iterations(record, sample)
     # They can be computed, and are kept: what they are made of takes longer to unpack than all the rest to read.
     record.__dict__["numbers"] = numbers_of_processes(sample, record.processes)

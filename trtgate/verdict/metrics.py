@@ -47,12 +47,19 @@ class Sample:
         """A series, float64[0] where it was not measured."""
         return self.series.get(name, NOTHING)
 
+    def require_split(self, rounds: Sequence[int]) -> None:
+        """Raises ValueError for a series that has neither one number, nor one for each round or process."""
+        for name, values in self.series.items():
+            if values.size not in {1, len(rounds), sum(rounds)}:
+                raise ValueError(f"{name} fits neither {sum(rounds)} rounds nor {len(rounds)} processes")
+
     def split(self, rounds: Sequence[int]) -> tuple[Sample, ...]:
         """A sample for each process, given how many of the rounds were whose.
 
         A series has a number for each round or for each process; one that has a single number is everybody's. Raises
         ValueError for a series of another length.
         """
+        self.require_split(rounds)
         ends = np.cumsum(rounds)
         series = [
             {name: _of(values, index, len(rounds), end - count, end) for name, values in self.series.items()}
@@ -62,9 +69,6 @@ class Sample:
             {name: some[end - count : end] for name, some in self.blocks.items()}
             for count, end in zip(rounds, ends, strict=True)
         ]
-        for name, values in self.series.items():
-            if values.size not in {1, len(rounds), int(ends[-1])}:
-                raise ValueError(f"{name} fits neither {int(ends[-1])} rounds nor {len(rounds)} processes")
         return tuple(map(Sample, series, blocks))
 
 
