@@ -142,7 +142,7 @@ def test_three_percent_are_found_within_five_sessions(noise: Noise, history: int
 @pytest.mark.slow
 def test_fifty_sessions_of_twenty_engines_are_quick_and_small() -> None:
     engines = tuple(f"engine-{index}" for index in range(20))
-    nights(50, 30, engines=engines, iterations=scenes.iterations(1e-3, 1), controls=CONTROLS)
+    nights(50, 50, engines=engines, iterations=scenes.iterations(1e-3, 1), controls=CONTROLS)
     start = time.monotonic()
     assert main(["report", "nightly", "--html", "trend.html"]) == 0
     assert time.monotonic() - start <= 10
