@@ -21,6 +21,7 @@ from .faults.table import Fault
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
+ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
 
 
@@ -34,6 +35,16 @@ def lite0(plan_cache: Path) -> Iterator[Workbench]:
     settings = Settings(engines=tuple(map(parse_spec, ENGINES)), plan_cache=plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
         yield bench
+
+
+@pytest.fixture
+def few_photos(tmp_path: Path) -> Path:
+    """A folder of eight of the photos: enough to answer on, where the answers are not what is under test."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in sorted((ROOT / "data" / "evaluation").glob("*.jpg"))[:8]:
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    return folder
 
 
 @pytest.fixture

@@ -342,32 +342,22 @@ def run(
     lite0: Workbench,
     index: str,
     kept: Path,
+    few_photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """Runs the command with something planted; its status, its JSON and what it said."""
     monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
-    out, photos = tmp_path / "bisect.json", tmp_path / "photos"
-    photos.mkdir()
-    for photo in sorted((ROOT / "data" / "evaluation").glob("*.jpg"))[:8]:
-        (photos / photo.name).write_bytes(photo.read_bytes())
+    out = tmp_path / "bisect.json"
 
     def run(kind: str, first_bad: int, *arguments: str, **more: Any) -> tuple[int, dict[str, Any], str]:
         for name, value in planted(kind, first_bad, made_up=True, **more).items():
             monkeypatch.setenv(name, value)
         common = ["bisect", "--package", PACKAGE, "--index-url", index, "--environments", str(kept)]
         common += ["--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--json", str(out)]
-        common += [
-            "--images",
-            str(photos),
-            "--good",
-            VERSIONS[0],
-            "--bad",
-            VERSIONS[-1],
-            "--plan-cache",
-            str(lite0.settings.plan_cache),
-        ]
+        common += ["--images", str(few_photos), "--plan-cache", str(lite0.settings.plan_cache)]
+        common += ["--good", VERSIONS[0], "--bad", VERSIONS[-1]]
         status = main([*common, *arguments])
         said = capsys.readouterr()
         return status, json.loads(out.read_text()) if out.exists() else {}, said.out + said.err
