@@ -2,7 +2,8 @@
 
 The session is a stand-in that captures and replays as the CUDA provider does (onnxruntime, cuda_graph.cc): the first
 run with a number captures, every later one goes back to the addresses that were bound then, and what was captured is
-there until the session goes.
+there until the session goes. A graph that was captured before another shape came reads freed memory, as seen on an
+H200 (1.31.1, EfficientNet-Lite0 in FP16).
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class CudaSession:
         captured = self.graphs.setdefault(number, dict(binding.bound))
         places = captured if self.options.get("enable_cuda_graph") else binding.bound
         floats(places["logits"])[...] = self._inner.run(["logits"], {"input": floats(places["input"])})[0]
+        if any(each["input"][1] != self.graphs["0"]["input"][1] for each in self.graphs.values()):
+            floats(places["logits"])[...] = np.nan
 
 
 class Stream:
@@ -135,17 +138,17 @@ def load(plan: Path, text: str = "onnxruntime-fp16") -> GpuEngine:
 @pytest.mark.parametrize(("text", "nhwc"), [("onnxruntime-fp32", None), ("onnxruntime-fp16", 1)])
 def test_a_session_runs_as_one_would_deploy_it(text: str, nhwc: int | None, plan: Path) -> None:
     with load(plan, text) as engine:
+        engine.infer({"input": small_classifier.photos(4)})
         options = CudaSession.last().options
         assert options["enable_cuda_graph"] == 1
         assert options.get("prefer_nhwc") == nhwc
         assert options["use_tf32"] == 0
         assert options["user_compute_stream"] == str(STREAM)
-        engine.infer({"input": small_classifier.photos(4)})
         assert engine.facts()["launched_as"] == {"4": CAPTURED}
         assert engine.notes(4) == ()
 
 
-def test_every_lane_replays_its_own_graph(plan: Path) -> None:
+def test_every_lane_replays_a_graph_that_no_other_shape_spoils(plan: Path) -> None:
     photos = small_classifier.photos(9)
     with load(plan) as engine:
         for some in (photos[:1], photos[1:5], photos[5:6], photos[5:]):
@@ -153,22 +156,18 @@ def test_every_lane_replays_its_own_graph(plan: Path) -> None:
         engine.drop_lane(1)
         last = photos[8:]
         np.testing.assert_allclose(engine.infer({"input": last})["logits"], answers(plan, last), atol=1e-5)
-        assert len(CudaSession.last().graphs) == 3
 
 
 def test_what_a_graph_uses_outlives_it(plan: Path) -> None:
-    """Of a closed lane too: its graph stays in the session."""
     engine = load(plan)
     engine.infer({"input": small_classifier.photos(1)})
-    engine.drop_lane(1)
-    engine.infer({"input": small_classifier.photos(1)})
     gc.collect()
-    assert len(ALLOCATED) == 4
+    assert len(ALLOCATED) == 2
     assert all_there()
     ended: list[bool] = []
     weakref.finalize(CudaSession.last(), lambda: ended.append(all_there()))
     engine.close()
-    assert ended == [True], "the session goes at once, and before what its graphs use"
+    assert ended == [True], "the session goes at once, and before what its graph uses"
     assert all(each() is None for each in ALLOCATED)
     engine.close()
 

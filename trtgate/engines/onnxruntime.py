@@ -7,7 +7,6 @@ operators for it cannot be saved.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import re
@@ -131,56 +130,47 @@ def _by_run(seconds: list[float]) -> Seconds:
 
 
 class OnnxRuntimeGpuEngine(GpuEngine):
-    """A session on the GPU: one stream, and for each lane device memory that is bound once and a CUDA graph of its own.
+    """For each lane a session with its own stream, device memory that is bound once, and one CUDA graph.
 
-    The session captures the graphs and keeps each until its own end, with the addresses that were bound then. So what
-    was bound lives as long as the session, a closed lane's too, and no two lanes ever share the number of a graph.
+    Sessions could hold several graphs, by number. But ONNX Runtime frees what belonged to the shape before when another
+    comes: the graph of EfficientNet-Lite0 at batch 1 then read freed memory (1.31.1, FP16).
     """
 
     def __init__(self, spec: EngineSpec, plan: Path, threads: int, signature: Signature) -> None:
         super().__init__(spec, signature)
-        import torch
-
         self._plan = plan
-        self._stream = torch.cuda.Stream()
-        # ONNX Runtime keeps 0 to itself.
-        self._graphs = itertools.count(1)
-        self._bindings: list[Any] = []
-        self._buffers: list[torch.Tensor] = []
-        self._session, self._launched_as = self._start(threads)
+        self._threads = threads
+        self._launched_as: dict[int, str] = {}
 
-    def _start(self, threads: int) -> tuple[Any, str]:
-        """A session on the engine's stream, and how it runs: without a CUDA graph where it refuses to make one."""
+    def _start(self, stream: torch.cuda.Stream) -> tuple[Any, str]:
+        """A session on a stream, and how it runs: without a CUDA graph where it refuses to make one."""
         name, options = PROVIDERS["cuda"][0]
-        options = {**options, **DEPLOYED[self.spec.precision], "user_compute_stream": str(self._stream.cuda_stream)}
+        options = {**options, **DEPLOYED[self.spec.precision], "user_compute_stream": str(stream.cuda_stream)}
         try:
-            return load_session(self._plan, threads, [(name, options)]), CAPTURED
+            return load_session(self._plan, self._threads, [(name, options)]), CAPTURED
         except Exception as error:  # it has types of its own for some of them
-            plain = load_session(self._plan, threads, [(name, {**options, "enable_cuda_graph": 0})])
+            plain = load_session(self._plan, self._threads, [(name, {**options, "enable_cuda_graph": 0})])
             how = f"without a CUDA graph: {' '.join(str(error).split())}"
             log.warning("%s runs %s", self.spec.id, how)
             return plain, how
 
-    def _prepare(self, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
+    def _prepare(self, session: Any, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
         import onnxruntime
 
         from trtgate.engines.pytorch import empty
 
         found = []
-        binding = self._session.io_binding()
+        binding = session.io_binding()
         for each, image in zip(self._signature.inputs, images, strict=True):
             binding.bind_input(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), image.data_ptr())
         for each in self._signature.outputs:
             output = empty(each, size, "cuda")
             binding.bind_output(each.name, "cuda", 0, np.dtype(each.dtype), each.at(size), output.data_ptr())
             found.append(output)
-        self._bindings.append(binding)
-        self._buffers += [*images, *found]
         options = onnxruntime.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(next(self._graphs)))
         # Versions before this was heeded for graphs too wait for each; that shows as being host-bound.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        run = self._session.run_with_iobinding
+        run = session.run_with_iobinding
 
         def call() -> list[torch.Tensor]:
             run(binding, options)
@@ -189,29 +179,24 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         return call
 
     def new_lane(self, size: int) -> Lane:
+        import torch
+
         from trtgate.engines.pytorch import TorchLane
 
+        stream = torch.cuda.Stream()
+        session, self._launched_as[size] = self._start(stream)
         # Its first runs capture the graph.
-        return TorchLane(lambda images: self._prepare(images, size), size, self._signature, stream=self._stream)
-
-    def concurrent(self) -> bool:
-        return False  # a session has one stream
+        return TorchLane(lambda images: self._prepare(session, images, size), size, self._signature, stream=stream)
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
 
     def facts(self) -> Mapping[str, Any]:
-        return {"launched_as": {str(size): self._launched_as for size in self._lanes}}
+        return {"launched_as": {str(size): how for size, how in self._launched_as.items()}}
 
     def notes(self, batch_size: int) -> tuple[str, ...]:
-        return () if self._launched_as == CAPTURED else (self._launched_as,)
-
-    def close(self) -> None:
-        super().close()
-        # In this order: the session holds the graphs, which use the buffers and the stream.
-        self._bindings.clear()
-        self._session = None
-        self._buffers.clear()
+        how = self._launched_as[batch_size]
+        return () if how == CAPTURED else (how,)
 
 
 def load_session(plan: Path, threads: int, providers: list[Any], profile: Path | None = None) -> Any:

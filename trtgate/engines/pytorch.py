@@ -212,8 +212,9 @@ class TorchLane(TorchStream):
     def close(self) -> None:
         super().close()
         self.synchronize()
-        # Buffers and graph live in these closures.
-        self.copy_in = self.copy_out = self.run = lambda: None
+        # Graph and buffers live in these closures, and the graph uses the buffers.
+        self.run = lambda: None
+        self.copy_in = self.copy_out = self.run
         self._outputs = None
 
 
