@@ -282,6 +282,20 @@ def test_a_comparison_that_no_compare_can_have_written(
     assert max(map(len, text.splitlines())) < 400
 
 
+def test_a_comparison_of_other_sessions_says_nothing_of_these(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same engines, measured again after the comparison was written."""
+    runner = compared_runner()
+    [before] = [each for each in runner.rglob("*.json") if each.name != "verdict.json"][-1:]
+    document = json.loads(before.read_text())
+    for benchmark in document["benchmarks"]:
+        series = benchmark["extra_info"]["trtgate"]["series"]
+        series["latency"] = [2 * each for each in series["latency"]]
+    before.write_text(json.dumps(document))
+    capsys.readouterr()
+    assert main(["report", "fleet"]) == 7
+    assert "verdict.json was made of other sessions than these" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_comparison_is_read_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     both = ("pytorch-fp32", "onnxruntime-int8")
     sessions("old", 11, engines=(*both, "openvino-int8"), clock=1410.0, controls={"control-matmul": 1e-3})

@@ -151,7 +151,7 @@ class Report:
     """A whole comparison.
 
     `missing` holds decisions on what the old side has and the new side lacks, `problems` those on whole sessions of the
-    new side, `limit_changes` expectations that differ between the sides.
+    new side, `limit_changes` expectations that differ between the sides, `sessions` the digests of the new side's.
     """
 
     engines: tuple[Comparison, ...]
@@ -160,6 +160,7 @@ class Report:
     added: tuple[Key, ...] = ()
     stack_changes: tuple[str, ...] = ()
     limit_changes: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
 
     def decisions(self) -> list[Decision]:
         """All decisions of the report that count."""
@@ -258,6 +259,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
         report,
         problems={**report.problems, **_problems(old, new)},
         stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
+        sessions=tuple(session.digest for session in new),
     )
 
 
@@ -592,6 +594,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
     """A comparison as plain JSON values; `report_from_json` reads it."""
     return {
         "schema": SCHEMA,
+        "sessions": list(report.sessions),
         "stack_changes": list(report.stack_changes),
         "limit_changes": list(report.limit_changes),
         "engines": [comparison_to_json(each) for each in report.engines],
@@ -657,6 +660,7 @@ def report_from_json(values: Any) -> Report:
         added=added,
         stack_changes=fields.listed(fields.text)("stack_changes", given["stack_changes"]),
         limit_changes=fields.listed(fields.text)("limit_changes", given["limit_changes"]),
+        sessions=fields.listed(fields.line)("sessions", given["sessions"]),
     )
 
 

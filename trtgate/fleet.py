@@ -87,6 +87,9 @@ def read_fleet(folder: Path) -> Fleet:
             if (bad := _own_failure(session)) is not None:
                 tell(f"{runner} {session.path.name}", bad)
         if report is not None:
+            if set(report.sessions) != {session.digest for session in sessions}:
+                why = f"{VERDICT} was made of other sessions than these; run compare --json again"
+                tell(runner, Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
             for name, decision in report.problems.items():
                 tell(f"{runner} {name}", decision)
             for key, decision in report.missing.items():
