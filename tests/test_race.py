@@ -56,6 +56,14 @@ def test_blocks_last_long_enough_and_hold_enough_iterations() -> None:
     assert block_length(1e-4, schedule) == 1000
 
 
+def test_one_engine_on_two_sides_has_blocks_of_equal_length() -> None:
+    """The minimum of 20 iterations is smaller than that of 10, whatever the engine is."""
+    arms = [Scripted("old", 1e-4).arm, Scripted("new", 2e-4).arm]
+    for alike, sizes in ((False, (100, 50)), (True, (100, 100))):
+        race = run_race(arms, replace(QUICK, alike=alike))
+        assert tuple(race.blocks[name][0].size for name in ("old", "new")) == sizes
+
+
 def test_warm_up_waits_for_two_windows_that_agree() -> None:
     cooling = Scripted("a", *np.linspace(3e-3, 1e-3, 40), 1e-3)
     latency, steady = warm_up(cooling.arm, Schedule(warm_up_seconds=0.02))

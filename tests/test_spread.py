@@ -44,6 +44,25 @@ def children() -> set[int]:
     return {each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE}
 
 
+def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three import at once; one of them dies before it is asked anything, and none is left over."""
+    monkeypatch.setitem(spread.AHEAD, "cpu", 3)  # type: ignore[index]
+    found, greet, greeted = Spread(bench, 3), Worker.greet, []
+
+    def then_kill_the_second(worker: Worker) -> None:
+        greet(worker)
+        greeted.append(worker.pid)
+        if len(greeted) == 2:
+            os.kill(worker.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Worker, "greet", then_kill_the_second)
+    before = children()
+    found.add([REFERENCE, INT8], [1], 3, "two engines")
+    assert found.record(INT8, 1).processes == (schedule_for("cpu", 3).rounds,) * 3
+    assert len(found.lost) == 1
+    assert children() <= before
+
+
 def test_every_process_is_a_sample_of_one_record(bench: Workbench) -> None:
     found = bench.spread
     record = found.record(INT8, 1)

@@ -288,7 +288,7 @@ class LostEngine(Exception):
 def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule:
     """The device's schedule with a side's time shared out among its processes.
 
-    The workers run their own lead-in, since between two requests their threads come to rest; and the order of the arms
+    An arm's turn begins with the lead-in and ends with rest, so the race has none of its own; and the order of the arms
     (old new new old) is there and back already.
     """
     usual = SCHEDULES[device]
@@ -300,6 +300,7 @@ def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule
         warm_up_seconds=usual.warm_up_seconds / processes,
         lead_in_iterations=0,
         passes=1,
+        alike=True,
     )
 
 
@@ -450,7 +451,10 @@ class _Sides:
 
             def block(n: int) -> Block:
                 with turns.of(worker.pid):
-                    return worker.block(spec.id, n, lead_in=lead_in, rest=True)
+                    worker.block(spec.id, lead_in)
+                    found = worker.block(spec.id, n)
+                    worker.ask("rest")
+                    return found
 
             return Arm(f"{side} {index + 1}", block)
 

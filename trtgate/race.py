@@ -55,6 +55,8 @@ class Schedule:
     # With more rounds lost than this the machine is not fit to measure on, and what is left is a biased sample.
     dropped_share: float = 0.2
     statistic: str = BLOCK_STATISTIC["cpu"]
+    # All arms are one engine: their blocks are equally long, since the minimum of more iterations is a smaller one.
+    alike: bool = False
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -189,6 +191,8 @@ def run_race(
         rest()
         latency, warm[arm.name] = warm_up(arm, schedule)
         lengths[arm.name] = block_length(latency, schedule, arm.share)
+    if schedule.alike:
+        lengths = dict.fromkeys(lengths, max(lengths.values()))
     kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
     dropped: list[str] = []
     done = attempt = 0

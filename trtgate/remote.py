@@ -175,6 +175,7 @@ class Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._running = self._place.start(side, imports, folders, self._log)
         self._frames: Frames | None = None
+        self._greeted = False
 
     @property
     def pid(self) -> int:
@@ -182,7 +183,9 @@ class Worker:
         return self._running.pid
 
     def greet(self) -> None:
-        """Wait for its greeting. Raises WorkerError when that does not come, or is another protocol's."""
+        """Wait for its greeting, once. Raises WorkerError when that does not come, or is another protocol's."""
+        if self._greeted:
+            return
         what = "its start; the environment needs requirements-worker.txt"
         try:
             self._frames = self._running.connect(START_SECONDS)
@@ -191,6 +194,7 @@ class Worker:
         greeting = self._receive(what, START_SECONDS)
         if greeting.get("protocol") != VERSION:
             raise self._broken(f"speaks protocol {greeting.get('protocol')}, this driver speaks {VERSION}")
+        self._greeted = True
 
     def ask(
         self, do: str, *, timeout: float | None = None, progress: Callable[[str], None] | None = None, **arguments: Any
@@ -219,9 +223,9 @@ class Worker:
             if progress is not None and "within" not in message:
                 progress(f"{self.side}: {told}")
 
-    def block(self, arm: str, n: int, *, lead_in: int = 0, rest: bool = False) -> Block:
+    def block(self, arm: str, n: int) -> Block:
         """Times of n inferences of an engine or control that is open there. Raises WorkerError."""
-        found = self.ask("block", arm=arm, n=n, lead_in=lead_in, rest=rest)
+        found = self.ask("block", arm=arm, n=n)
         second = found["end_to_end"]
         return Block(np.array(found["seconds"]), None if second is None else np.array(second))
 

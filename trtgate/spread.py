@@ -6,6 +6,7 @@ Each loads the plans of all engines, races them interleaved for a few rounds at 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -37,11 +38,14 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
-# What takes seconds to import, by backend, and no GPU: 3 s each on the host of an H100.
+# What takes seconds to import, by backend, and no GPU: 12 s on the host of an H100.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
     "pytorch": ("torch", "torchvision"),
     "inductor": ("torch._inductor.compile_fx",),
 }
+# So many processes import at the same time: one after the other that was more than the races took on the host of an
+# H100. On a CPU, whose cores they would share, it saves nothing.
+AHEAD: Mapping[Device, int] = {"cpu": 1, "cuda": 6}
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
@@ -84,7 +88,7 @@ class Spread:
         self._failed: dict[str, WorkerError] = {}
         self._died_in: list[str] = []
         self._wanted: dict[tuple[str, int], int] = {}
-        self._next: Worker | None = None
+        self._ready: list[Worker] = []
         self._at = ""  # the engine that the present process is asked of
         self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
@@ -145,22 +149,32 @@ class Spread:
             done = run = 0
             try:
                 while done < wanted and run < 2 * count and not self._too_many_lost():
+                    if not self._ready:
+                        self._import_ahead(min(AHEAD[self._bench.settings.device], wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
-                    run += self._process(racing, batch_sizes, Path(folder), last=done == wanted - 1)
+                    run += self._process(racing, batch_sizes, Path(folder))
                     done = self._quiet([key for key in keys if key[0] not in self._failed])
                     progress(max(0, count - wanted + done), count)
             finally:
-                if self._next is not None:
-                    self._next.close(wait=False)
-                    self._next = None
+                for worker in self._ready:
+                    worker.close(wait=False)
+                self._ready.clear()
 
-    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool) -> bool:
+    def _import_ahead(self, count: int) -> None:
+        """Have so many processes import what their engines need, while nothing is measured; none uses a GPU before it
+        is asked."""
+        self._ready += [self._started() for _ in range(count)]
+        for worker in self._ready:
+            with contextlib.suppress(WorkerError):  # it says so again when it is its turn
+                worker.greet()
+
+    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
         """Run one process, and keep what it measured; whether that is sound."""
         self._at = ""
-        worker, self._next = self._next or self._started(), None
+        worker = self._ready.pop()
         try:
             worker.greet()
-            found = self._measure(worker, specs, batch_sizes, folder, last=last)
+            found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
             if self._at in {"", self._bench.reference.id}:
                 raise
@@ -207,7 +221,7 @@ class Spread:
         return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
 
     def _measure(
-        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path, *, last: bool
+        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path
     ) -> list[EngineRecord]:
         bench, settings = self._bench, self._bench.settings
         module, samples = folder / "model.pt", folder / "samples"
@@ -222,9 +236,6 @@ class Spread:
             if spec.id not in self._failed:
                 self._at = spec.id
                 fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
-        if not last and settings.device == "cuda":
-            # It imports while this one races, not while it loads; on a CPU that would disturb the race.
-            self._next = self._started()
 
         def arm(name: str, share: float = 1.0) -> Arm:
             def block(n: int) -> Block:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
-from trtgate.engines.base import Block, BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.base import BuildRequest, Calibration, Device, Engine, EngineSpec
 from trtgate.engines.probe import give_home
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
@@ -121,22 +121,10 @@ class Worker:
         self._batch = signature.join(list(itertools.islice(itertools.cycle(given), size)), size)
         return {}
 
-    def block(self, arm: str, n: int, lead_in: int = 0, rest: bool = False) -> dict[str, Any]:
-        """Time n inferences after `lead_in` that are not timed, and answer at once or when this process has come to
-        `rest`."""
-        if arm in self._controls:
-            run = self._controls[arm].block
-        else:
-            engine, batch = self._engines[arm], self.batch
-
-            def run(n: int) -> Block:
-                return engine.block(n, batch)
-
-        if lead_in:
-            run(lead_in)
-        block = run(n)
-        if rest:
-            come_to_rest()
+    def block(self, arm: str, n: int) -> dict[str, Any]:
+        """Time n inferences of an engine on the batch that is bound, or n times a control's work."""
+        control = self._controls.get(arm)
+        block = control.block(n) if control else self._engines[arm].block(n, self.batch)
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 

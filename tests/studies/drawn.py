@@ -1,6 +1,6 @@
 """Comparisons drawn from the processes of saved runs: many more than could be run one by one.
 
-    python tests/studies/drawn.py SAME [SLOWED] [--count N] [--draws N]
+    python tests/studies/drawn.py SAME [SLOWED] [--count N] [--draws N] [--expectations FILE]
 
 SAME is a saved session with many processes of one stack (`pytest bench/ --processes 32 --benchmark-save=same`), SLOWED
 one with fewer in which an engine is slower (tests/studies/slowed/). Each draw takes N processes of SAME as the baseline
@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.compare import Report, compare_records
-from trtgate.expectations import Expectations, read_expectations
+from trtgate.expectations import DEFAULT_PATH, Expectations, read_expectations
 from trtgate.records import EngineRecord, Key, pack, read_session
 from trtgate.verdict.decision import Verdict
 from trtgate.verdict.policy import GOOD, exit_status, more_may_decide
@@ -82,8 +82,9 @@ def main() -> None:
     parser.add_argument("slowed", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--expectations", type=Path, default=DEFAULT_PATH)
     options = parser.parse_args()
-    expectations = read_expectations()
+    expectations = read_expectations(options.expectations)
     same = read_session(options.same).engines
     slowed = read_session(options.slowed).engines if options.slowed else None
     for name, other in (("same", None), ("slowed", slowed)):

@@ -122,10 +122,10 @@ def run_headline(records: Sequence[EngineRecord], decisions: Sequence[Decision],
     floors = f"floors and answers: {bad}" if bad else "floors met"
     named = run_decisions(records, decisions, report)
     if report is None:
-        return replace(
-            _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named),
-            next="--benchmark-save=before, upgrade, --benchmark-compare=before",
-        )
+        found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
+        # Which of the floors that were met comes first says nothing of the others.
+        why = found.why if bad or not named else "every floor stands beside the number that met it"
+        return replace(found, why=why, next="--benchmark-save=before, upgrade, --benchmark-compare=before")
     against = counted(decision.verdict for decision in report.decisions())
     return _headline(f"against the baseline: {against}; {engines}, {floors}", named)
 
