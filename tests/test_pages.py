@@ -20,8 +20,10 @@ from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.report.page import Page
+from trtgate.report.page import Axis, Bar, Bars, Column, Page, Table, cells
 from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
+from trtgate.report.svg import bars_svg
+from trtgate.report.terminal import table_text
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason, Verdict
@@ -268,3 +270,30 @@ def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPa
     bad = Decision(Verdict.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
     [line] = github.annotate([("a,b:c\n::d", bad), ("a,b:c\n::d", bad), ("fine", scenes.MET)])
     assert line == "::warning title=trtgate%3A a%2Cb%3Ac%0A%3A%3Ad::INVALID (disturbed): a%0A::set-output name=x::y"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-int8", "a_network_of_my_own_with_a_long_name onnxruntime-int8 batch 32"])
+def test_no_number_of_a_chart_stands_on_its_label(name: str) -> None:
+    bars = (Bar(name, 0.1, "+12.5% [+8.3%,+17.4%]", 0.0, 0.2), Bar("other", 0.1, "+0.1%"))
+    drawn = bars_svg(Bars("latency", "all engines", Axis("change"), bars), "c1")
+    texts = re.findall(r'<text (?:class="value" )?x="([\d.]+)" y="([\d.]+)">([^<]+)', drawn)
+    lines: dict[str, int] = {}
+    for _, y, text in texts:
+        lines[y] = lines.get(y, 0) + len(text)
+    assert max(lines.values()) <= 52
+
+
+def test_names_of_models_stand_apart_where_a_table_would_be_too_wide() -> None:
+    columns = (Column("model", text=True), Column("engine", text=True), Column("change"))
+    rows = tuple(
+        cells(model, "onnxruntime-int8", "+1.2% [-0.1%,+2.4%]") for model in ("efficientnet_lite0", "resnet50")
+    )
+    wide = table_text(Table(columns, rows), width=60).splitlines()
+    assert [line.split()[0] for line in wide] == ["model", "efficientnet_lite0", "resnet50"]
+    narrow = table_text(Table(columns, rows), width=50).splitlines()
+    assert narrow[1:] == [
+        "efficientnet_lite0",
+        "  onnxruntime-int8 +1.2% [-0.1%,+2.4%]",
+        "resnet50",
+        "  onnxruntime-int8 +1.2% [-0.1%,+2.4%]",
+    ]

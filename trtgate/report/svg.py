@@ -18,9 +18,10 @@ LABELS = 118
 # Where the numbers of bars without a label stand.
 NUMBERS = 60
 TEXT = 12
+LINE = 15
 ROW = 38
-# Letters of a bar's label; the whole of it is its title.
-LETTERS = 62
+# Letters that a line holds, in wide fonts too. A bar's label that is longer is cut; the whole of it is its title.
+LETTERS = 52
 TICKS = 5
 COLOURS = 8
 
@@ -87,21 +88,24 @@ def bars_svg(bars: Bars, name: str) -> Markup:
     inner: list[Markup] = []
     top = float(TOP)
     rows: list[tuple[Bar, float]] = []
+    # Where a label and its number do not fit side by side, all numbers stand on lines of their own.
+    lines = 1 + any(bar.label and len(bar.label) + len(bar.text) >= LETTERS for bar in bars.bars)
     for bar in bars.bars:
         # A bar without a label belongs to the one above.
-        top += ROW if bar.label else ROW / 2
+        top += ROW + (lines - 1) * LINE if bar.label else ROW / 2
         rows.append((bar, top))
     bottom = top + 10
     inner += _x_axis(x, bottom)
     zero = x.at(bars.base)
     for bar, at in rows:
-        inner += _bar(bar, x, at, zero, interval=bars.interval)
+        inner += _bar(bar, x, at, zero, lines, interval=bars.interval)
     return _svg(bars.title, bars.about, name, bottom + BOTTOM, inner)
 
 
-def _bar(bar: Bar, x: _Scale, at: float, zero: float, *, interval: bool) -> Iterable[Markup]:
-    short = bar.label if len(bar.label) <= LETTERS - len(bar.text) else bar.label[: LETTERS - len(bar.text) - 1] + "…"
-    yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, _n(at - 10), short, bar.label)
+def _bar(bar: Bar, x: _Scale, at: float, zero: float, lines: int, *, interval: bool) -> Iterable[Markup]:
+    short = bar.label if len(bar.label) <= LETTERS else bar.label[: LETTERS - 1] + "…"
+    label = _n(at - 10 - (lines - 1) * LINE)
+    yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, label, short, bar.label)
     colour = "bad" if failed(bar.verdict) else bar.role.value if bar.role else "new"
     place = x.at(bar.value)
     middle = at + 1

@@ -24,6 +24,8 @@ from trtgate.sensitivity import Sensitivity
 from trtgate.verdict.decision import Verdict
 
 WIDTH = 100
+# More than any table has.
+UNBOUNDED = 1000
 COLOURS = {
     Verdict.PASS: "green",
     Verdict.IMPROVED: "bold green",
@@ -63,8 +65,16 @@ def fold(line: str) -> str:
 
 
 def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str:
-    """A table as text."""
-    kept = [index for index, column in enumerate(table.columns) if column.room == Room.TERMINAL]
+    """A table as text. Where it is too wide, the groups' names stand on lines of their own."""
+    drawn = _drawn(_table(table, apart=False), colour=colour, width=width)
+    if table.grouped == 1 and max(map(len, _drawn(_table(table, apart=False), width=UNBOUNDED).splitlines())) > width:
+        drawn = _drawn(_table(table, apart=True), colour=colour, width=width)
+    return drawn
+
+
+def _table(table: Table, *, apart: bool) -> rich.table.Table:
+    """The columns that a terminal has room for; with the first one `apart`, its names are rows above the second's."""
+    kept = [index for index, column in enumerate(table.columns) if column.room == Room.TERMINAL][apart:]
     drawn = rich.table.Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for index in kept:
         column = table.columns[index]
@@ -75,11 +85,15 @@ def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str
     for row in table.rows:
         group = tuple(cell.text for cell in row[: table.grouped])
         texts = [_text(row[index]) for index in kept]
-        if group and group == previous:
+        if apart:
+            if group != previous:
+                drawn.add_row(_text(row[0]))
+            texts[0] = Text("  ") + texts[0]
+        elif group and group == previous:
             texts[: len(group)] = [Text("")] * len(group)
         drawn.add_row(*texts)
         previous = group
-    return _drawn(drawn, colour=colour, width=width)
+    return drawn
 
 
 def _text(cell: Cell) -> Text:
