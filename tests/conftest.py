@@ -12,7 +12,8 @@ import pytest
 from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
-from trtgate.models import Model, Preprocessing, Weights, _recipes, _torchvision_architecture
+from trtgate.models import torchvision
+from trtgate.models.base import Model, Preprocessing, Weights
 from trtgate.race import SCHEDULES
 from trtgate.workbench import Settings, Workbench
 
@@ -64,7 +65,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def untrained(name: str) -> Model:
     """A torchvision classifier with seeded weights."""
-    module = _torchvision_architecture(name, _recipes(name)[0]).module.eval()
+    module = torchvision.architecture(name, torchvision.recipes(name)[0]).module.eval()
     return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
 
 

@@ -14,7 +14,7 @@ from trtgate.engines.base import PRECISIONS, EngineSpec
 from trtgate.errors import UserError
 from trtgate.files import write_synced
 from trtgate.graphs.quantize import QuantizeOptions
-from trtgate.models import is_model
+from trtgate.models.loading import is_model
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.metrics import BY_NAME, METRICS, Limits, Metric

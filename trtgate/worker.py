@@ -35,7 +35,7 @@ from trtgate.signature import Signature, Tensors, answers, load_tensors, save_te
 from trtgate.stack import stack
 
 if TYPE_CHECKING:
-    from trtgate.models import Model
+    from trtgate.models.base import Model
     from trtgate.race import Arm
 
 
@@ -178,7 +178,7 @@ def _model(job: Mapping[str, Any]) -> Model:
         # The driver's own file of a moment ago, in a folder that is its own: making the model anew takes seconds.
         made: Model = torch.load(job["module"], weights_only=False)
         return made
-    from trtgate.models import load_model
+    from trtgate.models.loading import load_model
 
     weights = job["weights"]
     return load_model(job["architecture"], Path(weights) if weights else None)

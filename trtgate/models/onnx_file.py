@@ -22,7 +22,7 @@ from trtgate.child import run_in_child
 from trtgate.engines.base import EngineSpec, EngineUnavailable
 from trtgate.errors import UserError
 from trtgate.files import file_digest
-from trtgate.graphs.trial import try_graph
+from trtgate.models.trial import try_graph
 from trtgate.signature import BATCH, Signature, TensorSpec
 
 # Raised whenever the form of the graph changes, so that cached graphs of before are not reused.

@@ -22,7 +22,7 @@ def try_graph(
     """
     import onnxruntime
 
-    from trtgate.onnx_file import first_line, load_graph, with_shapes
+    from trtgate.models.onnx_file import first_line, load_graph, with_shapes
 
     signature = Signature(inputs)
     given = Seeded(signature, limits, constants, 2, seed=0)
