@@ -45,6 +45,7 @@ from trtgate.verdict.metrics import (
     decide,
     decide_numbers,
     joined_numbers,
+    median,
     within,
 )
 from trtgate.verdict.paired import change_text
@@ -434,8 +435,8 @@ def _middle(metric: str, numbers: Numbers) -> float | None:
 
 
 def _reference(records: Iterable[EngineRecord]) -> float | None:
-    values = [np.median(record.reference_rounds) for record in records if record.reference_rounds]
-    return float(np.median(values)) if values else None
+    values = [median(record.reference_rounds) for record in records if record.reference_rounds]
+    return median(values) if values else None
 
 
 def _clock(records: Iterable[EngineRecord]) -> float | None:

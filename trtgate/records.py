@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from trtgate.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.metrics import BY_NAME, Numbers, Sample, numbers_of_processes
+from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
 from trtgate.verdict.paired import Floats, interval
 
 KEY = "trtgate"
@@ -264,10 +265,10 @@ def pack(blocks: Sequence[Floats]) -> dict[str, Any]:
 MOST_ITERATIONS = 100_000_000
 
 
-def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
+def unpack(packed: Mapping[str, Any]) -> Blocks:
     """The inverse of `pack`, to float32's precision. Raises ValueError for anything else."""
     lengths = packed["lengths"]
-    if not isinstance(lengths, list) or not lengths or not all(type(n) is int and n > 0 for n in lengths):
+    if not isinstance(lengths, list) or set(map(type, lengths)) != {int} or min(lengths) < 1:
         raise ValueError("lengths of blocks must be positive whole numbers")
     count = sum(lengths)
     if count > MOST_ITERATIONS:
@@ -282,10 +283,9 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
     if len(raw) != 4 * count:
         raise ValueError("iterations do not fit the lengths of their blocks")
     times = np.frombuffer(raw, "<f4").astype(np.float64)
-    if not np.all(np.isfinite(times)) or np.any(times <= 0):
+    if not (times.min() > 0 and times.max() < np.inf):
         raise ValueError("iterations must be finite and positive")
-    ends = np.cumsum(lengths).tolist()
-    return tuple(times[end - length : end] for length, end in zip(lengths, ends, strict=True))
+    return Blocks(times, lengths)
 
 
 def to_json(record: EngineRecord) -> dict[str, Any]:
@@ -350,21 +350,21 @@ def _layer(name: str, value: Any) -> dict[str, Any]:
 def _layers(name: str, value: Any) -> dict[str, Any]:
     """Layers by name, most of what a session says: at once where all are as they are written."""
     given = dict(fields.table(name, value))
-    layers = list(given.values())
+    if not given:
+        return given
+    layers = given.values()
     try:
-        as_written = all(type(each["ms"]) is float and each.keys() == LAYER for each in layers)
-        texts = [text for each in layers for text in (each["type"], *each["nodes"])] if as_written else []
-        lists = {type(each["nodes"]) for each in layers} if as_written else set()
-    except (TypeError, KeyError, AttributeError):
-        as_written = False
-    if as_written and lists <= {list} and set(map(type, texts)) <= {str} and "".join(texts).isprintable():
-        times = [each["ms"] for each in layers if each["ms"] != 0.0]
-        if not times or fields.measured(name, times):
-            return given
+        times, kinds, nodes = zip(*map(LAYER, layers), strict=True)
+        plain = set(map(len, layers)) == {3} and set(map(type, times)) == {float} and set(map(type, nodes)) == {list}
+        texts = [*kinds, *chain.from_iterable(nodes)] if plain else []
+    except (TypeError, KeyError):
+        plain = False
+    if plain and fields.all_positive([each for each in times if each != 0.0]) and fields.all_lines(texts):
+        return given
     return fields.mapped(_layer)(name, value)
 
 
-LAYER = {"ms", "type", "nodes"}
+LAYER = itemgetter("ms", "type", "nodes")
 
 
 def _answers(name: str, value: Any) -> dict[str, Any]:
@@ -388,7 +388,7 @@ def _scores(name: str, value: Any) -> dict[str, Any]:
 
 
 def _readings(name: str, value: Any) -> dict[str, float]:
-    found = fields.mapped(fields.number)(name, value)
+    found = fields.mapped(fields.number, fields.all_numbers)(name, value)
     if "clock_mhz" in found:
         fields.positive(f"{name}.clock_mhz", found["clock_mhz"])
     return found
@@ -402,15 +402,15 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "series": fields.mapped(fields.measured),
     "processes": fields.listed(fields.count),
     "iterations": fields.mapped(fields.table),
-    "digests": fields.mapped(fields.line),
-    "limits": fields.mapped(fields.number),
+    "digests": fields.mapped(fields.line, fields.all_lines),
+    "limits": fields.mapped(fields.number, fields.all_numbers),
     "dropped_rounds": fields.count,
     "complete": fields.flag,
     "disturbed": fields.text,
     "enqueue_seconds": fields.optional(fields.positive),
-    "throughput": fields.mapped(fields.number),
+    "throughput": fields.mapped(fields.number, fields.all_numbers),
     "readings": _readings,
-    "controls": fields.mapped(fields.positive),
+    "controls": fields.mapped(fields.positive, fields.all_positive),
     "agreement": _summary,
     "accuracy": _summary,
     "answers": _answers,
@@ -462,10 +462,10 @@ TAKEN_FROM = {"latency": ("latency", "typical"), "end_to_end": ("end_to_end",)}
 
 def _require_own_iterations(record: EngineRecord, sample: Sample) -> None:
     """Raises ValueError where a round's number is not among those of its block."""
-    for of, blocks in sample.blocks.items():
-        starts = np.cumsum([0, *(block.size for block in blocks[:-1])])
-        times = np.concatenate(blocks)
-        low, high = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+    for of, some in sample.blocks.items():
+        blocks = Blocks.of(some)
+        starts = [0, *blocks.ends[:-1]]
+        low, high = np.minimum.reduceat(blocks.times, starts), np.maximum.reduceat(blocks.times, starts)
         for name in TAKEN_FROM.get(of, ()):
             rounds = sample.get(name)
             if rounds.size and rounds.size != len(blocks):

@@ -70,12 +70,8 @@ def distribution(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> li
 
 
 def _iterations(records: Sequence[EngineRecord]) -> Floats:
-    blocks = [block for record in records if "latency" in record.iterations for block in _blocks(record)]
-    return np.concatenate(blocks) if blocks else np.empty(0)
-
-
-def _blocks(record: EngineRecord) -> tuple[Floats, ...]:
-    return unpack(record.iterations["latency"])
+    times = [unpack(record.iterations["latency"]).times for record in records if "latency" in record.iterations]
+    return np.concatenate(times) if times else np.empty(0)
 
 
 def ratios(

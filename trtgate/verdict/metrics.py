@@ -6,10 +6,11 @@ expectations.toml. Tables, JSON, comparison and exit status follow from the entr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Literal
+from itertools import accumulate, chain
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,36 @@ Pairing = Literal["interleaved", "sessions", "processes"]
 
 
 NOTHING: Floats = np.empty(0)
+
+
+class Blocks(Sequence[Floats]):
+    """Blocks of iterations, one after the other in `times`, float64[N]; each is cut out when it is asked for."""
+
+    def __init__(self, times: Floats, lengths: Sequence[int]) -> None:
+        self.times, self.lengths = times, lengths
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Where each block ends."""
+        return list(accumulate(self.lengths))
+
+    @classmethod
+    def of(cls, blocks: Sequence[Floats]) -> Blocks:
+        """Blocks that lie wherever they do."""
+        return blocks if isinstance(blocks, cls) else cls(np.concatenate(blocks), [each.size for each in blocks])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Floats: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Floats]: ...
+    def __getitem__(self, index: int | slice) -> Floats | Sequence[Floats]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        end = self.ends[index]
+        return self.times[end - self.lengths[index] : end]
 
 
 @dataclass(frozen=True)
@@ -117,12 +148,12 @@ class Metric:
     def value(self, sample: Sample) -> float | None:
         """The process's number; None where it was not measured."""
         found = self.read(sample)
-        return median(found) if found.size else None
+        return median(found.tolist()) if found.size else None
 
 
-def median(values: Floats) -> float:
+def median(values: Iterable[float]) -> float:
     """The median of a few numbers; numpy's own takes ten times as long for them."""
-    ordered = sorted(values.tolist())
+    ordered = sorted(values)
     middle = len(ordered) // 2
     return float(ordered[middle]) if len(ordered) % 2 else float(ordered[middle - 1] + ordered[middle]) / 2
 
@@ -149,14 +180,17 @@ def numbers_of_processes(whole: Sample, rounds: Sequence[int]) -> dict[str, Floa
         return numbers_of(whole.split(rounds) if rounds else [whole])
     found = {}
     for metric in METRICS:
-        blocks = whole.blocks.get(metric.blocks, ()) if metric.rule == "tail" else ()
-        if len(blocks):
-            ends = range(rounds[0], len(blocks) + 1, rounds[0])
-            times = [np.concatenate(blocks[end - rounds[0] : end]) for end in ends]
-            if len({each.size for each in times}) == 1:
-                found[metric.name] = tail_means(np.array(times))
+        some = whole.blocks.get(metric.blocks, ()) if metric.rule == "tail" else ()
+        if len(some):
+            blocks = Blocks.of(some)
+            if len(blocks) < rounds[0]:
+                raise ValueError(f"{metric.name} has {len(blocks)} rounds where a process has {rounds[0]}")
+            ends = blocks.ends[rounds[0] - 1 :: rounds[0]]
+            times = blocks.times[: ends[-1]]
+            if ends == list(range(ends[0], ends[-1] + 1, ends[0])):
+                found[metric.name] = tail_means(times.reshape(len(ends), -1))
             else:
-                found[metric.name] = np.array([tail_mean(each) for each in times])
+                found[metric.name] = np.array([tail_mean(each) for each in np.split(times, ends[:-1])])
             continue
         values = metric.read(whole)
         if values.size not in {0, 1, count, count * rounds[0]}:

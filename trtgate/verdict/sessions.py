@@ -114,46 +114,58 @@ NEAR = 1 << 11
 def _shift(less: Floats, more: Floats, k: int) -> tuple[float, float, float, float]:
     """Of all differences more[j] - less[i]: the median, the k-th from below and from above, and the smallest."""
     pairs = less.size * more.size
-    wanted = [(pairs - 1) // 2, pairs // 2, max(k, 1) - 1, pairs - max(k, 1), 0]
+    wanted = [(pairs - 1) // 2, pairs // 2, max(k, 1) - 1, pairs - max(k, 1)]
     if pairs <= HELD:
         found = np.sort((more[:, None] - less[None, :]).ravel())[wanted].tolist()
     else:
         found = _ranked(np.sort(less), np.sort(more), wanted)
-    return (found[0] + found[1]) / 2, found[2], found[3], found[4]
+    return (found[0] + found[1]) / 2, found[2], found[3], float(more.min() - less.max())
 
 
 def _ranked(less: Floats, more: Floats, ranks: list[int]) -> list[float]:
     """The differences more[j] - less[i] of those ranks, from 0, of two sorted arrays.
 
     Between two values the pairs can be counted without making them (for each j by a search among the i), so each rank
-    is closed in on by halving until few pairs are left.
+    is closed in on until few pairs are left; the next one is often among them.
     """
+    found, before, inside = [], 0, np.empty(0)
+    for rank in ranks:
+        if not before <= rank < before + inside.size:
+            before, inside = _around(less, more, rank)
+        found.append(float(inside[min(max(rank - before, 0), inside.size - 1)]))
+    return found
+
+
+def _around(less: Floats, more: Floats, rank: int) -> tuple[int, Floats]:
+    """The differences near a rank, sorted, and how many there are before them."""
 
     def below(value: float) -> npt.NDArray[np.int64]:
         """int64[more.size]: where the differences of up to `value` begin among `less`."""
         return np.searchsorted(less, more - value)
 
-    found = []
-    for rank in ranks:
-        low, high = more[0] - less[-1], more[-1] - less[0]
-        low = np.nextafter(low, -np.inf) - abs(low) * 1e-12
-        begin, end = below(low), below(high)
-        before = less.size * more.size - int(begin.sum())  # pairs up to `low`
-        for _ in range(200):
-            if int((begin - end).sum()) <= NEAR:
-                break
-            middle = (low + high) / 2
-            at = below(middle)
-            up_to = less.size * more.size - int(at.sum())
-            if up_to <= rank:
-                low, begin, before = middle, at, up_to
-            else:
-                high, end = middle, at
-        counts = begin - end
-        index = np.arange(counts.sum()) + np.repeat(end - np.cumsum(counts) + counts, counts)
-        inside = np.sort(np.repeat(more, counts) - less[index])
-        found.append(float(inside[min(max(rank - before, 0), inside.size - 1)]) if inside.size else float(high))
-    return found
+    low, high = more[0] - less[-1], more[-1] - less[0]
+    low = np.nextafter(low, -np.inf) - abs(low) * 1e-12
+    begin, end = below(low), below(high)
+    before, up_to = (less.size * more.size - int(each.sum()) for each in (begin, end))  # pairs up to `low`, to `high`
+    for step in range(200):
+        if up_to - before <= NEAR:
+            break
+        # In turns a little before the rank and a little after it, as if the pairs lay evenly, and, as they need not, in
+        # the middle.
+        aim = (rank - before + (-NEAR // 4, NEAR // 4, 0)[step % 3]) / (up_to - before)
+        middle = low + (high - low) * (0.5 if step % 3 == 2 else min(max(aim, 1 / 64), 63 / 64))
+        if not low < middle < high:  # the rest are alike, to the last bits
+            break
+        at = below(middle)
+        count = less.size * more.size - int(at.sum())
+        if count <= rank:
+            low, begin, before = middle, at, count
+        else:
+            high, end, up_to = middle, at, count
+    counts = begin - end
+    index = np.arange(counts.sum()) + np.repeat(end - np.cumsum(counts) + counts, counts)
+    inside = np.sort(np.repeat(more, counts) - less[index])
+    return before, inside if inside.size else np.array([high])
 
 
 def decide_sessions(
