@@ -122,6 +122,20 @@ def test_the_layers_that_changed_are_named_the_worst_first(capsys: pytest.Captur
     assert "conv1" not in text
 
 
+def test_limits_of_a_models_own_file_are_those_of_the_newest_session(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, summary={"limits": {"resnet50": {"delta": 0.01}}})
+    sessions("after", 6, engine=1.08e-3)
+    save(11, "after", engine=1.08e-3, summary={"limits": {"resnet50": {"delta": 0.3}}, "own": ["resnet50"]})
+    assert main(["compare", "before", "after"]) == 0
+    # The file that the user edits has the last word.
+    Path("mine.toml").write_text("[models.resnet50.engines.onnxruntime-int8]\ndelta = 0.03\n")
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 1
+    save(12, "after", engine=1.08e-3, summary={"limits": {"resnet50": {"dleta": 0.3}}})
+    capsys.readouterr()
+    assert main(["compare", "before", "after"]) == 2
+    assert "0012_after.json: key dleta in [limits.resnet50] is unknown; did you mean delta?" in capsys.readouterr().err
+
+
 def test_four_sessions_are_too_few(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("before", 1)
     save(6, "after")

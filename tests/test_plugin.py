@@ -592,6 +592,15 @@ def test_a_wrong_option_is_one_sentence(run: Run, options: list[str], named: str
     refused(run(*options), named)
 
 
+def test_a_session_keeps_the_limits_of_models_own_files(run: Run) -> None:
+    run("--benchmark-save=plain")
+    assert "limits" not in json.loads(saved("plain").read_text())["trtgate"]
+    Path("toy.toml").write_text('model = "squeezenet1_1"\n[limits.precision.int8]\ndelta = 0.5\n')
+    run("--benchmark-save=before", "--model=toy.toml")
+    session = read_session(saved())
+    assert (session.limits, session.own) == ({"toy": {"precision": {"int8": {"delta": 0.5}}}}, ())
+
+
 def test_the_report_as_a_document_and_as_properties_of_the_tests(
     run: Run, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
 ) -> None:

@@ -238,6 +238,8 @@ def require_own_sessions(old: Sequence[SessionRecord], new: Sequence[SessionReco
 def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord], expectations: Expectations) -> Report:
     """Decide on every engine of the baseline `old`.
 
+    Beside `expectations` hold the limits that models' own files set, as the newest of the new sessions keeps them.
+
     Raises UserError when a side is empty, counts a session twice or mixes stacks, when a session is unfit to be
     compared with, or when the hardware differs.
     """
@@ -255,6 +257,7 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
         for key, records in after.items()
         if key not in whole
     }
+    expectations = expectations.with_models(new[-1].limits, {}, new[-1].own)
     report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
     return replace(
         report,

@@ -123,7 +123,7 @@ class Expectations:
         for key, more in (("models", limits), ("quantize", quantize)):
             known = table.get(key, {})
             table[key] = {**known, **{name: _merged(each, known.get(name, {})) for name, each in more.items() if each}}
-        return Expectations(self.path, table, frozenset(own))
+        return Expectations(self.path, table, self.own.union(own))
 
     def only(self, model: str, engine: str, metric: Metric | None, delta: float) -> Expectations:
         """The same for a question about one metric of one engine (None: about what is no metric): it is gated at

@@ -546,6 +546,9 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "unfit": gate.unfit(),
         "partial": gate.partial(),
     }
+    if files := gate.settings.files:
+        output_json[KEY]["limits"] = {name: dict(model.limits) for name, model in files.items() if model.limits}
+        output_json[KEY]["own"] = [name for name, model in files.items() if model.file is not None]
     gate.document = output_json
     if gate.blog:
         output_json[KEY]["blog"] = [{**asdict(row), "speedup": row.speedup} for row in gate.blog]

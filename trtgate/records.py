@@ -26,6 +26,7 @@ import numpy as np
 from trtgate import fields
 from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
+from trtgate.expectations import check_section
 from trtgate.fields import DAMAGED, read_json
 from trtgate.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
@@ -183,7 +184,11 @@ def name_of(key: Key) -> str:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out."""
+    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out.
+
+    `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
+    a comparison has to know beside expectations.toml.
+    """
 
     path: Path
     datetime: str
@@ -194,6 +199,8 @@ class SessionRecord:
     partial: tuple[str, ...] = ()
     digest: str = ""
     schema: int = SCHEMA
+    limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
@@ -532,7 +539,11 @@ def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
             partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
             digest=_digest(records),
             schema=newest,
+            limits=fields.mapped(fields.table)("limits", summary.get("limits", {})),
+            own=fields.listed(fields.line)("own", summary.get("own", [])),
         )
+        for model, section in session.limits.items():
+            check_section(path, f"limits.{model}", section)
     except OSError as error:
         raise UserError(f"saved session {path} cannot be read ({error.strerror})") from error
     except DAMAGED as error:
