@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ def children() -> set[int]:
 
 
 def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three import at once; one of them dies before it is asked anything, and none is left over."""
-    monkeypatch.setitem(spread.AHEAD, "cpu", 3)  # type: ignore[index]
+    """All import at once; one of them dies before it is asked anything, and none is left over."""
     found, greet, greeted = Spread(bench, 3), Worker.greet, []
+    bench.settings = replace(bench.settings, threads=3)
 
     def then_kill_the_second(worker: Worker) -> None:
         greet(worker)

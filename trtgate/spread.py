@@ -43,9 +43,9 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
     "pytorch": ("torch", "torchvision"),
     "inductor": ("torch._inductor.compile_fx",),
 }
-# So many processes import at the same time: one after the other that was more than the races took on the host of an
-# H100. On a CPU, whose cores they would share, it saves nothing.
-AHEAD: Mapping[Device, int] = {"cpu": 1, "cuda": 6}
+# At most so many processes import at the same time, each on a core: one after the other that took longer than the races
+# on the host of an H100, and a third of the time on two cores.
+AHEAD = 6
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
@@ -150,7 +150,7 @@ class Spread:
             try:
                 while done < wanted and run < 2 * count and not self._too_many_lost():
                     if not self._ready:
-                        self._import_ahead(min(AHEAD[self._bench.settings.device], wanted - done))
+                        self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, Path(folder))
                     done = self._quiet([key for key in keys if key[0] not in self._failed])
