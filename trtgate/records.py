@@ -236,7 +236,9 @@ def from_race(race: Race, model: str, engine: str, reference: str, batch: int, w
 def joined(records: Sequence[EngineRecord]) -> EngineRecord:
     """One record of what several processes measured of an engine, each of them complete and with at least one round."""
     first = records[0]
-    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in first.series}
+    # What one of them lacks cannot be told apart by process.
+    names = [name for name in first.series if all(name in each.series for each in records)]
+    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in names}
     blocks = {
         name: tuple(chain.from_iterable(unpack(each.iterations[name]) for each in records)) for name in first.iterations
     }
@@ -333,18 +335,18 @@ def decision_from_json(values: Any) -> Decision:
     )
 
 
-def _summary(name: str, value: Any) -> dict[str, Any]:
+def _summary(name: str, value: Any, counted: str = "top1") -> dict[str, Any]:
     """Numbers, counts of photos and flags of a summary; null where there is no number."""
     found: dict[str, Any] = fields.mapped(fields.plain)(name, value)
-    for key in ("n", "top1", "top5"):
+    for key in ("n", "top1", "top5", "engine_top1"):
         if key in found:
             fields.count(f"{name}.{key}", found[key])
     if "finite" in found:
         fields.flag(f"{name}.finite", found["finite"])
-    if found and ("n" not in found or not {"top1", "engine_top1"} & found.keys()):
+    if found and ("n" not in found or counted not in found):
         raise ValueError(f"{name} must say how many of how many photos")
-    if found.get("top1", 0) > found.get("n", 0) or found.get("n", 1) == 0:
-        raise ValueError(f"{name}: {found.get('top1')} of {found.get('n')} is no share")
+    if found.get(counted, 0) > found.get("n", 0) or found.get("n", 1) == 0:
+        raise ValueError(f"{name}: {found.get(counted)} of {found.get('n')} is no share")
     return found
 
 
@@ -419,7 +421,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "readings": _readings,
     "controls": fields.mapped(fields.positive, fields.all_positive),
     "agreement": _summary,
-    "accuracy": _summary,
+    "accuracy": functools.partial(_summary, counted="engine_top1"),
     "answers": _answers,
     "plan": fields.mapped(fields.plain),
     "layers": fields.mapped(fields.count),
@@ -501,10 +503,10 @@ def unfinished_session(stack: Mapping[str, Any], records: Sequence[EngineRecord]
 def _digest(records: Sequence[EngineRecord]) -> str:
     """What tells a session from every other: all that was measured in it, whatever else is said."""
     found = hashlib.sha256()
-    for record in records:
+    for record in sorted(records, key=lambda each: each.key):
         found.update(repr(record.key).encode())
-        for name, values in sorted(record.series.items()):
-            found.update(name.encode() + array("d", values).tobytes())
+        for name in ("latency", "reference_latency"):
+            found.update(name.encode() + array("d", record.series.get(name, ())).tobytes())
         for name, packed in sorted(record.iterations.items()):
             found.update(name.encode() + str(packed.get("base64") or packed.get("float32")).encode())
     return found.hexdigest()

@@ -38,10 +38,13 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
-# What takes seconds to import, by backend, and no GPU: 12 s on the host of an H100.
+# What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
+# depend on whether another one of its backend was loaded before.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
     "pytorch": ("torch", "torchvision"),
     "inductor": ("torch._inductor.compile_fx",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
 }
 # At most so many processes import at the same time, each on a core: one after the other that took longer than the races
 # on the host of an H100, and a third of the time on two cores.
@@ -213,7 +216,7 @@ class Spread:
 
     def _started(self) -> Worker:
         """A process that imports what its engines need, which is no part of their cold start."""
-        backends = {spec.backend for spec in self._bench.settings.engines}
+        backends = {spec.backend for spec in self._loaded}
         return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
@@ -263,7 +266,8 @@ class Spread:
                 if settings.streams > 1:
                     self._at = spec.id
                     measured |= worker.ask("throughput", engine=spec.id, streams=settings.streams)
-                series = {**record.series, **{name: (float(each),) for name, each in measured.items() if each}}
+                numbers = {name: (float(each),) for name, each in measured.items() if each is not None}
+                series = {**record.series, **numbers}
                 warnings = (*race.notes, *([] if race.warm[spec.id] else [judge.RESTLESS]))
                 records.append(replace(record, series=series, warnings=warnings))
         return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -630,6 +631,8 @@ class Workbench:
         found = {"weights": self.weights.digest, "evaluation photos": self.samples("evaluation").digest}
         if spec.precision == "int8":
             found["calibration photos"] = self.samples("calibration").digest
+            recipe = repr(self.settings.expectations.quantize(self.name))
+            found["INT8 recipe"] = hashlib.sha256(recipe.encode()).hexdigest()
         return found
 
 

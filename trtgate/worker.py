@@ -87,9 +87,9 @@ class Worker:
         start = time.perf_counter()
         engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
         engine.infer(request.trial(request.batch_sizes[0]))
-        fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(0, anonymous_bytes() - before)}
+        fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(1, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
-            fresh["device_memory"] = max(0, used - on_device)
+            fresh["device_memory"] = max(1, used - on_device)
         self._engines[spec.id], self._signatures[spec.id] = engine, request.signature
         built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "fresh": fresh}

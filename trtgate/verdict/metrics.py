@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -240,6 +240,7 @@ def _cycles(sample: Sample) -> Floats:
 
 MEGABYTES = Words("more", "less", 1e-6, "MB")
 SECONDS = Words("slower", "faster", 1.0, "s")
+HIGHER = Words("lower", "higher", inverse=True)
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -288,6 +289,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         higher_is_better=True,
         amount="latency",
+        words=HIGHER,
     ),
     Metric(
         "throughput",
@@ -299,6 +301,7 @@ METRICS: tuple[Metric, ...] = (
         rule="number",
         higher_is_better=True,
         least=0.0,
+        words=HIGHER,
     ),
     Metric(
         "device_memory",
@@ -411,7 +414,13 @@ def decide_numbers(
         alpha=alpha,
         of="sessions" if pairing == "sessions" else "processes",
     )
-    return replace(decision, metric=metric.name)
+    return replace(_told(decision) if metric.higher_is_better else decision, metric=metric.name)
+
+
+def _told(decision: Decision) -> Decision:
+    """A decision on the inverse of a metric, with the ratios of the metric itself."""
+    estimate, high, low = (1 / each if each else None for each in (decision.estimate, decision.low, decision.high))
+    return replace(decision, estimate=estimate, low=low, high=high)
 
 
 def _limits(metric: Metric, limits: Limits) -> tuple[float, float]:
@@ -457,27 +466,39 @@ def _joined(samples: Sequence[Sample], name: str) -> list[Floats]:
 
 def within(metric: Metric, samples: Sequence[Sample]) -> float:
     """How far the rounds of one process lie apart, from the first to the ninth decile, as a log ratio: the widest."""
-    spans = [np.diff(np.percentile(np.log(metric.read(each)), [10, 90]))[0] for each in samples]
+    rounds = [values for values in map(metric.read, samples) if values.size]
+    spans = [np.diff(np.percentile(np.log(values), [10, 90]))[0] for values in rounds]
     return max(map(float, spans), default=0.0)
+
+
+# By how much the times of two builds of one plan differ on a machine that others use too, as a share.
+BUILD_SPREAD = 0.3
 
 
 def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Decision:
     """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
 
-    PASS when the median is within the limit; beyond it REGRESSED when there are two builds a side or more and all of
-    the new ones lie beyond all of the old, since one build's time is also that of whoever used the machine then.
+    PASS when none of the new builds is beyond all of the old ones by more than the limit. Else sizes, which are the
+    same every time, are REGRESSED once all are; of times the rule is that of sessions: five builds a side for a bound,
+    and with fewer only what is far beyond what builds differ by.
     """
     before, after = (np.unique(side) for side in (old, new))
-    change = float(np.log(np.median(after) / np.median(before)))
-    more = float(np.median(after) - np.median(before))
-    ratio: dict[str, Any] = {"estimate": float(np.exp(change))}
-    text = f"{change_text(change)} ({metric.words.amount(more)}) from {after.size} against {before.size} builds"
+    text = f"from {after.size} against {before.size} builds"
+    change, more = (float(np.log(after[-1] / before[-1])), float(after[-1] - before[-1]))
+    largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {text}"
     if change <= np.log1p(delta) or more <= floor:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.0%}", **ratio)
-    sizes = metric.unit == "bytes"  # the same every time
-    if after.min() > before.max() and (sizes or min(before.size, after.size) > 1):
-        return Decision(
-            Verdict.REGRESSED, Reason.SLOWER, f"{metric.words.worse} by {text}, delta is {delta:.0%}", **ratio
-        )
-    message = f"{text} is beyond {delta:.0%}, but one build cannot show it; build more"
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, **ratio)
+        estimate = float(np.median(after) / np.median(before))
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{largest}, within {delta:.0%}", estimate=estimate)
+    if metric.unit == "bytes":
+        estimate = float(np.median(after) / np.median(before))
+        if after[0] > before[-1]:
+            message = f"{metric.words.worse} by {largest}, delta is {delta:.0%}"
+            return Decision(Verdict.REGRESSED, Reason.SLOWER, message, estimate=estimate)
+        message = f"{largest}, beyond {delta:.0%}, and others are not; build more"
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, estimate=estimate)
+    decision = decide_sessions(
+        before, after, delta=delta, absolute_floor=floor, spread=BUILD_SPREAD, words=metric.words, of="builds"
+    )
+    if decision.reason is not Reason.UNDERPOWERED:
+        return decision
+    return replace(decision, reason=Reason.TOO_FEW_BUILDS, message=f"{largest}, beyond {delta:.0%}; build more")

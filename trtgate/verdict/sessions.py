@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import SLOWER, Bounds, Words, change_text, decide_by_bounds, require_times
+from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, require_times
+from trtgate.verdict.policy import GOOD
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +33,9 @@ LOOKS = 2
 LOOK_ALPHA = ALPHA / LOOKS
 # With fewer sessions a change must exceed delta by this many times the spread between two sessions of one stack.
 FAR = 3.0
+# Of the new side's sessions so many may lie beyond all of the old one's by more than delta: one is bad luck. More are a
+# mixture, which no bound of a shift sees: with 4 of 16 twice as slow, that of 16 against 8 is the others'.
+STRAYS = 1
 # Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
 EXACT_WORK = 500_000
 
@@ -207,11 +211,11 @@ def decide_sessions(
         ratio: dict[str, Any] = {"estimate": math.exp(shift)}
         if least > 0 and shift > far and absolute > absolute_floor:
             message = (
-                f"{words.worse} by {change_text(shift)}, far beyond what two {of} of one stack differ by, "
+                f"{words.worse} by {words.change(shift)}, far beyond what two {of} of one stack differ by, "
                 f"{widest:.1%} ({sessions})"
             )
             return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
-        message = f"{change_text(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
+        message = f"{words.change(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
     decision = decide_by_bounds(
         Bounds(shift, low, high),
@@ -221,4 +225,9 @@ def decide_sessions(
         f" from {sessions}",
         words,
     )
+    less, more = amounts or (old, new)
+    beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
+    if decision.verdict in GOOD and beyond > STRAYS:
+        message = f"{decision.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
+        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
     return replace(decision, p=shift_test(before, after))
