@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trtgate.ab import REBUILDS, run_ab
+from trtgate.ab import PROCESSES, REBUILDS, run_ab
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, ask, search
@@ -267,6 +267,8 @@ def _add_ab(commands: Any) -> None:
         metavar="K",
         help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
     )
+    text = f"a side; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
+    parser.add_argument("--processes", type=_positive, metavar="N", help=text)
     _add_outputs(parser)
     parser.set_defaults(run=_ab)
 
@@ -281,6 +283,7 @@ def _ab(options: argparse.Namespace) -> int:
         options.engine,
         rounds=options.rounds,
         rebuilds=options.rebuilds,
+        processes=options.processes,
         progress=console_progress(),
     )
     write_output("--json", options.json, json.dumps(ab_to_json(report), indent=1))
