@@ -110,8 +110,13 @@ def image_classes() -> tuple[ImageClass, ...]:
 
 
 def is_model(name: str) -> bool:
-    """Whether --model takes that name. Torchvision takes seconds to import, and is asked of what is not known."""
-    if name in OWN or name == "resnet50" or name.partition("@")[0].endswith(".onnx"):
+    """Whether --model takes that name."""
+    return name.partition("@")[0].endswith(".onnx") or _is_known(name)
+
+
+def _is_known(name: str) -> bool:
+    """Whether somebody here can build it. Torchvision takes seconds to import, and is asked of what is not known."""
+    if name in OWN or name == "resnet50":
         return True
     from torchvision import models
 
@@ -143,9 +148,9 @@ def load_model(name: str, weights_file: Path | None = None) -> Model:
 
 def require_known(name: str) -> None:
     """Raises UserError for a model that nobody here can build."""
-    from torchvision import models
+    if not _is_known(name):
+        from torchvision import models
 
-    if name not in OWN and name not in models.list_models(module=models):
         close = difflib.get_close_matches(name, [*OWN, *models.list_models(module=models)], 1)
         raise UserError(
             f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers"
