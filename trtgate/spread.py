@@ -37,9 +37,10 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
-# What takes seconds to import, by backend, and no GPU: 3 s each on the host of an H100.
+# What takes seconds to import, by backend, and no GPU: 3 s each on the host of an H100. The packages of the model's own
+# modules come on top, torchvision among them or not.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
-    "pytorch": ("torch", "torchvision"),
+    "pytorch": ("torch",),
     "inductor": ("torch._inductor.compile_fx",),
 }
 # A floor asks for this many rounds of all processes together.
@@ -199,8 +200,12 @@ class Spread:
 
     def _started(self) -> Worker:
         """A process that imports what its engines need, which is no part of their cold start."""
-        backends = {spec.backend for spec in self._bench.settings.engines}
-        return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
+        bench = self._bench
+        backends = {spec.backend for spec in bench.settings.engines}
+        names = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
+        if bench.file is None:
+            names += sorted({type(each).__module__.partition(".")[0] for each in bench.model.module.modules()})
+        return fresh_worker(list(dict.fromkeys(names)))
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""
