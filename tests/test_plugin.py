@@ -5,6 +5,7 @@ The inner runs use bench/'s own test_latency.py and test_speedup.py on records t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,24 @@ def test_trap_xdist_with_compare(run: Run, fault: Fault) -> None:
 def test_trap_xdist_without_compare_is_no_pass_either(run: Run) -> None:
     run("--benchmark-save=before")
     refused(run("-n", "2", xdist=True), "-n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        (("tests/",), True),
+        (("tests/test_it.py::test_it",), True),
+        (("tests/../bench",), False),
+        (("tests/", "bench/"), False),
+        ((), False),
+    ],
+)
+def test_xdist_is_for_tests_that_race_nothing(asked: tuple[str, ...], allowed: bool, pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]")
+    for folder in ("tests", "bench"):
+        pytester.mkdir(folder)
+    with contextlib.nullcontext() if allowed else pytest.raises(pytest.UsageError, match="-n"):
+        pytester.parseconfigure("-p", "trtgate.plugin", "-n", "2", *asked)
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
