@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from torch import nn
 
-from trtgate import spread
+from trtgate import models, spread
 from trtgate.engines import parse_spec
 from trtgate.race import NoMonitor
 from trtgate.records import from_json, read_session, to_json
@@ -29,13 +30,23 @@ from trtgate.workbench import Settings, Workbench
 REFERENCE, INT8 = parse_spec("pytorch-fp32"), parse_spec("onnxruntime-int8")
 
 
+def small() -> models.Architecture:
+    """A few convolutions: what processes add up to is under test, not what they race. Of PyTorch's own classes alone,
+    which a worker can load."""
+    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    return models.Architecture(
+        nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 1000)), models.Preprocessing(resize=36, crop=32)
+    )
+
+
 @pytest.fixture
 def bench(plan_cache: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workbench]:
     # Who else uses this machine is not under test.
     monkeypatch.setattr(spread, "monitor_for", lambda *_: NoMonitor)
     monkeypatch.setattr(spread, "LOUD", 1e9)
+    monkeypatch.setitem(models.OWN, "small", small)
     settings = Settings(engines=(REFERENCE, INT8), plan_cache=plan_cache, processes=2)
-    with Workbench("efficientnet_lite0", settings) as bench:
+    with Workbench("small", settings) as bench:
         yield bench
 
 

@@ -39,9 +39,10 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
 # What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
-# depend on whether another one of its backend was loaded before.
+# depend on whether another one of its backend was loaded before. The packages of
+# the model's own modules come on top, torchvision among them or not.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
-    "pytorch": ("torch", "torchvision"),
+    "pytorch": ("torch",),
     "inductor": ("torch._inductor.compile_fx",),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
@@ -216,8 +217,12 @@ class Spread:
 
     def _started(self) -> Worker:
         """A process that imports what its engines need, which is no part of their cold start."""
+        bench = self._bench
         backends = {spec.backend for spec in self._loaded}
-        return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
+        names = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
+        if bench.file is None:
+            names += sorted({type(each).__module__.partition(".")[0] for each in bench.model.module.modules()})
+        return fresh_worker(list(dict.fromkeys(names)))
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""

@@ -31,9 +31,13 @@ log = logging.getLogger(__name__)
 
 
 def is_model(name: str) -> bool:
-    """Whether --model takes that name. Torchvision takes seconds to import, and is asked of what is not known."""
-    quick = name in OWN or name == "resnet50" or name.partition("@")[0].endswith(".onnx")
-    return quick or name in torchvision.names()
+    """Whether --model takes that name."""
+    return name.partition("@")[0].endswith(".onnx") or _is_known(name)
+
+
+def _is_known(name: str) -> bool:
+    """Whether somebody here can build it. Torchvision takes seconds to import, and is asked of what is not known."""
+    return name in OWN or name == "resnet50" or name in torchvision.names()
 
 
 def load_model(name: str, weights_file: Path | None = None) -> Model:
@@ -64,7 +68,7 @@ def load_model(name: str, weights_file: Path | None = None) -> Model:
 
 def require_known(name: str) -> None:
     """Raises UserError for a model that nobody here can build."""
-    if name not in OWN and name not in torchvision.names():
+    if not _is_known(name):
         close = difflib.get_close_matches(name, [*OWN, *torchvision.names()], 1)
         raise UserError(
             f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers"
