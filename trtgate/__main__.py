@@ -359,7 +359,7 @@ def _bisect(options: argparse.Namespace) -> int:
     laboratory = Installed(question, environments, settings, progress, options.processes)
     found = search(question, releases, laboratory, known, journal.write)
     write_output("--json", options.json, json.dumps(bisection_to_json(found), indent=1))
-    _show(options, bisection_page(found, environments.installed(found.names)))
+    _show(options, bisection_page(found, environments.sides(found.names)))
     return found.status
 
 
