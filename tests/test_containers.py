@@ -23,7 +23,13 @@ from trtgate.workbench import Workbench
 from .faults.table import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
-DIGEST = "sha256:" + "ab" * 32
+
+
+def digest_of(name: str) -> str:
+    """The stand-in's, which it knows the name from."""
+    return f"sha256:{name.encode().hex().ljust(64, '0')}"
+
+
 # What docker does with the words that we use, and what it refuses; an image called broken has no numpy.
 DOCKER = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys
@@ -35,7 +41,7 @@ if words[0] == "ps":
 if words[:2] == ["image", "inspect"]:
     if words[-1].startswith("nowhere"):
         sys.exit("Error: No such image: " + words[-1])
-    print({DIGEST!r})
+    print("sha256:" + words[-1].encode().hex().ljust(64, "0"))
 if words[0] == "inspect":
     print((here / words[-1]).read_text())
 if words[0] == "kill":
@@ -52,7 +58,7 @@ if words[0] == "run":
             environment.update([value.split("=", 1)])
         if option == "--volume" and not pathlib.Path(value.split(":")[0]).exists():
             sys.exit("no such folder: " + value)
-    image = words.pop(0)
+    image = bytes.fromhex(words.pop(0).removeprefix("sha256:")).rstrip(bytes(1)).decode()
     (here / name).write_text(str(os.getpid()))
     if image.startswith("hangs"):
         signal.pause()
@@ -100,6 +106,7 @@ def test_a_worker_in_a_container_speaks_over_a_socket(worker: Worker, docker: Pa
     assert run[run.index("--network") + 1] == "none"
     assert f"{docker}:{docker}" in run, "the folders of the run are where they are outside"
     assert f"{ROOT}:{ROOT}:ro" in run, "and the code is read only"
+    assert digest_of("trt:10.13") in run, "by its digest, since a tag may move"
     socket = Path(run[-1])
     assert socket.is_socket()
     worker.close()
@@ -108,7 +115,7 @@ def test_a_worker_in_a_container_speaks_over_a_socket(worker: Worker, docker: Pa
 
 
 def test_a_container_that_does_not_start_says_why(docker: Path) -> None:
-    broken = Worker("new", Image("broken:1", "docker", DIGEST, "cpu"))
+    broken = Worker("new", Image("broken:1", "docker", digest_of("broken:1"), "cpu"))
     with pytest.raises(WorkerError, match=r"(?s)the new worker \(broken:1\): it ended .*status 1.*named 'numpy'"):
         broken.greet()
     broken.close()
@@ -117,7 +124,7 @@ def test_a_container_that_does_not_start_says_why(docker: Path) -> None:
 def test_a_container_that_hangs_is_ended(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "START_SECONDS", 0.5)
     monkeypatch.setattr(remote, "GOODBYE_SECONDS", 0.1)
-    hanging = Worker("new", Image("hangs:1", "docker", DIGEST, "cpu"))
+    hanging = Worker("new", Image("hangs:1", "docker", digest_of("hangs:1"), "cpu"))
     with pytest.raises(WorkerError, match="did not answer in time"):
         hanging.greet()
     hanging.close()
@@ -183,10 +190,11 @@ def test_what_stands_in_the_way_of_an_image_is_one_sentence(
 
 
 def test_an_image_may_be_named_by_its_digest(docker: Path) -> None:
-    found = choose_side("--old", f"trt@{DIGEST}", "cpu")
+    digest = digest_of("trt")
+    found = choose_side("--old", f"trt@{digest}", "cpu")
     assert isinstance(found, Image)
     with pytest.raises(UserError, match="run docker pull nowhere@sha256:"):
-        choose_side("--old", f"nowhere@{DIGEST}", "cpu")
+        choose_side("--old", f"nowhere@{digest}", "cpu")
 
 
 def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
@@ -195,7 +203,7 @@ def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
     found = choose_side("--old", "trt:10", "cpu")
     assert isinstance(found, Image)
     assert found.engine == "podman"
-    assert found.facts == {"image": "trt:10 (abababababab)"}
+    assert found.facts == {"image": f"trt:10 ({digest_of('trt:10')[7:19]})"}
 
 
 @pytest.mark.parametrize(
@@ -204,10 +212,10 @@ def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
 )
 def test_a_gpu_is_passed_through(engine: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    command = Image("trt:10", engine, DIGEST, "cuda").command("x", [], ["/s"])
+    command = Image("trt:10", engine, digest_of("trt:10"), "cuda").command("x", [], ["/s"])
     at = command.index(words[0])
     assert command[at : at + 2] == words
-    assert words[0] not in Image("trt:10", engine, DIGEST, "cpu").command("x", [], ["/s"])
+    assert words[0] not in Image("trt:10", engine, digest_of("trt:10"), "cpu").command("x", [], ["/s"])
     owner = ["--user", f"1000:{os.getgid()}"] if engine == "docker" else ["--userns", "keep-id"]
     assert command[command.index(owner[0]) + 1] == owner[1], "what it writes is ours"
 
@@ -228,7 +236,7 @@ def test_images_are_raced(
     status = main(["ab", "--old", sys.executable, "--new", "ort:1.32", *arguments])
     text = capsys.readouterr().out
     assert status in {0, 6, 7}, text  # this machine's load must not decide a unit test
-    assert "image: None -> ort:1.32 (abababababab)" in text
+    assert f"image: None -> ort:1.32 ({digest_of('ort:1.32')[7:19]})" in text
     [engine] = json.loads(out.read_text())["engines"]
     assert engine["agreement"]["new with old"]["top1"] == 8
     assert len(engine["new"]["processes"]) == 3

@@ -93,7 +93,8 @@ class Image:
 
     def command(self, name: str, writable: Sequence[Path], worker: Sequence[str]) -> list[str]:
         """Runs `worker` in a container of that name. Folders are where they are outside, so that a path means the same
-        on both sides, and what the worker writes there belongs to whoever started it."""
+        on both sides, and what the worker writes there belongs to whoever started it. The image is named by its
+        digest: a tag may move while it is raced."""
         root = import_root()
         shared = [f"{folder.resolve()}:{folder.resolve()}" for folder in writable]
         shared += [f"{folder}:{folder}:ro" for folder in (root, PACKAGE)]
@@ -106,7 +107,7 @@ class Image:
             *(GPUS[self.engine] if self.device == "cuda" else ()),
             *(each for volume in dict.fromkeys(shared) for each in ("--volume", volume)),
             *("--env", f"PYTHONPATH={root}", "--env", "PYTHONDONTWRITEBYTECODE=1"),
-            *("--entrypoint", "python3", self.name, "-m", "trtgate.worker", *worker),
+            *("--entrypoint", "python3", self.digest, "-m", "trtgate.worker", *worker),
         ]
 
 
