@@ -131,7 +131,7 @@ class Bisection:
 
     @property
     def names(self) -> list[str]:
-        """The versions as pip knows them."""
+        """The versions as they are asked for."""
         return list(map(str, self.releases))
 
     @property
@@ -153,7 +153,9 @@ class Bisection:
         """What the answer leaves unsaid: versions that could not be used, and other changes that were met."""
         answer, names = self.answer, self.names
         lines = [
-            f"{name} {each.words}: {each.why}" for name, each in self.tried.items() if each.state is not State.WORKS
+            f"{name} {self.tried[name].words}: {self.tried[name].why}"
+            for name in names
+            if name in self.tried and self.tried[name].state is not State.WORKS
         ]
         if answer.kind not in {Kind.FOUND, Kind.BETWEEN}:
             return lines
