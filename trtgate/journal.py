@@ -109,6 +109,7 @@ def bisection_to_json(found: Bisection) -> dict[str, Any]:
             {
                 "version": str(release),
                 "released": release.date or None,
+                "digest": release.digest or None,
                 "state": found.tried[str(release)].words if str(release) in found.tried else None,
                 "why": found.tried[str(release)].why if str(release) in found.tried else "",
             }

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from trtgate.ab import PROCESSES, AbReport, run_ab
@@ -66,7 +67,14 @@ class Installed:
         engine = self.question.engine
         try:
             with contextlib.closing(Worker(self.question.called(version), place)) as worker:
-                worker.greet()
+                try:
+                    worker.greet()
+                except WorkerError as error:
+                    # An environment is made for its worker: if none starts, that is the version's doing. An image may
+                    # have no Python, and says nothing of its engine then.
+                    if isinstance(place, Path):
+                        raise
+                    return Tried(State.ABSENT, line_of(str(error)), "cannot be started")
                 told = worker.ask("describe", device=self.settings.device, engines=[engine])["engines"][engine]
         except WorkerError as error:
             return Tried(State.FAILS, line_of(str(error)))

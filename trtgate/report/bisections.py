@@ -178,8 +178,9 @@ def _versions_table(found: Bisection) -> Table:
         elif raced is not None:
             text = _outcome(found.question, raced.outcome)
             known = Cell(f"{text}, against {found.names[0]}", VERDICTS[raced.outcome])
-        rows.append(cells(str(release), release.date or "-", known))
-    columns = (Column("version", text=True), Column("released", text=True), Column("what is known", text=True))
+        rows.append(cells(str(release), release.date or release.digest.removeprefix("sha256:")[:12] or "-", known))
+    noun, second = found.question.noun, "released" if found.question.package else "digest"
+    columns = tuple(Column(each, text=True) for each in (noun, second, "what is known"))
     return Table(columns, tuple(rows), grouped=0)
 
 
