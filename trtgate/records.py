@@ -442,7 +442,7 @@ FIRST_PLAN = {"bytes": "plan_bytes", "build_seconds": "build_seconds", "device_m
 
 
 def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
-    """A record from JSON values, of this schema or of 1; without `layers` their times are neither checked nor kept.
+    """A record from JSON values, of this schema or of 1; without `layers` their times are checked and not kept.
 
     Raises ValueError or KeyError for anything else.
     """
@@ -450,10 +450,8 @@ def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
     if given.get("schema", 1) == 1:
         given["series"] = _first_series(given)
         given.pop("iterations", None)  # their number then
-    if not layers:
-        given.pop("layer_times", None)
     found = {name: read(name, given[name]) for name, read in READERS.items() if name in given}
-    record = EngineRecord(**found)
+    record = EngineRecord(**(found if layers else {**found, "layer_times": {}}))
     if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
         raise ValueError("processes must say which rounds are whose")
     sample = record.sample()

@@ -39,8 +39,7 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
 # What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
-# depend on whether another one of its backend was loaded before. The packages of
-# the model's own modules come on top, torchvision among them or not.
+# depend on whether another one of its backend was loaded before. The packages of the model's own modules come on top.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
     "pytorch": ("torch",),
     "inductor": ("torch._inductor.compile_fx",),
