@@ -18,8 +18,10 @@ import psutil
 import pytest
 from torch import nn
 
-from trtgate import models, spread
+from trtgate import spread
 from trtgate.engines import parse_spec
+from trtgate.models.base import Architecture, Preprocessing
+from trtgate.models.own import OWN
 from trtgate.race import NoMonitor
 from trtgate.records import from_json, read_session, to_json
 from trtgate.remote import Worker, WorkerError
@@ -30,13 +32,11 @@ from trtgate.workbench import Settings, Workbench
 REFERENCE, INT8 = parse_spec("pytorch-fp32"), parse_spec("onnxruntime-int8")
 
 
-def small() -> models.Architecture:
+def small() -> Architecture:
     """A few convolutions: what processes add up to is under test, not what they race. Of PyTorch's own classes alone,
     which a worker can load."""
     layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-    return models.Architecture(
-        nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 1000)), models.Preprocessing(resize=36, crop=32)
-    )
+    return Architecture(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 1000)), Preprocessing(resize=36, crop=32))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def bench(plan_cache: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch)
     # Who else uses this machine is not under test.
     monkeypatch.setattr(spread, "monitor_for", lambda *_: NoMonitor)
     monkeypatch.setattr(spread, "LOUD", 1e9)
-    monkeypatch.setitem(models.OWN, "small", small)
+    monkeypatch.setitem(OWN, "small", small)
     settings = Settings(engines=(REFERENCE, INT8), plan_cache=plan_cache, processes=2)
     with Workbench("small", settings) as bench:
         yield bench
