@@ -6,6 +6,7 @@ The inner runs use bench/'s own test_latency.py and test_speedup.py on records t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from trtgate.__main__ import main
 from trtgate.records import read_session
 
 from .faults.table import Fault
@@ -151,6 +153,25 @@ def test_one_session_against_one_never_passes(run: Run) -> None:
     result = run("--benchmark-compare=before")
     assert result.ret == 6
     result.stdout.fnmatch_lines(["*INCONCLUSIVE (underpowered)*"])
+
+
+@pytest.mark.fault(
+    done="a run that could not tell (INCONCLUSIVE) against its baseline, saved and promoted",
+    said="cannot become a baseline: its own run did not pass (toy ...: INCONCLUSIVE (underpowered): ...",
+    status="2",
+    kept="the saved session; no baseline is made",
+)
+def test_what_could_not_be_told_becomes_no_baseline(run: Run, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    run("--benchmark-save=before")
+    assert run("--benchmark-compare=before", "--benchmark-save=after").ret == 6
+    assert len(read_session(saved("after")).open) == 2
+    capsys.readouterr()
+    fault.check(main(["promote", "after", "--to", "baselines/new"]), capsys.readouterr().err)
+    assert main(["promote", "before", "--to", "baselines/old"]) == 0
+    fleet = Path("fleet/l4")
+    fleet.mkdir(parents=True)
+    shutil.copy(saved("after"), fleet)
+    assert main(["report", "fleet"]) == 6
 
 
 # What is printed besides.

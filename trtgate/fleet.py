@@ -143,6 +143,10 @@ def _own_failure(session: SessionRecord) -> Decision | None:
     if session.partial:
         message = f"it did not judge everything: {'; '.join(session.partial)}"
         return Decision(Verdict.INVALID, Reason.OWN_RUN_FAILED, message)
+    told = {f"{record.name}: {decision}" for record in session.engines.values() for decision in record.decisions}
+    if open_ := [each for each in session.open if each not in told]:
+        message = f"its own run could not tell: {'; '.join(open_)}"
+        return Decision(Verdict.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
     return None
 
 

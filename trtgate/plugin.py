@@ -314,6 +314,12 @@ class Gate:
         bad = [d.message for d in decided if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
         return bad + [f"{nodeid} failed" for nodeid in sorted(self._broken)]
 
+    def open(self) -> list[str]:
+        """What this run could not tell, on its own floors or against its baseline."""
+        named = run_decisions(list(self.records.values()), self.decisions, self.report())
+        told = [(name, decision) for name, decision in named if decision.verdict is Verdict.INCONCLUSIVE]
+        return [f"{name}: {decision}" if name else str(decision) for name, decision in dict.fromkeys(told)]
+
     def partial(self) -> list[str]:
         """Why this run did not judge all that a whole one would; empty if it did."""
         chosen = [argument for argument in self.config.args if "::" in argument or argument.endswith(".py")]
@@ -545,6 +551,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "skipped": gate.skipped,
         "unfit": gate.unfit(),
         "partial": gate.partial(),
+        "open": gate.open(),
     }
     gate.document = output_json
     if gate.blog:

@@ -182,7 +182,8 @@ def name_of(key: Key) -> str:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out."""
+    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out, `open` what
+    could not be told."""
 
     path: Path
     datetime: str
@@ -193,6 +194,7 @@ class SessionRecord:
     partial: tuple[str, ...] = ()
     digest: str = ""
     schema: int = SCHEMA
+    open: tuple[str, ...] = ()
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
@@ -530,6 +532,7 @@ def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
             skipped=fields.mapped(fields.text)("skipped", summary.get("skipped", {})),
             unfit=fields.listed(fields.text)("unfit", summary.get("unfit", [])),
             partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
+            open=fields.listed(fields.text)("open", summary.get("open", [])),
             digest=_digest(records),
             schema=newest,
         )
