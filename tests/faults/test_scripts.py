@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trtgate.__main__ import main
+
 from .table import ROOT, Fault
 
 SCRIPTS = ROOT / ".github" / "scripts"
@@ -69,6 +71,30 @@ def test_a_version_that_is_none(package: str, fault: Fault, tmp_path: Path) -> N
     status, said, given = run("upgrade.sh", tmp_path, OLD=package, NEW="onnxruntime==1.0", ENVS=str(tmp_path / "envs"))
     fault.check(status, said)
     assert not given
+
+
+@pytest.mark.fault(
+    done="a runner of `gpu-gate` that sent no records, or none that did",
+    said="records-t4: INVALID (no_records): no session was recorded",
+    status="7",
+    kept="the other runners' rows",
+)
+def test_a_runner_that_sent_nothing(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    from tests.workflows import fill
+
+    monkeypatch.chdir(tmp_path)
+    job = yaml.safe_load((ROOT / ".github/workflows/gpu-gate.yml").read_text())["jobs"]["fleet"]
+    names = {"vars.TRTGATE_RUNNERS": '["t4", "l4 of mine; touch ran"]'}
+    for step in job["steps"]:
+        if "run" in step and "make env" not in step["run"] and "trtgate" not in step["run"]:
+            given = {name: fill(str(value), names) for name, value in step["env"].items()}
+            subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env={**os.environ, **given}, check=True)
+    status = main(["report", "fleet"])
+    fault.check(status, capsys.readouterr().out)
+    assert [path.name for path in sorted(Path("fleet").iterdir())] == ["records-l4 of mine; touch ran", "records-t4"]
 
 
 def test_what_waits_for_a_runner_is_not_replaced() -> None:
