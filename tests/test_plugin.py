@@ -261,6 +261,12 @@ def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[s
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
+def test_trap_a_look_at_the_cache_is_no_comparison(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-compare=before", "--cache-show")
+    refused(pytester.runpytest_inprocess(*options), "--cache-show")
+
+
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
 @pytest.mark.fault(
     done="`--collect-only`, `--setup-plan` and others with which nothing is decided",
@@ -360,6 +366,66 @@ def test_a_mistake_in_the_middle_of_a_run_is_no_regression(
     assert "test_full failed" not in saved().read_text()
     pytester.makepyfile(test_zz="")
     refused(run("--benchmark-compare=before"), "did not judge everything")
+
+
+KEPT = """
+@pytest.fixture(autouse=True)
+def kept(request):
+    if "slow-fp32" in request.node.name:
+        {error}
+"""
+
+
+@pytest.mark.parametrize("stop", [(), ("-x",)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        "from trtgate.errors import UserError; raise UserError('No space left on device in the cache')",
+        "open('/dev/full', 'w').write('x' * 9999)",
+    ],
+)
+@pytest.mark.fault(
+    done="the disk full, or another mistake of the user's, when one engine of a compared run is measured",
+    said="INVALID, 1 INCONCLUSIVE...No space left on device",
+    status="4",
+    kept="the table",
+)
+def test_what_a_mistake_kept_from_being_measured_is_not_missing(
+    run: Run, pytester: pytest.Pytester, error: str, stop: tuple[str, ...], fault: Fault
+) -> None:
+    run("--benchmark-save=before")
+    pytester.makeconftest(CONFTEST + KEPT.format(error=error))
+    result = run("--benchmark-compare=before", *stop)
+    text = "\n".join(result.outlines)
+    fault.check(int(result.ret), text) if not stop else None
+    assert (result.ret, "REGRESSED" in text, "acknowledged_missing" in text) == (4, False, False)
+    # What is gone by itself is missing all the same.
+    pytester.makeconftest(CONFTEST + KEPT.format(error=error))
+    assert run("--benchmark-compare=before", plan={**PLAN, "fast-int8": None}).ret == 1
+    assert run("--benchmark-compare=before", plan={"slow-fp32": 1}).ret == 1
+
+
+OPEN = """
+from trtgate.verdict import Decision, Reason, Verdict
+
+def test_first(gate, request):
+    gate.show(request.node, Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, "12 photos are too few"))
+"""
+
+
+@pytest.mark.parametrize("stop", ["-x", "--maxfail=1"])
+def test_what_comes_after_the_end_of_a_run_is_not_missing(run: Run, pytester: pytest.Pytester, stop: str) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_first=OPEN)
+    result = run("--benchmark-compare=before", stop)
+    assert result.ret == 7
+    result.stdout.fnmatch_lines(["MISSING: toy fast-int8*, toy slow-fp32*: not measured: the run was cut off"])
+
+
+def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_toy="import nowhere_at_all\n", test_more="def test_more():\n    pass\n")
+    assert run("--benchmark-compare=before", "--continue-on-collection-errors").ret == 4
 
 
 def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> None:

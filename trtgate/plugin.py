@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from trtgate.options import add_options, read_settings
 from trtgate.outputs import require_outputs, write_output
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
-from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
+from trtgate.records import KEY, SCHEMA, EngineRecord, Key, SessionRecord, read_session, to_json
 from trtgate.remote import WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
@@ -97,6 +97,9 @@ class Gate:
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
+        self._planned: dict[str, Mapping[str, str]] = {}
+        self._begun: set[str] = set()
+        self._uncollected = ""
         self._report: Report | None = None
         self._settings: Settings | None = None
         self._stack: dict[str, Any] | None = None
@@ -237,6 +240,44 @@ class Gate:
         """Remember what could not be judged for a reason that is the user's to mend: no verdict of any kind."""
         self.mistakes.setdefault(name, sentence)
 
+    def note_uncollected(self, name: str) -> None:
+        """Remember what could not be collected, so that nobody knows which tests it has."""
+        self._uncollected = f"{name} cannot be collected"
+        self.note_mistake(name, "it cannot be collected")
+
+    def note_plan(self, items: Iterable[pytest.Item]) -> None:
+        """Remember which tests are to be run, and on what."""
+        for item in items:
+            given = getattr(item, "callspec", None)
+            params = given.params if given is not None else {}
+            self._planned[item.nodeid] = {name: str(getattr(each, "id", each)) for name, each in params.items()}
+
+    def note_begun(self, nodeid: str) -> None:
+        """Remember that a test was run."""
+        self._begun.add(nodeid)
+
+    def _kept_from(self, key: Key) -> str:
+        """What kept an engine from being measured that is nothing of its own: a mistake, or the end of the run; ""
+        where it is its own that it is missing."""
+        model, engine, batch = key
+        if f"{model} {engine}" in self.skipped:
+            return ""
+        own = [
+            nodeid
+            for nodeid, given in self._planned.items()
+            if engine in given.values()
+            and given.get("workbench", model) == model
+            and given.get("batch_size", str(batch)) == str(batch)
+        ]
+        if self._broken & set(own):
+            return ""
+        found = [self.mistakes[nodeid] for nodeid in own if nodeid in self.mistakes]
+        if self.cut_off and set(own) - self._begun:
+            found.append(self.cut_off)
+        if not own and self._uncollected:
+            found.append(self._uncollected)
+        return found[0] if found else ""
+
     @property
     def _broken(self) -> set[str]:
         """Tests that failed without a decision and without a sentence for the user."""
@@ -245,7 +286,12 @@ class Gate:
     def report(self) -> Report | None:
         """This run against the baseline, or None without one; final once the tests are over."""
         if self.baseline and self._report is None:
-            self._report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
+            report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
+            missing = dict(report.missing)
+            for key, decision in report.missing.items():
+                if decision.verdict is Verdict.REGRESSED and (why := self._kept_from(key)):
+                    missing[key] = Decision(Verdict.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
+            self._report = replace(report, missing=missing)
         return self._report
 
     def comparison(self, record: EngineRecord) -> Comparison | None:
@@ -422,6 +468,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     gate_of(session.config).collected |= set(map(test_of, session.items))
+    gate_of(session.config).note_plan(session.items)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and any("workbench" in getattr(item, "fixturenames", ()) for item in session.items):
         # A file's name is in the way where a line says what is being done; under -v each test has its own.
@@ -488,6 +535,7 @@ NOTHING_DECIDED = {
     "benchmark_disable": "--benchmark-disable",
     "benchmark_skip": "--benchmark-skip",
     "collectonly": "--collect-only",
+    "cacheshow": "--cache-show",
     "showfixtures": "--fixtures",
     "show_fixtures_per_test": "--fixtures-per-test",
     "markers": "--markers",
@@ -587,10 +635,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed and _CURRENT:
-        _CURRENT[-1].note_mistake(report.nodeid, "it cannot be collected")
+        _CURRENT[-1].note_uncollected(report.nodeid)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if _CURRENT:
+        _CURRENT[-1].note_begun(report.nodeid)
     if report.failed and _CURRENT:
         _CURRENT[-1].note_failure(report)
     if report.skipped and _CURRENT and isinstance(report.longrepr, tuple):

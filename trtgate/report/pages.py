@@ -167,6 +167,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
     advice = NEXT[found.verdict]
     if found.reason is Reason.MISSING:
         advice = "install what is missing, or add it to acknowledged_missing in expectations.toml"
+    if found.reason is Reason.NO_RECORDS:
+        advice = "mend what kept it from being measured, then measure again"
     return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 
@@ -464,7 +466,7 @@ def missing_notes(report: Report) -> list[str]:
     """What the new side lacks, by reason: eighteen engines of a runtime that is gone are one line."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for key, decision in report.missing.items():
-        groups.setdefault((decision.verdict in GOOD, decision.message), []).append(name_of(key))
+        groups.setdefault((decision.reason is not Reason.MISSING, decision.message), []).append(name_of(key))
     lines = []
     for (fine, why), names in groups.items():
         shown = ", ".join(names[:MISSING_SHOWN]) + (
