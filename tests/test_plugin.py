@@ -261,6 +261,29 @@ def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[s
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--benchmark-save=x", "--benchmark-skip"), "--benchmark-save with --benchmark-skip would save nothing"),
+        (("--benchmark-autosave", "--collect-only"), "--benchmark-autosave with --collect-only would save nothing"),
+        (("--benchmark-save=x", "-k", "speedup"), "--benchmark-save: nothing was saved, for no test that measures"),
+        (("--benchmark-json=x.json", "-m", "not benchmark"), "--benchmark-json: nothing was saved"),
+        (("--benchmark-save=x", "-k", "nothing_is_called_this"), "--benchmark-save: nothing was saved"),
+    ],
+)
+@pytest.mark.fault(
+    done="`--benchmark-save` with `--benchmark-skip`, `-k` or `-m`, so that nothing is measured",
+    said="nothing",
+    status="4",
+    kept="the table",
+)
+def test_trap_a_save_that_saves_nothing(run: Run, options: tuple[str, ...], said: str, fault: Fault) -> None:
+    result = run(*options)
+    fault.check(*told(result))
+    assert said in " ".join(told(result)[1].split())
+    assert not list(Path(".benchmarks").rglob("*.json"))
+
+
 def test_trap_a_look_at_the_cache_is_no_comparison(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-compare=before", "--cache-show")

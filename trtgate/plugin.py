@@ -45,7 +45,7 @@ from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import METRICS
-from trtgate.verdict.policy import EXIT_REGRESSED, GOOD, exit_status, more_may_decide
+from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 from trtgate.workbench import Settings
 
 
@@ -94,6 +94,7 @@ class Gate:
         self.mistakes: dict[str, str] = {}
         self.document: dict[str, Any] | None = None
         self.cut_off = ""
+        self.unsaved = ""
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
@@ -344,7 +345,7 @@ class Gate:
     @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
-        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes)
+        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes or self.unsaved)
 
     def unfinished(self) -> list[Path]:
         """Where the samples are that this run's finished processes measured, until it is over."""
@@ -391,13 +392,16 @@ class Gate:
             return status
         report = self.report()
         compared = report.decisions() if report else []
-        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared:
+        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared and not self.unsaved:
             return status
         if self._broken:
             return int(pytest.ExitCode.TESTS_FAILED)
         decided = exit_status(decision.verdict for decision in [*self.decisions, *compared])
-        # What could not be judged hides no regression of what was, and is none itself.
-        return int(pytest.ExitCode.USAGE_ERROR) if self.mistakes and decided != EXIT_REGRESSED else decided
+        # What could not be judged hides no regression of what was, and is none itself; nor does what was not saved.
+        mistaken = (self.mistakes and decided != EXIT_REGRESSED) or (
+            self.unsaved and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
+        )
+        return int(pytest.ExitCode.USAGE_ERROR) if mistaken else decided
 
 
 def without_answers(record: EngineRecord) -> EngineRecord:
@@ -501,9 +505,9 @@ def pytest_configure(config: pytest.Config) -> None:
         _require_writable_json(config.getoption("benchmark_json", None))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
+        _refuse_what_decides_nothing(config, "--benchmark-compare" if compare else saving(config))
         if not compare:
             return
-        _refuse_what_cannot_compare(config)
         files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
         require_own_sessions(gate.baseline, ())
@@ -544,11 +548,26 @@ NOTHING_DECIDED = {
 }
 
 
-def _refuse_what_cannot_compare(config: pytest.Config) -> None:
-    for option, flag in NOTHING_DECIDED.items():
+# Options with which a run is to be saved.
+SAVING = {
+    "benchmark_save": "--benchmark-save",
+    "benchmark_autosave": "--benchmark-autosave",
+    "benchmark_json": "--benchmark-json",
+}
+
+
+def saving(config: pytest.Config) -> str:
+    """The option with which this run is to be saved; "" for none."""
+    return next((flag for option, flag in SAVING.items() if config.getoption(option, None)), "")
+
+
+def _refuse_what_decides_nothing(config: pytest.Config, asked: str) -> None:
+    """Raises UserError for an option with which no session can come of what was `asked` for, if anything was."""
+    for option, flag in NOTHING_DECIDED.items() if asked else ():
         enabled = option == "benchmark_disable" and config.getoption("benchmark_enable")
         if config.getoption(option, False) and not enabled:
-            raise UserError(f"--benchmark-compare with {flag} would decide nothing; drop {flag}")
+            what = "decide" if asked == "--benchmark-compare" else "save"
+            raise UserError(f"{asked} with {flag} would {what} nothing; drop {flag}")
 
 
 @pytest.fixture(scope="session")
@@ -691,6 +710,10 @@ def _kept_elsewhere(gate: Gate) -> str:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _CURRENT.pop()
     gate = gate_of(session.config)
+    asked = saving(session.config)
+    stopped = gate.cut_off and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED
+    if asked and gate.document is None and not stopped and not gate.mistakes:
+        gate.unsaved = f"{asked}: nothing was saved, for no test that measures ran; leave -k, -m and their like out"
     if gate.used:
         session.exitstatus = gate.exit_status(int(exitstatus))
     if not gate.cut_off:
@@ -734,7 +757,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
-    closing = gate.skips()
+    closing = [*gate.skips(), *([gate.unsaved] if gate.unsaved else [])]
     closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
     if gate.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
