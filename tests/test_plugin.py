@@ -18,6 +18,7 @@ from trtgate.__main__ import main
 from trtgate.records import read_session
 
 from .faults.table import Fault
+from .test_word import in_a_process
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 PLAN = {"slow-fp32": 2e-3, "fast-int8": 1e-3}
@@ -207,6 +208,36 @@ def test_progress_has_lines_of_its_own_and_no_file_names(run: Run, pytester: pyt
     assert lines[at + 2] == "toy: doing it: 0.0 s"
     assert lines[at + 3].startswith(".")
     assert not any(".py" in line for line in lines[:at])
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "said"),
+    [
+        ("| true", 6, ""),
+        (">/dev/full", 4, "trtgate: standard output cannot be written (No space left on device)"),
+        (">&-", 4, "standard output is closed"),
+    ],
+)
+@pytest.mark.fault(
+    done="standard output of a compared run closed, or on a full disk; `| true`",
+    said="standard output",
+    status="4 or 6",
+    kept="the verdict's own status where a reader left, and the session",
+)
+def test_standard_output_that_cannot_be_written(run: Run, shell: str, status: int, said: str, fault: Fault) -> None:
+    run("--benchmark-save=before")
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-compare=before")
+    done = in_a_process("-m", "pytest", *options, shell=shell, PYTHONUNBUFFERED="1")
+    assert done.returncode == status, done.stderr
+    if said:
+        fault.check(done.returncode, done.stderr)
+        assert said in done.stderr
+
+
+def test_tables_keep_their_lines_where_names_are_escaped(run: Run) -> None:
+    run("--benchmark-save=before", plan={"öpenvino-int8": 1e-3, "slow-fp32": 2e-3})
+    done = in_a_process("-m", "pytest", "-p", "trtgate.plugin", "-p", "no:xdist", PYTHONIOENCODING="ascii")
+    assert any(line.startswith("      \\xf6penvino-int8") for line in done.stdout.splitlines()), done.stdout
 
 
 # The traps.

@@ -6,7 +6,11 @@ Each case ended with 0 once, or called something REGRESSED that was not.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from trtgate.verdict import Decision, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
 from trtgate.verdict.policy import holm
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -683,6 +689,54 @@ def test_a_name_that_means_two_things_can_still_be_given(capsys: pytest.CaptureF
     assert main(["compare", ".benchmarks/Linux/0003_before.json", "after"]) == 6
     assert main(["compare", "./nowhere", "after"]) == 2
     assert "./nowhere does not exist" in capsys.readouterr().err
+
+
+# Standard output.
+
+
+def in_a_process(*command: str, shell: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command's end, with its standard output put elsewhere by a shell."""
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shlex.join([sys.executable, *command])} {shell}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shell", "unbuffered", "status"),
+    [("| true", "1", 0), ("| true", "", 0), (">/dev/full", "1", 2), (">/dev/full", "", 2), (">&-", "", 2)],
+)
+@pytest.mark.fault(
+    done="standard output of `compare` closed, or on a full disk; `| true`",
+    said="standard output ...; ",
+    status="2 or 0",
+    kept="the verdict's own status where a reader left, and a regression's always",
+)
+def test_standard_output_that_cannot_be_written(shell: str, status: int, unbuffered: str, fault: Fault) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    done = in_a_process("-m", "trtgate", "compare", "before", "after", shell=shell, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1 if status else 0), done.stderr
+    if status:
+        fault.check(done.returncode, done.stderr)
+
+
+def test_a_regression_is_one_wherever_it_is_told() -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=2e-3)
+    for shell in (">/dev/full", "| true"):
+        assert in_a_process("-m", "trtgate", "compare", "before", "after", shell=shell).returncode == 1
+
+
+def test_names_that_standard_output_has_no_characters_for_are_escaped() -> None:
+    sessions("before", 1, engines=("öpenvino-int8",))
+    sessions("after", 6, engines=("öpenvino-int8",))
+    done = in_a_process("-m", "trtgate", "compare", "before", "after", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xf6penvino-int8" in done.stdout
 
 
 # Files that a command writes.

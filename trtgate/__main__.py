@@ -19,6 +19,7 @@ from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, ask, search
 from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
+from trtgate.console import CLOSED, steady_streams
 from trtgate.containers import choose_side
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
@@ -56,6 +57,8 @@ from trtgate.trend import trend, trend_to_json
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
+# The exit status where nothing was decided.
+MISTAKE = 2
 # What a shell adds to the number of the signal that ended a command.
 SIGNALLED = 128
 STORAGE = Path(".benchmarks")
@@ -65,6 +68,14 @@ SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorc
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
+    if sys.stdout is None:  # `>&-`
+        print(f"trtgate: {CLOSED}", file=sys.stderr)
+        return MISTAKE
+    with steady_streams() as out:
+        return out.status(_main(arguments), MISTAKE)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
@@ -84,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options)
     except (UserError, WorkerError) as error:
         print(f"trtgate: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)
         return SIGNALLED + signalled.number

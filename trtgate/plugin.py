@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 
@@ -27,6 +29,7 @@ from trtgate.compare import (
     require_usable,
     samples_of,
 )
+from trtgate.console import CLOSED, Steady
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError, printable
 from trtgate.options import add_options, read_settings
@@ -82,6 +85,7 @@ class Gate:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.terminal: Steady | None = None
         self._raced: dict[tuple[str, str, int], EngineRecord] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
         self._decided: dict[tuple[str, str, int | None], list[Decision]] = {}
@@ -433,7 +437,13 @@ def gate_of(config: pytest.Config) -> Gate:
     return config.stash[GATE]
 
 
+# What stands for a standard output that is closed (`>&-`) until that is told: pytest itself needs one.
+NOWHERE = io.StringIO()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    if sys.stdout is None:
+        sys.stdout = NOWHERE
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
@@ -493,6 +503,8 @@ def pytest_configure(config: pytest.Config) -> None:
     endings = contextlib.ExitStack()
     config.add_cleanup(endings.close)
     endings.enter_context(orderly_endings())
+    if sys.stdout is NOWHERE:
+        raise pytest.UsageError(CLOSED)
     gate = Gate(config)
     config.stash[GATE] = gate
     _ = gate.settings  # a wrong option is told now, not in the middle of a run
@@ -671,7 +683,12 @@ _CURRENT: list[Gate] = []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    _CURRENT.append(gate_of(session.config))
+    gate = gate_of(session.config)
+    _CURRENT.append(gate)
+    if session.config.pluginmanager.hasplugin("terminalreporter"):
+        writer = session.config.get_terminal_writer()
+        gate.terminal = Steady(writer._file)
+        writer._file = cast(TextIO, gate.terminal)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
@@ -681,7 +698,7 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
         gate.cut_off = "the run was cut off"
     try:
-        return (yield)
+        result = yield
     except OSError as error:
         if not gate.used:
             raise
@@ -691,7 +708,10 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
-        return None
+        result = None
+    if gate.terminal is not None:
+        session.exitstatus = gate.terminal.status(int(session.exitstatus), int(pytest.ExitCode.USAGE_ERROR))
+    return result
 
 
 def _kept_elsewhere(gate: Gate) -> str:
