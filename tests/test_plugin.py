@@ -490,7 +490,7 @@ def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> N
 
 @pytest.mark.fault(
     done="the disk full when the session is saved",
-    said="the session: it could not be saved (No space left on device); what it measured is in ...",
+    said="the session: it could not be saved (No space left on device); what it was to hold is in ...",
     status="4",
     kept="the table, and the session in the temporary directory",
 )
@@ -504,6 +504,27 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
     assert "floors met" in text
     [kept] = tmp_path.glob("trtgate-*/0001_run.json")
     assert len(read_session(kept).engines) == 2
+
+
+@pytest.mark.fault(
+    done="the disk full when `--html` is written",
+    said="trtgate: --html ...could not be written (No space left on device); what it was to hold is in ...",
+    status="4",
+    kept="the table, and the page in the temporary directory",
+)
+def test_a_document_that_cannot_be_written_in_the_end(
+    run: Run, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    result = run(f"--html={full_disk / 'out.html'}")
+    fault.check(*told(result))
+    assert "floors met" in "\n".join(result.outlines)
+    assert run(f"--html={full_disk / 'out.html'}", floor=3.0).ret == 1
+
+
+@pytest.mark.parametrize(("floor", "status"), [(None, 0), (3.0, 1)])
+def test_a_document_is_written_without_a_terminal_too(run: Run, floor: float | None, status: int) -> None:
+    assert run("-p", "no:terminal", "--html=out.html", floor=floor).ret == status
+    assert "fast-int8" in Path("out.html").read_text()
 
 
 @pytest.mark.fault(

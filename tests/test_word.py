@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import scenes
 from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate import expectations
@@ -757,6 +759,8 @@ OUTPUTS = [
     ["--json", "link.json"],
     ["--json", "dangling.json"],
     ["--markdown", "/dev/full"],
+    ["--json", "part.json"],
+    ["--html", "pipe.html"],
     ["--json", "x" * 300],
     ["--json", "x" * 253],
     ["--markdown", ""],
@@ -783,9 +787,48 @@ def test_nothing_is_overwritten_but_what_was_written_so(
     shutil.copy(".benchmarks/Linux/0001_before.json", "baseline/0001_base.json")
     Path("link.json").symlink_to("notes.json")
     Path("dangling.json").symlink_to("nowhere.json")
+    Path("part.json.part").mkdir()
+    Path("pipe.html.part").symlink_to("notes.json")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     fault.check(main(["compare", "before", "after", "--expectations", "mine.toml", *options]), capsys.readouterr().err)
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("engine", "status"), [(1e-3, 2), (2e-3, 1)])
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
+@pytest.mark.fault(
+    done="the disk full when `compare`, `ab`, `bisect` or `selftest` write `--json`, `--markdown` or `--html`",
+    said="could not be written (No space left on device); what it was to hold is in",
+    status="2 or 1",
+    kept="the table, and the file in the temporary directory; a regression stays one",
+)
+def test_a_file_that_cannot_be_written_in_the_end(
+    option: str, engine: float, status: int, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=engine)
+    found = main(["compare", "before", "after", option, str(full_disk / "out")])
+    printed = capsys.readouterr()
+    fault.check(found, printed.err)
+    assert found == status
+    assert "onnxruntime-int8" in printed.out
+    [kept] = re.findall(r"is in (\S+)", printed.err)
+    assert "onnxruntime-int8" in Path(kept).read_text()
+    assert [path.name for path in full_disk.iterdir()] == ["full"]
+    shutil.rmtree(Path(kept).parent)
+
+
+def test_what_was_raced_is_kept_where_the_disk_is_full(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trtgate.__main__.run_ab", lambda *_, **__: scenes.raced())
+    sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
+    assert main(["ab", *sides, "--json", str(full_disk / "ab.json")]) == 1
+    printed = capsys.readouterr()
+    assert "REGRESSED" in printed.out
+    [kept] = re.findall(r"is in (\S+)", printed.err)
+    assert json.loads(Path(kept).read_text())["engines"]
+    shutil.rmtree(Path(kept).parent)
 
 
 def test_a_commands_own_files_are_overwritten() -> None:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -33,7 +32,7 @@ from trtgate.console import CLOSED, Steady
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError, printable
 from trtgate.options import add_options, read_settings
-from trtgate.outputs import require_outputs, write_output
+from trtgate.outputs import kept_elsewhere, require_outputs, write_output
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
 from trtgate.records import KEY, SCHEMA, EngineRecord, Key, SessionRecord, read_session, to_json
@@ -99,6 +98,7 @@ class Gate:
         self.document: dict[str, Any] | None = None
         self.cut_off = ""
         self.unsaved = ""
+        self.unwritten = ""
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
@@ -403,7 +403,7 @@ class Gate:
         decided = exit_status(decision.verdict for decision in [*self.decisions, *compared])
         # What could not be judged hides no regression of what was, and is none itself; nor does what was not saved.
         mistaken = (self.mistakes and decided != EXIT_REGRESSED) or (
-            self.unsaved and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
+            (self.unsaved or self.unwritten) and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
         )
         return int(pytest.ExitCode.USAGE_ERROR) if mistaken else decided
 
@@ -703,27 +703,23 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         if not gate.used:
             raise
         # It could not save, and the tables have not been shown yet.
-        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {_kept_elsewhere(gate)}")
+        name = f"0001_{session.config.getoption('benchmark_save', None) or 'run'}.json"
+        kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
+        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {kept}")
         pytest_sessionfinish(session, exitstatus)
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")
-        config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
+        if reporter is not None:
+            config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
         result = None
+    if gate.terminal is None and gate.used:  # there was no summary, which writes it
+        _write_page(gate, gate.page())
+    if gate.unwritten:
+        print(f"trtgate: {gate.unwritten}", file=sys.stderr)
+        session.exitstatus = gate.exit_status(int(exitstatus))
     if gate.terminal is not None:
         session.exitstatus = gate.terminal.status(int(session.exitstatus), int(pytest.ExitCode.USAGE_ERROR))
     return result
-
-
-def _kept_elsewhere(gate: Gate) -> str:
-    """Write what could not be saved where there may be room, and say where."""
-    try:
-        path = (
-            Path(tempfile.mkdtemp(prefix="trtgate-")) / f"0001_{gate.config.getoption('benchmark_save') or 'run'}.json"
-        )
-        path.write_text(json.dumps(gate.document, default=str), encoding="utf-8")
-    except OSError:
-        return "nor is there room in the temporary directory, so this table is all there is"
-    return f"what it measured is in {path}"
 
 
 @pytest.hookimpl(trylast=True)
@@ -787,9 +783,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(terminal.fold(line))
     for line in github.annotate(run_decisions(list(records), gate.decisions, gate.report())):
         terminalreporter.write_line(line)
+    _write_page(gate, page)
+
+
+def _write_page(gate: Gate, page: Page) -> None:
+    """The page in the files that are not a terminal's; it is a mistake where that fails."""
     markdown.publish(markdown.render(page))
-    if config.getoption("html"):
-        write_output("--html", config.getoption("html"), html.render(page))
+    path = gate.config.getoption("html")
+    if path:
+        try:
+            write_output("--html", path, html.render(page))
+        except UserError as error:
+            gate.unwritten = str(error)
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)
