@@ -58,6 +58,49 @@ def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+GATE = """#!/bin/bash
+case "$3" in
+    sessions) mkdir -p records/Linux; head -c 9000 /dev/zero > records/Linux/0001_gate.json;;
+    compare) echo compared; exit {status};;
+esac
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1, 6])
+@pytest.mark.parametrize("where", ["full", "missing"])
+@pytest.mark.fault(
+    done="the folder of all nights' sessions full, or not writable",
+    said="HISTORY=... cannot be written; make room there, or name another folder",
+    status="0 or 1 or 6",
+    kept="the comparison, whose status it is, and every whole session",
+)
+def test_a_history_that_cannot_be_written(
+    where: str, status: int, fault: Fault, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    python, baseline = tmp_path / "python", tmp_path / "baseline"
+    python.write_text(GATE.format(status=status))
+    python.chmod(0o755)
+    baseline.mkdir()
+    history = request.getfixturevalue("full_disk") if where == "full" else Path("/proc/history")
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", str(SCRIPTS / "gate.sh")],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHON": str(python),
+            "RECORDS": "records",
+            "BASELINE": "baseline",
+            "HISTORY": str(history),
+        },
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    fault.check(done.returncode, done.stderr)
+    assert (done.returncode, done.stdout) == (status, "compared\n")
+    assert not list(history.glob("*gate*")) if where == "full" else True
+
+
 @pytest.mark.fault(
     done="a version that is an option, or a shell's command, in the workflow that races two versions",
     said="OLD=... is no package with its version; give NAME==VERSION",
