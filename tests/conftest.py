@@ -64,10 +64,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def full_disk(small_disk: Path) -> Path:
     """A file system on which there is room for names, and for nothing in them."""
-    with contextlib.suppress(OSError), (small_disk / "full").open("wb", buffering=0) as file:
+    fill(small_disk)
+    return small_disk
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on a small disk."""
+    with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    return small_disk
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from trtgate.verdict import Verdict
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
+from .conftest import fill
 from .faults.table import Fault
 
 
@@ -131,6 +132,50 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     assert found == status
     fault.check(found, capsys.readouterr().err)
     assert expectations.read_text() == before
+
+
+@pytest.mark.parametrize("when", ["before", "while", "a folder"])
+@pytest.mark.fault(
+    done="`selftest --write` on a disk that is full, or becomes so meanwhile; a folder in the place of FILE.tmp",
+    said="trtgate: --write: ... cannot be written through",
+    status="2",
+    kept="expectations.toml as it was, and the table of what was measured",
+)
+def test_limits_that_cannot_be_written(
+    when: str,
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+) -> None:
+    class Bench:
+        engine = batch = __exit__ = lambda *_: None
+
+        def __init__(self, *_: object) -> None: ...
+
+        def __enter__(self) -> Bench:
+            return self
+
+    def measure(*_: object, **__: object) -> selftest.Selftest:
+        assert when == "while"
+        fill(small_disk)
+        return run_toy(delta=0.05, slowdown=0.1)
+
+    monkeypatch.setattr("trtgate.__main__.Workbench", Bench)
+    monkeypatch.setattr("trtgate.__main__.run_selftest", measure)
+    path = small_disk / "mine.toml"
+    path.write_text("[default]\ndelta = 0.05\n")
+    if when == "before":
+        fill(small_disk)
+    elif when == "a folder":
+        (small_disk / "mine.toml.tmp").mkdir()
+    common = [f"--plan-cache={tmp_path / 'plans'}", "--device=cpu", f"--expectations={path}"]
+    status = main(["selftest", *common, "--write"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.err)
+    assert path.read_text() == "[default]\ndelta = 0.05\n"
+    assert ("the smallest delta" in printed.out) == (when == "while")
 
 
 def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:
