@@ -1060,6 +1060,32 @@ def test_expectations_that_gate_nothing_are_refused(
     assert named in error
 
 
+@pytest.mark.parametrize(
+    ("engine", "status", "said"),
+    [
+        (50e-3, 1, "latency: REGRESSED (slower)"),
+        (1.12e-3, 1, "latency: REGRESSED (slower)"),
+        (1.07e-3, 0, "below the absolute floor"),
+    ],
+)
+@pytest.mark.fault(
+    done="`absolute_floor_us` of 100 times what an engine takes, which is 50 times or 12 % slower at delta 5 %",
+    said="resnet50 onnxruntime-int8",
+    status="1 or 0",
+    kept="the table; up to twice delta the floor excuses",
+)
+def test_no_absolute_floor_hides_a_slowdown(
+    engine: float, status: int, said: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    Path("mine.toml").write_text("[default]\ndelta = 0.05\nabsolute_floor_us = 100000\n")
+    sessions("before", 1)
+    sessions("after", 6, engine=engine)
+    found = main(["compare", "before", "after", "--expectations", "mine.toml"])
+    text = capsys.readouterr().out
+    fault.check(found, text)
+    assert (found, said.partition(": ")[2] in text) == (status, True)
+
+
 def test_expectations_are_utf8_whatever_the_locale(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
