@@ -16,7 +16,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench/ $(BENCH)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/ -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest tests/ -m "not slow" -n 2 --dist worksteal $(TESTS)
 
 # What takes seconds each: whole benches, searches, simulations, the slow ones of docs/faults.md.
 test-long: $(VENV)/.installed

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
-from trtgate.models import Model, Preprocessing, Weights, _recipes, _torchvision_architecture
+from trtgate.models import torchvision
+from trtgate.models.base import Model, Preprocessing, Weights
 from trtgate.race import SCHEDULES
 from trtgate.workbench import Settings, Workbench
 
@@ -23,13 +25,32 @@ from .faults.table import Fault
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
+
+def keep_to_a_core(worker: str) -> None:
+    """Of tests that run side by side (xdist) each process has a core, so that their threads do not wait for another's.
+
+    The runs that tests make are not distributed, and are not told that they were.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    torch.set_num_threads(1)
+
+
+if WORKER := os.environ.pop("PYTEST_XDIST_WORKER", ""):
+    keep_to_a_core(WORKER)
+
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
 
 
 @pytest.fixture(scope="session")
-def plan_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("plans")
+def plan_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all that run these tests side by side, as a runner's jobs share one."""
+    if not hasattr(request.config, "workerinput"):
+        return tmp_path_factory.mktemp("plans")
+    shared = tmp_path_factory.getbasetemp().parent / "plans"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    return shared
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +113,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def untrained(name: str) -> Model:
     """A torchvision classifier with seeded weights."""
-    module = _torchvision_architecture(name, _recipes(name)[0]).module.eval()
+    module = torchvision.architecture(name, torchvision.recipes(name)[0]).module.eval()
     return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
 
 

@@ -85,20 +85,29 @@ def make_index(folder: Path) -> str:
     return (folder / "simple").as_uri()
 
 
-def _wheel(folder: Path, version: str, tag: str = "py3-none-any") -> None:
-    """A wheel whose ONNX Runtime hides the real one, which it finds where this Python has it."""
+def runtime(minor: int) -> str:
+    """The stand-in's module of version 1.`minor`."""
+    return RUNTIME.format(minor=minor, variable=VARIABLE, home=str(_real()))
+
+
+def _real() -> Path:
+    """The ONNX Runtime of the Python that runs the tests."""
     spec = find_spec("onnxruntime")
     assert spec is not None
     assert spec.origin is not None
-    home = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+def _wheel(folder: Path, version: str, tag: str = "py3-none-any") -> None:
+    """A wheel whose ONNX Runtime hides the real one, which it finds where this Python has it."""
     minor = int(version.split(".")[1].partition("rc")[0])
     info = f"{PACKAGE}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: {version}\n"
     if version == UNRESOLVABLE:
         metadata += "Requires-Dist: nowhere-to-be-found\n"
     files = {
-        "onnxruntime.py": RUNTIME.format(minor=minor, variable=VARIABLE, home=str(home)),
-        "standin.pth": f"{home.parent}\n",
+        "onnxruntime.py": runtime(minor),
+        "standin.pth": f"{_real().parent}\n",
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }

@@ -10,7 +10,7 @@ import pytest
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.images import sample_crops
 from trtgate.judge import describe_flips, fidelity_decision
-from trtgate.models import Preprocessing, image_classes
+from trtgate.models.base import Preprocessing, image_classes
 from trtgate.verdict import Reason, Verdict
 from trtgate.verdict.agreement import (
     Accuracy,

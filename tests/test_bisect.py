@@ -123,7 +123,7 @@ def test_an_environment_is_made_once(kept: Path, index: str) -> None:
     assert python.exists()
     assert some.get("1.0") == python
     assert len(said) <= 1, "the second time there is nothing to do"
-    assert some.installed(["1.0", "9.9"]) == {"1.0": python}
+    assert some.sides(["1.0", "9.9"]) == {"1.0": str(python)}
     # What was left half is made anew.
     (python.parent.parent / environments.READY).unlink()
     python.unlink()
@@ -189,7 +189,7 @@ def found(first_bad: int, tried: dict[str, Tried] | None = None) -> Bisection:
 
 
 def texts(bisection: Bisection) -> dict[str, str]:
-    page = bisection_page(bisection, {"1.4": Path("/e/1.4/bin/python"), "1.5": Path("/e/1.5/bin/python")})
+    page = bisection_page(bisection, {"1.4": "/e/1.4/bin/python", "1.5": "/e/1.5/bin/python"})
     return {
         "terminal": " ".join(terminal.render(page).split()),
         "markdown": markdown.render(page),
@@ -209,7 +209,7 @@ def test_the_page_tells_the_version_the_path_and_how_to_see_it_again() -> None:
     assert "<svg" in said["html"]
     assert bisection.status == 0
     pythons = dict.fromkeys(
-        VERSIONS, Path("/home/somebody/trtgate/.trtgate-environments/standin-1.4-0123456789ab/bin/python")
+        VERSIONS, "/home/somebody/trtgate/.trtgate-environments/standin-1.4-0123456789ab/bin/python"
     )
     assert all(len(line) <= 100 for line in terminal.render(bisection_page(bisection, pythons)).splitlines())
 

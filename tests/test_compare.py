@@ -17,6 +17,21 @@ from trtgate.verdict.decision import Reason
 from trtgate.verdict.policy import exit_status
 
 
+def edit(name: str, change: Any, which: Any = range(99)) -> None:
+    """Change saved sessions of a name: `change` gets a session's records and its place among them."""
+    for index, path in enumerate(sorted(Path(".benchmarks").rglob(f"*_{name}.json"))):
+        if index in which:
+            document = json.loads(path.read_text())
+            change([each["extra_info"]["trtgate"] for each in document["benchmarks"]], index)
+            path.write_text(json.dumps(document))
+
+
+def scale(record: dict[str, Any], by: float, *names: str) -> None:
+    """Make an engine slower."""
+    for name in names or ("latency", *({"typical", "tail"} & record["series"].keys())):
+        record["series"][name] = [by * value for value in record["series"][name]]
+
+
 @pytest.fixture(autouse=True)
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -71,9 +86,17 @@ def test_the_reference_fails_only_by_a_proven_regression(
 ) -> None:
     for name, first, factor in (("before", 1, 1.0), ("after", 6, slower)):
         for number, seconds in enumerate(UNSTEADY, first):
-            save(number, name, factor * seconds, factor * seconds, engines=("pytorch-fp32",))
+            save(number, name, engines=("pytorch-fp32", "onnxruntime-int8"))
+            edit(name, lambda records, index, by=factor * seconds / 1e-3: scale(records[0], by), [number - first])
     assert main(["compare", "before", "after"]) == status
     assert f"resnet50 pytorch-fp32 batch 1: {verdict}" in capsys.readouterr().out
+
+
+def test_what_is_open_of_the_reference_alone_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, first in (("before", 1), ("after", 6)):
+        for number, seconds in enumerate(UNSTEADY, first):
+            save(number, name, seconds, seconds, engines=("pytorch-fp32",))
+    assert main(["compare", "before", "after"]) == 6
 
 
 def test_both_parts_of_a_changed_speedup_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +143,20 @@ def test_the_layers_that_changed_are_named_the_worst_first(capsys: pytest.Captur
     assert "layer conv2: 0.3000 -> 0.6000 ms (+0.3000), int8 -> float16" in text
     assert "layer fc: 0.3000 -> none ms" in text
     assert "conv1" not in text
+
+
+def test_limits_of_a_models_own_file_are_those_of_the_newest_session(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, summary={"limits": {"resnet50": {"delta": 0.01}}})
+    sessions("after", 6, engine=1.08e-3)
+    save(11, "after", engine=1.08e-3, summary={"limits": {"resnet50": {"delta": 0.3}}, "own": ["resnet50"]})
+    assert main(["compare", "before", "after"]) == 0
+    # The file that the user edits has the last word.
+    Path("mine.toml").write_text("[models.resnet50.engines.onnxruntime-int8]\ndelta = 0.03\n")
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 1
+    save(12, "after", engine=1.08e-3, summary={"limits": {"resnet50": {"dleta": 0.3}}})
+    capsys.readouterr()
+    assert main(["compare", "before", "after"]) == 2
+    assert "0012_after.json: key dleta in [limits.resnet50] is unknown; did you mean delta?" in capsys.readouterr().err
 
 
 def test_four_sessions_are_too_few(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,3 +236,181 @@ def test_a_reference_slower_by_what_many_decisions_make_by_chance_fails_nothing(
     assert reference.decision.reason is Reason.YARDSTICK
     assert "by chance" in reference.decision.message
     assert exit_status(decision.verdict for decision in report.decisions()) == 0
+
+
+# Sides that cannot be compared, or not in everything.
+
+BOTH = ("pytorch-fp32", "onnxruntime-int8")
+
+
+@pytest.mark.parametrize(("processes", "slow", "status"), [(16, 1, 0), (16, 2, 6), (16, 4, 6), (40, 14, 6)])
+def test_processes_that_are_slow_among_others_are_no_pass(
+    processes: int, slow: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bound of the shift says nothing of a mixture; one process of them may be bad luck."""
+    for number in range(1, 2 * processes + 1):
+        save(number, "before" if number <= processes else "after")
+    edit("after", lambda records, index: scale(records[0], 2.0), range(0, processes, processes // slow)[:slow])
+    assert main(["compare", "before", "after"]) == status
+    assert ("slower than all before" in capsys.readouterr().out) == (slow == 2)
+
+
+def test_the_yardstick_alone_beside_engines_of_one_side_is_no_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, engines=("pytorch-fp32",))
+    sessions("after", 6, engines=BOTH)
+    assert main(["compare", "before", "after"]) == 7
+    assert "nothing but pytorch-fp32 was compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threads": 1}, {"cpu_quota": 1.5}, {"cpu_features": ["sse"]}, {"device": "cuda"}], ids=str
+)
+def test_nothing_is_proven_by_sides_with_other_settings(
+    changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1, engines=(*BOTH, "openvino-int8"))
+    sessions("after", 6, engines=BOTH, engine=2e-3, changes=changes)
+    assert main(["compare", "before", "after"]) == 7
+    assert "REGRESSED" not in capsys.readouterr().out
+
+
+def test_nothing_is_proven_by_half_a_run() -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=2e-3, summary={"partial": ["the run was cut off"]})
+    assert main(["compare", "before", "after"]) == 7
+
+
+SOME = {"weights": "w" * 20, "evaluation photos": "p" * 20}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (SOME, {**SOME, "weights": "v" * 20}),
+        (SOME, {**SOME, "evaluation photos": "v" * 20}),
+        (SOME, {}),
+        (SOME, {"weights": SOME["weights"]}),
+    ],
+)
+@pytest.mark.parametrize("which", [range(5), [3]], ids=["all", "one"])
+def test_other_inputs_or_untold_ones_are_no_regression(old: Any, new: Any, which: Any) -> None:
+    """Not even one of the answers, which they explain."""
+    agreement = {"n": 240, "top1": 240, "top5": 240, "low": 0.98, "high": 1.0}
+    sessions("before", 1, digests=old, agreement=agreement)
+    sessions("after", 6, digests=old, agreement={**agreement, "top1": 120})
+    edit("after", lambda records, index: records[0].update(digests=new), which)
+    assert main(["compare", "before", "after"]) == 7
+
+
+def test_what_a_baseline_never_told_is_not_asked_for() -> None:
+    sessions("before", 1)
+    sessions("after", 6, digests=SOME)
+    assert main(["compare", "before", "after"]) == 0
+    sessions("new", 11, digests={**SOME, "INT8 recipe": "r" * 20})
+    assert main(["compare", "after", "new"]) == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4)])
+def test_another_number_of_streams_is_another_measurement(before: int, after: int) -> None:
+    for name, first, streams in (("before", 1, before), ("after", 6, after)):
+        sessions(name, first, series={"throughput": (500.0 * streams,)}, throughput={"streams": streams})
+    assert main(["compare", "before", "after"]) == 7
+
+
+def test_floors_of_today_hold_for_runs_that_had_others(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, reference=1.1e-3)
+    sessions("after", 6, reference=1.1e-3, limits={"speedup": 0.5, "delta": 0.05})
+    assert main(["compare", "before", "after"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "by today's: speedup 1.10" in text
+    assert "speedup: 0.5 -> 1.2" in text
+
+
+CONTROLS = {"control-matmul": 1e-3, "control-copy": 2e-3}
+
+
+@pytest.mark.parametrize("lacking", [{}, {"control-matmul": 1.2e-3}], ids=["all", "one"])
+@pytest.mark.parametrize("which", [range(5), [0, 3]], ids=["every session", "two sessions"])
+def test_fixed_work_that_is_not_told_hides_no_change_of_the_machine(lacking: Any, which: Any) -> None:
+    """Everything 20 % slower, the fixed work too, which some sessions do not tell."""
+    sessions("before", 1, controls=CONTROLS)
+    sessions("after", 6, engine=1.2e-3, reference=4.8e-3, controls={k: 1.2 * v for k, v in CONTROLS.items()})
+    edit("after", lambda records, index: records[0].update(controls=lacking), which)
+    assert main(["compare", "before", "after"]) == 7
+
+
+def test_accuracy_that_is_not_measured_any_more_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, accuracy={"n": 300, "engine_top1": 200})
+    sessions("after", 6)
+    assert main(["compare", "before", "after"]) == 1
+    assert "accuracy was measured before and is not now" in capsys.readouterr().out
+
+
+def test_a_clock_that_is_not_told_any_more_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, clock=2000.0)
+    sessions("after", 6)
+    assert main(["compare", "before", "after"]) == 1
+    assert "cycles was measured before and is not now" in capsys.readouterr().out
+
+
+def test_a_baseline_that_knows_its_fastest_calls_only_passes_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6, series={"typical": (2e-3,) * 15, "tail": (3e-3,)})
+    assert main(["compare", "before", "after"]) == 6
+    assert "the baseline does not tell its typical calls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lacking", ["clock", "typical", "end_to_end"])
+def test_one_old_session_may_lack_a_metric(lacking: str) -> None:
+    for name, first in (("before", 1), ("after", 6)):
+        sessions(name, first, clock=2000.0, series={"typical": (1e-3,) * 15, "end_to_end": (1e-3,) * 15})
+
+    def lose(records: list[dict[str, Any]], index: int) -> None:
+        if lacking == "clock":
+            records[0]["readings"] = {}
+        else:
+            del records[0]["series"][lacking]
+
+    edit("before", lose, [2])
+    assert main(["compare", "before", "after"]) in {0, 6}
+
+
+@pytest.mark.parametrize("summary", [{"agreement": {"n": 10, "engine_top1": 5}}, {"accuracy": {"n": 10, "top1": 5}}])
+def test_a_summary_without_its_count_is_damage(summary: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1)
+    sessions("after", 6, **summary)
+    assert main(["compare", "before", "after"]) == 2
+    assert "must say how many of how many photos" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("old", "new", "text"), [(900.0, 500.0, "lower by -44.4%"), (500.0, 900.0, "higher: +80.0%")])
+def test_what_is_better_when_it_is_higher_is_told_as_it_is(old: float, new: float, text: str) -> None:
+    for name, first, value in (("before", 1, old), ("after", 6, new)):
+        sessions(name, first, series={"throughput": (value,)}, throughput={"streams": 4})
+    assert main(["compare", "before", "after", "--json", "out.json"]) == (new < old)
+    decision = json.loads(Path("out.json").read_text())["engines"][0]["metrics"]["throughput"]["decision"]
+    assert decision["estimate"] == pytest.approx(new / old, rel=0.01)
+    assert decision["low"] <= decision["estimate"] <= decision["high"]
+    assert decision["message"].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ((10, 11, 12, 13, 14), (10, 10.5, 11, 1000, 1001), 6),  # the median says nothing
+        ((10,), (14,), 0),
+        ((10,), (18,), 6),
+        ((10, 11), (17, 18), 6),  # two builds lie as far apart by chance
+        ((10, 11), (60, 61), 1),
+        ((10, 11, 12, 13, 14), (20, 21, 22, 23, 24), 1),
+    ],
+)
+def test_times_of_builds_are_proven_or_open(old: tuple[float, ...], new: tuple[float, ...], status: int) -> None:
+    for name, first, values in (("before", 1, old), ("after", 6, new)):
+        sessions(name, first)
+
+        def built(records: list[dict[str, Any]], index: int, values: tuple[float, ...] = values) -> None:
+            records[0]["series"]["build_seconds"] = [values[index % len(values)]]
+
+        edit(name, built)
+    assert main(["compare", "before", "after"]) == status

@@ -17,7 +17,7 @@ from trtgate.graphs import export, half, quantize
 from trtgate.graphs.quantize import matching_nodes, needs_reduced_range
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.images import sample_crops
-from trtgate.models import Model, Preprocessing, Weights
+from trtgate.models.base import Model, Preprocessing, Weights
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Workbench
 

@@ -13,8 +13,8 @@ import pytest
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
 from trtgate.images import decode
-from trtgate.model_file import read_models
-from trtgate.models import DATA
+from trtgate.models.base import DATA
+from trtgate.models.model_file import read_models
 from trtgate.photos import Recipe
 from trtgate.signature import TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision

@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models as torchvision_models
 
-from trtgate import models
 from trtgate.errors import UserError
 from trtgate.files import file_digest
-from trtgate.models import classes_in, image_classes, load_model
+from trtgate.models import torchvision
+from trtgate.models.base import DATA, image_classes
+from trtgate.models.loading import classes_in, load_model, state_digest
 from trtgate.options import check_files
 from trtgate.workbench import Settings, Workbench
 
@@ -67,7 +68,7 @@ def test_weights_from_a_file(suffix: str, tmp_path: Path) -> None:
         torch.save(state(), path)
     model = load_model(NAME, path)
     assert model.weights.source == "file"
-    assert model.weights.digest == models.state_digest(state())
+    assert model.weights.digest == state_digest(state())
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_without_network_the_weights_are_seeded_and_say_so() -> None:
 
 
 def test_a_network_that_never_answers_costs_a_bounded_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "DOWNLOAD_STALL_S", 0.2)
+    monkeypatch.setattr(torchvision, "DOWNLOAD_STALL_S", 0.2)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
     assert load_model(NAME).weights.source == "untrained"
 
@@ -169,7 +170,7 @@ def test_pretrained_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pyt
     cache_pretrained(tmp_path, monkeypatch)
     model = load_model(NAME)
     assert model.weights.source == "torchvision"
-    assert model.weights.digest == models.state_digest(state())
+    assert model.weights.digest == state_digest(state())
 
 
 def test_damaged_pretrained_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,14 +223,14 @@ def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 def test_checkpoints_as_training_scripts_save_them(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model_best.pth.tar"
     torch.save(CHECKPOINTS[kind](state()), path)
-    assert load_model(NAME, path).weights.digest == models.state_digest(state())
+    assert load_model(NAME, path).weights.digest == state_digest(state())
 
 
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "weights.pth")
     torch.save(state(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     for name in ("weights.pth", "old.bin"):
-        assert load_model(NAME, tmp_path / name).weights.digest == models.state_digest(state())
+        assert load_model(NAME, tmp_path / name).weights.digest == state_digest(state())
 
 
 def old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -303,7 +304,7 @@ def test_a_misspelt_model_gets_a_suggestion() -> None:
 def photo_folder(path: Path, *classes: str) -> Path:
     for name in classes or (".",):
         (path / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(next((models.DATA / "evaluation").glob("*.jpg")), path / name / "a.jpg")
+        shutil.copy(next((DATA / "evaluation").glob("*.jpg")), path / name / "a.jpg")
     return path
 
 

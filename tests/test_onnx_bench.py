@@ -15,7 +15,7 @@ from trtgate.records import read_session
 from . import networks
 from .faults.table import Fault
 from .test_ab import PYTHON
-from .test_bench import bench
+from .test_bench import ROOT, bench
 
 # A delta that no noise reaches: this machine's load must not decide a unit test.
 WIDE = "delta = 0.9\ntypical = 0.9\ntail = 9\ncold_start = 9\nhost_memory = 0.9\nbuild_seconds = 9\n"
@@ -59,13 +59,20 @@ def test_a_file_is_gated_with_no_edit(given: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_status_4(
-    arguments: list[str], sentence: str, given: list[str], tmp_path: Path
+    arguments: list[str],
+    sentence: str,
+    given: list[str],
+    tmp_path: Path,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(ROOT)
     words = [word.format(heads=given[1], here=tmp_path) for word in arguments]
-    result = bench(*words, "--plan-cache", str(tmp_path / "plans"), storage=tmp_path)
-    assert result.returncode == 4, result.stdout[-2000:]
-    assert sentence in result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+    result = pytester.runpytest_inprocess("bench/", *words, "--plan-cache", str(tmp_path / "plans"))
+    said = "\n".join(result.outlines + result.errlines)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR, said
+    assert sentence in said
+    assert "Traceback" not in said
 
 
 SPOILS = """

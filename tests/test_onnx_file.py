@@ -17,8 +17,8 @@ from trtgate.engines.base import BuildRequest, EngineUnavailable
 from trtgate.errors import UserError
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
-from trtgate.model_file import read_models
-from trtgate.onnx_file import REFERENCES, describe
+from trtgate.models.model_file import read_models
+from trtgate.models.onnx_file import REFERENCES, describe
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
 from trtgate.verdict.decision import Verdict

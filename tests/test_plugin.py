@@ -5,6 +5,7 @@ The inner runs use bench/'s own test_latency.py and test_speedup.py on records t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import hypothesis  # noqa: F401  # its plugin does in each inner run otherwise: pytester puts sys.modules back
 import pytest
 
 from trtgate.__main__ import main
@@ -254,13 +256,27 @@ def test_trap_xdist_with_compare(run: Run, fault: Fault) -> None:
     fault.check(*told(run("-n", "2", "--benchmark-compare=before", xdist=True)))
 
 
-def test_trap_xdist_without_compare_is_no_pass_either(
-    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
+def test_trap_xdist_without_compare_is_no_pass_either(run: Run) -> None:
     run("--benchmark-save=before")
-    result = pytester.runpytest_subprocess("-p", "trtgate.plugin", "-n", "2")
-    refused(result, "-n")
+    refused(run("-n", "2", xdist=True), "-n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        (("tests/",), True),
+        (("tests/test_it.py::test_it",), True),
+        (("tests/../bench",), False),
+        (("tests/", "bench/"), False),
+        ((), False),
+    ],
+)
+def test_xdist_is_for_tests_that_race_nothing(asked: tuple[str, ...], allowed: bool, pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]")
+    for folder in ("tests", "bench"):
+        pytester.mkdir(folder)
+    with contextlib.nullcontext() if allowed else pytest.raises(pytest.UsageError, match="-n"):
+        pytester.parseconfigure("-p", "trtgate.plugin", "-n", "2", *asked)
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-skip"])
@@ -551,13 +567,12 @@ def test_a_refused_run_leaves_the_json_of_the_last(run: Run) -> None:
     status="4",
     kept="the saved session",
 )
-def test_trap_a_run_that_was_cut_off_is_no_baseline(
-    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fault: Fault
-) -> None:
+def test_trap_a_run_that_was_cut_off_is_no_baseline(run: Run, pytester: pytest.Pytester, fault: Fault) -> None:
     run()
-    monkeypatch.setenv("PYTHONPATH", str(BENCH.parent))
     pytester.makepyfile(test_toy=TESTS + "\ndef test_zz():\n    raise KeyboardInterrupt\n")
-    pytester.runpytest_subprocess("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
+    # pytester would raise it again.
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
+    assert pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True).ret == pytest.ExitCode.INTERRUPTED
     assert saved().exists()
     pytester.makepyfile(test_toy=TESTS)
     fault.check(*told(run("--benchmark-compare=before")))
@@ -752,6 +767,15 @@ def test_an_ordinary_failure_is_status_1_whatever_else_is_open(run: Run, pyteste
 )
 def test_a_wrong_option_is_one_sentence(run: Run, options: list[str], named: str) -> None:
     refused(run(*options), named)
+
+
+def test_a_session_keeps_the_limits_of_models_own_files(run: Run) -> None:
+    run("--benchmark-save=plain")
+    assert "limits" not in json.loads(saved("plain").read_text())["trtgate"]
+    Path("toy.toml").write_text('model = "squeezenet1_1"\n[limits.precision.int8]\ndelta = 0.5\n')
+    run("--benchmark-save=before", "--model=toy.toml")
+    session = read_session(saved())
+    assert (session.limits, session.own) == ({"toy": {"precision": {"int8": {"delta": 0.5}}}}, ())
 
 
 def test_the_report_as_a_document_and_as_properties_of_the_tests(

@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trtgate.ab import REBUILDS, run_ab
+from packaging.version import Version
+
+from trtgate.ab import PROCESSES, REBUILDS, run_ab
 from trtgate.ab import report_to_json as ab_to_json
 from trtgate.baseline import find_named, promote, saved_sessions
-from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, ask, search
+from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, Versions, ask, search
 from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
 from trtgate.console import CLOSED, steady_streams
-from trtgate.containers import choose_side
+from trtgate.containers import choose_side, find_images, is_image
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
 from trtgate.engines.base import Device
@@ -36,10 +38,10 @@ from trtgate.options import add_options, choose_device, default_device, read_set
 from trtgate.outputs import require_outputs, write_output
 from trtgate.plan_commands import add_plans
 from trtgate.processes import Terminated, orderly_endings, run_command
-from trtgate.progress import console_progress
+from trtgate.progress import Progress, console_progress
 from trtgate.race import SCHEDULES, Schedule
 from trtgate.records import SessionRecord, read_session
-from trtgate.releases import find_releases, require_package, require_version
+from trtgate.releases import Release, find_releases, require_package, require_version
 from trtgate.remote import SIDES, WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
@@ -63,6 +65,8 @@ MISTAKE = 2
 # What a shell adds to the number of the signal that ended a command.
 SIGNALLED = 128
 STORAGE = Path(".benchmarks")
+# What says which releases of a package `bisect` searches, of which it needs the first three, and how to install them.
+PACKAGE_OPTIONS = ("package", "good", "bad", "index_url", "extra_index_url", "requirements", "python")
 # Fast, so that noise shows, and there wherever the device is.
 SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorch-fp16-graph"}
 
@@ -280,6 +284,8 @@ def _add_ab(commands: Any) -> None:
         metavar="K",
         help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
     )
+    text = f"a side; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
+    parser.add_argument("--processes", type=_positive, metavar="N", help=text)
     _add_outputs(parser)
     parser.set_defaults(run=_ab)
 
@@ -294,6 +300,7 @@ def _ab(options: argparse.Namespace) -> int:
         options.engine,
         rounds=options.rounds,
         rebuilds=options.rebuilds,
+        processes=options.processes,
         progress=console_progress(),
     )
     status = exit_status(decision.verdict for decision in report.report.decisions())
@@ -304,13 +311,15 @@ def _ab(options: argparse.Namespace) -> int:
 def _add_bisect(commands: Any) -> None:
     parser = commands.add_parser(
         "bisect",
-        help="which released version of a package changed an engine",
-        description="Races released versions of a package against a good one until two neighbours show which version "
-        "changed an engine. Ends with 0 for an answer, 6 where it cannot be told, 2 for a mistake.",
+        help="which released version of a package, or which container image, changed an engine",
+        description="Races released versions of a package, or container images, against a good one until two "
+        "neighbours show which one changed an engine. Ends with 0 for an answer, 6 where it cannot be told, 2 for a "
+        "mistake.",
+        conflict_handler="resolve",  # --images takes more here than elsewhere
     )
-    parser.add_argument("--package", required=True, metavar="NAME", help="as pip knows it: onnxruntime, tensorrt-cu12")
-    parser.add_argument("--good", required=True, metavar="VERSION", help="the older end: it is as it should be")
-    parser.add_argument("--bad", required=True, metavar="VERSION", help="the newer end: it is not")
+    parser.add_argument("--package", metavar="NAME", help="as pip knows it: onnxruntime, tensorrt-cu12")
+    parser.add_argument("--good", metavar="VERSION", help="the older end: it is as it should be")
+    parser.add_argument("--bad", metavar="VERSION", help="the newer end: it is not")
     parser.add_argument(
         "--metric",
         default="latency",
@@ -330,9 +339,7 @@ def _add_bisect(commands: Any) -> None:
     parser.add_argument(
         "--requirements", type=Path, metavar="FILE", help="what is installed along, as pip's -r takes it"
     )
-    parser.add_argument(
-        "--python", type=Path, default=Path(sys.executable), help="makes the environments (default: this one)"
-    )
+    parser.add_argument("--python", type=Path, help="makes the environments (default: this one)")
     parser.add_argument(
         "--environments",
         type=Path,
@@ -342,32 +349,87 @@ def _add_bisect(commands: Any) -> None:
     )
     parser.add_argument("--afresh", action="store_true", help="do not go on with an earlier search")
     add_options(parser.add_argument)
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="IMAGE",
+        help="container images instead of a package, with their tags, the good one first and the bad one last; and, as "
+        "everywhere, a folder of evaluation photos",
+    )
     _add_outputs(parser)
     parser.set_defaults(run=_bisect)
 
 
 def _bisect(options: argparse.Namespace) -> int:
     _require_outputs(options)
-    package = require_package(options.package)
-    good, bad = require_version("--good", options.good), require_version("--bad", options.bad)
-    require_requirements(options.requirements)
+    images = _container_images(options)
+    wanted = None if images else _wanted_releases(options)
     options.batch_size = options.batch_size or [1]
     settings, progress = _settings(options), console_progress()
-    question = ask(settings, package, options.engine, options.metric, options.delta)
-    urls = [("--index-url", options.index_url)] if options.index_url else []
-    urls += [("--extra-index-url", url) for url in options.extra_index_url]
-    index = tuple(word for pair in urls for word in pair)
-    releases = find_releases(options.python, package, good, bad, index)
-    environments = Environments(options.environments, options.python, package, index, options.requirements, progress)
-    journal = journal_of(question, (str(good), str(bad)), environments, settings)
+    question = ask(settings, wanted[0] if wanted else None, options.engine, options.metric, options.delta)
+    releases: Sequence[Release]
+    versions: Versions
+    if wanted:
+        releases, versions = _releases(options, *wanted, progress)
+    else:
+        versions = find_images(images, settings.device, options.environments, progress)
+        releases = versions.releases
+    journal = journal_of(question, (str(releases[0]), str(releases[-1])), versions, settings)
     known = [] if options.afresh else journal.read(progress)
     if known:
         races = f"{len(known)} race{'s' * (len(known) > 1)}"
         progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")
-    laboratory = Installed(question, environments, settings, progress, options.processes)
+    laboratory = Installed(question, versions, settings, progress, options.processes)
     found = search(question, releases, laboratory, known, journal.write)
-    page = bisection_page(found, environments.installed(found.names))
+    page = bisection_page(found, versions.sides(found.names))
     return _show(options, page, found.status, bisection_to_json(found))
+
+
+def _container_images(options: argparse.Namespace) -> list[str]:
+    """The images of --images, which keeps the folder of photos as other commands have it; none for a package.
+
+    Raises UserError for too few of them, and for what belongs to a package.
+    """
+    images = [word for word in options.images if is_image(word)]
+    folders = [word for word in options.images if word not in images]
+    strange = [word for word in folders if images and not Path(word).exists()] or folders[1:]
+    if strange:
+        raise UserError(f"--images {strange[0]} is no image: give each with its tag, and one folder of photos at most")
+    options.images = Path(folders[0]) if folders else None
+    if not images:
+        return []
+    given = [f"--{name.replace('_', '-')}" for name in PACKAGE_OPTIONS if getattr(options, name)]
+    if given:
+        raise UserError(f"{', '.join(given)}: a search among --images installs nothing; leave out one or the other")
+    if len(images) < 2:
+        raise UserError(
+            f"--images {images[0]} is one image; give two at least, the good one first and the bad one last"
+        )
+    return images
+
+
+def _wanted_releases(options: argparse.Namespace) -> tuple[str, Version, Version]:
+    """The package and both ends. Raises UserError for what is none, or missing."""
+    missing = [f"--{name}" for name in PACKAGE_OPTIONS[:3] if not getattr(options, name)]
+    if missing:
+        raise UserError(f"bisect needs {' and '.join(missing)}, or container images (--images IMAGE IMAGE ...)")
+    require_requirements(options.requirements)
+    good, bad = require_version("--good", options.good), require_version("--bad", options.bad)
+    return require_package(options.package), good, bad
+
+
+def _releases(
+    options: argparse.Namespace, package: str, good: Version, bad: Version, progress: Progress
+) -> tuple[Sequence[Release], Environments]:
+    """The releases of a package, and where they are installed."""
+    urls = [("--index-url", options.index_url)] if options.index_url else []
+    urls += [("--extra-index-url", url) for url in options.extra_index_url]
+    index = tuple(word for pair in urls for word in pair)
+    python = options.python or Path(sys.executable)
+    releases = find_releases(python, package, good, bad, index)
+    return releases, Environments(options.environments, python, package, index, options.requirements, progress)
 
 
 def _show(

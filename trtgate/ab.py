@@ -174,7 +174,7 @@ class AbReport:
         changed = changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"]))
         # A worker has no settings of its own that could differ: the driver gave both the same.
         engines = tuple(each.comparison for each in self.results)
-        problems = nothing_compared([each.key for each in engines], self.missing)
+        problems = nothing_compared([each.key for each in engines], [*self.missing, *self.added])
         return Report(engines, self.missing, problems, self.added, tuple(changed))
 
 
@@ -436,7 +436,7 @@ class _Sides:
                 "build_seconds": plan.get("build_seconds"),
                 "plan_bytes": plan.get("bytes"),
             }
-            series |= {name: (float(value),) for name, value in measured.items() if value}
+            series |= {name: (float(value),) for name, value in measured.items() if value is not None}
             found.append(replace(record, engine=spec.id, reference=self._bench.reference.id, series=series))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -66,8 +67,13 @@ def find_named(storage: Path, name: str) -> list[Path]:
 def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     """All saved sessions of a name, number or file. Raises UserError when there is none or one cannot be read."""
     files = find_named(storage, name)
-    # Layers are compared between the newest of either side.
-    return [read_session(path, layers=path == files[-1]) for path in files]
+    # Nothing of what is read refers to itself: to look for what does would go through all of it again and again.
+    gc.disable()
+    try:
+        # Layers are compared between the newest of either side.
+        return [read_session(path, layers=path == files[-1]) for path in files]
+    finally:
+        gc.enable()
 
 
 def promote(files: Sequence[Path], to: Path) -> list[Path]:

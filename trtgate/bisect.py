@@ -1,18 +1,20 @@
-"""Which released version of a package changed an engine: the question, what is seen of the versions, and the answer.
+"""Which version changed an engine: the question, what is seen of the versions, and the answer.
 
 What to look at next is `verdict.bisection`'s to say; the laboratory does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.releases import Release
+from trtgate.remote import Place
 from trtgate.verdict.bisection import Answer, Compare, Kind, Outcome, Prepare, Race, State, next_step
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS
@@ -28,15 +30,29 @@ EXIT_STATUS = {kind: EXIT_INCONCLUSIVE if kind is Kind.OPEN else EXIT_PASS for k
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: since which version of `package` has a metric of one engine changed by more than `delta`?"""
+    """What is asked: since which version of `package`, or since which image where that is None, has a metric of one
+    engine changed by more than `delta`?"""
 
-    package: str
+    package: str | None
     model: str
     engine: str
     batch: int
     device: Device
     metric: str
     delta: float
+
+    @property
+    def noun(self) -> str:
+        """What it is searched among."""
+        return "version" if self.package else "image"
+
+    def called(self, version: str) -> str:
+        """A version, as somebody is told of it."""
+        return f"{self.package} {version}" if self.package else version
+
+    def later(self, version: str) -> str:
+        """The option that begins the search there."""
+        return f"--good {version}" if self.package else f"--images from {version} on"
 
 
 @dataclass(frozen=True)
@@ -63,10 +79,34 @@ class Raced:
 
 @dataclass(frozen=True)
 class Tried:
-    """What is known of a version by itself, and why it is not usable."""
+    """What is known of a version by itself, and why it is not usable; `what` where the state has other words."""
 
     state: State
     why: str = ""
+    what: str = ""
+
+    @property
+    def words(self) -> str:
+        """Its state, as somebody is told of it."""
+        return self.what or self.state.value
+
+
+class Versions(Protocol):
+    """Where the versions come from, and how one becomes a side of a race."""
+
+    @property
+    def folder(self) -> Path:
+        """Where unfinished searches are kept."""
+
+    @property
+    def made_of(self) -> Mapping[str, Any]:
+        """All that the sides depend on besides their versions' names."""
+
+    def get(self, version: str) -> Path | Place:
+        """The side of a version. Raises NotInstallable where there is none, and UserError."""
+
+    def sides(self, versions: Iterable[str]) -> Mapping[str, str]:
+        """How `ab` is given those that there are."""
 
 
 class Laboratory(Protocol):
@@ -91,7 +131,7 @@ class Bisection:
 
     @property
     def names(self) -> list[str]:
-        """The versions as pip knows them."""
+        """The versions as they are asked for."""
         return list(map(str, self.releases))
 
     @property
@@ -113,9 +153,9 @@ class Bisection:
         """What the answer leaves unsaid: versions that could not be used, and other changes that were met."""
         answer, names = self.answer, self.names
         lines = [
-            f"{name} {each.state.value}: {each.why}"
-            for name, each in self.tried.items()
-            if each.state is not State.WORKS
+            f"{name} {self.tried[name].words}: {self.tried[name].why}"
+            for name in names
+            if name in self.tried and self.tried[name].state is not State.WORKS
         ]
         if answer.kind not in {Kind.FOUND, Kind.BETWEEN}:
             return lines
@@ -131,7 +171,7 @@ class Bisection:
             elif _apart(first, later):
                 lines.append(
                     f"not the only change: from {names[answer.bad]} to {names[index]} there is another; search it "
-                    f"with --good {names[answer.bad]}"
+                    f"with {self.question.later(names[answer.bad])}"
                 )
         return lines
 
@@ -143,7 +183,7 @@ def _apart(first: Raced, later: Raced) -> bool:
     return first.high < later.low or later.high < first.low
 
 
-def ask(settings: Settings, package: str, engines: Sequence[str], metric: str, delta: float | None) -> Question:
+def ask(settings: Settings, package: str | None, engines: Sequence[str], metric: str, delta: float | None) -> Question:
     """The question of those options. Raises UserError for what a search cannot be on."""
     for option, some in (("--model", settings.models), ("--engine", engines), ("--batch-size", settings.batch_sizes)):
         if len(some) != 1:
@@ -195,10 +235,12 @@ def search(
 
 
 def _require_end(question: Question, names: Sequence[str], name: str, found: Tried) -> None:
-    why = f"{found.state.value} ({found.why})"
+    package, why = question.package, f"{found.words} ({found.why})"
     if name == names[0] and found.state is not State.WORKS:
-        raise UserError(
-            f"--good {name}: {question.package} {name} {why}; give a version in which {question.engine} runs"
-        )
+        end = f"--good {name}: {package} {name}" if package else f"--images {name}"
+        advice = "give a version" if package else "begin with an image"
+        raise UserError(f"{end} {why}; {advice} in which {question.engine} runs")
     if name == names[-1] and found.state is State.ABSENT:
-        raise UserError(f"--bad {name}: {question.package} {name} {why}; give a version that can be installed")
+        end = f"--bad {name}: {package} {name}" if package else f"--images {name}"
+        advice = "give a version that can be installed" if package else "end with an image that can be started"
+        raise UserError(f"{end} {why}; {advice}")

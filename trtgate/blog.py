@@ -16,7 +16,7 @@ import torch
 
 from trtgate.engines.base import Device, Engine, Seconds, time_calls
 from trtgate.engines.pytorch import arithmetic, as_torch
-from trtgate.models import Model
+from trtgate.models.base import Model
 from trtgate.signature import Tensors
 
 WARM_UP = 5

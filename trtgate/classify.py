@@ -15,7 +15,7 @@ from trtgate import images
 from trtgate.engines import parse_spec
 from trtgate.engines.base import REFERENCE, EngineSpec, EngineUnavailable
 from trtgate.errors import UserError
-from trtgate.models import CLASSES, image_classes
+from trtgate.models.base import CLASSES, image_classes
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Race, run_race

@@ -15,13 +15,21 @@ from typing import Any
 import numpy as np
 
 from trtgate import fields
+from trtgate.comparable import (
+    CONTROL_MOVED,
+    clock_moved,
+    control_changes,
+    disturbed,
+    incomparable,
+    machine_changed,
+    unfinished,
+)
 from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation, Expectations
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.plans import changed_fields
 from trtgate.records import (
-    MEAN,
     SCHEMA,
     EngineRecord,
     Key,
@@ -45,9 +53,10 @@ from trtgate.verdict.metrics import (
     decide,
     decide_numbers,
     joined_numbers,
+    median,
     within,
 )
-from trtgate.verdict.paired import change_text
+from trtgate.verdict.paired import change_text, decide_floor
 from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
 
@@ -56,15 +65,12 @@ HARDWARE = ("cpu", "machine", "gpu")
 # Fields of the stack that are settings of the run rather than what is upgraded: with another one the sides cannot be
 # compared. (Absent from records of schema 1, where they are not known.)
 SETTINGS = ("threads", "device", "cpu_features", "cpu_quota")
-# Fixed work that takes longer or shorter by this share has met another machine.
-CONTROL_MOVED = 0.05
-# Of the mean, which every other user of the machine moves.
-CONTROL_MEAN_MOVED = 0.25
-# A clock that moved by less than this explains nothing.
-CLOCK_MOVED = 0.01
 FAILED = frozenset({Verdict.REGRESSED, Verdict.INVALID})
 ANSWERS = "answers"
 AGREEMENT = "agreement"
+ACCURACY = "accuracy"
+# Beside the fastest calls: a baseline that does not know them (schema 1) cannot say that none of them got slower.
+GUARDS = ("typical", "tail")
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,13 @@ class Comparison:
     @property
     def decisions(self) -> list[Decision]:
         """All that count: why nothing can be said, or one for each gated metric."""
+        if self.invalid is None:
+            return [each.decision for each in self.changes if each.gated]
+        if self.invalid.reason is Reason.NOT_COMPARABLE:
+            return [self.invalid]
+        # What an engine answers does not depend on who else used the machine.
         answers = [each.decision for each in self.changes if each.gated and each.metric not in BY_NAME]
-        if self.invalid is not None:
-            # What an engine answers does not depend on who else used the machine.
-            return [self.invalid, *(each for each in answers if each.verdict is Verdict.REGRESSED)]
-        return [each.decision for each in self.changes if each.gated]
+        return [self.invalid, *(each for each in answers if each.verdict is Verdict.REGRESSED)]
 
     @property
     def decision(self) -> Decision:
@@ -237,6 +245,8 @@ def require_own_sessions(old: Sequence[SessionRecord], new: Sequence[SessionReco
 def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord], expectations: Expectations) -> Report:
     """Decide on every engine of the baseline `old`.
 
+    Beside `expectations` hold the limits that models' own files set, as the newest of the new sessions keeps them.
+
     Raises UserError when a side is empty, counts a session twice or mixes stacks, when a session is unfit to be
     compared with, or when the hardware differs.
     """
@@ -254,13 +264,24 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
         for key, records in after.items()
         if key not in whole
     }
+    expectations = expectations.with_models(new[-1].limits, {}, new[-1].own)
     report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
+    problems = _problems(old, new)
     return replace(
-        report,
-        problems={**report.problems, **_problems(old, new)},
+        _incomparable_sides(report, problems),
+        problems={**report.problems, **problems},
         stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
         sessions=tuple(session.digest for session in new),
     )
+
+
+def _incomparable_sides(report: Report, problems: Mapping[str, Decision]) -> Report:
+    """The report, of which nothing is proven where whole sessions cannot be compared."""
+    why = next((each for each in problems.values() if each.reason is Reason.NOT_COMPARABLE), None)
+    if why is None:
+        return report
+    missing = {key: why if each.verdict is Verdict.REGRESSED else each for key, each in report.missing.items()}
+    return replace(report, engines=tuple(replace(each, invalid=why) for each in report.engines), missing=missing)
 
 
 def compare_records(
@@ -273,36 +294,80 @@ def compare_records(
     """Decide on every engine of the old side, one record for each of its sessions, in an A/B run of its processes.
 
     `skipped` says why an engine, "MODEL ENGINE", was not measured on the new side. What is REGRESSED among many
-    decisions only by chance becomes INCONCLUSIVE.
+    decisions only by chance becomes INCONCLUSIVE. PyTorch, which no runtime's upgrade is about, fails by a proven
+    regression only, as long as something else is compared.
     """
     engines = [_compare(key, old[key], new[key], expectations.of(key[0], key[1]), pairing) for key in old if key in new]
     limits = {
         f"{name_of(key)}: {change}": None
+        for side in (old, new)
         for key in old
-        if key in new and old[key][-1].limits
-        for change in changed_fields(old[key][-1].limits, expectations.of(key[0], key[1]).as_json())
+        if key in new and side[key][-1].limits
+        for change in changed_fields(side[key][-1].limits, expectations.of(key[0], key[1]).as_json())
     }
     missing = {
         key: missing_decision(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
         for key in old
         if key not in new
     }
+    added = tuple(key for key in new if key not in old)
+    corrected = corrected_comparisons(engines)
+    if pairing != "interleaved" and any(each.key[1] != REFERENCE.id for each in engines):
+        corrected = list(map(lenient, corrected))
     return Report(
-        engines=tuple(map(_lenient, corrected_comparisons(engines))),
+        engines=tuple(corrected),
         missing=missing,
-        problems=nothing_compared([each.key for each in engines], missing),
-        added=tuple(key for key in new if key not in old),
+        problems={
+            **nothing_compared([each.key for each in engines], [*missing, *added]),
+            **_below_floors(new, expectations),
+        },
+        added=added,
         limit_changes=tuple(limits),
     )
 
 
-def nothing_compared(compared: Iterable[Key], missing: Iterable[Key]) -> dict[str, Decision]:
-    """A problem of a comparison in which no engine was compared, or the yardstick alone of a side that had more.
+def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expectations) -> dict[str, Decision]:
+    """Engines of the new side whose own run had other floors, where they do not reach those of today."""
+    found = {}
+    for key, records in new.items():
+        expectation = expectations.of(key[0], key[1])
+        for record in records:
+            if not record.limits or all(record.limits.get(name) == expectation[name] for name in FLOORS):
+                continue
+            decisions = [each for each in _floors(record, expectation) if each.verdict not in GOOD]
+            if decisions:
+                decision = worst(decisions)
+                message = f"its own run had other floors; by today's: {decision.message}"
+                found[f"{name_of(key)} floors"] = replace(decision, message=message)
+    return found
+
+
+FLOORS = ("speedup", "agreement", "cosine", "sqnr_db")
+
+
+def _floors(record: EngineRecord, expectation: Expectation) -> Iterable[Decision]:
+    """A record's numbers against the floors that hold now."""
+    if not record.is_reference and record.rounds:
+        rounds = (np.asarray(each) for each in (record.reference_rounds, record.rounds))
+        yield decide_floor(*rounds, floor=expectation["speedup"])
+    bounds = (("low", "high", "agreement"), ("cosine", "cosine", "cosine"), ("sqnr_db", "sqnr_db", "sqnr_db"))
+    for low, high, name in bounds:
+        floor, least, most = expectation.number(name), record.agreement.get(low), record.agreement.get(high)
+        if least is None or most is None or least >= floor:
+            continue
+        verdict, reason = (
+            (Verdict.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
+        )
+        yield Decision(verdict, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
+
+
+def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str, Decision]:
+    """A problem of a comparison in which no engine was compared, or the yardstick alone where a side has `others`.
 
     All that is missing may be acknowledged; nobody was asked whether the rest is still as fast.
     """
     keys = list(compared)
-    if any(key[1] != REFERENCE.id for key in keys) or (keys and not list(missing)):
+    if any(key[1] != REFERENCE.id for key in keys) or (keys and not list(others)):
         return {}
     what = f"nothing but {REFERENCE.id}" if keys else "no engine"
     message = f"{what} was compared, so no upgrade was judged; measure what both sides have"
@@ -319,14 +384,17 @@ def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]
     return [replace(each, changes=tuple(some)) for each, some in zip(comparisons, changes, strict=True)]
 
 
-def _lenient(comparison: Comparison) -> Comparison:
-    """The reference's comparison with what is not proven passed, also what many decisions may have made so by chance;
-    too few sessions to prove anything are no pass."""
+OPEN_BY_NOISE = frozenset({Reason.INTERVAL_TOO_WIDE, Reason.PROCESS_SPREAD, Reason.ONE_OF_MANY})
+
+
+def lenient(comparison: Comparison) -> Comparison:
+    """The reference's comparison with those times passed that noise, or chance among many, leaves open; what was
+    measured too seldom to prove anything is no pass."""
     if comparison.key[1] != REFERENCE.id:
         return comparison
 
     def passed(decision: Decision) -> Decision:
-        if decision.verdict is not Verdict.INCONCLUSIVE or decision.reason is Reason.UNDERPOWERED:
+        if decision.reason not in OPEN_BY_NOISE or decision.metric not in BY_NAME:
             return decision
         message = f"the yardstick, which fails only by a proven regression: {decision.message}"
         return replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
@@ -352,9 +420,9 @@ def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dic
         if own:
             decision = worst(own)
             found[str(session.path)] = replace(decision, message=f"its own run failed: {decision.message}")
-        elif session.partial:
+        if session.partial:
             message = f"it did not judge everything ({session.partial[0]})"
-            found[str(session.path)] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+            found[f"{session.path} in part"] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
         for name in (*HARDWARE, *SETTINGS):
             before, now = old[-1].stack.get(name), session.stack.get(name)
             known = min(old[-1].schema, session.schema) > 1 or None not in (before, now)
@@ -380,20 +448,25 @@ def _compare(
     before, after = (joined_numbers([record.numbers for record in side]) for side in measured)
     if pairing == "sessions" and any(record.processes for record in (*old, *new)):
         pairing = "processes"
-    controls = _control_changes(old, new)
+    controls = control_changes(old, new)
     clocks = (_clock(old), _clock(new))
-    invalid = _incomparable(old, new) or _unfinished(old, new) or _disturbed(old, new, pairing)
+    invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
-        invalid = _machine_changed(controls, clocks)
+        invalid = machine_changed(old, new, clocks)
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
         decision = _decide(metric, measured, (before, after), limits, pairing)
+        if decision is None and metric.name in GUARDS and metric.name in after and "latency" in before:
+            message = f"the baseline does not tell its {metric.name} calls; save a new one"
+            decision = Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
         if decision is None:
             continue
         gated = limits.delta is not None
         if metric.name == "cycles":
-            gated = gated and _clock_moved(clocks) and _clock_bound(controls, clocks, before, after)
+            # A clock that is not told any more is missing; else the cycles count where they are what moved.
+            lost = clocks[1] is None and pairing != "interleaved"
+            gated = gated and (lost or (clock_moved(clocks) and _clock_bound(controls, clocks, before, after)))
         middles = _middle(metric.name, before), _middle(metric.name, after)
         changes.append(Change(metric.name, *middles, decision, gated, limits.delta))
     answers, differs = _answers(old, new, expectation)
@@ -434,18 +507,13 @@ def _middle(metric: str, numbers: Numbers) -> float | None:
 
 
 def _reference(records: Iterable[EngineRecord]) -> float | None:
-    values = [np.median(record.reference_rounds) for record in records if record.reference_rounds]
-    return float(np.median(values)) if values else None
+    values = [median(record.reference_rounds) for record in records if record.reference_rounds]
+    return median(values) if values else None
 
 
 def _clock(records: Iterable[EngineRecord]) -> float | None:
     known = [record.clock_mhz for record in records if record.clock_mhz]
     return float(np.median(known)) if known else None
-
-
-def _clock_moved(clocks: tuple[float | None, float | None]) -> bool:
-    old, new = clocks
-    return bool(old and new and abs(np.log(new / old)) > CLOCK_MOVED)
 
 
 def _clock_bound(
@@ -468,65 +536,6 @@ def _clock_bound(
     before, after = (_middle("latency", side) for side in (old, new))
     moved = float(np.log(after / before)) if before and after else 0.0
     return bool(moved * clock < 0 and abs(moved) > np.log1p(CONTROL_MOVED))
-
-
-def _incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
-    """INVALID where the sides were not measured on the same weights and photos."""
-    both = (*old, *new)
-    # Records of schema 1 say only where the weights came from.
-    inputs = [record.digests or {"weights from": record.weights} for record in both]
-    if len({frozenset(each) for each in inputs}) > 1:
-        inputs = [{"weights from": record.weights} for record in both]
-        if all(record.digests for record in both):
-            message = "what the sides were measured on is known of some sessions and not of others"
-            return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
-    for name in dict.fromkeys(name for each in inputs for name in each):
-        values = {each[name] for each in inputs if name in each}
-        if len(values) > 1:
-            message = f"{name} differ between the sides ({', '.join(sorted(map(_short, values)))})"
-            return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
-    return None
-
-
-def _short(digest: str) -> str:
-    return digest[:12]
-
-
-def _unfinished(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
-    if all(record.complete and record.rounds for record in (*old, *new)):
-        return None
-    return Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
-
-
-def _disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing: Pairing) -> Decision | None:
-    """INVALID where somebody else used the processor; what is interleaved both sides suffered alike."""
-    reasons = dict.fromkeys(record.disturbed for record in (*old, *new) if record.disturbed)
-    if not reasons or pairing == "interleaved":
-        return None
-    return Decision(Verdict.INVALID, Reason.DISTURBED, f"{'; '.join(reasons)} during a race")
-
-
-def _machine_changed(controls: Mapping[str, float], clocks: tuple[float | None, float | None]) -> Decision | None:
-    """INVALID where fixed work takes another time than before, and the clock does not explain it."""
-    clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and _clock_moved(clocks) else 0.0
-    for name, change in controls.items():
-        limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
-        # Work that is bound by memory does not follow the clock of the cores.
-        if min(abs(change), abs(change + clock)) > limit:
-            message = f"{name} changed by {change_text(change)}, so the machine did; measure both sides on it as it is"
-            return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
-    return None
-
-
-def _control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
-    """Log ratios new / old of the fixed work that every record of both sides has."""
-    # A session that lacks some does not switch them off for the others.
-    known = [[record for record in side if record.controls] for side in (old, new)]
-    if not all(known):
-        return {}
-    names = [name for name in known[0][0].controls if all(name in each.controls for side in known for each in side)]
-    medians = [{name: np.median([record.controls[name] for record in side]) for name in names} for side in known]
-    return {name: float(np.log(medians[1][name] / medians[0][name])) for name in names}
 
 
 def _answers(
@@ -572,6 +581,9 @@ def _answers(
         else:
             decision = decide_all_scores(scored[0], scored[1], expectation)
         changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
+    if any(record.accuracy for record in old) and not all(record.accuracy for record in new):
+        decision = Decision(Verdict.REGRESSED, Reason.MISSING, "accuracy was measured before and is not now")
+        changes.append(Change(ACCURACY, None, None, replace(decision, metric=ACCURACY)))
     return changes, next((each.message for each in differs if each.verdict is Verdict.REGRESSED), "")
 
 
@@ -656,7 +668,7 @@ def report_from_json(values: Any) -> Report:
     return Report(
         engines=engines,
         missing=dict(missing),
-        problems={**nothing_compared([each.key for each in engines], dict(missing)), **problems},
+        problems={**nothing_compared([each.key for each in engines], [*dict(missing), *added]), **problems},
         added=added,
         stack_changes=fields.listed(fields.text)("stack_changes", given["stack_changes"]),
         limit_changes=fields.listed(fields.text)("limit_changes", given["limit_changes"]),
@@ -698,7 +710,7 @@ def _comparison_from_json(name: str, value: Any) -> Comparison:
 
 
 def _change_from_json(metric: str, value: Any) -> Change:
-    if metric not in {*BY_NAME, ANSWERS, AGREEMENT}:
+    if metric not in {*BY_NAME, ANSWERS, AGREEMENT, ACCURACY}:
         raise ValueError(f"{metric} is no metric")
     given = fields.table(metric, value)
     old, new = (fields.optional(fields.ratio)(f"{metric}.{side}", given[side]) for side in ("old", "new"))

@@ -1,4 +1,4 @@
-"""A side's workers in containers of an image that is on this machine, by docker or podman.
+"""A side's workers in containers of an image that is on this machine, by docker or podman; the images of a search.
 
 A container shares nothing with its driver but this code, the folders of the run and a folder of its own, in which a
 Unix socket lies. It has no network.
@@ -16,15 +16,18 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from trtgate.engines.base import Device
+from trtgate.environments import NotInstallable
 from trtgate.errors import UserError
 from trtgate.processes import last_words
+from trtgate.progress import Progress
 from trtgate.protocol import Frames, ProtocolError
+from trtgate.releases import Release
 from trtgate.remote import Place, Running, end_group, start_process
 from trtgate.shipped import PACKAGE, import_root
 
@@ -38,35 +41,54 @@ ENGINE_SECONDS = 60.0
 LOOK_SECONDS = 0.2
 
 
+def is_image(text: str) -> bool:
+    """Whether a word names an image: with its tag or digest, and no file or command that is here."""
+    return not Path(text).exists() and shutil.which(text) is None and IMAGE.fullmatch(text) is not None
+
+
 def choose_side(option: str, text: str, device: Device) -> Path | Place:
     """The side that an option names: the python of an environment, or an image with its tag.
 
     Raises UserError for an image where no container engine is installed or answers, and for one that is not here.
     """
-    if Path(text).exists() or shutil.which(text) or not IMAGE.fullmatch(text):
+    if not is_image(text):
         return Path(text)
+    engine = _choose_engine(f"{option} {text}", "give the python of an environment")
+    digest = _digest(engine, text)
+    if digest is None:
+        raise UserError(f"{option} {text} is no image on this machine; run {engine} pull {text}")
+    return Image(text, engine, digest, device)
+
+
+def _choose_engine(given: str, instead: str) -> str:
+    """The first one that answers. Raises UserError, with what may be done `instead`, where none does."""
     installed = [name for name in ENGINES if shutil.which(name)]
     if not installed:
         raise UserError(
-            f"{option} {text} is no file, and an image needs docker or podman, neither of which is installed; install "
-            "one, or give the python of an environment"
+            f"{given} is no file, and an image needs docker or podman, neither of which is installed; install one, "
+            f"or {instead}"
         )
     said = {name: _ask(name, "ps", "--quiet") for name in installed}
     engine = next((name for name, done in said.items() if done.returncode == 0), None)
     if engine is None:
         why = "; ".join(f"{name} does not answer: {last_words(done.stderr)}" for name, done in said.items())
-        raise UserError(f"{option} {text} is an image, and {why}; start it, or give the python of an environment")
-    found = _ask(engine, "image", "inspect", "--format", "{{.Id}}", text)
-    if found.returncode:
-        raise UserError(f"{option} {text} is no image on this machine; run {engine} pull {text}")
-    return Image(text, engine, found.stdout.strip(), device)
+        raise UserError(f"{given} is an image, and {why}; start it, or {instead}")
+    return engine
 
 
-def _ask(engine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _digest(engine: str, name: str) -> str | None:
+    """Of an image that is here."""
+    found = _ask(engine, "image", "inspect", "--format", "{{.Id}}", name)
+    return None if found.returncode else found.stdout.strip()
+
+
+def _ask(engine: str, *arguments: str, within: float | None = ENGINE_SECONDS) -> subprocess.CompletedProcess[str]:
     """What an engine answers; one that hangs has failed."""
     command = [engine, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ENGINE_SECONDS)
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=within
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))
 
@@ -93,7 +115,8 @@ class Image:
 
     def command(self, name: str, writable: Sequence[Path], worker: Sequence[str]) -> list[str]:
         """Runs `worker` in a container of that name. Folders are where they are outside, so that a path means the same
-        on both sides, and what the worker writes there belongs to whoever started it."""
+        on both sides, and what the worker writes there belongs to whoever started it. The image is named by its
+        digest: a tag may move while it is raced."""
         root = import_root()
         shared = [f"{folder.resolve()}:{folder.resolve()}" for folder in writable]
         shared += [f"{folder}:{folder}:ro" for folder in (root, PACKAGE)]
@@ -106,8 +129,79 @@ class Image:
             *(GPUS[self.engine] if self.device == "cuda" else ()),
             *(each for volume in dict.fromkeys(shared) for each in ("--volume", volume)),
             *("--env", f"PYTHONPATH={root}", "--env", "PYTHONDONTWRITEBYTECODE=1"),
-            *("--entrypoint", "python3", self.name, "-m", "trtgate.worker", *worker),
+            *("--entrypoint", "python3", self.digest, "-m", "trtgate.worker", *worker),
         ]
+
+
+class NotPulled(NotInstallable):
+    """An image cannot be had; the message is the engine's."""
+
+    what = "cannot be pulled"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a search by their names, the older ones first, or why one could not be pulled; in `folder` the
+    search is kept."""
+
+    folder: Path
+    images: Mapping[str, Image | NotPulled]
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """As versions that are searched."""
+        return tuple(Release(name, digest=digest) for name, digest in self._digests)
+
+    @property
+    def made_of(self) -> Mapping[str, Any]:
+        """A tag that moved is another image, and makes another search."""
+        return {"containers": self._digests}
+
+    @property
+    def _digests(self) -> list[tuple[str, str]]:
+        return [(name, each.digest if isinstance(each, Image) else "") for name, each in self.images.items()]
+
+    def get(self, version: str) -> Image:
+        """As `Versions.get`."""
+        found = self.images[version]
+        if isinstance(found, NotPulled):
+            raise found
+        return found
+
+    def sides(self, versions: Iterable[str]) -> Mapping[str, str]:
+        """As `Versions.sides`: those that are here, by their names."""
+        return {name: name for name in versions if isinstance(self.images[name], Image)}
+
+
+def find_images(names: Sequence[str], device: Device, folder: Path, progress: Progress) -> Images:
+    """The images of --images; those that are not here are pulled.
+
+    All of them at once, because what is known of a search counts only for the digests that it was found with. Raises
+    UserError where no container engine is installed or answers, and for the same image twice.
+    """
+    engine = _choose_engine(f"--images {names[0]}", "search the releases of a --package")
+    found: dict[str, Image | NotPulled] = {}
+    by_digest: dict[str, str] = {}
+    for name in names:
+        if name in found:
+            raise UserError(f"--images {name} is given twice; give each image once")
+        found[name] = _pulled(engine, name, device, progress)
+        if isinstance(image := found[name], Image):
+            same = by_digest.setdefault(image.digest, name)
+            if same != name:
+                raise UserError(f"--images {same} and {name} are the same image; give each image once")
+    return Images(folder, found)
+
+
+def _pulled(engine: str, name: str, device: Device, progress: Progress) -> Image | NotPulled:
+    digest = _digest(engine, name)
+    if digest is None:
+        with progress.step(f"{engine} pull {name}"):
+            done = _ask(engine, "pull", "--quiet", name, within=None)  # an image of TensorRT's has many gigabytes
+        digest = _digest(engine, name)
+        if digest is None:
+            return NotPulled(last_words(done.stderr))
+    return Image(name, engine, digest, device)
 
 
 class _Contained:

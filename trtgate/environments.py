@@ -40,7 +40,9 @@ def require_requirements(path: Path | None) -> None:
 
 
 class NotInstallable(Exception):
-    """A version cannot be installed; the message is the installer's."""
+    """A version cannot be installed; the message is the installer's. `what` are the words for it."""
+
+    what = "cannot be installed"
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Environments:
             "index": hashlib.sha256("\n".join(self.index).encode()).hexdigest(),
         }
 
-    def installed(self, versions: Iterable[str]) -> dict[str, Path]:
+    def sides(self, versions: Iterable[str]) -> dict[str, str]:
         """The pythons of those versions of which there is an environment."""
         homes = {version: self._home(self._made_of(version)) for version in versions}
-        return {version: home / PYTHON for version, home in homes.items() if (home / READY).is_file()}
+        return {version: str(home / PYTHON) for version, home in homes.items() if (home / READY).is_file()}
 
     def get(self, version: str) -> Path:
         """The python of that version's environment. Raises NotInstallable, and UserError for a folder that cannot be

@@ -15,7 +15,7 @@ from trtgate.engines.base import PRECISIONS, EngineSpec
 from trtgate.errors import UserError
 from trtgate.files import is_regular, write_synced
 from trtgate.graphs.quantize import QuantizeOptions
-from trtgate.models import is_model
+from trtgate.models.loading import is_model
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.metrics import BY_NAME, METRICS, Limits, Metric
@@ -124,7 +124,7 @@ class Expectations:
         for key, more in (("models", limits), ("quantize", quantize)):
             known = table.get(key, {})
             table[key] = {**known, **{name: _merged(each, known.get(name, {})) for name, each in more.items() if each}}
-        return Expectations(self.path, table, frozenset(own))
+        return Expectations(self.path, table, self.own.union(own))
 
     def only(self, model: str, engine: str, metric: Metric | None, delta: float) -> Expectations:
         """The same for a question about one metric of one engine (None: about what is no metric): it is gated at

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,11 +71,26 @@ def positive(name: str, value: Any) -> float:
 
 
 def measured(name: str, value: Any) -> tuple[float, ...]:
-    """A list of numbers that can have been measured; at once where all are floats, since sessions have so many."""
-    floats = type(value) is list and set(map(type, value)) == {float} and math.isfinite(sum(value))
-    if floats and min(value) >= SMALLEST and max(value) <= LARGEST:
-        return tuple(value)
-    return listed(positive)(name, value)
+    """A list of numbers that can have been measured; at once where all are, since sessions have so many."""
+    return tuple(value) if type(value) is list and all_positive(value) else listed(positive)(name, value)
+
+
+# What holds of many values at once, of nearly all that is read: each False only has them checked one by one.
+
+
+def all_numbers(values: Collection[Any]) -> bool:
+    """Whether all are floats and finite."""
+    return set(map(type, values)) <= {float} and math.isfinite(sum(values))
+
+
+def all_positive(values: Collection[Any]) -> bool:
+    """Whether all are floats that can have been measured."""
+    return not values or (all_numbers(values) and min(values) >= SMALLEST and max(values) <= LARGEST)
+
+
+def all_lines(values: Collection[Any]) -> bool:
+    """Whether all are printable lines of text."""
+    return set(map(type, values)) <= {str} and "".join(values).isprintable()
 
 
 def share(name: str, value: Any) -> float:
@@ -138,9 +153,18 @@ def table(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def mapped(read: Callable[[str, Any], T]) -> Callable[[str, Any], dict[str, T]]:
-    """A table whose values all pass a check."""
-    return lambda name, value: {key: read(f"{name}.{key}", each) for key, each in table(name, value).items()}
+def mapped(
+    read: Callable[[str, Any], T], at_once: Callable[[Collection[Any]], bool] = lambda _: False
+) -> Callable[[str, Any], dict[str, T]]:
+    """A table whose values all pass a check; `at_once` is True only where the check would leave all as they are."""
+
+    def check(name: str, value: Any) -> dict[str, T]:
+        given = table(name, value)
+        if at_once(given.values()):
+            return dict(given)
+        return {key: read(f"{name}.{key}", each) for key, each in given.items()}
+
+    return check
 
 
 def plain(name: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from trtgate.errors import UserError
-from trtgate.models import CLASSES, DATA, Preprocessing, image_classes
+from trtgate.models.base import CLASSES, DATA, Preprocessing, image_classes
 from trtgate.signature import INPUT, Tensors
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trtgate import fields
-from trtgate.bisect import Bisection, Question, Raced
+from trtgate.bisect import Bisection, Question, Raced, Versions
 from trtgate.compare import HARDWARE
-from trtgate.environments import Environments
 from trtgate.errors import UserError
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import write_synced
@@ -56,14 +55,14 @@ class Journal:
             raise UserError(f"--environments: {self.path} cannot be written ({error.strerror}); make room") from error
 
 
-def journal_of(question: Question, ends: tuple[str, str], environments: Environments, settings: Settings) -> Journal:
+def journal_of(question: Question, ends: tuple[str, str], versions: Versions, settings: Settings) -> Journal:
     """The file of that question between two versions: another machine, or anything else that a race depends on, is
     another question."""
     here = stack(settings.threads, settings.device)
     depends = {
         **asdict(question),
         "ends": ends,
-        **environments.made_of,
+        **versions.made_of,
         **{name: here.get(name) for name in HARDWARE},
         "threads": settings.threads,
         "weights": {name: str(path.resolve()) for name, path in settings.weights.items()},
@@ -72,7 +71,7 @@ def journal_of(question: Question, ends: tuple[str, str], environments: Environm
         "expectations": settings.expectations.of(question.model, question.engine).as_json(),
     }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    return Journal(environments.folder / f"search-{digest}.json")
+    return Journal(versions.folder / f"search-{digest}.json")
 
 
 def raced_to_json(raced: Raced) -> dict[str, Any]:
@@ -110,7 +109,8 @@ def bisection_to_json(found: Bisection) -> dict[str, Any]:
             {
                 "version": str(release),
                 "released": release.date or None,
-                "state": found.tried[str(release)].state.value if str(release) in found.tried else None,
+                "digest": release.digest or None,
+                "state": found.tried[str(release)].words if str(release) in found.tried else None,
                 "why": found.tried[str(release)].why if str(release) in found.tried else "",
             }
             for release in found.releases

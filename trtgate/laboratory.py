@@ -1,4 +1,4 @@
-"""Where the versions of a package are tried and raced: an environment for each, workers, and A/B runs."""
+"""Where versions are tried and raced: a side for each, workers, and A/B runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from trtgate.ab import PROCESSES, AbReport, run_ab
-from trtgate.bisect import ANSWERS, BUILD, Question, Raced, Tried
-from trtgate.environments import Environments, NotInstallable
+from trtgate.bisect import ANSWERS, BUILD, Question, Raced, Tried, Versions
+from trtgate.environments import NotInstallable
 from trtgate.errors import UserError, printable
 from trtgate.progress import Progress
 from trtgate.remote import Worker, WorkerError
@@ -46,13 +47,13 @@ def effort(metric: str, processes: int, *, again: bool) -> Effort:
 
 @dataclass(frozen=True)
 class Installed:
-    """The laboratory of installed releases: an environment for each, and A/B runs between them.
+    """The laboratory on this machine: A/B runs between the sides that `versions` makes.
 
     `processes` is how many a side has; None: as many as an A/B run.
     """
 
     question: Question
-    environments: Environments
+    versions: Versions
     settings: Settings
     progress: Progress
     processes: int | None = None
@@ -60,13 +61,20 @@ class Installed:
     def prepare(self, version: str) -> Tried:
         """As `Laboratory.prepare`."""
         try:
-            python = self.environments.get(version)
+            place = self.versions.get(version)
         except NotInstallable as error:
-            return Tried(State.ABSENT, line_of(str(error)))
+            return Tried(State.ABSENT, line_of(str(error)), error.what)
         engine = self.question.engine
         try:
-            with contextlib.closing(Worker(f"{self.question.package} {version}", python)) as worker:
-                worker.greet()
+            with contextlib.closing(Worker(self.question.called(version), place)) as worker:
+                try:
+                    worker.greet()
+                except WorkerError as error:
+                    # An environment is made for its worker: if none starts, that is the version's doing. An image may
+                    # have no Python, and says nothing of its engine then.
+                    if isinstance(place, Path):
+                        raise
+                    return Tried(State.ABSENT, line_of(str(error)), "cannot be started")
                 told = worker.ask("describe", device=self.settings.device, engines=[engine])["engines"][engine]
         except WorkerError as error:
             return Tried(State.FAILS, line_of(str(error)))
@@ -76,14 +84,14 @@ class Installed:
         """As `Laboratory.race`."""
         question, started = self.question, time.monotonic()
         much = effort(question.metric, self.processes or PROCESSES[question.device], again=again)
-        self.progress.say(f"racing {question.package} {old} against {new}" + (", with more processes" if again else ""))
+        self.progress.say(f"racing {question.called(old)} against {new}" + (", with more processes" if again else ""))
         expectations = self.settings.expectations.only(
             question.model, question.engine, BY_NAME.get(question.metric), question.delta
         )
         found = Raced(old, new, Outcome.OPEN, again, "", much.processes, 0.0)
         try:
             report = run_ab(
-                {"old": self.environments.get(old), "new": self.environments.get(new)},
+                {"old": self.versions.get(old), "new": self.versions.get(new)},
                 replace(self.settings, expectations=expectations),
                 [question.engine],
                 rounds=much.rounds,

@@ -22,8 +22,8 @@ from trtgate.engines.base import REFERENCE, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.images import list_folder
-from trtgate.model_file import ModelFile, is_file, read_models
-from trtgate.models import classes_in
+from trtgate.models.loading import classes_in
+from trtgate.models.model_file import ModelFile, is_file, read_models
 from trtgate.nvml import current_gpu
 from trtgate.plans import require_usable
 from trtgate.workbench import DEFAULT_MODELS, Settings

@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ import numpy as np
 from trtgate import fields
 from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
+from trtgate.expectations import check_section
 from trtgate.fields import DAMAGED, read_json
 from trtgate.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.metrics import BY_NAME, Numbers, Sample, numbers_of_processes
+from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
 from trtgate.verdict.paired import Floats, interval
 
 KEY = "trtgate"
@@ -183,7 +185,11 @@ def name_of(key: Key) -> str:
 @dataclass(frozen=True)
 class SessionRecord:
     """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out, `open` what
-    could not be told."""
+    could not be told.
+
+    `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
+    a comparison has to know beside expectations.toml.
+    """
 
     path: Path
     datetime: str
@@ -194,6 +200,8 @@ class SessionRecord:
     partial: tuple[str, ...] = ()
     digest: str = ""
     schema: int = SCHEMA
+    limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
 
@@ -230,7 +238,9 @@ def from_race(race: Race, model: str, engine: str, reference: str, batch: int, w
 def joined(records: Sequence[EngineRecord]) -> EngineRecord:
     """One record of what several processes measured of an engine, each of them complete and with at least one round."""
     first = records[0]
-    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in first.series}
+    # What one of them lacks cannot be told apart by process.
+    names = [name for name in first.series if all(name in each.series for each in records)]
+    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in names}
     blocks = {
         name: tuple(chain.from_iterable(unpack(each.iterations[name]) for each in records)) for name in first.iterations
     }
@@ -266,10 +276,10 @@ def pack(blocks: Sequence[Floats]) -> dict[str, Any]:
 MOST_ITERATIONS = 100_000_000
 
 
-def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
+def unpack(packed: Mapping[str, Any]) -> Blocks:
     """The inverse of `pack`, to float32's precision. Raises ValueError for anything else."""
     lengths = packed["lengths"]
-    if not isinstance(lengths, list) or not lengths or not all(type(n) is int and n > 0 for n in lengths):
+    if not isinstance(lengths, list) or set(map(type, lengths)) != {int} or min(lengths) < 1:
         raise ValueError("lengths of blocks must be positive whole numbers")
     count = sum(lengths)
     if count > MOST_ITERATIONS:
@@ -284,10 +294,9 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Floats, ...]:
     if len(raw) != 4 * count:
         raise ValueError("iterations do not fit the lengths of their blocks")
     times = np.frombuffer(raw, "<f4").astype(np.float64)
-    if not np.all(np.isfinite(times)) or np.any(times <= 0):
+    if not (times.min() > 0 and times.max() < np.inf):
         raise ValueError("iterations must be finite and positive")
-    ends = np.cumsum(lengths).tolist()
-    return tuple(times[end - length : end] for length, end in zip(lengths, ends, strict=True))
+    return Blocks(times, lengths)
 
 
 def to_json(record: EngineRecord) -> dict[str, Any]:
@@ -328,18 +337,18 @@ def decision_from_json(values: Any) -> Decision:
     )
 
 
-def _summary(name: str, value: Any) -> dict[str, Any]:
+def _summary(name: str, value: Any, counted: str = "top1") -> dict[str, Any]:
     """Numbers, counts of photos and flags of a summary; null where there is no number."""
     found: dict[str, Any] = fields.mapped(fields.plain)(name, value)
-    for key in ("n", "top1", "top5"):
+    for key in ("n", "top1", "top5", "engine_top1"):
         if key in found:
             fields.count(f"{name}.{key}", found[key])
     if "finite" in found:
         fields.flag(f"{name}.finite", found["finite"])
-    if found and ("n" not in found or not {"top1", "engine_top1"} & found.keys()):
+    if found and ("n" not in found or counted not in found):
         raise ValueError(f"{name} must say how many of how many photos")
-    if found.get("top1", 0) > found.get("n", 0) or found.get("n", 1) == 0:
-        raise ValueError(f"{name}: {found.get('top1')} of {found.get('n')} is no share")
+    if found.get(counted, 0) > found.get("n", 0) or found.get("n", 1) == 0:
+        raise ValueError(f"{name}: {found.get(counted)} of {found.get('n')} is no share")
     return found
 
 
@@ -352,21 +361,21 @@ def _layer(name: str, value: Any) -> dict[str, Any]:
 def _layers(name: str, value: Any) -> dict[str, Any]:
     """Layers by name, most of what a session says: at once where all are as they are written."""
     given = dict(fields.table(name, value))
-    layers = list(given.values())
+    if not given:
+        return given
+    layers = given.values()
     try:
-        as_written = all(type(each["ms"]) is float and each.keys() == LAYER for each in layers)
-        texts = [text for each in layers for text in (each["type"], *each["nodes"])] if as_written else []
-        lists = {type(each["nodes"]) for each in layers} if as_written else set()
-    except (TypeError, KeyError, AttributeError):
-        as_written = False
-    if as_written and lists <= {list} and set(map(type, texts)) <= {str} and "".join(texts).isprintable():
-        times = [each["ms"] for each in layers if each["ms"] != 0.0]
-        if not times or fields.measured(name, times):
-            return given
+        times, kinds, nodes = zip(*map(LAYER, layers), strict=True)
+        plain = set(map(len, layers)) == {3} and set(map(type, times)) == {float} and set(map(type, nodes)) == {list}
+        texts = [*kinds, *chain.from_iterable(nodes)] if plain else []
+    except (TypeError, KeyError):
+        plain = False
+    if plain and fields.all_positive([each for each in times if each != 0.0]) and fields.all_lines(texts):
+        return given
     return fields.mapped(_layer)(name, value)
 
 
-LAYER = {"ms", "type", "nodes"}
+LAYER = itemgetter("ms", "type", "nodes")
 
 
 def _answers(name: str, value: Any) -> dict[str, Any]:
@@ -390,7 +399,7 @@ def _scores(name: str, value: Any) -> dict[str, Any]:
 
 
 def _readings(name: str, value: Any) -> dict[str, float]:
-    found = fields.mapped(fields.number)(name, value)
+    found = fields.mapped(fields.number, fields.all_numbers)(name, value)
     if "clock_mhz" in found:
         fields.positive(f"{name}.clock_mhz", found["clock_mhz"])
     return found
@@ -404,17 +413,17 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "series": fields.mapped(fields.measured),
     "processes": fields.listed(fields.count),
     "iterations": fields.mapped(fields.table),
-    "digests": fields.mapped(fields.line),
-    "limits": fields.mapped(fields.number),
+    "digests": fields.mapped(fields.line, fields.all_lines),
+    "limits": fields.mapped(fields.number, fields.all_numbers),
     "dropped_rounds": fields.count,
     "complete": fields.flag,
     "disturbed": fields.text,
     "enqueue_seconds": fields.optional(fields.positive),
-    "throughput": fields.mapped(fields.number),
+    "throughput": fields.mapped(fields.number, fields.all_numbers),
     "readings": _readings,
-    "controls": fields.mapped(fields.positive),
+    "controls": fields.mapped(fields.positive, fields.all_positive),
     "agreement": _summary,
-    "accuracy": _summary,
+    "accuracy": functools.partial(_summary, counted="engine_top1"),
     "answers": _answers,
     "plan": fields.mapped(fields.plain),
     "layers": fields.mapped(fields.count),
@@ -464,10 +473,10 @@ TAKEN_FROM = {"latency": ("latency", "typical"), "end_to_end": ("end_to_end",)}
 
 def _require_own_iterations(record: EngineRecord, sample: Sample) -> None:
     """Raises ValueError where a round's number is not among those of its block."""
-    for of, blocks in sample.blocks.items():
-        starts = np.cumsum([0, *(block.size for block in blocks[:-1])])
-        times = np.concatenate(blocks)
-        low, high = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+    for of, some in sample.blocks.items():
+        blocks = Blocks.of(some)
+        starts = [0, *blocks.ends[:-1]]
+        low, high = np.minimum.reduceat(blocks.times, starts), np.maximum.reduceat(blocks.times, starts)
         for name in TAKEN_FROM.get(of, ()):
             rounds = sample.get(name)
             if rounds.size and rounds.size != len(blocks):
@@ -496,10 +505,10 @@ def unfinished_session(stack: Mapping[str, Any], records: Sequence[EngineRecord]
 def _digest(records: Sequence[EngineRecord]) -> str:
     """What tells a session from every other: all that was measured in it, whatever else is said."""
     found = hashlib.sha256()
-    for record in records:
+    for record in sorted(records, key=lambda each: each.key):
         found.update(repr(record.key).encode())
-        for name, values in sorted(record.series.items()):
-            found.update(name.encode() + array("d", values).tobytes())
+        for name in ("latency", "reference_latency"):
+            found.update(name.encode() + array("d", record.series.get(name, ())).tobytes())
         for name, packed in sorted(record.iterations.items()):
             found.update(name.encode() + str(packed.get("base64") or packed.get("float32")).encode())
     return found.hexdigest()
@@ -535,7 +544,11 @@ def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
             open=fields.listed(fields.text)("open", summary.get("open", [])),
             digest=_digest(records),
             schema=newest,
+            limits=fields.mapped(fields.table)("limits", summary.get("limits", {})),
+            own=fields.listed(fields.line)("own", summary.get("own", [])),
         )
+        for model, section in session.limits.items():
+            check_section(path, f"limits.{model}", section)
     except OSError as error:
         raise UserError(f"saved session {path} cannot be read ({error.strerror})") from error
     except DAMAGED as error:

@@ -37,10 +37,14 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Release:
-    """A version that this Python can install, and the day of its first upload; "" where the index does not tell."""
+    """A version that this Python can install, and the day of its first upload; or an image, and its digest.
 
-    version: Version
+    "" is what nobody tells.
+    """
+
+    version: Version | str
     date: str = ""
+    digest: str = ""
 
     def __str__(self) -> str:
         return str(self.version)

@@ -38,14 +38,17 @@ PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
 BLOCK_ITERATIONS = 6
-# What takes seconds to import, by backend, and no GPU: 12 s on the host of an H100.
+# What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
+# depend on whether another one of its backend was loaded before. The packages of the model's own modules come on top.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
-    "pytorch": ("torch", "torchvision"),
+    "pytorch": ("torch",),
     "inductor": ("torch._inductor.compile_fx",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
 }
-# So many processes import at the same time: one after the other that was more than the races took on the host of an
-# H100. On a CPU, whose cores they would share, it saves nothing.
-AHEAD: Mapping[Device, int] = {"cpu": 1, "cuda": 6}
+# At most so many processes import at the same time, each on a core: one after the other that took longer than the races
+# on the host of an H100, and a third of the time on two cores.
+AHEAD = 6
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
@@ -154,7 +157,7 @@ class Spread:
             try:
                 while done < wanted and run < 2 * count and not self._too_many_lost():
                     if not self._ready:
-                        self._import_ahead(min(AHEAD[self._bench.settings.device], wanted - done))
+                        self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, Path(folder))
                     done = self._quiet([key for key in keys if key[0] not in self._failed])
@@ -217,8 +220,12 @@ class Spread:
 
     def _started(self) -> Worker:
         """A process that imports what its engines need, which is no part of their cold start."""
-        backends = {spec.backend for spec in self._bench.settings.engines}
-        return fresh_worker([name for backend in sorted(backends) for name in IMPORTS.get(backend, ())])
+        bench = self._bench
+        backends = {spec.backend for spec in self._loaded}
+        names = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
+        if bench.file is None:
+            names += sorted({type(each).__module__.partition(".")[0] for each in bench.model.module.modules()})
+        return fresh_worker(list(dict.fromkeys(names)))
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew."""
@@ -267,7 +274,8 @@ class Spread:
                 if settings.streams > 1:
                     self._at = spec.id
                     measured |= worker.ask("throughput", engine=spec.id, streams=settings.streams)
-                series = {**record.series, **{name: (float(each),) for name, each in measured.items() if each}}
+                numbers = {name: (float(each),) for name, each in measured.items() if each is not None}
+                series = {**record.series, **numbers}
                 warnings = (*race.notes, *([] if race.warm[spec.id] else [judge.RESTLESS]))
                 records.append(replace(record, series=series, warnings=warnings))
         return records

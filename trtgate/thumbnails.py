@@ -10,7 +10,7 @@ import cv2
 
 from trtgate.errors import UserError
 from trtgate.images import ImageSet, sample_crops
-from trtgate.models import Preprocessing, image_classes
+from trtgate.models.base import Preprocessing, image_classes
 from trtgate.report.gallery import Photos
 
 # Pixels on each side: enough to recognise what is on it, some 3 KB.

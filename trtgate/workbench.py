@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from trtgate import images, judge, models
+from trtgate import images, judge
 from trtgate.building import cached_calibration, cached_plan, processor
 from trtgate.engines import DEFAULT_ENGINES, available, backend, controls, parse_spec
 from trtgate.engines.base import (
@@ -33,8 +34,10 @@ from trtgate.expectations import Expectations, read_expectations
 from trtgate.graphs import OPSET, export, fold, half, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
-from trtgate.model_file import ModelFile
-from trtgate.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
+from trtgate.models.base import CLASSES, Model, Weights, image_classes
+from trtgate.models.loading import load_model
+from trtgate.models.model_file import ModelFile
+from trtgate.models.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
@@ -128,20 +131,20 @@ class Workbench:
         return self.described.file
 
     @property
-    def model(self) -> models.Model:
+    def model(self) -> Model:
         """The PyTorch model with the best weights to be had; an ONNX file has none."""
 
-        def load() -> models.Model:
+        def load() -> Model:
             with self.progress.step(f"{self.name}: loading weights"):
-                return models.load_model(self.described.architecture, self.described.weights)
+                return load_model(self.described.architecture, self.described.weights)
 
-        made: models.Model = self._once("model", load)
+        made: Model = self._once("model", load)
         return made
 
     @property
-    def weights(self) -> models.Weights:
+    def weights(self) -> Weights:
         """Where the weights came from."""
-        return models.Weights("onnx", self.file.path.name, self.file.digest) if self.file else self.model.weights
+        return Weights("onnx", self.file.path.name, self.file.digest) if self.file else self.model.weights
 
     @property
     def signature(self) -> Signature:
@@ -208,8 +211,8 @@ class Workbench:
         ImageNet's, or numbers."""
         own, count = self.described, self.described.classes or self.model.classes
         named = (own.task.classes if isinstance(own.task, Classification) else ()) or self.samples("evaluation").classes
-        if not named and self.file is None and count == models.CLASSES:
-            return tuple(each.name for each in models.image_classes())
+        if not named and self.file is None and count == CLASSES:
+            return tuple(each.name for each in image_classes())
         return tuple(named) or tuple(f"class {index}" for index in range(count))
 
     def graph(self, kind: GraphKind) -> CachedFile:
@@ -628,6 +631,8 @@ class Workbench:
         found = {"weights": self.weights.digest, "evaluation photos": self.samples("evaluation").digest}
         if spec.precision == "int8":
             found["calibration photos"] = self.samples("calibration").digest
+            recipe = repr(self.settings.expectations.quantize(self.name))
+            found["INT8 recipe"] = hashlib.sha256(recipe.encode()).hexdigest()
         return found
 
 

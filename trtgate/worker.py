@@ -35,7 +35,7 @@ from trtgate.signature import Signature, Tensors, answers, load_tensors, save_te
 from trtgate.stack import stack
 
 if TYPE_CHECKING:
-    from trtgate.models import Model
+    from trtgate.models.base import Model
     from trtgate.race import Arm
 
 
@@ -87,9 +87,9 @@ class Worker:
         start = time.perf_counter()
         engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
         engine.infer(request.trial(request.batch_sizes[0]))
-        fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(0, anonymous_bytes() - before)}
+        fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(1, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
-            fresh["device_memory"] = max(0, used - on_device)
+            fresh["device_memory"] = max(1, used - on_device)
         self._engines[spec.id], self._signatures[spec.id] = engine, request.signature
         built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "fresh": fresh}
@@ -178,7 +178,7 @@ def _model(job: Mapping[str, Any]) -> Model:
         # The driver's own file of a moment ago, in a folder that is its own: making the model anew takes seconds.
         made: Model = torch.load(job["module"], weights_only=False)
         return made
-    from trtgate.models import load_model
+    from trtgate.models.loading import load_model
 
     weights = job["weights"]
     return load_model(job["architecture"], Path(weights) if weights else None)

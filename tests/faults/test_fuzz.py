@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from trtgate.checkpoints import read_weights
 from trtgate.compare import compare_sessions, report_from_json, report_to_json
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.fields import DAMAGED
+from trtgate.models.checkpoints import read_weights
 from trtgate.records import SCHEMA, EngineRecord, pack, read_session, to_json
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.decision import Decision, Reason, Verdict
@@ -117,7 +117,14 @@ def session() -> dict[str, Any]:
         "machine_info": {"trtgate": {"cpu": "x", "threads": 2, "device": "cpu"}},
         "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in records],
         "datetime": "2026-01-01",
-        "trtgate": {"schema": SCHEMA, "skipped": {}, "unfit": [], "partial": []},
+        "trtgate": {
+            "schema": SCHEMA,
+            "skipped": {},
+            "unfit": [],
+            "partial": [],
+            "limits": {"resnet50": {"delta": 0.1, "engines": {"onnxruntime-int8": {"tail": 0.3}}}},
+            "own": ["resnet50"],
+        },
     }
 
 
@@ -218,9 +225,9 @@ WEIGHTS = [checkpoint(kind) for kind in ("safetensors", "zip", "pickle")]
 
 
 @st.composite
-def spoiled(draw: Callable[..., Any]) -> bytes:
-    """A weights file with some bytes replaced, cut off or added."""
-    content = bytearray(draw(st.sampled_from(WEIGHTS)))
+def spoiled(draw: Callable[..., Any], sound: list[bytes]) -> bytes:
+    """One of these files with some bytes replaced, cut off or added."""
+    content = bytearray(draw(st.sampled_from(sound)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content) - 1))
         content[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
@@ -228,7 +235,7 @@ def spoiled(draw: Callable[..., Any]) -> bytes:
 
 
 @fuzzed
-@given(spoiled() | st.binary(max_size=100))
+@given(spoiled(WEIGHTS) | st.binary(max_size=100))
 def test_weights(content: bytes) -> None:
     with a_file(content) as path:
         try:

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from trtgate import models, options, race
+from trtgate import options, race
 from trtgate.engines import backend, controls
 from trtgate.engines.base import BuildRequest, Device, Engine, EngineSpec
+from trtgate.models.base import Architecture, Preprocessing
+from trtgate.models.own import OWN
 
 PACKAGES = {
     "pycuda/__init__.py": "",
@@ -104,7 +106,7 @@ class Small(torch.nn.Sequential):
 
 def arrange() -> None:
     """Make this process take the stand-in GPU for one."""
-    models.OWN["small"] = lambda: models.Architecture(Small(), models.Preprocessing(resize=36, crop=32))
+    OWN["small"] = lambda: Architecture(Small(), Preprocessing(resize=36, crop=32))
     options.torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))  # type: ignore[attr-defined]
     maker = backend("pytorch")
     load = type(maker).load

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from trtgate.signature import Signature, Tensors
 
 if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
-    from trtgate.models import Model
+    from trtgate.models.base import Model
 
 Seconds = npt.NDArray[np.float64]
 GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]

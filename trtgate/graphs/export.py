@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from trtgate.graphs import OPSET
-from trtgate.models import Model
+from trtgate.models.base import Model
 from trtgate.signature import INPUT, OUTPUT
 
 log = logging.getLogger(__name__)

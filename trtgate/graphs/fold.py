@@ -12,7 +12,7 @@ import onnx
 import onnx.version_converter
 
 from trtgate.graphs import OPSET
-from trtgate.onnx_file import in_form
+from trtgate.models.onnx_file import in_form
 
 # Raised whenever what is written changes, so that cached graphs of before are not reused.
 FORM = 1

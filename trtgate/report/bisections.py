@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -28,17 +27,18 @@ VERDICTS = {
 NEXT = {
     Kind.FOUND: "stay with {good}, or see it again by the command that is printed",
     Kind.BETWEEN: "stay with {good}, or see it again by the command that is printed",
-    Kind.DRIFT: "search on with a smaller --delta, or with --good {bad}",
+    Kind.DRIFT: "search on with a smaller --delta, or with {later}",
     Kind.NOTHING: "ask about another --metric or a smaller --delta, on the machine on which it was seen",
     Kind.OPEN: "a quieter machine, or a larger --delta; then --afresh",
 }
 
 
-def bisection_page(found: Bisection, pythons: Mapping[str, Path]) -> Page:
-    """A whole search; `pythons` are those of the versions that were installed."""
-    first: list[Part] = [_path_table(found), *_chart(found), Notes(tuple(_answer_notes(found, pythons)))]
-    sections = [Section("", tuple(first)), Section("the versions", (_versions_table(found),))]
-    return Page("which version it was", _headline(found), tuple(sections))
+def bisection_page(found: Bisection, sides: Mapping[str, str]) -> Page:
+    """A whole search; `sides` is how `ab` is given the versions that can be raced."""
+    first: list[Part] = [_path_table(found), *_chart(found), Notes(tuple(_answer_notes(found, sides)))]
+    noun = found.question.noun
+    sections = [Section("", tuple(first)), Section(f"the {noun}s", (_versions_table(found),))]
+    return Page(f"which {noun} it was", _headline(found), tuple(sections))
 
 
 def _headline(found: Bisection) -> Headline:
@@ -49,18 +49,18 @@ def _headline(found: Bisection) -> Headline:
     if verdict is None and answer.how is not None:
         verdict = VERDICTS[answer.how]
     how, what = _how(question, answer.how), f"{question.engine} of {question.model}"
-    package, date = question.package, found.releases[answer.bad].date
+    called, noun, date = question.called, question.noun, found.releases[answer.bad].date
     moved = "" if proof is None or not proof.estimate else f": {_change(proof).text} against {good}"
     decided = {
-        Kind.FOUND: f"{package} {bad}{f' ({date})' if date else ''} is the first version in which {what} {how}{moved}",
-        Kind.BETWEEN: f"{what} {how} from {package} {bad} on; what is between it and {good} cannot be used",
-        Kind.DRIFT: f"no single version: {what} {how} in {package} {bad} against {found.names[0]}, in steps within "
+        Kind.FOUND: f"{called(bad)}{f' ({date})' if date else ''} is the first {noun} in which {what} {how}{moved}",
+        Kind.BETWEEN: f"{what} {how} from {called(bad)} on; what is between it and {good} cannot be used",
+        Kind.DRIFT: f"no single {noun}: {what} {how} in {called(bad)} against {found.names[0]}, in steps within "
         f"{question.delta:.1%} each",
-        Kind.NOTHING: f"{package} {good} and {bad} do not differ in the {metric_words(question.metric)} of {what}",
-        Kind.OPEN: f"it cannot be told in which version after {package} {good}, up to {bad}, {what} {how}",
+        Kind.NOTHING: f"{called(good)} and {bad} do not differ in the {metric_words(question.metric)} of {what}",
+        Kind.OPEN: f"it cannot be told in which {noun} after {called(good)}, up to {bad}, {what} {how}",
     }[answer.kind]
     why = "" if proof is None else f"{proof.old} against {proof.new}, raced directly: {proof.message}"
-    return Headline(verdict, decided, why, NEXT[answer.kind].format(good=good, bad=bad))
+    return Headline(verdict, decided, why, NEXT[answer.kind].format(good=good, later=question.later(bad)))
 
 
 def _how(question: Question, how: Outcome | None) -> str:
@@ -140,12 +140,12 @@ def _chart(found: Bisection) -> list[Bars]:
     )
 
 
-def _answer_notes(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
+def _answer_notes(found: Bisection, sides: Mapping[str, str]) -> list[str]:
     """What the answer rests on, what else changed there, and how to see it again."""
     proof = found.proof
     seconds = sum(each.seconds for each in found.races)
     races = f"{len(found.races)} race{'s' * (len(found.races) != 1)}"
-    lines = [f"{races} between {len(found.releases)} versions in {seconds:.0f} s"]
+    lines = [f"{races} between {len(found.releases)} {found.question.noun}s in {seconds:.0f} s"]
     if proof is not None:
         lines.append(f"{proof.old} -> {proof.new}: {proof.message}")
         lines += [f"  {change}" for change in proof.stack]
@@ -153,17 +153,17 @@ def _answer_notes(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
         if proof.answers:
             lines.append(f"  answers, new with old: {fidelity_text(proof.answers)}")
     lines += found.remarks()
-    return [*lines, *_command(found, pythons)]
+    return [*lines, *_command(found, sides)]
 
 
-def _command(found: Bisection, pythons: Mapping[str, Path]) -> list[str]:
+def _command(found: Bisection, sides: Mapping[str, str]) -> list[str]:
     """What races the two versions of the answer again, in lines of a terminal."""
     question, ends = found.question, [found.names[found.answer.good], found.names[found.answer.bad]]
-    if not all(end in pythons for end in ends):
+    if not all(end in sides for end in ends):
         return []
-    sides = [shlex.join([f"--{side}", str(pythons[end])]) for side, end in zip(("old", "new"), ends, strict=True)]
+    both = [shlex.join([f"--{side}", sides[end]]) for side, end in zip(("old", "new"), ends, strict=True)]
     what = ["--model", question.model, "--engine", question.engine, "--batch-size", str(question.batch)]
-    command = ["python -m trtgate ab", *sides, shlex.join([*what, "--device", question.device])]
+    command = ["python -m trtgate ab", *both, shlex.join([*what, "--device", question.device])]
     return ["see it again:", *textwrap.indent(" \\\n  ".join(command), "  ").splitlines()]
 
 
@@ -174,12 +174,13 @@ def _versions_table(found: Bisection) -> Table:
         tried, raced = found.tried.get(str(release)), found.raced(0, index)
         known = Cell("the good end" if index == 0 else "")
         if tried is not None and tried.state is not State.WORKS:
-            known = Cell(tried.state.value, Verdict.INVALID)
+            known = Cell(tried.words, Verdict.INVALID)
         elif raced is not None:
             text = _outcome(found.question, raced.outcome)
             known = Cell(f"{text}, against {found.names[0]}", VERDICTS[raced.outcome])
-        rows.append(cells(str(release), release.date or "-", known))
-    columns = (Column("version", text=True), Column("released", text=True), Column("what is known", text=True))
+        rows.append(cells(str(release), release.date or release.digest.removeprefix("sha256:")[:12] or "-", known))
+    noun, second = found.question.noun, "released" if found.question.package else "digest"
+    columns = tuple(Column(each, text=True) for each in (noun, second, "what is known"))
     return Table(columns, tuple(rows), grouped=0)
 
 

@@ -70,12 +70,8 @@ def distribution(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> li
 
 
 def _iterations(records: Sequence[EngineRecord]) -> Floats:
-    blocks = [block for record in records if "latency" in record.iterations for block in _blocks(record)]
-    return np.concatenate(blocks) if blocks else np.empty(0)
-
-
-def _blocks(record: EngineRecord) -> tuple[Floats, ...]:
-    return unpack(record.iterations["latency"])
+    times = [unpack(record.iterations["latency"]).times for record in records if "latency" in record.iterations]
+    return np.concatenate(times) if times else np.empty(0)
 
 
 def ratios(
@@ -126,13 +122,16 @@ def metrics_chart(comparison: Comparison) -> list[Bars]:
         decision = change.decision
         if change.metric not in BY_NAME or not decision.estimate:
             continue
+        estimate, low, high = (each - 1 if each else None for each in (decision.estimate, decision.low, decision.high))
+        if BY_NAME[change.metric].higher_is_better:
+            estimate, low, high = (None if each is None else -each for each in (estimate, high, low))
         bars.append(
             Bar(
                 metric_words(change.metric) + ("" if change.gated else " (not gated)"),
-                decision.estimate - 1,
+                estimate or 0.0,
                 bounds_cell(change).text,
-                decision.low - 1 if decision.low else None,
-                decision.high - 1 if decision.high else None,
+                low,
+                high,
                 change.delta,
                 verdict=decision.verdict if change.gated else None,
             )

@@ -385,10 +385,13 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
     )
 
 
-def comparison_headline(report: Report) -> Headline:
-    """The decisions of a comparison in one place."""
+def comparison_headline(report: Report, *, raced: bool = False) -> Headline:
+    """The decisions of a comparison in one place; `raced` against each other, they cannot be asked for that."""
     decided = counted(decision.verdict for decision in report.decisions()) or "nothing was decided"
-    return _headline(f"old against new: {decided}", comparison_decisions(report))
+    found = _headline(f"old against new: {decided}", comparison_decisions(report))
+    if raced and found.next == NEXT[Verdict.INCONCLUSIVE]:
+        return replace(found, next="race more processes (--processes 12), or a quieter machine")
+    return found
 
 
 def comparison_table(report: Report) -> Table:
@@ -531,7 +534,7 @@ def ab_page(run: AbReport, photos: Mapping[str, Photos] = NO_PHOTOS) -> Page:
     parts: tuple[Part, ...] = (comparison_table(report), *change_chart(report.engines), Notes(tuple(ab_notes(run))))
     return Page(
         "old against new, raced",
-        comparison_headline(report),
+        comparison_headline(report, raced=True),
         (Section("", parts), *_engine_sections(report, samples, interleaved=True), *gallery(samples, photos)),
     )
 

@@ -6,10 +6,11 @@ expectations.toml. Tables, JSON, comparison and exit status follow from the entr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Literal
+from itertools import accumulate, chain
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,36 @@ Pairing = Literal["interleaved", "sessions", "processes"]
 
 
 NOTHING: Floats = np.empty(0)
+
+
+class Blocks(Sequence[Floats]):
+    """Blocks of iterations, one after the other in `times`, float64[N]; each is cut out when it is asked for."""
+
+    def __init__(self, times: Floats, lengths: Sequence[int]) -> None:
+        self.times, self.lengths = times, lengths
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Where each block ends."""
+        return list(accumulate(self.lengths))
+
+    @classmethod
+    def of(cls, blocks: Sequence[Floats]) -> Blocks:
+        """Blocks that lie wherever they do."""
+        return blocks if isinstance(blocks, cls) else cls(np.concatenate(blocks), [each.size for each in blocks])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Floats: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Floats]: ...
+    def __getitem__(self, index: int | slice) -> Floats | Sequence[Floats]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        end = self.ends[index]
+        return self.times[end - self.lengths[index] : end]
 
 
 @dataclass(frozen=True)
@@ -117,12 +148,12 @@ class Metric:
     def value(self, sample: Sample) -> float | None:
         """The process's number; None where it was not measured."""
         found = self.read(sample)
-        return median(found) if found.size else None
+        return median(found.tolist()) if found.size else None
 
 
-def median(values: Floats) -> float:
+def median(values: Iterable[float]) -> float:
     """The median of a few numbers; numpy's own takes ten times as long for them."""
-    ordered = sorted(values.tolist())
+    ordered = sorted(values)
     middle = len(ordered) // 2
     return float(ordered[middle]) if len(ordered) % 2 else float(ordered[middle - 1] + ordered[middle]) / 2
 
@@ -149,14 +180,17 @@ def numbers_of_processes(whole: Sample, rounds: Sequence[int]) -> dict[str, Floa
         return numbers_of(whole.split(rounds) if rounds else [whole])
     found = {}
     for metric in METRICS:
-        blocks = whole.blocks.get(metric.blocks, ()) if metric.rule == "tail" else ()
-        if len(blocks):
-            ends = range(rounds[0], len(blocks) + 1, rounds[0])
-            times = [np.concatenate(blocks[end - rounds[0] : end]) for end in ends]
-            if len({each.size for each in times}) == 1:
-                found[metric.name] = tail_means(np.array(times))
+        some = whole.blocks.get(metric.blocks, ()) if metric.rule == "tail" else ()
+        if len(some):
+            blocks = Blocks.of(some)
+            if len(blocks) < rounds[0]:
+                raise ValueError(f"{metric.name} has {len(blocks)} rounds where a process has {rounds[0]}")
+            ends = blocks.ends[rounds[0] - 1 :: rounds[0]]
+            times = blocks.times[: ends[-1]]
+            if ends == list(range(ends[0], ends[-1] + 1, ends[0])):
+                found[metric.name] = tail_means(times.reshape(len(ends), -1))
             else:
-                found[metric.name] = np.array([tail_mean(each) for each in times])
+                found[metric.name] = np.array([tail_mean(each) for each in np.split(times, ends[:-1])])
             continue
         values = metric.read(whole)
         if values.size not in {0, 1, count, count * rounds[0]}:
@@ -206,6 +240,7 @@ def _cycles(sample: Sample) -> Floats:
 
 MEGABYTES = Words("more", "less", 1e-6, "MB")
 SECONDS = Words("slower", "faster", 1.0, "s")
+HIGHER = Words("lower", "higher", inverse=True)
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -254,6 +289,7 @@ METRICS: tuple[Metric, ...] = (
         None,
         higher_is_better=True,
         amount="latency",
+        words=HIGHER,
     ),
     Metric(
         "throughput",
@@ -265,6 +301,7 @@ METRICS: tuple[Metric, ...] = (
         rule="number",
         higher_is_better=True,
         least=0.0,
+        words=HIGHER,
     ),
     Metric(
         "device_memory",
@@ -377,7 +414,13 @@ def decide_numbers(
         alpha=alpha,
         of="sessions" if pairing == "sessions" else "processes",
     )
-    return replace(decision, metric=metric.name)
+    return replace(_told(decision) if metric.higher_is_better else decision, metric=metric.name)
+
+
+def _told(decision: Decision) -> Decision:
+    """A decision on the inverse of a metric, with the ratios of the metric itself."""
+    estimate, high, low = (1 / each if each else None for each in (decision.estimate, decision.low, decision.high))
+    return replace(decision, estimate=estimate, low=low, high=high)
 
 
 def _limits(metric: Metric, limits: Limits) -> tuple[float, float]:
@@ -423,27 +466,39 @@ def _joined(samples: Sequence[Sample], name: str) -> list[Floats]:
 
 def within(metric: Metric, samples: Sequence[Sample]) -> float:
     """How far the rounds of one process lie apart, from the first to the ninth decile, as a log ratio: the widest."""
-    spans = [np.diff(np.percentile(np.log(metric.read(each)), [10, 90]))[0] for each in samples]
+    rounds = [values for values in map(metric.read, samples) if values.size]
+    spans = [np.diff(np.percentile(np.log(values), [10, 90]))[0] for values in rounds]
     return max(map(float, spans), default=0.0)
+
+
+# By how much the times of two builds of one plan differ on a machine that others use too, as a share.
+BUILD_SPREAD = 0.3
 
 
 def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Decision:
     """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
 
-    PASS when the median is within the limit; beyond it REGRESSED when there are two builds a side or more and all of
-    the new ones lie beyond all of the old, since one build's time is also that of whoever used the machine then.
+    PASS when none of the new builds is beyond all of the old ones by more than the limit. Else sizes, which are the
+    same every time, are REGRESSED once all are; of times the rule is that of sessions: five builds a side for a bound,
+    and with fewer only what is far beyond what builds differ by.
     """
     before, after = (np.unique(side) for side in (old, new))
-    change = float(np.log(np.median(after) / np.median(before)))
-    more = float(np.median(after) - np.median(before))
-    ratio: dict[str, Any] = {"estimate": float(np.exp(change))}
-    text = f"{change_text(change)} ({metric.words.amount(more)}) from {after.size} against {before.size} builds"
+    text = f"from {after.size} against {before.size} builds"
+    change, more = (float(np.log(after[-1] / before[-1])), float(after[-1] - before[-1]))
+    largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {text}"
     if change <= np.log1p(delta) or more <= floor:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.0%}", **ratio)
-    sizes = metric.unit == "bytes"  # the same every time
-    if after.min() > before.max() and (sizes or min(before.size, after.size) > 1):
-        return Decision(
-            Verdict.REGRESSED, Reason.SLOWER, f"{metric.words.worse} by {text}, delta is {delta:.0%}", **ratio
-        )
-    message = f"{text} is beyond {delta:.0%}, but one build cannot show it; build more"
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, **ratio)
+        estimate = float(np.median(after) / np.median(before))
+        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{largest}, within {delta:.0%}", estimate=estimate)
+    if metric.unit == "bytes":
+        estimate = float(np.median(after) / np.median(before))
+        if after[0] > before[-1]:
+            message = f"{metric.words.worse} by {largest}, delta is {delta:.0%}"
+            return Decision(Verdict.REGRESSED, Reason.SLOWER, message, estimate=estimate)
+        message = f"{largest}, beyond {delta:.0%}, and others are not; build more"
+        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, estimate=estimate)
+    decision = decide_sessions(
+        before, after, delta=delta, absolute_floor=floor, spread=BUILD_SPREAD, words=metric.words, of="builds"
+    )
+    if decision.reason is not Reason.UNDERPOWERED:
+        return decision
+    return replace(decision, reason=Reason.TOO_FEW_BUILDS, message=f"{largest}, beyond {delta:.0%}; build more")

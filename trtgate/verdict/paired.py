@@ -69,15 +69,28 @@ def interval(samples: Floats, alpha: float | None = None) -> tuple[float, float,
 
 @dataclass(frozen=True)
 class Words:
-    """How a metric's change is told: what worse and better are called, and an amount of it."""
+    """How a metric's change is told: what worse and better are called, and an amount of it.
+
+    What is better when it is higher is compared by its `inverse`, and told as it is.
+    """
 
     worse: str = "slower"
     better: str = "faster"
     scale: float = 1e6
     unit: str = "us"
+    inverse: bool = False
 
     def amount(self, value: float) -> str:
         return f"{value * self.scale:.0f} {self.unit}"
+
+    def change(self, log_ratio: float) -> str:
+        """A log ratio of what was compared, as a signed percentage of the metric itself."""
+        return change_text(-log_ratio if self.inverse else log_ratio)
+
+    def interval(self, change: Bounds) -> str:
+        """An estimate with its bounds, the lower one first."""
+        bounds = sorted((change.low, change.high), reverse=self.inverse)
+        return f"{self.change(change.estimate)} [{', '.join(map(self.change, bounds))}]"
 
 
 SLOWER = Words()
@@ -144,7 +157,7 @@ def decide_by_bounds(
         "low": math.exp(change.low),
         "high": math.exp(change.high),
     }
-    text = f"{change_text(change.estimate)} [{change_text(change.low)}, {change_text(change.high)}]{of}"
+    text = f"{words.interval(change)}{of}"
     # A floor in microseconds is for what a clock cannot tell, and hides nothing that is much more than delta. Those of
     # other units are by what two processes differ, however much that is of a small one.
     small = math.log1p(EXCUSED * delta) if words.unit == SLOWER.unit else math.inf

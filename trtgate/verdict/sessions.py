@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.decision import Decision, Reason, Verdict
-from trtgate.verdict.paired import SLOWER, Bounds, Words, change_text, decide_by_bounds, require_times
+from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, require_times
+from trtgate.verdict.policy import GOOD
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +33,9 @@ LOOKS = 2
 LOOK_ALPHA = ALPHA / LOOKS
 # With fewer sessions a change must exceed delta by this many times the spread between two sessions of one stack.
 FAR = 3.0
+# Of the new side's sessions so many may lie beyond all of the old one's by more than delta: one is bad luck. More are a
+# mixture, which no bound of a shift sees: with 4 of 16 twice as slow, that of 16 against 8 is the others'.
+STRAYS = 1
 # Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
 EXACT_WORK = 500_000
 
@@ -114,46 +118,58 @@ NEAR = 1 << 11
 def _shift(less: Floats, more: Floats, k: int) -> tuple[float, float, float, float]:
     """Of all differences more[j] - less[i]: the median, the k-th from below and from above, and the smallest."""
     pairs = less.size * more.size
-    wanted = [(pairs - 1) // 2, pairs // 2, max(k, 1) - 1, pairs - max(k, 1), 0]
+    wanted = [(pairs - 1) // 2, pairs // 2, max(k, 1) - 1, pairs - max(k, 1)]
     if pairs <= HELD:
         found = np.sort((more[:, None] - less[None, :]).ravel())[wanted].tolist()
     else:
         found = _ranked(np.sort(less), np.sort(more), wanted)
-    return (found[0] + found[1]) / 2, found[2], found[3], found[4]
+    return (found[0] + found[1]) / 2, found[2], found[3], float(more.min() - less.max())
 
 
 def _ranked(less: Floats, more: Floats, ranks: list[int]) -> list[float]:
     """The differences more[j] - less[i] of those ranks, from 0, of two sorted arrays.
 
     Between two values the pairs can be counted without making them (for each j by a search among the i), so each rank
-    is closed in on by halving until few pairs are left.
+    is closed in on until few pairs are left; the next one is often among them.
     """
+    found, before, inside = [], 0, np.empty(0)
+    for rank in ranks:
+        if not before <= rank < before + inside.size:
+            before, inside = _around(less, more, rank)
+        found.append(float(inside[min(max(rank - before, 0), inside.size - 1)]))
+    return found
+
+
+def _around(less: Floats, more: Floats, rank: int) -> tuple[int, Floats]:
+    """The differences near a rank, sorted, and how many there are before them."""
 
     def below(value: float) -> npt.NDArray[np.int64]:
         """int64[more.size]: where the differences of up to `value` begin among `less`."""
         return np.searchsorted(less, more - value)
 
-    found = []
-    for rank in ranks:
-        low, high = more[0] - less[-1], more[-1] - less[0]
-        low = np.nextafter(low, -np.inf) - abs(low) * 1e-12
-        begin, end = below(low), below(high)
-        before = less.size * more.size - int(begin.sum())  # pairs up to `low`
-        for _ in range(200):
-            if int((begin - end).sum()) <= NEAR:
-                break
-            middle = (low + high) / 2
-            at = below(middle)
-            up_to = less.size * more.size - int(at.sum())
-            if up_to <= rank:
-                low, begin, before = middle, at, up_to
-            else:
-                high, end = middle, at
-        counts = begin - end
-        index = np.arange(counts.sum()) + np.repeat(end - np.cumsum(counts) + counts, counts)
-        inside = np.sort(np.repeat(more, counts) - less[index])
-        found.append(float(inside[min(max(rank - before, 0), inside.size - 1)]) if inside.size else float(high))
-    return found
+    low, high = more[0] - less[-1], more[-1] - less[0]
+    low = np.nextafter(low, -np.inf) - abs(low) * 1e-12
+    begin, end = below(low), below(high)
+    before, up_to = (less.size * more.size - int(each.sum()) for each in (begin, end))  # pairs up to `low`, to `high`
+    for step in range(200):
+        if up_to - before <= NEAR:
+            break
+        # In turns a little before the rank and a little after it, as if the pairs lay evenly, and, as they need not, in
+        # the middle.
+        aim = (rank - before + (-NEAR // 4, NEAR // 4, 0)[step % 3]) / (up_to - before)
+        middle = low + (high - low) * (0.5 if step % 3 == 2 else min(max(aim, 1 / 64), 63 / 64))
+        if not low < middle < high:  # the rest are alike, to the last bits
+            break
+        at = below(middle)
+        count = less.size * more.size - int(at.sum())
+        if count <= rank:
+            low, begin, before = middle, at, count
+        else:
+            high, end, up_to = middle, at, count
+    counts = begin - end
+    index = np.arange(counts.sum()) + np.repeat(end - np.cumsum(counts) + counts, counts)
+    inside = np.sort(np.repeat(more, counts) - less[index])
+    return before, inside if inside.size else np.array([high])
 
 
 def decide_sessions(
@@ -195,11 +211,11 @@ def decide_sessions(
         ratio: dict[str, Any] = {"estimate": math.exp(shift)}
         if least > 0 and shift > far and absolute > absolute_floor:
             message = (
-                f"{words.worse} by {change_text(shift)}, far beyond what two {of} of one stack differ by, "
+                f"{words.worse} by {words.change(shift)}, far beyond what two {of} of one stack differ by, "
                 f"{widest:.1%} ({sessions})"
             )
             return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
-        message = f"{change_text(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
+        message = f"{words.change(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
         return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
     decision = decide_by_bounds(
         Bounds(shift, low, high),
@@ -209,4 +225,9 @@ def decide_sessions(
         f" from {sessions}",
         words,
     )
+    less, more = amounts or (old, new)
+    beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
+    if decision.verdict in GOOD and beyond > STRAYS:
+        message = f"{decision.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
+        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
     return replace(decision, p=shift_test(before, after))

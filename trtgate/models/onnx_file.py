@@ -7,8 +7,9 @@ and changed in nothing else. What comes out is learnt by running it: what files 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +21,18 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from trtgate.child import run_in_child
 from trtgate.engines.base import EngineSpec, EngineUnavailable
-from trtgate.errors import UserError
+from trtgate.errors import UserError, printable
 from trtgate.files import file_digest
-from trtgate.graphs.trial import try_graph
+from trtgate.models.trial import try_graph
+from trtgate.samples import constant
 from trtgate.signature import BATCH, Signature, TensorSpec
 
 # Raised whenever the form of the graph changes, so that cached graphs of before are not reused.
 FORM = 1
 # What protobuf can hold in one piece.
 LARGEST = 2_000_000_000
+# Characters of the name of an input or output; those that TensorFlow writes have up to 150.
+LONGEST_NAME = 200
 # The symbols that exporters give to the axis of samples, wherever it is.
 BATCH_NAMES = frozenset({"batch", "batch_size", "batchsize", "n", "bs", "batch_dim"})
 Own = Literal["fp32", "fp16", "bf16", "int8"]
@@ -67,7 +71,10 @@ def load_graph(path: Path) -> onnx.ModelProto:
     try:
         if path.is_dir():
             raise UserError(f"--model {path} is a folder; give the .onnx file in it")
-        start = path.open("rb").read(64)
+        if path.exists() and not path.is_file():
+            raise UserError(f"--model {path} is no regular file; give an .onnx file")
+        with path.open("rb") as file:
+            start = file.read(64)
         if start.startswith(b"version https://git-lfs"):
             raise UserError(f"--model {path} is a pointer of Git LFS, not the file; run git lfs pull")
         sizes = [each.stat().st_size for each in _files_of(path)]
@@ -76,6 +83,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
                 f"--model {path} has {sum(sizes) / 1e9:.1f} GB of weights, more than 2 GB are not supported"
             )
         model = onnx.load(path)
+        _require_readable(model, path)
+        return in_form(model)
     except FileNotFoundError as error:
         raise UserError(f"--model {path}: {error.filename or path} does not exist; check the path") from error
     except OSError as error:
@@ -86,9 +95,31 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise UserError(
             f"--model {path} is no ONNX file, or is damaged ({first_line(error)}); export or copy it again"
         ) from error
+
+
+def _require_readable(model: onnx.ModelProto, path: Path) -> None:
+    """Raises UserError for what holds no network, and for names that no table can show and no record can hold."""
+    if not all(isinstance(text, str) for text in _texts(model.graph)):  # protobuf gives bytes where it is no UTF-8
+        raise UserError(f"--model {path} is damaged (a name in it is no text); export or copy it again")
     if not model.graph.node or not model.graph.output:
         raise UserError(f"--model {path} holds no network; export it again")
-    return in_form(model)
+    for side, values in (("input", model.graph.input), ("output", model.graph.output)):
+        names = [value.name for value in values]
+        for name in names:
+            if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+                raise UserError(
+                    f"--model {path}: {name[:40]!r} cannot be shown as the name of an {side}; export it with another"
+                )
+            if names.count(name) > 1:
+                raise UserError(f"--model {path} has the {side} {name} twice; export it again")
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[Any]:
+    for node in graph.node:
+        yield from (node.name, node.op_type, *node.input, *node.output, *(each.name for each in node.attribute))
+    for value in (*graph.input, *graph.output):
+        yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
+    yield from (tensor.name for tensor in graph.initializer)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -109,7 +140,7 @@ def digest_of(path: Path) -> str:
 
 def first_line(error: BaseException | str) -> str:
     """What an error says, in one line and without ONNX Runtime's own numbering."""
-    text = str(error).strip() or type(error).__name__
+    text = printable(str(error)).strip() or type(error).__name__
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.splitlines()[0])
     return text[:200].rstrip(". ")
 
@@ -133,7 +164,7 @@ def in_form(model: onnx.ModelProto) -> onnx.ModelProto:
     seen: set[str] = set()
     for index, node in enumerate(nodes):
         values = [each.t for each in node.attribute if each.name == "value"]
-        if node.op_type == "Constant" and values and node.output[0] not in answers:
+        if node.op_type == "Constant" and values and len(node.output) == 1 and node.output[0] not in answers:
             values[0].name = node.output[0]
             graph.initializer.append(values[0])
             continue
@@ -201,6 +232,9 @@ def inputs_of(model: onnx.ModelProto, path: Path, shape: Shape) -> tuple[TensorS
             f"--model {path}: the size of {', '.join(each.name for each, _ in unknown)} is not known; give it, such as "
             f"--shape {asked}"
         )
+    for each, _ in found:
+        if math.prod(each.at(1)) * np.dtype(each.dtype).itemsize > LARGEST:
+            raise UserError(f"--model {path}: its input {each} is of more than 2 GB, which is not supported")
     return tuple(each for each, _ in found)
 
 
@@ -221,7 +255,12 @@ def _input(
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type == onnx.TensorProto.STRING:
         raise UserError(f"--model {path}: its input {value.name} is no tensor of numbers; export it without")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        raise UserError(
+            f"--model {path} does not say of what type its input {value.name} is; export it again"
+        ) from None
     if dtype.kind not in "fiub":
         raise UserError(f"--model {path}: its input {value.name} is {dtype}, which is not supported; export it as FP32")
     if not tensor.HasField("shape") and given is None:
@@ -273,12 +312,16 @@ def index_limits(model: onnx.ModelProto) -> dict[str, int]:
     source = {value.name: value.name for value in graph.input}
     limits: dict[str, int] = {}
     for node in graph.node:
-        if node.op_type in PASSED_ON and node.input[0] in source:
-            source[node.output[0]] = source[node.input[0]]
-        elif node.op_type == "Gather" and node.input[0] in sizes and node.input[1] in source:
+        # How many there are and of what sizes is checked by whoever runs it.
+        given, made = list(node.input), list(node.output)
+        if node.op_type in PASSED_ON and given and given[0] in source and made:
+            source[made[0]] = source[given[0]]
+        elif node.op_type == "Gather" and len(given) == 2 and given[0] in sizes and given[1] in source:
             axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
-            name = source[node.input[1]]
-            limits[name] = min(limits.get(name, 1 << 31), sizes[node.input[0]][axis])
+            size = sizes[given[0]]
+            if -len(size) <= axis < len(size) and size[axis] > 0:
+                name = source[given[1]]
+                limits[name] = min(limits.get(name, 1 << 31), size[axis])
     return limits
 
 
@@ -293,6 +336,9 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     for name in constants:
         if name not in {each.name for each in inputs}:
             raise UserError(f"--model {path} has no input {name}, for which a value is given")
+    for each in inputs:
+        if each.name in constants:
+            constant(each, constants[each.name])
     try:
         told = run_in_child(f"running {path.name}", try_graph, path, inputs, limits, constants)
     except (EngineUnavailable, RuntimeError) as error:

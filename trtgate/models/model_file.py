@@ -17,8 +17,8 @@ from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import check_quantize, check_section, known_names
 from trtgate.images import list_folder
-from trtgate.models import DATA
-from trtgate.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
+from trtgate.models.base import DATA
+from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.samples import ArrayFolder, Samples, Seeded
 from trtgate.signature import TensorSpec

@@ -1,0 +1,96 @@
+"""Whether two sides can be compared at all: what they were measured on, whether they were alone, whether the machine is
+the one that it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trtgate.records import MEAN, EngineRecord
+from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.metrics import Pairing
+from trtgate.verdict.paired import change_text
+
+# Fixed work that changed by more than this was not done by the same machine.
+CONTROL_MOVED = 0.05
+# Of the mean, which every other user of the machine moves.
+CONTROL_MEAN_MOVED = 0.25
+# A clock that moved by less than this explains nothing.
+CLOCK_MOVED = 0.01
+
+
+def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+    """INVALID where the sides were not measured on the same weights, photos and streams, or do not tell."""
+    both = (*old, *new)
+    told = [record.digests for record in both]
+    if any(told):
+        # Records of schema 1 say only where the weights came from; those are old ones.
+        sides = told[: len(old)], told[len(old) :]
+        if not all(sides[1]) or any(len({frozenset(each) for each in side}) > 1 for side in sides):
+            return _cannot("what the sides were measured on is known of some sessions and not of others")
+        if lost := sorted(set(sides[0][0]) - set(sides[1][0])):
+            return _cannot(f"the old side tells its {lost[0]}, the new one does not")
+    inputs = [dict(each) for each in told] if all(told) else [{"weights from": record.weights} for record in both]
+    for given, record in zip(inputs, both, strict=True):
+        if "streams" in record.throughput:
+            given["streams"] = f"{record.throughput['streams']:g}"
+    for name in dict.fromkeys(name for each in inputs for name in each):
+        values = {each[name] for each in inputs if name in each}
+        if len(values) > 1:
+            return _cannot(f"{name} differ between the sides ({', '.join(sorted(value[:12] for value in values))})")
+    return None
+
+
+def _cannot(message: str) -> Decision:
+    return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+
+
+def unfinished(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+    """INVALID where a race was not run to its end."""
+    if all(record.complete and record.rounds for record in (*old, *new)):
+        return None
+    return Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
+
+
+def disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing: Pairing) -> Decision | None:
+    """INVALID where somebody else used the processor; what is interleaved both sides suffered alike."""
+    reasons = dict.fromkeys(record.disturbed for record in (*old, *new) if record.disturbed)
+    if not reasons or pairing == "interleaved":
+        return None
+    return Decision(Verdict.INVALID, Reason.DISTURBED, f"{'; '.join(reasons)} during a race")
+
+
+def machine_changed(
+    old: Sequence[EngineRecord], new: Sequence[EngineRecord], clocks: tuple[float | None, float | None]
+) -> Decision | None:
+    """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
+    along before and is not now."""
+    before, after = ({name for record in side for name in record.controls} for side in (old, new))
+    if lost := sorted(before - after):
+        message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
+        return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
+    clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
+    for name, change in control_changes(old, new).items():
+        limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
+        # Work that is bound by memory does not follow the clock of the cores.
+        if min(abs(change), abs(change + clock)) > limit:
+            message = f"{name} changed by {change_text(change)}, so the machine did; measure both sides on it as it is"
+            return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
+    return None
+
+
+def clock_moved(clocks: tuple[float | None, float | None]) -> bool:
+    """Whether the clock, in MHz before and after, is another one."""
+    old, new = clocks
+    return bool(old and new and abs(np.log(new / old)) > CLOCK_MOVED)
+
+
+def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
+    """Log ratios new / old of the fixed work that both sides have: of medians over the records that have it."""
+    medians: list[Mapping[str, float]] = []
+    for side in (old, new):
+        names = dict.fromkeys(name for record in side for name in record.controls)
+        known = {name: [record.controls[name] for record in side if name in record.controls] for name in names}
+        medians.append({name: float(np.median(values)) for name, values in known.items()})
+    return {name: float(np.log(medians[1][name] / value)) for name, value in medians[0].items() if name in medians[1]}
