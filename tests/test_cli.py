@@ -22,6 +22,7 @@ from trtgate.verdict import Verdict
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
+from .conftest import fill
 from .faults.table import Fault
 
 
@@ -92,7 +93,7 @@ def test_a_slowdown_within_delta_is_not_called_caught() -> None:
 
 @pytest.mark.slow
 def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch() -> None:
-    assert caught(run_toy(delta=0.05, slowdown=0.1, absolute_floor_us=1e5), slowed(0.1)) == 0
+    assert caught(run_toy(delta=0.05, slowdown=0.08, absolute_floor_us=1e5), slowed(0.08)) == 0
 
 
 def test_a_selftest_that_could_not_measure_says_so() -> None:
@@ -101,7 +102,14 @@ def test_a_selftest_that_could_not_measure_says_so() -> None:
     assert result.status().verdict is Verdict.INVALID
 
 
-@pytest.mark.parametrize(("monitor", "slowdown", "status"), [(Throttled, "10%", 7), (NoMonitor, "1%", 1)])
+class Deaf(Toy):
+    """One on which no slowdown shows."""
+
+    def slowed_block(self, batch: object, waits: list[float]) -> Block:
+        return super().slowed_block(batch, [0.0] * len(waits))
+
+
+@pytest.mark.parametrize(("monitor", "engine", "status"), [(Throttled, Toy, 7), (NoMonitor, Deaf, 1)])
 @pytest.mark.fault(
     done="`selftest --write` on a machine that cannot be measured on, or that misses the slowdown",
     said="trtgate: --write refused, ... is as it was:",
@@ -110,7 +118,7 @@ def test_a_selftest_that_could_not_measure_says_so() -> None:
 )
 def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     monitor: type[NoMonitor],
-    slowdown: str,
+    engine: type[Toy],
     status: int,
     tmp_path: Path,
     lite0: Workbench,
@@ -120,17 +128,58 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
 ) -> None:
     expectations = tmp_path / "expectations.toml"
     expectations.write_text("[default]\ndelta = 0.05\n")
-    monkeypatch.setattr(Workbench, "engine", lambda self, spec: Toy())
+    monkeypatch.setattr(Workbench, "engine", lambda self, spec: engine())
     monkeypatch.setattr("trtgate.__main__.monitor_for", lambda device: monitor)
     common = ["--plan-cache", str(lite0.settings.plan_cache), "--expectations", str(expectations)]
-    # A slowdown of 1 % at delta 0.5 % is within the absolute floor that the second case sets.
-    if status == 1:
-        expectations.write_text("[default]\ndelta = 0.05\nabsolute_floor_us = 50\n")
     before = expectations.read_text()
-    found = main(["selftest", *common, "--races", "4", "--slowdown", slowdown, "--write"])
+    found = main(["selftest", *common, "--races", "4", "--write"])
     assert found == status
     fault.check(found, capsys.readouterr().err)
     assert expectations.read_text() == before
+
+
+@pytest.mark.parametrize("when", ["before", "while", "a folder"])
+@pytest.mark.fault(
+    done="`selftest --write` on a disk that is full, or becomes so meanwhile; a folder in the place of FILE.tmp",
+    said="trtgate: --write: ... cannot be written through",
+    status="2",
+    kept="expectations.toml as it was, and the table of what was measured",
+)
+def test_limits_that_cannot_be_written(
+    when: str,
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+) -> None:
+    class Bench:
+        engine = batch = __exit__ = lambda *_: None
+
+        def __init__(self, *_: object) -> None: ...
+
+        def __enter__(self) -> Bench:
+            return self
+
+    def measure(*_: object, **__: object) -> selftest.Selftest:
+        assert when == "while"
+        fill(small_disk)
+        return run_toy(delta=0.05, slowdown=0.1)
+
+    monkeypatch.setattr("trtgate.__main__.Workbench", Bench)
+    monkeypatch.setattr("trtgate.__main__.run_selftest", measure)
+    path = small_disk / "mine.toml"
+    path.write_text("[default]\ndelta = 0.05\n")
+    if when == "before":
+        fill(small_disk)
+    elif when == "a folder":
+        (small_disk / "mine.toml.tmp").mkdir()
+    common = [f"--plan-cache={tmp_path / 'plans'}", "--device=cpu", f"--expectations={path}"]
+    status = main(["selftest", *common, "--write"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.err)
+    assert path.read_text() == "[default]\ndelta = 0.05\n"
+    assert ("the smallest delta" in printed.out) == (when == "while")
 
 
 def test_the_wait_is_inside_the_timed_region(lite0: Workbench) -> None:

@@ -168,7 +168,9 @@ def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.Captur
     assert main(["report", "fleet", "--markdown", "fleet.md"]) == 0
     text = Path("fleet.md").read_text()
     assert "| t4 | NVIDIA T4, driver 580.1" in text
-    assert "| t4 | resnet50 | onnxruntime-int8 | 1 | 1 | 1.005 | 4.00 | | PASS |" in text
+    assert "| t4 | resnet50 | onnxruntime-int8 | 1 | 1 | 1.005 | 4.00 | | floors met |" in text
+    assert "2 runners: floors met; no runner has a comparison, so no upgrade was judged" in text
+    assert "may go on" not in text
     # The comparison on the runner said something else.
     sessions("old", 11)
     sessions("new", 21, engine=1.2e-3)
@@ -177,6 +179,44 @@ def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.Captur
     assert main(["report", "fleet", "--markdown", "fleet.md"]) == 1
     assert "+20.0% REGRESSED" in capsys.readouterr().out
     assert "t4 resnet50 onnxruntime-int8 batch 1: REGRESSED (slower)" in Path("fleet.md").read_text()
+
+
+@pytest.mark.fault(
+    done="a runner without a comparison beside one that has it; two runners with the same session",
+    said="t4: INVALID (...): it ...; ...",
+    status="7",
+    kept="the other runners' rows",
+)
+@pytest.mark.parametrize("same", [False, True])
+def test_a_runner_that_was_not_compared_or_is_another_one(
+    same: bool, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    compared_runner("l4")
+    if same:
+        shutil.copytree("fleet/l4", "fleet/t4")
+    else:
+        good(41, "other", engine=3e-3)
+        runner("t4", saved("other"))
+    capsys.readouterr()
+    status = main(["report", "fleet", "--markdown", "fleet.md"])
+    fault.check(status, capsys.readouterr().out)
+    text = Path("fleet.md").read_text()
+    assert ("t4: INVALID (no_records): it has no verdict.json, and others have" in text) != same
+    assert ("l4: INVALID (not_comparable): it holds the same session as t4" in text) == same
+
+
+def test_where_nothing_was_compared_no_upgrade_may_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    good(1, "t4")
+    runner("t4", saved("t4"))
+    assert main(["report", "fleet"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 runner: floors met; no runner has a comparison, so no upgrade was judged" in text
+    assert "may go on" not in text
+    shutil.rmtree("fleet")
+    compared_runner("l4")
+    capsys.readouterr()
+    assert main(["report", "fleet"]) == 0
+    assert "the upgrade may go on" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_runner_without_a_word_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,12 +241,12 @@ def test_what_the_baseline_has_and_a_runner_lacks_counts() -> None:
     assert main(["report", "fleet"]) == 1
 
 
-def compared_runner() -> Path:
+def compared_runner(name: str = "t4") -> Path:
     """A runner with five sessions and the comparison of exactly these with a baseline: all well."""
     sessions("old", 11)
     for number in range(21, 26):
         good(number, "new")
-    folder = runner("t4", saved("new"))
+    folder = runner(name, saved("new"))
     assert main(["compare", "old", "new", "--json", str(folder / "verdict.json")]) == 0
     return folder
 

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trtgate.verdict import Reason, Verdict
-from trtgate.verdict.paired import ALPHA, LOOKS, bound_error, decide_floor, decide_paired, interval, rank_of_bound
+from trtgate.verdict.paired import (
+    ALPHA,
+    LOOKS,
+    Words,
+    bound_error,
+    decide_floor,
+    decide_paired,
+    interval,
+    rank_of_bound,
+)
 
 ROUNDS = 15
 times = arrays(np.float64, ROUNDS, elements=st.floats(1e-4, 1e-1))
@@ -97,9 +106,14 @@ def test_the_four_verdicts() -> None:
 
 def test_a_difference_below_the_absolute_floor_is_no_regression() -> None:
     old = np.full(ROUNDS, 20e-6)
-    decision = decide_paired(old, old * 1.5, delta=0.05, absolute_floor=20e-6)
+    decision = decide_paired(old, old * 1.09, delta=0.05, absolute_floor=20e-6)
     assert (decision.verdict, decision.reason) == (Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR)
-    assert decide_paired(old, old * 1.5, delta=0.05, absolute_floor=5e-6).verdict is Verdict.REGRESSED
+    assert decide_paired(old, old * 1.09, delta=0.05, absolute_floor=1e-6).verdict is Verdict.REGRESSED
+    # Beyond twice delta it is no small one, whatever the floor.
+    assert decide_paired(old, old * 1.11, delta=0.05, absolute_floor=20e-6).verdict is Verdict.REGRESSED
+    # The floors of sizes and of whole seconds are by what two processes differ.
+    much = decide_paired(old, old * 1.5, delta=0.05, absolute_floor=20e-6, words=Words(unit="MB"))
+    assert much.reason is Reason.WITHIN_ABSOLUTE_FLOOR
 
 
 def test_noise_that_both_arms_share_cancels() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from xml.etree import ElementTree
 import hypothesis  # noqa: F401  # its plugin does in each inner run otherwise: pytester puts sys.modules back
 import pytest
 
+from trtgate.__main__ import main
 from trtgate.records import read_session
 
 from .faults.table import Fault
+from .test_word import in_a_process
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 PLAN = {"slow-fp32": 2e-3, "fast-int8": 1e-3}
@@ -155,6 +158,25 @@ def test_one_session_against_one_never_passes(run: Run) -> None:
     result.stdout.fnmatch_lines(["*INCONCLUSIVE (underpowered)*"])
 
 
+@pytest.mark.fault(
+    done="a run that could not tell (INCONCLUSIVE) against its baseline, saved and promoted",
+    said="cannot become a baseline: its own run did not pass (toy ...: INCONCLUSIVE (underpowered): ...",
+    status="2",
+    kept="the saved session; no baseline is made",
+)
+def test_what_could_not_be_told_becomes_no_baseline(run: Run, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    run("--benchmark-save=before")
+    assert run("--benchmark-compare=before", "--benchmark-save=after").ret == 6
+    assert len(read_session(saved("after")).open) == 2
+    capsys.readouterr()
+    fault.check(main(["promote", "after", "--to", "baselines/new"]), capsys.readouterr().err)
+    assert main(["promote", "before", "--to", "baselines/old"]) == 0
+    fleet = Path("fleet/l4")
+    fleet.mkdir(parents=True)
+    shutil.copy(saved("after"), fleet)
+    assert main(["report", "fleet"]) == 6
+
+
 # What is printed besides.
 
 
@@ -188,6 +210,36 @@ def test_progress_has_lines_of_its_own_and_no_file_names(run: Run, pytester: pyt
     assert lines[at + 2] == "toy: doing it: 0.0 s"
     assert lines[at + 3].startswith(".")
     assert not any(".py" in line for line in lines[:at])
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "said"),
+    [
+        ("| true", 6, ""),
+        (">/dev/full", 4, "trtgate: standard output cannot be written (No space left on device)"),
+        (">&-", 4, "standard output is closed"),
+    ],
+)
+@pytest.mark.fault(
+    done="standard output of a compared run closed, or on a full disk; `| true`",
+    said="standard output",
+    status="4 or 6",
+    kept="the verdict's own status where a reader left, and the session",
+)
+def test_standard_output_that_cannot_be_written(run: Run, shell: str, status: int, said: str, fault: Fault) -> None:
+    run("--benchmark-save=before")
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-compare=before")
+    done = in_a_process("-m", "pytest", *options, shell=shell, PYTHONUNBUFFERED="1")
+    assert done.returncode == status, done.stderr
+    if said:
+        fault.check(done.returncode, done.stderr)
+        assert said in done.stderr
+
+
+def test_tables_keep_their_lines_where_names_are_escaped(run: Run) -> None:
+    run("--benchmark-save=before", plan={"öpenvino-int8": 1e-3, "slow-fp32": 2e-3})
+    done = in_a_process("-m", "pytest", "-p", "trtgate.plugin", "-p", "no:xdist", PYTHONIOENCODING="ascii")
+    assert any(line.startswith("      \\xf6penvino-int8") for line in done.stdout.splitlines()), done.stdout
 
 
 # The traps.
@@ -254,6 +306,35 @@ def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[s
     result = run("--benchmark-compare=before", *options, plan={**PLAN, "fast-int8": 1.8e-3})
     fault.check(*told(result))
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--benchmark-save=x", "--benchmark-skip"), "--benchmark-save with --benchmark-skip would save nothing"),
+        (("--benchmark-autosave", "--collect-only"), "--benchmark-autosave with --collect-only would save nothing"),
+        (("--benchmark-save=x", "-k", "speedup"), "--benchmark-save: nothing was saved, for no test that measures"),
+        (("--benchmark-json=x.json", "-m", "not benchmark"), "--benchmark-json: nothing was saved"),
+        (("--benchmark-save=x", "-k", "nothing_is_called_this"), "--benchmark-save: nothing was saved"),
+    ],
+)
+@pytest.mark.fault(
+    done="`--benchmark-save` with `--benchmark-skip`, `-k` or `-m`, so that nothing is measured",
+    said="nothing",
+    status="4",
+    kept="the table",
+)
+def test_trap_a_save_that_saves_nothing(run: Run, options: tuple[str, ...], said: str, fault: Fault) -> None:
+    result = run(*options)
+    fault.check(*told(result))
+    assert said in " ".join(told(result)[1].split())
+    assert not list(Path(".benchmarks").rglob("*.json"))
+
+
+def test_trap_a_look_at_the_cache_is_no_comparison(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-compare=before", "--cache-show")
+    refused(pytester.runpytest_inprocess(*options), "--cache-show")
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
@@ -357,6 +438,66 @@ def test_a_mistake_in_the_middle_of_a_run_is_no_regression(
     refused(run("--benchmark-compare=before"), "did not judge everything")
 
 
+KEPT = """
+@pytest.fixture(autouse=True)
+def kept(request):
+    if "slow-fp32" in request.node.name:
+        {error}
+"""
+
+
+@pytest.mark.parametrize("stop", [(), ("-x",)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        "from trtgate.errors import UserError; raise UserError('No space left on device in the cache')",
+        "open('/dev/full', 'w').write('x' * 9999)",
+    ],
+)
+@pytest.mark.fault(
+    done="the disk full, or another mistake of the user's, when one engine of a compared run is measured",
+    said="INVALID, 1 INCONCLUSIVE...No space left on device",
+    status="4",
+    kept="the table",
+)
+def test_what_a_mistake_kept_from_being_measured_is_not_missing(
+    run: Run, pytester: pytest.Pytester, error: str, stop: tuple[str, ...], fault: Fault
+) -> None:
+    run("--benchmark-save=before")
+    pytester.makeconftest(CONFTEST + KEPT.format(error=error))
+    result = run("--benchmark-compare=before", *stop)
+    text = "\n".join(result.outlines)
+    fault.check(int(result.ret), text) if not stop else None
+    assert (result.ret, "REGRESSED" in text, "acknowledged_missing" in text) == (4, False, False)
+    # What is gone by itself is missing all the same.
+    pytester.makeconftest(CONFTEST + KEPT.format(error=error))
+    assert run("--benchmark-compare=before", plan={**PLAN, "fast-int8": None}).ret == 1
+    assert run("--benchmark-compare=before", plan={"slow-fp32": 1}).ret == 1
+
+
+OPEN = """
+from trtgate.verdict import Decision, Reason, Verdict
+
+def test_first(gate, request):
+    gate.show(request.node, Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, "12 photos are too few"))
+"""
+
+
+@pytest.mark.parametrize("stop", ["-x", "--maxfail=1"])
+def test_what_comes_after_the_end_of_a_run_is_not_missing(run: Run, pytester: pytest.Pytester, stop: str) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_first=OPEN)
+    result = run("--benchmark-compare=before", stop)
+    assert result.ret == 7
+    result.stdout.fnmatch_lines(["MISSING: toy fast-int8*, toy slow-fp32*: not measured: the run was cut off"])
+
+
+def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_toy="import nowhere_at_all\n", test_more="def test_more():\n    pass\n")
+    assert run("--benchmark-compare=before", "--continue-on-collection-errors").ret == 4
+
+
 def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     pytester.makepyfile(test_zz=FULL.format(error="raise UserError('the disk is full; make room')"))
@@ -365,7 +506,7 @@ def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> N
 
 @pytest.mark.fault(
     done="the disk full when the session is saved",
-    said="the session: it could not be saved (No space left on device); what it measured is in ...",
+    said="the session: it could not be saved (No space left on device); what it was to hold is in ...",
     status="4",
     kept="the table, and the session in the temporary directory",
 )
@@ -379,6 +520,27 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
     assert "floors met" in text
     [kept] = tmp_path.glob("trtgate-*/0001_run.json")
     assert len(read_session(kept).engines) == 2
+
+
+@pytest.mark.fault(
+    done="the disk full when `--html` is written",
+    said="trtgate: --html ...could not be written (No space left on device); what it was to hold is in ...",
+    status="4",
+    kept="the table, and the page in the temporary directory",
+)
+def test_a_document_that_cannot_be_written_in_the_end(
+    run: Run, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    result = run(f"--html={full_disk / 'out.html'}")
+    fault.check(*told(result))
+    assert "floors met" in "\n".join(result.outlines)
+    assert run(f"--html={full_disk / 'out.html'}", floor=3.0).ret == 1
+
+
+@pytest.mark.parametrize(("floor", "status"), [(None, 0), (3.0, 1)])
+def test_a_document_is_written_without_a_terminal_too(run: Run, floor: float | None, status: int) -> None:
+    assert run("-p", "no:terminal", "--html=out.html", floor=floor).ret == status
+    assert "fast-int8" in Path("out.html").read_text()
 
 
 @pytest.mark.fault(

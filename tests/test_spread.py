@@ -18,16 +18,20 @@ import psutil
 import pytest
 from torch import nn
 
-from trtgate import spread
+from trtgate import judge, spread
 from trtgate.engines import parse_spec
+from trtgate.expectations import Expectation
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
 from trtgate.race import NoMonitor
 from trtgate.records import from_json, read_session, to_json
 from trtgate.remote import Worker, WorkerError
 from trtgate.spread import Spread, schedule_for, unfinished_file
+from trtgate.verdict import Verdict
 from trtgate.verdict.metrics import Sample
 from trtgate.workbench import Settings, Workbench
+
+from .faults.table import Fault
 
 REFERENCE, INT8 = parse_spec("pytorch-fp32"), parse_spec("onnxruntime-int8")
 
@@ -193,9 +197,43 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
         raise WorkerError("gone")
 
     monkeypatch.setattr(Worker, "greet", lose)
-    with pytest.raises(WorkerError, match="no process could measure"):
-        bench.spread.record(INT8, 1)
+    record = bench.spread.record(INT8, 1)
+    decision = judge.floor_decision(record, Expectation({}))
+    assert (decision.verdict, record.rounds) == (Verdict.INVALID, ())
+    assert "2 processes were lost: gone" in decision.message
     assert not children()
+
+
+# Found by every Python that starts with it on its path; a worker dies before it has imported anything.
+DEADLY = """
+import os, signal
+if b"trtgate.worker" in open("/proc/self/cmdline", "rb").read():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    done="every process that is to measure killed before it does, as by the system for want of memory",
+    said="INVALID (disturbed): 2 processes were lost: ...SIGKILL",
+    status="7",
+    kept="what was built; no session",
+)
+def test_a_run_whose_processes_all_die_is_no_regression(
+    plan_cache: Path, tmp_path: Path, bench: Workbench, few_photos: Path, fault: Fault
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    options = ["--model", "efficientnet_lite0", "--engine", INT8.id, "--processes", "2", f"--images={few_photos}"]
+    command = [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *options]
+    command += ["-k", "latency or speedup", f"--plan-cache={plan_cache}", "--benchmark-save=a"]
+    done = subprocess.run(
+        [*command, f"--benchmark-storage={tmp_path}"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    fault.check(done.returncode, done.stdout)
 
 
 def test_a_series_is_of_rounds_of_processes_or_of_all() -> None:

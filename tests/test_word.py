@@ -6,7 +6,12 @@ Each case ended with 0 once, or called something REGRESSED that was not.
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import scenes
 from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate import expectations
@@ -23,6 +29,8 @@ from trtgate.verdict import Decision, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
 from trtgate.verdict.policy import holm
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -685,6 +693,54 @@ def test_a_name_that_means_two_things_can_still_be_given(capsys: pytest.CaptureF
     assert "./nowhere does not exist" in capsys.readouterr().err
 
 
+# Standard output.
+
+
+def in_a_process(*command: str, shell: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command's end, with its standard output put elsewhere by a shell."""
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shlex.join([sys.executable, *command])} {shell}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shell", "unbuffered", "status"),
+    [("| true", "1", 0), ("| true", "", 0), (">/dev/full", "1", 2), (">/dev/full", "", 2), (">&-", "", 2)],
+)
+@pytest.mark.fault(
+    done="standard output of `compare` closed, or on a full disk; `| true`",
+    said="standard output ...; ",
+    status="2 or 0",
+    kept="the verdict's own status where a reader left, and a regression's always",
+)
+def test_standard_output_that_cannot_be_written(shell: str, status: int, unbuffered: str, fault: Fault) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    done = in_a_process("-m", "trtgate", "compare", "before", "after", shell=shell, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1 if status else 0), done.stderr
+    if status:
+        fault.check(done.returncode, done.stderr)
+
+
+def test_a_regression_is_one_wherever_it_is_told() -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=2e-3)
+    for shell in (">/dev/full", "| true"):
+        assert in_a_process("-m", "trtgate", "compare", "before", "after", shell=shell).returncode == 1
+
+
+def test_names_that_standard_output_has_no_characters_for_are_escaped() -> None:
+    sessions("before", 1, engines=("öpenvino-int8",))
+    sessions("after", 6, engines=("öpenvino-int8",))
+    done = in_a_process("-m", "trtgate", "compare", "before", "after", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xf6penvino-int8" in done.stdout
+
+
 # Files that a command writes.
 
 OUTPUTS = [
@@ -703,6 +759,8 @@ OUTPUTS = [
     ["--json", "link.json"],
     ["--json", "dangling.json"],
     ["--markdown", "/dev/full"],
+    ["--json", "part.json"],
+    ["--html", "pipe.html"],
     ["--json", "x" * 300],
     ["--json", "x" * 253],
     ["--markdown", ""],
@@ -729,9 +787,48 @@ def test_nothing_is_overwritten_but_what_was_written_so(
     shutil.copy(".benchmarks/Linux/0001_before.json", "baseline/0001_base.json")
     Path("link.json").symlink_to("notes.json")
     Path("dangling.json").symlink_to("nowhere.json")
+    Path("part.json.part").mkdir()
+    Path("pipe.html.part").symlink_to("notes.json")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     fault.check(main(["compare", "before", "after", "--expectations", "mine.toml", *options]), capsys.readouterr().err)
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("engine", "status"), [(1e-3, 2), (2e-3, 1)])
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
+@pytest.mark.fault(
+    done="the disk full when `compare`, `ab`, `bisect` or `selftest` write `--json`, `--markdown` or `--html`",
+    said="could not be written (No space left on device); what it was to hold is in",
+    status="2 or 1",
+    kept="the table, and the file in the temporary directory; a regression stays one",
+)
+def test_a_file_that_cannot_be_written_in_the_end(
+    option: str, engine: float, status: int, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6, engine=engine)
+    found = main(["compare", "before", "after", option, str(full_disk / "out")])
+    printed = capsys.readouterr()
+    fault.check(found, printed.err)
+    assert found == status
+    assert "onnxruntime-int8" in printed.out
+    [kept] = re.findall(r"is in (\S+)", printed.err)
+    assert "onnxruntime-int8" in Path(kept).read_text()
+    assert [path.name for path in full_disk.iterdir()] == ["full"]
+    shutil.rmtree(Path(kept).parent)
+
+
+def test_what_was_raced_is_kept_where_the_disk_is_full(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trtgate.__main__.run_ab", lambda *_, **__: scenes.raced())
+    sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
+    assert main(["ab", *sides, "--json", str(full_disk / "ab.json")]) == 1
+    printed = capsys.readouterr()
+    assert "REGRESSED" in printed.out
+    [kept] = re.findall(r"is in (\S+)", printed.err)
+    assert json.loads(Path(kept).read_text())["engines"]
+    shutil.rmtree(Path(kept).parent)
 
 
 def test_a_commands_own_files_are_overwritten() -> None:
@@ -961,6 +1058,32 @@ def test_expectations_that_gate_nothing_are_refused(
     status, error = main(["compare", "before", "after", "--expectations", "mine.toml"]), capsys.readouterr().err
     fault.check(status, error)
     assert named in error
+
+
+@pytest.mark.parametrize(
+    ("engine", "status", "said"),
+    [
+        (50e-3, 1, "latency: REGRESSED (slower)"),
+        (1.12e-3, 1, "latency: REGRESSED (slower)"),
+        (1.07e-3, 0, "below the absolute floor"),
+    ],
+)
+@pytest.mark.fault(
+    done="`absolute_floor_us` of 100 times what an engine takes, which is 50 times or 12 % slower at delta 5 %",
+    said="resnet50 onnxruntime-int8",
+    status="1 or 0",
+    kept="the table; up to twice delta the floor excuses",
+)
+def test_no_absolute_floor_hides_a_slowdown(
+    engine: float, status: int, said: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    Path("mine.toml").write_text("[default]\ndelta = 0.05\nabsolute_floor_us = 100000\n")
+    sessions("before", 1)
+    sessions("after", 6, engine=engine)
+    found = main(["compare", "before", "after", "--expectations", "mine.toml"])
+    text = capsys.readouterr().out
+    fault.check(found, text)
+    assert (found, said.partition(": ")[2] in text) == (status, True)
 
 
 def test_expectations_are_utf8_whatever_the_locale(

@@ -157,7 +157,11 @@ def gate(runner: Runner) -> None:
     """Record, merge, promote, gate against what was promoted."""
     inputs = {"sessions": "1", "require": "onnxruntime", "bench": SMALL}
     expect("gpu-gate, record only", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 0)
-    expect("gpu-gate, one table", runner.run("gpu-gate.yml", "fleet"), 0)
+    labels = {"runners": '["cpu"]'}
+    expect("gpu-gate, one table", runner.run("gpu-gate.yml", "fleet", **labels), 0)
+    silent = runner.run("gpu-gate.yml", "fleet", runners='["cpu", "t4"]')
+    expect("gpu-gate, one table of a runner that sent nothing too", silent, 7)
+    expect("gpu-gate, one table again", runner.run("gpu-gate.yml", "fleet", **labels), 0)
     kept = {path.name for path in (runner.artifacts / "fleet").iterdir()}
     assert kept == {"fleet.md", "github-action-benchmark.json", "bencher.json"}, kept
     command = [".venv/bin/python", "-m", "trtgate", "promote", str(runner.artifacts / "records-cpu"), "--to"]
@@ -165,7 +169,7 @@ def gate(runner: Runner) -> None:
     inputs["baseline"] = "old"
     # One session against one: it cannot tell, and so it is no pass.
     expect("gpu-gate, against a baseline", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 1, 6, 7)
-    expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet"), 1, 6, 7)
+    expect("gpu-gate, one table of that", runner.run("gpu-gate.yml", "fleet", **labels), 1, 6, 7)
     expect("gpu-gate, over time", 0 if (runner.artifacts / "records-cpu" / "trend.html").is_file() else 1, 0)
     inputs["baseline"] = "nowhere"
     expect("gpu-gate, a baseline that is missing", runner.run("gpu-gate.yml", "gate", matrix="cpu", **inputs), 2)

@@ -21,6 +21,7 @@ from trtgate.baseline import find_named, promote, saved_sessions
 from trtgate.bisect import ANSWERS, BUILD, MEASURED, ON_A_GPU, Versions, ask, search
 from trtgate.classify import add_classify
 from trtgate.compare import compare_sessions, report_to_json, samples_of
+from trtgate.console import CLOSED, steady_streams
 from trtgate.containers import choose_side, find_images, is_image
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
@@ -55,9 +56,12 @@ from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.thumbnails import shipped_photos
 from trtgate.trend import trend, trend_to_json
-from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status
+from trtgate.verdict.decision import Decision
+from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_REGRESSED, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
+# The exit status where nothing was decided.
+MISTAKE = 2
 # What a shell adds to the number of the signal that ended a command.
 SIGNALLED = 128
 STORAGE = Path(".benchmarks")
@@ -69,6 +73,14 @@ SELFTEST_ENGINE: dict[Device, str] = {"cpu": "onnxruntime-int8", "cuda": "pytorc
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
+    if sys.stdout is None:  # `>&-`
+        print(f"trtgate: {CLOSED}", file=sys.stderr)
+        return MISTAKE
+    with steady_streams() as out:
+        return out.status(_main(arguments), MISTAKE)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
@@ -88,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options)
     except (UserError, WorkerError) as error:
         print(f"trtgate: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)
         return SIGNALLED + signalled.number
@@ -207,21 +219,22 @@ def _selftest(options: argparse.Namespace) -> int:
         )
     for line in selftest_lines(result):
         print(line)
-    write_output("--json", options.json, json.dumps(summary(result), indent=1))
     decision = result.status()
     print(decision)
+    written = _written("--json", options.json, lambda: json.dumps(summary(result), indent=1))
     smallest, path = result.smallest_delta, settings.expectations.path
     if decision.verdict not in GOOD or smallest >= options.slowdown:
         if options.write:
             why = decision.message if decision.verdict not in GOOD else f"{smallest:.1%} is no less than the slowdown"
             print(f"trtgate: --write refused, {path} is as it was: {why}", file=sys.stderr)
-        return exit_status([decision.verdict]) or (EXIT_INCONCLUSIVE if options.write else 0)
+        status = exit_status([decision.verdict])
+        return status or (MISTAKE if not written else EXIT_INCONCLUSIVE if options.write else 0)
     if options.write:
         write_delta(path, name, spec.id, smallest)
         print(f"wrote delta = {smallest:g} for {name} {spec.id} to {path}")
     else:
         print(f"--write puts delta = {smallest:g} for {name} {spec.id} into {path}")
-    return 0
+    return 0 if written else MISTAKE
 
 
 def _require_outputs(options: argparse.Namespace) -> None:
@@ -290,11 +303,9 @@ def _ab(options: argparse.Namespace) -> int:
         processes=options.processes,
         progress=console_progress(),
     )
-    write_output("--json", options.json, json.dumps(ab_to_json(report), indent=1))
-    _show(options, ab_page(report, _photos(options)))
-    for line in github.annotate(comparison_decisions(report.report)):
-        print(line)
-    return exit_status(decision.verdict for decision in report.report.decisions())
+    status = exit_status(decision.verdict for decision in report.report.decisions())
+    named = comparison_decisions(report.report)
+    return _show(options, ab_page(report, _photos(options)), status, ab_to_json(report), named)
 
 
 def _add_bisect(commands: Any) -> None:
@@ -372,9 +383,8 @@ def _bisect(options: argparse.Namespace) -> int:
         progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")
     laboratory = Installed(question, versions, settings, progress, options.processes)
     found = search(question, releases, laboratory, known, journal.write)
-    write_output("--json", options.json, json.dumps(bisection_to_json(found), indent=1))
-    _show(options, bisection_page(found, versions.sides(found.names)))
-    return found.status
+    page = bisection_page(found, versions.sides(found.names))
+    return _show(options, page, found.status, bisection_to_json(found))
 
 
 def _container_images(options: argparse.Namespace) -> list[str]:
@@ -422,15 +432,42 @@ def _releases(
     return releases, Environments(options.environments, python, package, index, options.requirements, progress)
 
 
-def _show(options: argparse.Namespace, page: Page, *, publish: bool = True) -> None:
-    """A page on the terminal, in the files that were asked for, and in the job's summary where there is one."""
+def _show(
+    options: argparse.Namespace,
+    page: Page,
+    status: int,
+    document: Any = None,
+    named: Sequence[tuple[str, Decision]] = (),
+    *,
+    publish: bool = True,
+) -> int:
+    """A page on the terminal, in the job's summary where there is one, and in the files that were asked for, of which
+    --json holds the `document`. What is `named` is annotated.
+
+    Gives the exit status: `status`, unless a file could not be written and nothing regressed.
+    """
     print(terminal.render(page, colour=sys.stdout.isatty()))
     text = markdown.render(page)
     if publish:
         markdown.publish(text)
-    write_output("--markdown", options.markdown, f"{text}\n")
-    if options.html:
-        write_output("--html", options.html, html.render(page))
+    for line in github.annotate(named):
+        print(line)
+    written = [
+        _written("--json", options.json if document is not None else None, lambda: json.dumps(document, indent=1)),
+        _written("--markdown", options.markdown, lambda: f"{text}\n"),
+        _written("--html", options.html, lambda: html.render(page)),
+    ]
+    return status if all(written) or status == EXIT_REGRESSED else MISTAKE
+
+
+def _written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
+    """Whether an option's file is written, if there is one; told where it could not be."""
+    try:
+        write_output(option, path, make() if path else "")
+    except UserError as error:
+        print(f"trtgate: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _photos(options: argparse.Namespace) -> Mapping[str, Photos]:
@@ -458,13 +495,11 @@ def _compare(options: argparse.Namespace) -> int:
     _require_outputs(options)
     old, new = (saved_sessions(options.storage, name) for name in (options.old, options.new))
     report = compare_sessions(old, new, read_expectations(options.expectations))
-    write_output("--json", options.json, json.dumps(report_to_json(report), indent=1))
     # Charts, which every iteration goes into, are HTML's alone.
     samples = samples_of(old, new) if options.html else None
-    _show(options, comparison_page(report, samples, _photos(options)))
-    for line in github.annotate(comparison_decisions(report)):
-        print(line)
-    return exit_status(decision.verdict for decision in report.decisions())
+    status = exit_status(decision.verdict for decision in report.decisions())
+    page = comparison_page(report, samples, _photos(options))
+    return _show(options, page, status, report_to_json(report), comparison_decisions(report))
 
 
 def _add_promote(commands: Any) -> None:
@@ -508,15 +543,13 @@ def _report(options: argparse.Namespace) -> int:
                 "--json is for a trend; the runners' own verdict.json have what a fleet's report is made of"
             )
         fleet = read_fleet(folder)
-        _show(options, fleet_page(fleet))
-        return exit_status(decision.verdict for decision in fleet.decisions())
+        return _show(options, fleet_page(fleet), exit_status(decision.verdict for decision in fleet.decisions()))
     found = trend(_sessions_of(options))
-    write_output("--json", options.json, json.dumps(trend_to_json(found), indent=1))
     page = trend_page(found)
-    _show(options, page, publish=False)
+    status = _show(options, page, 0, trend_to_json(found), publish=False)
     if any(series.steps for series in found.series):
         markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
-    return 0
+    return status
 
 
 def _sessions_of(options: argparse.Namespace) -> list[SessionRecord]:

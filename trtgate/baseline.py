@@ -120,6 +120,7 @@ def require_sound(session: SessionRecord) -> None:
     reasons = [
         *session.unfit,
         *session.partial,
+        *session.open,
         *(
             f"{record.name}: {decision.verdict.value}, {decision.message}"
             for record in session.engines.values()
@@ -134,7 +135,9 @@ def require_sound(session: SessionRecord) -> None:
         *([] if any(record.decisions for record in session.engines.values()) else ["nothing was decided"]),
     ]
     if reasons:
-        raise UserError(f"{session.path} cannot become a baseline: its own run failed ({reasons[0]}); run it again")
+        raise UserError(
+            f"{session.path} cannot become a baseline: its own run did not pass ({reasons[0]}); run it again"
+        )
 
 
 def _meanings(saved: Sequence[Path], name: str) -> dict[str, list[Path]]:

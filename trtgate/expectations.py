@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from trtgate.engines import all_specs
 from trtgate.engines.base import PRECISIONS, EngineSpec
 from trtgate.errors import UserError
-from trtgate.files import write_synced
+from trtgate.files import is_regular, write_synced
 from trtgate.graphs.quantize import QuantizeOptions
 from trtgate.models.loading import is_model
 from trtgate.shipped import INSTALLED, shipped
@@ -258,9 +259,34 @@ def check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
 
 
 def require_own(path: Path) -> None:
-    """Raises UserError for the file that an installed trtgate brought: the next version replaces it."""
+    """Raises UserError for the file that an installed trtgate brought, which the next version replaces, and for one
+    that `write_delta` could not write: before anything is measured."""
     if INSTALLED and path == DEFAULT_PATH:
         raise UserError(f"{path} came with trtgate; copy it and give --expectations FILE")
+    beside = _beside(path)
+    try:
+        # As much as will be written, since a disk may have room for a name and for nothing else.
+        write_synced(beside, path.read_bytes() + bytes(ROOM))
+        beside.unlink()
+    except OSError as error:
+        raise _unwritable(path, beside, error) from error
+
+
+# More than one engine's delta takes.
+ROOM = 1000
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")
+
+
+def _unwritable(path: Path, beside: Path, error: OSError) -> UserError:
+    if is_regular(beside):
+        with contextlib.suppress(OSError):
+            beside.unlink()
+    return UserError(
+        f"--write: {path} cannot be written through {beside} ({error.strerror}); make room, or edit it by hand"
+    )
 
 
 def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
@@ -281,12 +307,15 @@ def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
             lines[at] = value
     else:
         lines += ["", header, value]
-    temporary = path.with_name(f"{path.name}.tmp")
-    write_synced(temporary, ("\n".join(lines) + "\n").encode())
+    temporary = _beside(path)
     try:
+        write_synced(temporary, ("\n".join(lines) + "\n").encode())
         written = read_expectations(temporary).of(model, engine)["delta"]
         if written != delta:
             raise UserError(f"{path}: delta of {model} {engine} could not be set; edit it by hand")
         temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, temporary, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if is_regular(temporary):
+            temporary.unlink()

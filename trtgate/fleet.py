@@ -6,7 +6,7 @@ INVALID.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,15 @@ class FleetRow:
 
 @dataclass(frozen=True)
 class Fleet:
-    """All runners: rows, each runner's stack, and a decision for each runner or file that is no use."""
+    """All runners: rows, each runner's stack, and a decision for each runner or file that is no use.
+
+    `compared` are the runners whose sessions were compared with a baseline.
+    """
 
     rows: tuple[FleetRow, ...]
     stacks: Mapping[str, Mapping[str, Any]]
     problems: Mapping[str, Decision]
+    compared: frozenset[str] = frozenset()
 
     def decisions(self) -> list[Decision]:
         return [*(row.decision for row in self.rows), *self.problems.values()]
@@ -67,6 +71,8 @@ def read_fleet(folder: Path) -> Fleet:
     rows: list[FleetRow] = []
     stacks: dict[str, Mapping[str, Any]] = {}
     problems: dict[str, Decision] = {}
+    compared: set[str] = set()
+    owners: dict[str, str] = {}
 
     def tell(name: str, decision: Decision) -> None:
         name = _one_line(name)
@@ -86,17 +92,33 @@ def read_fleet(folder: Path) -> Fleet:
         for session in sessions:
             if (bad := _own_failure(session)) is not None:
                 tell(f"{runner} {session.path.name}", bad)
+            if (owner := owners.setdefault(session.digest, runner)) != runner:
+                for name, other in ((runner, owner), (owner, runner)):
+                    why = f"it holds the same session as {other}; a runner's records are its own"
+                    tell(name, Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
         if report is not None:
-            if set(report.sessions) != {session.digest for session in sessions}:
-                why = f"{VERDICT} was made of other sessions than these; run compare --json again"
-                tell(runner, Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
-            for name, decision in report.problems.items():
-                tell(f"{runner} {name}", decision)
-            for key, decision in report.missing.items():
-                tell(f"{runner} {name_of(key)}", decision)
-            for key, why in _disagreements(records, report).items():
-                tell(f"{runner} {name_of(key)}", Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
-    return Fleet(tuple(rows), stacks, problems)
+            compared.add(runner)
+            for name, decision in _of_comparison(sessions, records, report):
+                tell(f"{runner} {name}".strip(), decision)
+    if compared:
+        why = f"it has no {VERDICT}, and others have: its sessions were compared with nothing; run compare there"
+        for runner in sorted(stacks.keys() - compared):
+            tell(runner, Decision(Verdict.INVALID, Reason.NO_RECORDS, why))
+    return Fleet(tuple(rows), stacks, problems, frozenset(compared))
+
+
+def _of_comparison(
+    sessions: Sequence[SessionRecord], records: Mapping[Key, Sequence[EngineRecord]], report: Report
+) -> Iterator[tuple[str, Decision]]:
+    """What a runner's comparison says beside the engines, and whether it is one of these sessions: then "" names it."""
+    if set(report.sessions) != {session.digest for session in sessions}:
+        why = f"{VERDICT} was made of other sessions than these; run compare --json again"
+        yield "", Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why)
+    yield from report.problems.items()
+    for key, decision in report.missing.items():
+        yield name_of(key), decision
+    for key, why in _disagreements(records, report).items():
+        yield name_of(key), Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why)
 
 
 def _one_line(text: str) -> str:
@@ -143,6 +165,10 @@ def _own_failure(session: SessionRecord) -> Decision | None:
     if session.partial:
         message = f"it did not judge everything: {'; '.join(session.partial)}"
         return Decision(Verdict.INVALID, Reason.OWN_RUN_FAILED, message)
+    told = {f"{record.name}: {decision}" for record in session.engines.values() for decision in record.decisions}
+    if open_ := [each for each in session.open if each not in told]:
+        message = f"its own run could not tell: {'; '.join(open_)}"
+        return Decision(Verdict.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
     return None
 
 

@@ -121,10 +121,10 @@ def accuracy_decision(accuracy: Accuracy, expectation: Expectation) -> Decision:
 @about("speedup")
 def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
     """Speedup against its floor; INVALID when the race could not be finished, or somebody else used the processor."""
-    if not record.complete:
-        return unfinished(record.dropped_rounds)
     if record.disturbed:
         return disturbed(record.disturbed)
+    if not record.complete:
+        return unfinished(record.dropped_rounds)
     return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation["speedup"])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from trtgate.baseline import LONGEST_NAME, NUMBERED
 from trtgate.errors import UserError
 from trtgate.fields import DAMAGED, read_json
+from trtgate.files import is_regular
 
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
 TITLE = "### trtgate"
@@ -50,6 +53,9 @@ def _require_writable(option: str, path: Path) -> None:
         can = path.parent.is_dir() and os.access(path if there else path.parent, os.W_OK)
         if not can or (there and not regular) or not short:
             raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
+        part = path.with_name(path.name + PART)
+        if os.path.lexists(part) and not is_regular(part):
+            raise UserError(f"{option} {path} is written as {part} first, and that is no regular file; move it away")
         if NUMBERED.fullmatch(path.name):
             raise UserError(f"{option} {path} would be taken for a saved session by its name; give it another")
         if there and not _is_ours(path, option):
@@ -86,7 +92,8 @@ def _is_export(found: Any) -> bool:
 
 
 def write_output(option: str, path: Path | None, text: str) -> None:
-    """Write an option's file, if there is one. Raises UserError, and leaves what was there, where that fails."""
+    """Write an option's file, if there is one. Raises UserError where that fails: what was there is left, and what was
+    to be written is in the temporary directory."""
     if path is None:
         return
     part = path.with_name(path.name + PART)
@@ -94,5 +101,18 @@ def write_output(option: str, path: Path | None, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{option} {path} could not be written ({error.strerror}); run it again elsewhere") from error
+        if is_regular(part):
+            with contextlib.suppress(OSError):
+                part.unlink()
+        kept = kept_elsewhere(path.name, text)
+        raise UserError(f"{option} {path} could not be written ({error.strerror}); {kept}") from error
+
+
+def kept_elsewhere(name: str, text: str) -> str:
+    """Write what could not be written where there may be room; a clause that says where."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix="trtgate-")) / name
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        return "nor is there room in the temporary directory, so what is printed is all there is"
+    return f"what it was to hold is in {path}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
-import tempfile
+import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 
@@ -28,13 +29,14 @@ from trtgate.compare import (
     require_usable,
     samples_of,
 )
+from trtgate.console import CLOSED, Steady
 from trtgate.engines.base import EngineSpec
 from trtgate.errors import UserError, printable
 from trtgate.options import add_options, read_settings
-from trtgate.outputs import require_outputs, write_output
+from trtgate.outputs import kept_elsewhere, require_outputs, write_output
 from trtgate.processes import orderly_endings
 from trtgate.progress import SILENT, Progress
-from trtgate.records import KEY, SCHEMA, EngineRecord, SessionRecord, read_session, to_json
+from trtgate.records import KEY, SCHEMA, EngineRecord, Key, SessionRecord, read_session, to_json
 from trtgate.remote import WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
@@ -46,7 +48,7 @@ from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import METRICS
-from trtgate.verdict.policy import EXIT_REGRESSED, GOOD, exit_status, more_may_decide
+from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 from trtgate.workbench import Settings
 
 
@@ -83,6 +85,7 @@ class Gate:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.terminal: Steady | None = None
         self._raced: dict[tuple[str, str, int], EngineRecord] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
         self._decided: dict[tuple[str, str, int | None], list[Decision]] = {}
@@ -95,9 +98,14 @@ class Gate:
         self.mistakes: dict[str, str] = {}
         self.document: dict[str, Any] | None = None
         self.cut_off = ""
+        self.unsaved = ""
+        self.unwritten = ""
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
+        self._planned: dict[str, Mapping[str, str]] = {}
+        self._begun: set[str] = set()
+        self._uncollected = ""
         self._report: Report | None = None
         self._settings: Settings | None = None
         self._stack: dict[str, Any] | None = None
@@ -238,6 +246,44 @@ class Gate:
         """Remember what could not be judged for a reason that is the user's to mend: no verdict of any kind."""
         self.mistakes.setdefault(name, sentence)
 
+    def note_uncollected(self, name: str) -> None:
+        """Remember what could not be collected, so that nobody knows which tests it has."""
+        self._uncollected = f"{name} cannot be collected"
+        self.note_mistake(name, "it cannot be collected")
+
+    def note_plan(self, items: Iterable[pytest.Item]) -> None:
+        """Remember which tests are to be run, and on what."""
+        for item in items:
+            given = getattr(item, "callspec", None)
+            params = given.params if given is not None else {}
+            self._planned[item.nodeid] = {name: str(getattr(each, "id", each)) for name, each in params.items()}
+
+    def note_begun(self, nodeid: str) -> None:
+        """Remember that a test was run."""
+        self._begun.add(nodeid)
+
+    def _kept_from(self, key: Key) -> str:
+        """What kept an engine from being measured that is nothing of its own: a mistake, or the end of the run; ""
+        where it is its own that it is missing."""
+        model, engine, batch = key
+        if f"{model} {engine}" in self.skipped:
+            return ""
+        own = [
+            nodeid
+            for nodeid, given in self._planned.items()
+            if engine in given.values()
+            and given.get("workbench", model) == model
+            and given.get("batch_size", str(batch)) == str(batch)
+        ]
+        if self._broken & set(own):
+            return ""
+        found = [self.mistakes[nodeid] for nodeid in own if nodeid in self.mistakes]
+        if self.cut_off and set(own) - self._begun:
+            found.append(self.cut_off)
+        if not own and self._uncollected:
+            found.append(self._uncollected)
+        return found[0] if found else ""
+
     @property
     def _broken(self) -> set[str]:
         """Tests that failed without a decision and without a sentence for the user."""
@@ -246,7 +292,12 @@ class Gate:
     def report(self) -> Report | None:
         """This run against the baseline, or None without one; final once the tests are over."""
         if self.baseline and self._report is None:
-            self._report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
+            report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
+            missing = dict(report.missing)
+            for key, decision in report.missing.items():
+                if decision.verdict is Verdict.REGRESSED and (why := self._kept_from(key)):
+                    missing[key] = Decision(Verdict.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
+            self._report = replace(report, missing=missing)
         return self._report
 
     def comparison(self, record: EngineRecord) -> Comparison | None:
@@ -301,7 +352,7 @@ class Gate:
     @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
-        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes)
+        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes or self.unsaved)
 
     def unfinished(self) -> list[Path]:
         """Where the samples are that this run's finished processes measured, until it is over."""
@@ -316,6 +367,12 @@ class Gate:
         decided = [*self.decisions, *(report.decisions() if report else [])]
         bad = [d.message for d in decided if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
         return bad + [f"{nodeid} failed" for nodeid in sorted(self._broken)]
+
+    def open(self) -> list[str]:
+        """What this run could not tell, on its own floors or against its baseline."""
+        named = run_decisions(list(self.records.values()), self.decisions, self.report())
+        told = [(name, decision) for name, decision in named if decision.verdict is Verdict.INCONCLUSIVE]
+        return [f"{name}: {decision}" if name else str(decision) for name, decision in dict.fromkeys(told)]
 
     def partial(self) -> list[str]:
         """Why this run did not judge all that a whole one would; empty if it did."""
@@ -342,13 +399,16 @@ class Gate:
             return status
         report = self.report()
         compared = report.decisions() if report else []
-        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared:
+        if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared and not self.unsaved:
             return status
         if self._broken:
             return int(pytest.ExitCode.TESTS_FAILED)
         decided = exit_status(decision.verdict for decision in [*self.decisions, *compared])
-        # What could not be judged hides no regression of what was, and is none itself.
-        return int(pytest.ExitCode.USAGE_ERROR) if self.mistakes and decided != EXIT_REGRESSED else decided
+        # What could not be judged hides no regression of what was, and is none itself; nor does what was not saved.
+        mistaken = (self.mistakes and decided != EXIT_REGRESSED) or (
+            (self.unsaved or self.unwritten) and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
+        )
+        return int(pytest.ExitCode.USAGE_ERROR) if mistaken else decided
 
 
 def without_answers(record: EngineRecord) -> EngineRecord:
@@ -380,7 +440,13 @@ def gate_of(config: pytest.Config) -> Gate:
     return config.stash[GATE]
 
 
+# What stands for a standard output that is closed (`>&-`) until that is told: pytest itself needs one.
+NOWHERE = io.StringIO()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    if sys.stdout is None:
+        sys.stdout = NOWHERE
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
@@ -419,6 +485,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     gate_of(session.config).collected |= set(map(test_of, session.items))
+    gate_of(session.config).note_plan(session.items)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and any("workbench" in getattr(item, "fixturenames", ()) for item in session.items):
         # A file's name is in the way where a line says what is being done; under -v each test has its own.
@@ -439,6 +506,8 @@ def pytest_configure(config: pytest.Config) -> None:
     endings = contextlib.ExitStack()
     config.add_cleanup(endings.close)
     endings.enter_context(orderly_endings())
+    if sys.stdout is NOWHERE:
+        raise pytest.UsageError(CLOSED)
     gate = Gate(config)
     config.stash[GATE] = gate
     _ = gate.settings  # a wrong option is told now, not in the middle of a run
@@ -451,9 +520,9 @@ def pytest_configure(config: pytest.Config) -> None:
         _require_writable_json(config.getoption("benchmark_json", None))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
+        _refuse_what_decides_nothing(config, "--benchmark-compare" if compare else saving(config))
         if not compare:
             return
-        _refuse_what_cannot_compare(config)
         files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
         require_own_sessions(gate.baseline, ())
@@ -492,6 +561,7 @@ NOTHING_DECIDED = {
     "benchmark_disable": "--benchmark-disable",
     "benchmark_skip": "--benchmark-skip",
     "collectonly": "--collect-only",
+    "cacheshow": "--cache-show",
     "showfixtures": "--fixtures",
     "show_fixtures_per_test": "--fixtures-per-test",
     "markers": "--markers",
@@ -500,11 +570,26 @@ NOTHING_DECIDED = {
 }
 
 
-def _refuse_what_cannot_compare(config: pytest.Config) -> None:
-    for option, flag in NOTHING_DECIDED.items():
+# Options with which a run is to be saved.
+SAVING = {
+    "benchmark_save": "--benchmark-save",
+    "benchmark_autosave": "--benchmark-autosave",
+    "benchmark_json": "--benchmark-json",
+}
+
+
+def saving(config: pytest.Config) -> str:
+    """The option with which this run is to be saved; "" for none."""
+    return next((flag for option, flag in SAVING.items() if config.getoption(option, None)), "")
+
+
+def _refuse_what_decides_nothing(config: pytest.Config, asked: str) -> None:
+    """Raises UserError for an option with which no session can come of what was `asked` for, if anything was."""
+    for option, flag in NOTHING_DECIDED.items() if asked else ():
         enabled = option == "benchmark_disable" and config.getoption("benchmark_enable")
         if config.getoption(option, False) and not enabled:
-            raise UserError(f"--benchmark-compare with {flag} would decide nothing; drop {flag}")
+            what = "decide" if asked == "--benchmark-compare" else "save"
+            raise UserError(f"{asked} with {flag} would {what} nothing; drop {flag}")
 
 
 @pytest.fixture(scope="session")
@@ -555,6 +640,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "skipped": gate.skipped,
         "unfit": gate.unfit(),
         "partial": gate.partial(),
+        "open": gate.open(),
     }
     if files := gate.settings.files:
         output_json[KEY]["limits"] = {name: dict(model.limits) for name, model in files.items() if model.limits}
@@ -593,10 +679,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed and _CURRENT:
-        _CURRENT[-1].note_mistake(report.nodeid, "it cannot be collected")
+        _CURRENT[-1].note_uncollected(report.nodeid)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if _CURRENT:
+        _CURRENT[-1].note_begun(report.nodeid)
     if report.failed and _CURRENT:
         _CURRENT[-1].note_failure(report)
     if report.skipped and _CURRENT and isinstance(report.longrepr, tuple):
@@ -608,7 +696,12 @@ _CURRENT: list[Gate] = []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    _CURRENT.append(gate_of(session.config))
+    gate = gate_of(session.config)
+    _CURRENT.append(gate)
+    if session.config.pluginmanager.hasplugin("terminalreporter"):
+        writer = session.config.get_terminal_writer()
+        gate.terminal = Steady(writer._file)
+        writer._file = cast(TextIO, gate.terminal)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
@@ -618,35 +711,38 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
         gate.cut_off = "the run was cut off"
     try:
-        return (yield)
+        result = yield
     except OSError as error:
         if not gate.used:
             raise
         # It could not save, and the tables have not been shown yet.
-        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {_kept_elsewhere(gate)}")
+        name = f"0001_{session.config.getoption('benchmark_save', None) or 'run'}.json"
+        kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
+        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {kept}")
         pytest_sessionfinish(session, exitstatus)
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")
-        config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
-        return None
-
-
-def _kept_elsewhere(gate: Gate) -> str:
-    """Write what could not be saved where there may be room, and say where."""
-    try:
-        path = (
-            Path(tempfile.mkdtemp(prefix="trtgate-")) / f"0001_{gate.config.getoption('benchmark_save') or 'run'}.json"
-        )
-        path.write_text(json.dumps(gate.document, default=str), encoding="utf-8")
-    except OSError:
-        return "nor is there room in the temporary directory, so this table is all there is"
-    return f"what it measured is in {path}"
+        if reporter is not None:
+            config.hook.pytest_terminal_summary(terminalreporter=reporter, exitstatus=session.exitstatus, config=config)
+        result = None
+    if gate.terminal is None and gate.used:  # there was no summary, which writes it
+        _write_page(gate, gate.page())
+    if gate.unwritten:
+        print(f"trtgate: {gate.unwritten}", file=sys.stderr)
+        session.exitstatus = gate.exit_status(int(exitstatus))
+    if gate.terminal is not None:
+        session.exitstatus = gate.terminal.status(int(session.exitstatus), int(pytest.ExitCode.USAGE_ERROR))
+    return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _CURRENT.pop()
     gate = gate_of(session.config)
+    asked = saving(session.config)
+    stopped = gate.cut_off and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED
+    if asked and gate.document is None and not stopped and not gate.mistakes:
+        gate.unsaved = f"{asked}: nothing was saved, for no test that measures ran; leave -k, -m and their like out"
     if gate.used:
         session.exitstatus = gate.exit_status(int(exitstatus))
     if not gate.cut_off:
@@ -690,7 +786,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
-    closing = gate.skips()
+    closing = [*gate.skips(), *([gate.unsaved] if gate.unsaved else [])]
     closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
     if gate.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
@@ -700,9 +796,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(terminal.fold(line))
     for line in github.annotate(run_decisions(list(records), gate.decisions, gate.report())):
         terminalreporter.write_line(line)
+    _write_page(gate, page)
+
+
+def _write_page(gate: Gate, page: Page) -> None:
+    """The page in the files that are not a terminal's; it is a mistake where that fails."""
     markdown.publish(markdown.render(page))
-    if config.getoption("html"):
-        write_output("--html", config.getoption("html"), html.render(page))
+    path = gate.config.getoption("html")
+    if path:
+        try:
+            write_output("--html", path, html.render(page))
+        except UserError as error:
+            gate.unwritten = str(error)
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

@@ -184,7 +184,8 @@ def name_of(key: Key) -> str:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out.
+    """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out, `open` what
+    could not be told.
 
     `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
     a comparison has to know beside expectations.toml.
@@ -201,6 +202,7 @@ class SessionRecord:
     schema: int = SCHEMA
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
@@ -539,6 +541,7 @@ def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
             skipped=fields.mapped(fields.text)("skipped", summary.get("skipped", {})),
             unfit=fields.listed(fields.text)("unfit", summary.get("unfit", [])),
             partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
+            open=fields.listed(fields.text)("open", summary.get("open", [])),
             digest=_digest(records),
             schema=newest,
             limits=fields.mapped(fields.table)("limits", summary.get("limits", {})),

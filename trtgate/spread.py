@@ -106,16 +106,20 @@ class Spread:
         key = (spec.id, batch)
         sound, disturbed = self._sound.get(key, []), self._disturbed.get(key, [])
         if self._too_many_lost():
-            if not sound and not disturbed:
-                raise WorkerError(f"no process could measure {spec.id}: {self.lost[-1]}")
             whole = [each for each in (*sound, *disturbed) if each.rounds]
-            found = joined(whole) if whole else disturbed[0]
+            found = joined(whole) if whole else (*disturbed, self._unmeasured(spec, batch))[0]
             return replace(found, disturbed=f"{len(self.lost)} processes were lost: {self.lost[-1]}")
         quiet = [each for each in sound if not self._loud(batch, each)]
         if len(quiet) >= self._wanted.get(key, 0):
             return joined(quiet)
         note = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
         return replace(found := joined(sound), warnings=(*found.warnings, f"the machine is loud: {note}"))
+
+    def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
+        """What there is of an engine that no process lived long enough to measure."""
+        bench = self._bench
+        reference, weights = bench.reference.id, bench.weights.source
+        return EngineRecord(bench.name, spec.id, batch, weights, {}, complete=False, reference=reference)
 
     def measured(self, spec: EngineSpec, batch: int) -> bool:
         """Whether there is a record of an engine that nothing speaks against."""

@@ -28,16 +28,27 @@ fi
 status=0
 "$python" -m trtgate sessions "${SESSIONS:-1}" --save gate -- --require-trained "--benchmark-storage=file://$RECORDS" "${require[@]}" "${bench[@]}" || status=$?
 if [[ $status -ne 0 && $status -ne 6 ]]; then exit "$status"; fi
-if [[ -n ${HISTORY:-} ]]; then
-    mkdir -p "$HISTORY"
+if [[ -n ${BASELINE:-} ]]; then
+    compared=0
+    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json" --markdown "$RECORDS/verdict.md" || compared=$?
+    if [[ $compared -ne 0 ]]; then status=$compared; fi
+fi
+# What was decided stands, whatever becomes of the history.
+remember() {
+    mkdir -p "$HISTORY" || return
     for session in "$RECORDS"/*/*_gate.json; do
-        cp "$session" "$HISTORY/$(date -u +%Y%m%d%H%M%S)$(basename "$session")"
+        kept=$HISTORY/$(date -u +%Y%m%d%H%M%S)$(basename "$session")
+        # Whole or not at all: half a session would be told of every night.
+        if ! { cp "$session" "$kept.part" && mv "$kept.part" "$kept"; }; then
+            rm -f "$kept.part"
+            return 1
+        fi
     done
     find "$HISTORY" -name '*_gate.json' | sort | head -n -100 | xargs -r -d '\n' rm
+}
+if [[ -n ${HISTORY:-} ]]; then
+    remember || echo "HISTORY=$HISTORY cannot be written; make room there, or name another folder" >&2
     # A trend decides nothing, and there is none on the first night.
     "$python" -m trtgate report "$HISTORY" --trend --json "$RECORDS/trend.json" --html "$RECORDS/trend.html" || true
-fi
-if [[ -n ${BASELINE:-} ]]; then
-    "$python" -m trtgate compare "$BASELINE" "$RECORDS" --json "$RECORDS/verdict.json" --markdown "$RECORDS/verdict.md"
 fi
 exit "$status"

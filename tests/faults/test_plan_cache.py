@@ -314,18 +314,6 @@ def test_files_have_the_users_umask_and_are_nobody_elses_to_write(
         assert stat.S_IMODE(path.stat().st_mode) == (folder if path.is_dir() else file), path
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no right to mount a small file system")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 @pytest.mark.fault(
     done="the disk full while a plan is built",
     said="--plan-cache: ...: No space left on device; make room, or name another folder",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trtgate.__main__ import main
+
 from .table import ROOT, Fault
 
 SCRIPTS = ROOT / ".github" / "scripts"
@@ -56,6 +58,49 @@ def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+GATE = """#!/bin/bash
+case "$3" in
+    sessions) mkdir -p records/Linux; head -c 9000 /dev/zero > records/Linux/0001_gate.json;;
+    compare) echo compared; exit {status};;
+esac
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1, 6])
+@pytest.mark.parametrize("where", ["full", "missing"])
+@pytest.mark.fault(
+    done="the folder of all nights' sessions full, or not writable",
+    said="HISTORY=... cannot be written; make room there, or name another folder",
+    status="0 or 1 or 6",
+    kept="the comparison, whose status it is, and every whole session",
+)
+def test_a_history_that_cannot_be_written(
+    where: str, status: int, fault: Fault, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    python, baseline = tmp_path / "python", tmp_path / "baseline"
+    python.write_text(GATE.format(status=status))
+    python.chmod(0o755)
+    baseline.mkdir()
+    history = request.getfixturevalue("full_disk") if where == "full" else Path("/proc/history")
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", str(SCRIPTS / "gate.sh")],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHON": str(python),
+            "RECORDS": "records",
+            "BASELINE": "baseline",
+            "HISTORY": str(history),
+        },
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    fault.check(done.returncode, done.stderr)
+    assert (done.returncode, done.stdout) == (status, "compared\n")
+    assert not list(history.glob("*gate*")) if where == "full" else True
+
+
 @pytest.mark.fault(
     done="a version that is an option, or a shell's command, in the workflow that races two versions",
     said="OLD=... is no package with its version; give NAME==VERSION",
@@ -69,6 +114,30 @@ def test_a_version_that_is_none(package: str, fault: Fault, tmp_path: Path) -> N
     status, said, given = run("upgrade.sh", tmp_path, OLD=package, NEW="onnxruntime==1.0", ENVS=str(tmp_path / "envs"))
     fault.check(status, said)
     assert not given
+
+
+@pytest.mark.fault(
+    done="a runner of `gpu-gate` that sent no records, or none that did",
+    said="records-t4: INVALID (no_records): no session was recorded",
+    status="7",
+    kept="the other runners' rows",
+)
+def test_a_runner_that_sent_nothing(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    from tests.workflows import fill
+
+    monkeypatch.chdir(tmp_path)
+    job = yaml.safe_load((ROOT / ".github/workflows/gpu-gate.yml").read_text())["jobs"]["fleet"]
+    names = {"vars.TRTGATE_RUNNERS": '["t4", "l4 of mine; touch ran"]'}
+    for step in job["steps"]:
+        if "run" in step and "make env" not in step["run"] and "trtgate" not in step["run"]:
+            given = {name: fill(str(value), names) for name, value in step["env"].items()}
+            subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env={**os.environ, **given}, check=True)
+    status = main(["report", "fleet"])
+    fault.check(status, capsys.readouterr().out)
+    assert [path.name for path in sorted(Path("fleet").iterdir())] == ["records-l4 of mine; touch ran", "records-t4"]
 
 
 def test_what_waits_for_a_runner_is_not_replaced() -> None:

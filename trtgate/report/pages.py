@@ -25,6 +25,7 @@ from trtgate.report.words import (
     fidelity_text,
     floor_cell,
     floors_cell,
+    floors_met,
     latency_cell,
     metric_words,
     moved_cell,
@@ -166,6 +167,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
     advice = NEXT[found.verdict]
     if found.reason is Reason.MISSING:
         advice = "install what is missing, or add it to acknowledged_missing in expectations.toml"
+    if found.reason is Reason.NO_RECORDS:
+        advice = "mend what kept it from being measured, then measure again"
     return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 
@@ -466,7 +469,7 @@ def missing_notes(report: Report) -> list[str]:
     """What the new side lacks, by reason: eighteen engines of a runtime that is gone are one line."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for key, decision in report.missing.items():
-        groups.setdefault((decision.verdict in GOOD, decision.message), []).append(name_of(key))
+        groups.setdefault((decision.reason is not Reason.MISSING, decision.message), []).append(name_of(key))
     lines = []
     for (fine, why), names in groups.items():
         shown = ", ".join(names[:MISSING_SHOWN]) + (
@@ -587,7 +590,7 @@ def fleet_page(fleet: Fleet) -> Page:
             time_cell(row.latency),
             number_cell(row.speedup, ".2f"),
             "" if row.change is None else Cell(change_text(math.log(row.change)), value=row.change),
-            row.decision.verdict,
+            row.decision.verdict if row.runner in fleet.compared else floors_met(row.decision.verdict),
         )
         for row in fleet.rows
     )
@@ -599,5 +602,10 @@ def fleet_page(fleet: Fleet) -> Page:
     bad += [f"{name}: {decision}" for name, decision in fleet.problems.items()]
     named = [(f"{row.runner} {name_of(row.key)}", row.decision) for row in fleet.rows] + [*fleet.problems.items()]
     counts = counted(decision.verdict for _, decision in named)
-    headline = _headline(f"{len(fleet.stacks)} runners: {counts or 'nothing was decided'}", named)
+    runners_ = f"{len(fleet.stacks)} runner{'s' * (len(fleet.stacks) != 1)}"
+    headline = _headline(f"{runners_}: {counts or 'nothing was decided'}", named)
+    if not fleet.compared:
+        floors = "floors met" if named and not bad else counts or "nothing was decided"
+        found = _headline(f"{runners_}: {floors}; no runner has a comparison, so no upgrade was judged", named)
+        headline = found if bad else replace(found, why="", next="promote a baseline, and compare with it (BASELINE)")
     return Page("the fleet", headline, (Section("", (runners, Table(columns, rows), Notes(tuple(bad)))),))

@@ -111,7 +111,11 @@ def floors_cell(record: EngineRecord) -> Cell:
     """What a run without a baseline can say: whether its floors are met. No upgrade is judged by that."""
     if not record.decisions:
         return Cell("")
-    verdict = worst(record.decisions).verdict
+    return floors_met(worst(record.decisions).verdict)
+
+
+def floors_met(verdict: Verdict) -> Cell:
+    """The verdict on floors, without a baseline."""
     return Cell("floors met", Verdict.PASS) if verdict in GOOD else Cell(verdict.value, verdict)
 
 

@@ -103,7 +103,8 @@ def decide_paired(
 
     With d_r = log(new_r / old_r), L and U the bounds of its median: REGRESSED iff L > 0 and the median is beyond
     log(1 + delta); IMPROVED is its mirror; PASS iff U < log(1 + delta). A difference below `absolute_floor` seconds is
-    never a regression, and passes when its upper bound is below it. Else INCONCLUSIVE.
+    never a regression, and passes when its upper bound is below it, unless it is more than EXCUSED times delta. Else
+    INCONCLUSIVE.
 
     Raises ValueError for arms of different lengths, and for NaN, zero or negative times.
     """
@@ -130,6 +131,10 @@ def sign_test(changes: Floats) -> float:
     return fair * sum(math.comb(changes.size, k) for k in range(int(np.sum(changes <= 0)) + 1))
 
 
+# So many times delta is the most that an absolute floor excuses.
+EXCUSED = 2.0
+
+
 @dataclass(frozen=True)
 class Bounds:
     """An estimate with the bounds of its interval."""
@@ -153,13 +158,17 @@ def decide_by_bounds(
         "high": math.exp(change.high),
     }
     text = f"{words.interval(change)}{of}"
-    if change.low > 0 and change.estimate > limit and absolute.estimate > absolute_floor:
+    # A floor in microseconds is for what a clock cannot tell, and hides nothing that is much more than delta. Those of
+    # other units are by what two processes differ, however much that is of a small one.
+    small = math.log1p(EXCUSED * delta) if words.unit == SLOWER.unit else math.inf
+    counts = absolute.estimate > absolute_floor or change.estimate > small
+    if change.low > 0 and change.estimate > limit and counts:
         return Decision(Verdict.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)
     if change.high < 0 and change.estimate < -limit and -absolute.estimate > absolute_floor:
         return Decision(Verdict.IMPROVED, Reason.FASTER, f"{words.better}: {text}, delta is {delta:.1%}", **ratio)
     if change.high < limit:
         return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)
-    if absolute.high < absolute_floor:
+    if absolute.high < absolute_floor and change.high < small:
         message = f"{text}, at most {words.amount(absolute.high)} and below the absolute floor"
         return Decision(Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
     message = f"{text} neither excludes {delta:.1%} nor shows it"
