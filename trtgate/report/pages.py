@@ -57,6 +57,12 @@ NEXT = {
     Verdict.PASS: "the upgrade may go on",
     Verdict.IMPROVED: "the upgrade may go on; save a new baseline",
 }
+# Where the reason says more than the verdict does.
+ADVICE = {
+    Reason.MISSING: "install what is missing, or add it to acknowledged_missing in expectations.toml",
+    Reason.NOT_COMPARABLE: "measure both sides alike: what differs is named above",
+    Reason.NO_RECORDS: "mend what kept it from being measured, then measure again",
+}
 
 
 # A run.
@@ -164,11 +170,7 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
             f" (each bound holds with 99.5 %; of whole gates in which nothing changed at most {FAMILY_ALPHA:.0%} say "
             "REGRESSED)"
         )
-    advice = NEXT[found.verdict]
-    if found.reason is Reason.MISSING:
-        advice = "install what is missing, or add it to acknowledged_missing in expectations.toml"
-    if found.reason is Reason.NO_RECORDS:
-        advice = "mend what kept it from being measured, then measure again"
+    advice = ADVICE.get(found.reason, NEXT[found.verdict])
     return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 
