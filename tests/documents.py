@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,9 @@ def main() -> None:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         (clone / ".venv").symlink_to(ROOT / ".venv")
+        if (ROOT / ".trtgate").is_dir():
+            # Building plans anew shows nothing of the documents.
+            shutil.copytree(ROOT / ".trtgate", clone / ".trtgate", symlinks=True)
         environment = {
             **os.environ,
             "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
