@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+# pytester drops what a run in this process imported first, and compiled modules cannot be loaded twice.
+import onnxruntime  # noqa: F401
+import otava.analysis  # noqa: F401
 import pytest
 import torch
 
