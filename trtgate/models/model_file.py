@@ -5,6 +5,7 @@ One model file at one shape of its inputs is one model of a run: several shapes 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
 from trtgate.errors import UserError
@@ -177,6 +180,10 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
     """One model for each shape; `table` is what a TOML file in `folder` says of it."""
     name = re.sub(r"\s+", "_", str(table.get("name", path.name)))
     constants = dict(table.get("inputs", {}))
+    for each, value in constants.items():
+        with contextlib.suppress(ValueError, TypeError, OverflowError):  # no numbers: `describe` says so
+            if not np.isfinite(np.asarray(value, np.float64)).all():
+                raise UserError(f"{folder / '[inputs]'}: {each} must be finite")
     found = []
     for shape in shapes or [_shape_of(path, table, constants)]:
         file = describe(path, shape, constants)
@@ -319,6 +326,8 @@ def _checked(where: Path, name: str, value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
         raise UserError(f"{where}: {name} must be a number, or a list of numbers")
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{where}: {name} must be finite")
     if name == "size" and (len(numbers) != 2 or not all(isinstance(each, int) and each > 0 for each in numbers)):
         raise UserError(f"{where}: size must be height and width, as [640, 640]")
     if name in {"scale", "std"} and 0 in numbers:

@@ -16,7 +16,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
@@ -103,11 +103,12 @@ EXACT_DB = 60.0
 
 @dataclass(frozen=True)
 class Scores:
-    """What a comparison found: on `n` samples, whether all is finite that is finite in the reference, the scores, and
-    for people what the worst samples are. `same` says that nothing differs in a bit.
+    """What a comparison found: on `n` samples the scores, and for people what the worst samples are. `same` says that
+    nothing differs in a bit.
 
-    `spoilt` names the outputs that hold NaN or infinity where the reference does not. `kept` is what a later comparison
-    needs, as JSON values, `doubt` what makes the samples tell little.
+    `spoilt` names the outputs that hold NaN or infinity elsewhere than the reference does; `unmeasured` has a sentence
+    for each thing of which nothing could be compared. `kept` is what a later comparison needs, as JSON values, `doubt`
+    what makes the samples tell little.
     """
 
     n: int
@@ -117,6 +118,7 @@ class Scores:
     examples: tuple[str, ...] = ()
     kept: Mapping[str, Any] | None = None
     doubt: str = ""
+    unmeasured: tuple[str, ...] = ()
 
     def decide(self, expectation: Expectation, metric: str) -> list[Decision]:
         """One decision: the worst of its scores', which names the output, or that all reach their floors."""
@@ -124,9 +126,13 @@ class Scores:
 
     def _decision(self, expectation: Expectation) -> Decision:
         if self.spoilt:
-            message = f"{', '.join(self.spoilt)}: NaN or infinity where the reference has none"
+            message = f"{', '.join(self.spoilt)}: NaN or infinity elsewhere than in the reference's"
             return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
         decided = [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        decided += [
+            Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
+            for each in self.unmeasured
+        ]
         if not decided:
             return Decision(Verdict.PASS, Reason.NO_FLOOR, self.text)
         found = worst(decided)
@@ -178,16 +184,20 @@ def require_paired(reference: Outputs, got: Outputs) -> None:
 
 
 def spoilt_outputs(reference: Outputs, got: Outputs) -> tuple[str, ...]:
-    """The outputs that are not finite where the reference is."""
+    """The outputs in which NaN and infinity do not stand where they stand in the reference's, with the same sign."""
     return tuple(
         name for name in reference[0] if any(_spoilt(a[name], b[name]) for a, b in zip(reference, got, strict=True))
     )
 
 
 def _spoilt(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> bool:
-    if got.dtype.kind != "f" or bool(np.isfinite(got).all()):
+    if got.dtype.kind != "f" or reference.dtype.kind != "f":
         return False
-    return reference.shape != got.shape or bool(np.any(~np.isfinite(got) & np.isfinite(reference)))
+    if reference.shape == got.shape:
+        return bool(elsewhere(reference, got).any())
+    # Of another length: nothing stands where it stood, and what is no number there at all is new.
+    kinds = (np.isnan, np.isposinf, np.isneginf)
+    return any(bool(is_kind(got).any()) and not bool(is_kind(reference).any()) for is_kind in kinds)
 
 
 Metric = Callable[[Outputs, Outputs], Any]
