@@ -8,11 +8,15 @@ from typing import Any
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import Score
-from trtgate.tasks.tensors import ENOUGH_DB, LOST_DB, lost_slices
+from trtgate.tasks.base import SAME_SHAPE, Score
+from trtgate.tasks.slices import ENOUGH_DB, lost_slices
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
+# Of signal to noise, as what is lost of it between two stacks: less is another rounding.
+LOST_DB = 3.0
+# Shares that are given only where they are not 1.
+UNSAID = (SAME_SHAPE, "boxes found again")
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -62,7 +66,13 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     before, after = scores_in(old), scores_in(new)
-    decided = [_lost(score, after.get(key), expectation) for key, score in before.items()]
+    for one, other in ((before, after), (after, before)):
+        one |= {
+            key: replace(other[key], value=1.0, low=1.0, high=1.0)
+            for key in other.keys() - one.keys()
+            if key[0] in UNSAID
+        }
+    decided = [_lost(score, after.get(key), expectation) for key, score in sorted(before.items())]
     if all("powers" in side for side in kept):
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:

@@ -16,6 +16,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
+from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -97,8 +98,8 @@ class Score:
 
 
 EXAMPLES_SHOWN = 10
-# From this floor on an engine is to compute what the reference computes, whatever it is given.
-EXACT_DB = 60.0
+# The score of an output whose length depends on the data; it is 1 where it is not given.
+SAME_SHAPE = "share of answers of the same shape"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ class Scores:
         if self.spoilt:
             message = f"{', '.join(self.spoilt)}: NaN or infinity elsewhere than in the reference's"
             return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
-        decided = [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        # First what names the place.
+        decided = self._slices(expectation.number("sqnr_db"))
+        decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
         decided += [
             Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
             for each in self.unmeasured
@@ -136,13 +139,26 @@ class Scores:
         if not decided:
             return Decision(Verdict.PASS, Reason.NO_FLOOR, self.text)
         found = worst(decided)
-        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < EXACT_DB:
+        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
             # On noise a detector finds nothing, and a narrow type rounds nothing badly.
             found = replace(found, verdict=Verdict.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
             return replace(found, message=f"{found.message}; but {self.doubt}")
         if found.verdict is not Verdict.PASS:
             return found
         return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
+
+    def _slices(self, floor_db: float) -> list[Decision]:
+        """What is wrong with slices of the outputs that are compared by value."""
+        kept, found = (self.kept or {}).get("powers", {}), []
+        for name in dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE):
+            certain, perhaps = spoilt_slices(name, kept[name], floor_db) if name in kept else ([], [])
+            if certain:
+                message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
+                found.append(Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, message))
+            elif perhaps:
+                message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
+                found.append(Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
+        return found
 
     @property
     def worst_samples(self) -> str:
@@ -173,6 +189,10 @@ class Scores:
             "scores": [score.to_json() for score in self.scores],
             **({"kept": dict(self.kept)} if self.kept else {}),
         }
+
+
+# Scores of outputs that are compared element by element.
+BY_VALUE = frozenset({"cosine", "equal elements"})
 
 
 def require_paired(reference: Outputs, got: Outputs) -> None:
