@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from trtgate.errors import UserError
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.samples import Unlabelled
-from trtgate.tasks.against import decide_scores
-from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.against import decide_scores, scores_in
+from trtgate.tasks.base import Outputs, Task, load_function
+from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.decision import Decision, Reason, Verdict
 
@@ -178,3 +183,126 @@ def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
         other[seed]["y"][2 * seed] = 0.5
         assert judged(task, reference, other, NARROW).verdict is Verdict.PASS
         assert judged(task, reference, rounded(reference), EXACT).verdict is Verdict.PASS
+
+
+# Detectors.
+
+
+def found_boxes(n: int = 5, score: float = 0.9) -> dict[str, Any]:
+    corner = RANDOM.uniform(0, 100, (n, 2))
+    return {
+        "b": np.concatenate([corner, corner + 30], 1).astype(np.float32),
+        "s": np.full(n, score, np.float32),
+        "l": np.arange(n),
+        "mask": RANDOM.standard_normal((n, 28, 28)).astype(np.float32),
+    }
+
+
+DETECTION = Detection(from_outputs("b", "s", "l", "xyxy"))
+
+
+def by(function: Any) -> Detection:
+    return Detection(from_function(function))
+
+
+def test_nothing_above_the_threshold_tells_nothing() -> None:
+    few = [found_boxes(score=0.3) for _ in range(60)]
+    decision = judged(DETECTION, few, [found_boxes(score=0.01) for _ in range(60)], NARROW)
+    assert decision.verdict is not Verdict.PASS
+    decision = judged(DETECTION, few, few)
+    assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    assert "threshold 0.5" in decision.message
+
+
+def test_outputs_that_a_detector_does_not_read_are_compared_by_value() -> None:
+    sound = [found_boxes() for _ in range(60)]
+    own = by(lambda outputs: (outputs["b"], outputs["s"], outputs["l"]))
+    for task in (DETECTION, own):
+        assert judged(task, sound, rounded(sound)).verdict is Verdict.PASS
+        for bad in ([{**row, "mask": row["mask"] * -7} for row in sound], changed(sound, np.s_[:, 3], 0, "mask")):
+            decision = judged(task, sound, bad)
+            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
+            decision = against(task, sound, rounded(sound), bad)
+            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
+    whole = by(lambda outputs: [dict(outputs.items())[name] for name in "bsl"])
+    assert judged(whole, sound, [{**row, "mask": row["mask"] * -7} for row in sound]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda row: (row["b"], row["s"][:3], row["l"]), r"\[5, 4\], \[3\], \[5\]"),
+        (lambda row: (row["b"].T, row["s"], row["l"]), r"\[4, 5\], \[5\], \[5\]"),
+        (lambda row: (row["b"], row["s"] * np.nan, row["l"]), "NaN or infinite"),
+        (lambda row: (row["b"] * np.inf, row["s"], row["l"]), "NaN or infinite"),
+        (lambda row: sys.exit(0), "SystemExit"),
+    ],
+)
+def test_a_decode_that_gives_no_detections_is_told(function: Any, said: str) -> None:
+    sound = [found_boxes() for _ in range(4)]
+    with pytest.raises(UserError, match=said):
+        judged(by(function), sound, sound)
+
+
+def test_a_decode_that_fails_on_the_engines_answers_alone_spoils_them() -> None:
+    sound = [found_boxes() for _ in range(4)]
+    task = by(lambda row: (row["b"], np.sqrt(row["s"]), row["l"]))
+    with np.errstate(invalid="ignore"):
+        assert judged(task, sound, changed(sound, 0, -1.0, "s")).reason is Reason.NOT_FINITE
+
+
+def test_outputs_of_other_shapes_than_boxes_and_scores_are_told() -> None:
+    row = {"b": np.ones((5, 5), np.float32), "s": np.ones(5, np.float32), "l": np.arange(5), "t": np.ones((4, 5))}
+    for boxes, scores, said in (("b", "s", r"b is of \[5, 5\]"), ("t", "s", r"\[4, 5\], not \[n,4\]")):
+        with pytest.raises(UserError, match=said):
+            from_outputs(boxes, scores, "l", "xyxy")(row)
+    with pytest.raises(UserError, match="not of as many boxes"):
+        from_outputs("x", "s", "l", "xyxy")({**row, "x": np.ones((3, 4))})
+
+
+def test_annotations_of_other_photos_are_told() -> None:
+    sound = [found_boxes() for _ in range(4)]
+    with pytest.raises(UserError, match=r"none of the samples, such as 0, is in them \(they have other\.jpg\)"):
+        judged(replace(DETECTION, truth={"other.jpg": EMPTY}), sound, sound)
+
+
+def test_boxes_found_again_need_not_have_been_missed_before() -> None:
+    sure, unsure = ([found_boxes(score=score) for _ in range(60)] for score in (0.9, 0.1))
+    assert against(DETECTION, unsure, sure, unsure).verdict is Verdict.PASS
+    assert against(DETECTION, unsure, unsure, sure).verdict is Verdict.REGRESSED
+
+
+# The user's own code.
+
+
+def test_a_metric_that_is_no_number_is_told_and_infinity_keeps_its_sign() -> None:
+    reference = rows(4)
+    with pytest.raises(UserError, match="gives NaN for metric"):
+        judged(TensorsTask(lambda a, b: float("nan")), reference, reference)
+    with pytest.raises(UserError, match="SystemExit"):
+        judged(TensorsTask(lambda a, b: sys.exit(0)), reference, reference)
+    best, worst = (TensorsTask(lambda a, b, each=each: each) for each in (np.inf, -np.inf))
+    wanted = Expectation({**EXACT.values, "metric": 0.5})
+    assert judged(best, reference, reference, wanted).verdict is Verdict.PASS
+    assert judged(worst, reference, reference, wanted).verdict is Verdict.REGRESSED
+    samples: Any = Some(len(reference))
+    for task, value in ((best, np.inf), (worst, -np.inf)):
+        summary = json.loads(json.dumps(task.summary(task.compare(reference, reference, samples)), allow_nan=False))
+        assert scores_in(summary)["metric", ""].value == value
+
+
+def test_each_folder_has_its_own_modules(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 0.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.py").write_text(
+            "def score(*_):\n    from helping import other\n    return now() + other()\n\nfrom helping import now\n"
+        )
+        (tmp_path / name / "helping.py").write_text(f"def now():\n    return {value}\n\nother = now\n")
+        (tmp_path / name / "statistics.py").write_text(f"def score(*_):\n    return {value}\n")
+    for module, factor in (("metrics", 2), ("statistics", 1)):
+        scores = [load_function(f"{module}:score", tmp_path / name, name) for name in "ab"]
+        assert [score() for score in (*scores, *scores)] == [factor, 0.0] * 2
+    assert "helping" not in sys.modules
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match="leaving:score cannot be imported"):
+        load_function("leaving:score", tmp_path, "x")

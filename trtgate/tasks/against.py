@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import SAME_SHAPE, Score
+from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.slices import ENOUGH_DB, lost_slices
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -24,7 +25,10 @@ NOISE_DB = 6.0
 def scores_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
     """The scores of a summary by name and output. Raises one of `fields.DAMAGED` for what no session writes."""
     found = {}
-    number = fields.optional(fields.number)
+
+    def number(name: str, value: Any) -> float | None:
+        return -math.inf if value == LEAST else fields.optional(fields.number)(name, value)
+
     for each in fields.items("scores", summary["scores"]):
         value = number("value", each["value"])
         score = Score(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -50,7 +54,8 @@ class Score:
     """One number on how alike the answers are; more is better.
 
     `key` is the floor's in the expectations, "" where there is none; `of` the output that it is about, "" for all.
-    `low` and `high` are one-sided 95 % bounds where the number is one of a sample.
+    `low` and `high` are one-sided 95 % bounds where the number is one of a sample; `floor` holds where the expectations
+    have none.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Score:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
 
     @property
     def label(self) -> str:
@@ -68,7 +74,7 @@ class Score:
     def text(self, value: float) -> str:
         """A value of this score as people write it."""
         if not np.isfinite(value):
-            return "exact"
+            return "exact" if value > 0 else str(value)
         if self.unit == "%":
             return f"{value:.1%}"
         return f"{value:.1f} {self.unit}" if self.unit else f"{value:.4f}"
@@ -76,6 +82,7 @@ class Score:
     def decide(self, expectation: Expectation) -> Decision | None:
         """Against its floor: PASS iff the lower bound reaches it, REGRESSED iff the upper one does not."""
         floor = expectation[self.key] if self.key else None
+        floor = self.floor if floor is None else floor
         if floor is None:
             return None
         low = self.value if self.low is None else self.low
@@ -89,14 +96,16 @@ class Score:
         return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, which know no infinity."""
+        """As JSON values, which know no infinity: null for more than any number, "-inf" for less."""
         values = asdict(self)
+        del values["floor"]
         for name in ("value", "low", "high"):
             if values[name] is not None and not np.isfinite(values[name]):
-                values[name] = None
+                values[name] = None if values[name] > 0 else LEAST
         return values
 
 
+LEAST = "-inf"
 EXAMPLES_SHOWN = 10
 # The score of an output whose length depends on the data; it is 1 where it is not given.
 SAME_SHAPE = "share of answers of the same shape"
@@ -223,6 +232,60 @@ def _spoilt(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> bool:
 Metric = Callable[[Outputs, Outputs], Any]
 
 
+# What was imported from beside which file: two folders may have modules of one name.
+_beside: dict[Path, dict[str, ModuleType]] = {}
+
+
+@contextlib.contextmanager
+def modules_beside(folder: Path) -> Iterator[None]:
+    """While a user's code runs: what it imports is looked for in its own folder first, and is nobody else's."""
+    folder = folder.resolve()
+    own = _beside.setdefault(folder, {})
+
+    def here(name: str) -> bool:
+        top = name.partition(".")[0]
+        if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+            return False
+        return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+    hidden = {name: module for name, module in sys.modules.items() if here(name)}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules.update(own)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+        own.update({name: module for name, module in sys.modules.items() if here(name)})
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def _module(name: str, folder: Path) -> ModuleType:
+    """The module of that name, the one in the folder first, whatever else is called so."""
+    for path in (folder.resolve() / f"{name}.py", folder.resolve() / name / "__init__.py"):
+        if "." not in name and path.is_file():
+            unique = f"trtgate_own_{hashlib.sha256(f'{path} {path.stat().st_mtime_ns}'.encode()).hexdigest()[:16]}"
+            if unique in sys.modules:
+                return sys.modules[unique]
+            inside = [str(path.parent)] if path.name == "__init__.py" else None
+            spec = importlib.util.spec_from_file_location(unique, path, submodule_search_locations=inside)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[unique] = made = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(made)
+            except BaseException:
+                del sys.modules[unique]
+                raise
+            return made
+    return importlib.import_module(name)
+
+
 def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
     """The function that `module:function` names; the module is looked for beside the file that names it first.
 
@@ -231,18 +294,20 @@ def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     if not module or not name:
         raise UserError(f"{where}: {text} names no function; write module:function")
-    sys.path.insert(0, str(folder.resolve()))
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's own code raises
+        with modules_beside(folder):
+            found = getattr(_module(module, folder), name)
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{where}: {text} cannot be imported ({said})") from error
-    finally:
-        sys.path.pop(0)
     if not callable(found):
         raise UserError(f"{where}: {text} is no function")
-    function: Callable[..., Any] = found
-    return function
+
+    def call(*arguments: Any) -> Any:
+        with modules_beside(folder):
+            return found(*arguments)
+
+    return call
 
 
 def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[Score]:
@@ -252,7 +317,11 @@ def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[
     try:
         found = metric(reference, got)
         values = found if isinstance(found, Mapping) else {"metric": found}
-        return [Score(str(name), "", float(value), "metric") for name, value in values.items()]
-    except Exception as error:  # whatever the user's own code raises
+        scores = [Score(str(name), "", float(value), "metric") for name, value in values.items()]
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the model's own metric failed ({said})") from error
+    for score in scores:
+        if np.isnan(score.value):
+            raise UserError(f"the model's own metric gives NaN for {score.name}; it must give a number")
+    return scores

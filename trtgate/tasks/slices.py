@@ -69,7 +69,7 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
             heard = one > 0
             deaf = two > UNEQUAL if integers else two * ratio(DEAF_DB) > one
             for index, more in enumerate((one, two, heard, heard & deaf)):
-                kept[index] = kept[index] + more
+                kept[index] += np.asarray(more, np.float64)
     share = n / len(pairs)
     found = {
         "axes": [_pack(each * share) for kept in axes for each in kept[:2]],
