@@ -64,6 +64,27 @@ PREPARED = "[preprocessing]\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
         ("[inputs]\nx = nan", r"\[inputs\]: x must be finite"),
         ("[preprocessing]\nmean = [nan, 0, 0]", "mean must be finite"),
         ("[preprocessing]\nstd = inf", "std must be finite"),
+        ("[preprocessing]\nmean = [1, 2]", "mean must be one number, or 3"),
+        ("[preprocessing]\ncolour = 'GREY'\nstd = [1, 2, 3]", "std must be one number, or 1"),
+        ("[preprocessing]\nscale = [255, 255]", "scale must be one number"),
+        ("[preprocessing]\npad = 300", "pad must lie between 0 and 255"),
+        ("[preprocessing]\npad = -1", "pad must lie between 0 and 255"),
+        ("[preprocessing]\npad = [1, 2]", "pad must be one number"),
+        ("[preprocessing]\nresize = [256]", "resize must be one number"),
+        ("[preprocessing]\nresize = 1e9", "resize must be a whole number"),
+        ("[preprocessing]\nresize = -7", "resize must be a whole number"),
+        (
+            "task = 'segmentation'\n[segmentation]\noutput = 'map'\nthreshold = 'abc'",
+            "threshold must be a finite number",
+        ),
+        ("task = 'detection'\n[detection]\nthreshold = [0.5]", "threshold must be a finite number"),
+        ("task = 'detection'\n[detection]\nthreshold = nan", "threshold must be a finite number"),
+        ("task = 'detection'\n[detection]\nannotations = 3", "annotations must be the name of a file"),
+        ("task = 'detection'\n[detection]\nboxes = 'map'\nscores = 'map'", r"boxes = map is of .*, not \[n,4\]"),
+        (
+            "task = 'classification'\n[classification]\noutput = 'map'\nclasses = ['a']",
+            "classes names 1, and map has 64",
+        ),
         ("[limits]\nagrement = 0.9", "key agrement in .limits. is unknown; did you mean agreement"),
         ("shapes = 'x=1x3x8x8'", "shapes must be a list"),
         ("shapes = ['x=1x3']", "give 4 axes"),
@@ -264,7 +285,8 @@ def test_a_segmenter(tmp_path: Path) -> None:
     with Workbench("mine", settings) as bench:
         samples = bench.samples("evaluation")
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
-        assert [score.name for score in found.scores] == ["equal pixels", "mean IoU"]
+        assert [score.name for score in found.scores][:2] == ["equal pixels", "mean IoU"]
+        assert {score.of for score in found.scores} == {"boxes", "map"}
         [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         assert decision.verdict is Verdict.PASS, decision
 

@@ -18,6 +18,7 @@ from trtgate.samples import Unlabelled
 from trtgate.tasks.against import decide_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
 from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.decision import Decision, Reason, Verdict
 
@@ -306,3 +307,52 @@ def test_each_folder_has_its_own_modules(tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     with pytest.raises(UserError, match="leaving:score cannot be imported"):
         load_function("leaving:score", tmp_path, "x")
+
+
+# Segmenters.
+
+
+def areas(*shape: int, count: int = 40) -> list[dict[str, Any]]:
+    """A rectangle of two hundredths on a background, the rest of the axes of one."""
+    found = []
+    for _ in range(count):
+        array = np.full(shape, 0.01, np.float32)
+        y, x = RANDOM.integers(0, 54, 2)
+        array[..., y : y + 8, x : x + 10] = 0.9
+        found.append({"m": array})
+    return found
+
+
+def test_a_segmenter_that_finds_nothing_does_not_pass() -> None:
+    reference = areas(1, 64, 64)
+    for expectation in (EXACT, NARROW):
+        assert judged(Segmentation("m"), reference, rounded(reference), expectation).verdict is Verdict.PASS
+        decision = judged(Segmentation("m"), reference, changed(reference, np.s_[:], 0.01, "m"), NARROW)
+        assert (decision.verdict, "mean IoU" in decision.message) == (Verdict.REGRESSED, True)
+    # A pixel of a class that hardly is there is no half of the overlap.
+    flat = changed(reference, np.s_[:], 0.01, "m")
+    assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(("shape", "stays"), [((5, 8, 8), False), ((1, 5, 8, 8), True), ((4, 8, 8, 8), False)])
+def test_batches_that_stay_and_volumes_have_classes(shape: tuple[int, ...], stays: bool) -> None:
+    task, reference = Segmentation("m", stays=stays), rows(*shape, name="m")
+    assert task.classes(reference[0]["m"]).size == reference[0]["m"].size // shape[int(stays)]
+    assert judged(task, reference, rounded(reference)).verdict is Verdict.PASS
+    assert judged(task, reference, rows(*shape, name="m")).verdict is Verdict.REGRESSED
+
+
+def test_another_size_is_a_regression_that_is_told() -> None:
+    reference = areas(1, 64, 64)
+    found = Segmentation("m").compare(reference, areas(1, 32, 32, count=40), Some(40))  # type: ignore[arg-type]
+    [decision] = Segmentation("m").decide(found, EXACT)
+    assert decision.verdict is Verdict.REGRESSED
+    assert "0: (1, 64, 64) became (1, 32, 32)" in found.worst_samples
+
+
+def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
+    reference = [{**row, "edges": RANDOM.standard_normal((6, 4)).astype(np.float32)} for row in areas(1, 64, 64)]
+    assert judged(Segmentation("m"), reference, rounded(reference)).verdict is Verdict.PASS
+    bad = changed(reference, np.s_[3], 0, "edges")
+    for decision in (judged(Segmentation("m"), reference, bad), against(Segmentation("m"), reference, reference, bad)):
+        assert (decision.verdict, "edges, 3 along axis 0" in decision.message) == (Verdict.REGRESSED, True)

@@ -24,7 +24,7 @@ from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.samples import ArrayFolder, Samples, Seeded
-from trtgate.signature import TensorSpec
+from trtgate.signature import BATCH, TensorSpec
 from trtgate.tasks.base import Task, load_function
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, from_function, from_outputs, read_coco
@@ -302,6 +302,10 @@ def _recipe(
     values = {"size": _size(chosen[0], str(how.get("layout", "NCHW"))), **how}
     for name, value in values.items():
         values[name] = _checked(where, name, value)
+    channels = 1 if values.get("colour") == "GREY" else 3
+    for name in ("mean", "std"):
+        if len(values.get(name, (0,))) not in (1, channels):
+            raise UserError(f"{where}: {name} must be one number, or {channels} for as many channels")
     return Recipe(**values), chosen[0].name
 
 
@@ -310,6 +314,7 @@ def _size(each: TensorSpec, layout: str) -> list[int]:
     return list(axes[1:3] if layout == "NHWC" else axes[2:4])
 
 
+LONGEST_SIDE = 16384
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "fit": ("stretch", "crop", "pad"),
     "colour": ("RGB", "BGR", "GREY"),
@@ -330,6 +335,14 @@ def _checked(where: Path, name: str, value: Any) -> Any:
         raise UserError(f"{where}: {name} must be finite")
     if name == "size" and (len(numbers) != 2 or not all(isinstance(each, int) and each > 0 for each in numbers)):
         raise UserError(f"{where}: size must be height and width, as [640, 640]")
+    if name in {"scale", "pad", "resize"} and isinstance(value, list):
+        raise UserError(f"{where}: {name} must be one number")
+    if name == "pad" and not 0 <= value <= 255:
+        raise UserError(f"{where}: pad must lie between 0 and 255")
+    if name == "resize" and not (isinstance(value, int) and 1 <= value <= LONGEST_SIDE):
+        raise UserError(f"{where}: resize must be a whole number of pixels up to {LONGEST_SIDE}")
+    if name == "size" and max(numbers) > LONGEST_SIDE:
+        raise UserError(f"{where}: size must be of at most {LONGEST_SIDE} pixels a side")
     if name in {"scale", "std"} and 0 in numbers:
         raise UserError(f"{where}: {name} must not be 0")
     return tuple(numbers) if name in {"size", "mean", "std"} else value
@@ -348,28 +361,65 @@ def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
             raise UserError(f'{where}: write {key} = "OUTPUT", one of {", ".join(outputs)}')
         return str(chosen)
 
+    def threshold() -> float:
+        value = section.pop("threshold", 0.5)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{where}: threshold must be a finite number")
+        return float(value)
+
     metric = section.pop("metric", None)
     own = load_function(str(metric), folder, where) if metric else None
     made: Task
     if name == "classification":
-        made = Classification(output("output"), _classes(section.pop("classes", None), folder, where))
+        chosen, names = output("output"), _classes(section.pop("classes", None), folder, where)
+        axes = next(each.at(1) for each in file.signature.outputs if each.name == chosen)
+        if -1 in axes or math.prod(axes) < 2:
+            raise UserError(f"{where}: {chosen} of {list(axes)} is no answer of two classes or more; name another task")
+        if names and len(names) != math.prod(axes):
+            raise UserError(f"{where}: classes names {len(names)}, and {chosen} has {math.prod(axes)}")
+        made = Classification(chosen, names)
     elif name == "segmentation":
-        made = Segmentation(output("output"), float(section.pop("threshold", 0.5)), own)
+        chosen = output("output")
+        made = Segmentation(chosen, threshold(), own, _stays(file, [chosen]))
     elif name == "detection":
-        threshold, truth = float(section.pop("threshold", 0.5)), section.pop("annotations", None)
+        least, truth = threshold(), section.pop("annotations", None)
+        if truth is not None and not (isinstance(truth, str) and truth):
+            raise UserError(f"{where}: annotations must be the name of a file")
         if decode := section.pop("decode", None):
             reading = from_function(load_function(str(decode), folder, where))
         else:
             form = str(section.pop("form", "xyxy"))
             known_names(folder / where, "form", [form], ("xyxy", "cxcywh"))
             labels = output("labels") if "labels" in section else ""
-            reading = from_outputs(output("boxes"), output("scores"), labels, form)
-        made = Detection(reading, threshold, read_coco(folder / truth) if truth else None, own)
+            boxes, scores = output("boxes"), output("scores")
+            _require_boxes(where, file, boxes, [each for each in (scores, labels) if each])
+            reading = from_outputs(boxes, scores, labels, form)
+        made = Detection(reading, least, read_coco(folder / truth) if truth else None, own, _stays(file, outputs))
     else:
         made = TensorsTask(own)
     if section:
         raise UserError(f"{where}: {', '.join(section)} means nothing there")
     return made
+
+
+def _stays(file: OnnxFile, outputs: Sequence[str]) -> bool:
+    """Whether the answers to one sample keep an axis of samples, the first one, as those of a file without batches."""
+    chosen = [each for each in file.signature.outputs if each.name in outputs]
+    first = [each.shape[0] if each.shape else 0 for each in (*file.signature.inputs[:1], *chosen)]
+    return not file.signature.separable and all(axis in (1, BATCH) for axis in first)
+
+
+def _require_boxes(where: str, file: OnnxFile, boxes: str, others: Sequence[str]) -> None:
+    """Raises UserError for boxes that are not [n,4], and for scores or labels that are not of as many."""
+    shapes = {each.name: each.at(1) for each in file.signature.outputs}
+    if not shapes[boxes] or shapes[boxes][-1] not in (4, -1):
+        raise UserError(f"{where}: boxes = {boxes} is of {list(shapes[boxes])}, not [n,4]; write decode")
+    if -1 in shapes[boxes]:
+        return
+    n = math.prod(shapes[boxes]) // 4
+    for name in others:
+        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n):
+            raise UserError(f"{where}: {name} is of {list(shapes[name])}, which is not of {n} boxes; write decode")
 
 
 def _classes(given: Any, folder: Path, where: str) -> tuple[str, ...]:
