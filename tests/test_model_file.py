@@ -12,11 +12,11 @@ import pytest
 
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
-from trtgate.images import decode
+from trtgate.images import decode, list_folder
 from trtgate.models.base import DATA
 from trtgate.models.model_file import read_models
-from trtgate.photos import Recipe
-from trtgate.signature import TensorSpec
+from trtgate.photos import PhotoFolder, Recipe
+from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision
 from trtgate.tasks.segmentation import Segmentation, mean_bounds
 from trtgate.verdict.decision import Verdict
@@ -191,6 +191,17 @@ def test_photos_of_a_folder_and_the_shipped_ones(tmp_path: Path) -> None:
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     with Workbench("mine", settings) as bench, pytest.raises(UserError, match=r"bad\.jpg is truncated"):
         bench.samples("evaluation")
+
+
+def test_the_values_of_other_inputs_belong_to_the_photos(tmp_path: Path) -> None:
+    photo, scale = TensorSpec("x", "float32", ("batch", 3, 16, 16)), TensorSpec("s", "float32", ())
+    folder = photos(tmp_path / "photos")
+
+    def digest(value: float) -> str:
+        listing = list_folder(folder, None)
+        return PhotoFolder(listing, folder, Recipe((16, 16)), photo, Signature((photo, scale)), {"s": value}).digest
+
+    assert digest(1.0) == digest(1.0) != digest(3.0)
 
 
 # Tasks.

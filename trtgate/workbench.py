@@ -151,6 +151,16 @@ class Workbench:
         return self.file.signature if self.file else self.model.signature
 
     @property
+    def unsteady(self) -> str:
+        """Why its answers cannot be compared with anybody's; empty if they can."""
+        if self.file is None or not self.file.unsteady:
+            return ""
+        return (
+            f"{self.file.path.name} does not repeat itself: {', '.join(self.file.unsteady)} differs between two runs on "
+            "one sample, as random operators do; its answers are not judged"
+        )
+
+    @property
     def task(self) -> Task:
         """How its answers are compared."""
         return self.described.task

@@ -55,7 +55,7 @@ class OnnxFile:
 
     `digest` stands for it with all of its weights. `own` is what it holds: FP32, or a narrower type that its engines
     take as it is. `limits` are the numbers below which integer inputs must stay, where the graph shows them; `left_out`
-    are outputs that are no tensors of numbers.
+    are outputs that are no tensors of numbers, `unsteady` those that differ from run to run on one sample.
     """
 
     path: Path
@@ -64,6 +64,7 @@ class OnnxFile:
     own: Own
     limits: Mapping[str, int]
     left_out: tuple[str, ...] = ()
+    unsteady: tuple[str, ...] = ()
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -352,4 +353,5 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
         inputs = tuple(TensorSpec(each.name, each.dtype, each.at(1)) for each in inputs)
     outputs = tuple(TensorSpec(name, dtype, tuple(axes)) for name, dtype, axes in told["outputs"])
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
-    return OnnxFile(path, signature, digest_of(path), own_precision(model), limits, left_out)
+    own, unsteady = own_precision(model), tuple(told["unsteady"])
+    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady)
