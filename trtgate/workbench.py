@@ -156,8 +156,8 @@ class Workbench:
         if self.file is None or not self.file.unsteady:
             return ""
         return (
-            f"{self.file.path.name} does not repeat itself: {', '.join(self.file.unsteady)} differs between two runs on "
-            "one sample, as random operators do; its answers are not judged"
+            f"{self.file.path.name} does not repeat itself: {', '.join(self.file.unsteady)} differs between two runs "
+            "on one sample, as random operators do; its answers are not judged"
         )
 
     @property

@@ -6,10 +6,12 @@ One model file at one shape of its inputs is one model of a run: several shapes 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import hashlib
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import check_quantize, check_section, known_names
+from trtgate.files import file_digest
 from trtgate.images import list_folder
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
@@ -63,6 +66,8 @@ class ModelFile:
     constants: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
+    # Stands for the TOML with all that it names, but for the network and the samples.
+    digest: str = ""
 
     def reference(self, device: Device) -> EngineSpec:
         """What its answers and its speed are held against."""
@@ -176,7 +181,9 @@ def shape_name(shape: Shape) -> str:
     return next(iter(texts.values())) if len(texts) == 1 else ",".join(f"{name}={text}" for name, text in texts.items())
 
 
-def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], folder: Path) -> list[ModelFile]:
+def _of_onnx(
+    path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], folder: Path, digest: str = ""
+) -> list[ModelFile]:
     """One model for each shape; `table` is what a TOML file in `folder` says of it."""
     name = re.sub(r"\s+", "_", str(table.get("name", path.name)))
     constants = dict(table.get("inputs", {}))
@@ -184,6 +191,7 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
         with contextlib.suppress(ValueError, TypeError, OverflowError):  # no numbers: `describe` says so
             if not np.isfinite(np.asarray(value, np.float64)).all():
                 raise UserError(f"{folder / '[inputs]'}: {each} must be finite")
+    _require_nodes(path, table)
     found = []
     for shape in shapes or [_shape_of(path, table, constants)]:
         file = describe(path, shape, constants)
@@ -201,9 +209,19 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
                 constants=constants,
                 limits=table.get("limits", {}),
                 quantize=table.get("quantize", {}),
+                digest=digest,
             )
         )
     return found
+
+
+def _require_nodes(path: Path, table: Mapping[str, Any]) -> None:
+    """Raises UserError for a pattern of keep_float that names no node: a misspelt name would quantise silently."""
+    patterns = table.get("quantize", {}).get("keep_float", [])
+    names = [node.name for node in load_graph(path).graph.node] if patterns else []
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"[quantize]: keep_float {pattern} names no node of {path.name}, such as {names[0]}")
 
 
 def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]) -> Shape:
@@ -235,9 +253,12 @@ def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
     _check(path, table)
     folder, model = path.parent, str(table["model"])
     own = [parse_shape(text) for text in table.get("shapes", [])]
+    digest = _digest(path, table)
     if model.endswith(".onnx"):
-        return _of_onnx(folder / model, {"name": path.stem, **table}, shapes or own, folder)
-    for key in ("inputs", "preprocessing", "shapes"):
+        if "weights" in table:
+            raise UserError(f"{path}: weights are for a network of torchvision's; {model} has its own")
+        return _of_onnx(folder / model, {"name": path.stem, **table}, shapes or own, folder, digest)
+    for key in ("inputs", "preprocessing", "shapes", *TASKS):
         if key in table:
             raise UserError(f"{path}: {key} is for an ONNX file; {model} has its own")
     if table.get("task", "classification") != "classification":
@@ -253,8 +274,21 @@ def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
             calibration_images=_folder(table, "calibration_images", folder),
             limits=table.get("limits", {}),
             quantize=table.get("quantize", {}),
+            digest=digest,
         )
     ]
+
+
+def _digest(path: Path, table: Mapping[str, Any]) -> str:
+    """SHA-256 over a TOML, the files that its tasks name, and the user's own code beside it."""
+    sections = [table[task] for task in TASKS if task in table]
+    named = [each.get(key) for each in sections for key in ("classes", "annotations")]
+    code = path.parent.glob("*.py") if any("metric" in each or "decode" in each for each in sections) else []
+    digest = hashlib.sha256(path.read_bytes())
+    for each in [*(path.parent / name for name in named if isinstance(name, str)), *sorted(code)]:
+        if each.is_file():
+            digest.update(f"{each.name}:{file_digest(each)};".encode())
+    return digest.hexdigest()
 
 
 def _check(path: Path, table: Mapping[str, Any]) -> None:
@@ -273,8 +307,39 @@ def _check(path: Path, table: Mapping[str, Any]) -> None:
     if not isinstance(shapes, list) or not all(isinstance(each, str) for each in shapes):
         raise UserError(f'{path}: shapes must be a list such as ["x=1x3x640x640"]')
     known_names(path, "task", [table.get("task", "tensors")], TASKS)
+    usual = "tensors" if str(table["model"]).endswith(".onnx") else "classification"
+    task = table.get("task", usual)
+    for other in TASKS:
+        if other in table and other != task:
+            raise UserError(f'{path}: [{other}] means nothing where the task is {task}; write task = "{other}"')
     check_section(path, "limits", table.get("limits", {}))
+    scored = SCORED[task] | ({"metric"} if "metric" in table.get(task, {}) else set())
+    for key in _limits_in(table.get("limits", {})):
+        if key in FLOORS and key not in scored:
+            raise UserError(
+                f"{path}: {key} in [limits] is of no score of the task {task}; it has {', '.join(sorted(scored))}"
+            )
     check_quantize(path, "quantize", table.get("quantize", {}))
+
+
+# The limits that are floors of scores, and those that each task has a score for.
+BY_VALUE = frozenset({"agreement", "cosine", "sqnr_db"})
+SCORED: Mapping[str, frozenset[str]] = {
+    "classification": BY_VALUE | {"max_accuracy_drop"},
+    "detection": BY_VALUE | {"mean_ap"},
+    "segmentation": BY_VALUE | {"mean_iou"},
+    "tensors": BY_VALUE,
+}
+FLOORS = frozenset().union(*SCORED.values(), {"metric"})
+
+
+def _limits_in(section: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a section of limits, and of those in it."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _limits_in(value)
+        else:
+            yield key
 
 
 def _folder(table: Mapping[str, Any], key: str, folder: Path) -> Path | None:
