@@ -18,7 +18,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.models.model_file import read_models
-from trtgate.models.onnx_file import REFERENCES, describe
+from trtgate.models.onnx_file import REFERENCES, describe, digest_of
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
 from trtgate.verdict.decision import Verdict
@@ -117,6 +117,28 @@ def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(UserError, match=r"weights\.bin does not exist"):
         describe(path, shape, {})
+
+
+def test_weights_beside_the_file_of_nodes_and_branches_belong_to_it(tmp_path: Path) -> None:
+    def outside(name: str, file: str) -> onnx.TensorProto:
+        tensor = onnx.numpy_helper.from_array(networks.random(8), name)
+        (tmp_path / file).write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=file)
+        return tensor
+
+    model = networks.branching()
+    [branch] = [node for node in model.graph.node if node.op_type == "If"]
+    branch.attribute[0].g.initializer.append(outside("inner", "branch.bin"))
+    model.graph.node.append(helper.make_node("Constant", [], ["k"], value=outside("k", "node.bin")))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    seen = {digest_of(path)}
+    for file in ("branch.bin", "node.bin"):
+        (tmp_path / file).write_bytes(bytes(32))
+        seen.add(digest_of(path))
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

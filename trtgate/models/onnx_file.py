@@ -126,9 +126,19 @@ def _texts(graph: onnx.GraphProto) -> Iterator[Any]:
 def _files_of(path: Path) -> list[Path]:
     """The file, and those that hold its weights where it does not."""
     model = onnx.load(path, load_external_data=False)
-    tensors = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    tensors = [tensor for tensor in _tensors(model.graph) if uses_external_data(tensor)]
     names = dict.fromkeys(ExternalDataInfo(tensor).location for tensor in tensors)
     return [path, *(path.parent / name for name in names)]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The constants of a graph, those of its nodes and of the graphs in them too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for each in node.attribute:
+            yield from (each.t, *each.tensors)
+            for inner in (each.g, *each.graphs):
+                yield from _tensors(inner)
 
 
 def digest_of(path: Path) -> str:
