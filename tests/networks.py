@@ -154,3 +154,29 @@ def save(model: onnx.ModelProto, path: Path, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path, **how)
     return path
+
+
+def suppressing() -> onnx.ModelProto:
+    """Boxes by non-maximum suppression: on photos of noise there are none."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["scores"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "same", "least"], ["chosen"]),
+    ]
+    weights = {
+        "rows": np.array([1, 1, 20]),
+        "boxes": (np.arange(20)[None, :, None] * 10 + np.array([0, 0, 5, 5])).astype(np.float32),
+        "most": np.array([20]),
+        "same": np.array([0.5], np.float32),
+        "least": np.array([2.0], np.float32),
+    }
+    return network(nodes, {"x": (FLOAT, [1, 20])}, {"chosen": (INT64, None)}, weights)
+
+
+def random_noise() -> onnx.ModelProto:
+    """What it is given, and noise that is another one each time."""
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+        helper.make_node("MatMul", ["x", "w"], ["z"]),
+    ]
+    return network(nodes, {"x": (FLOAT, ["batch", 8])}, {"y": (FLOAT, None), "z": (FLOAT, None)}, {"w": random(8, 4)})

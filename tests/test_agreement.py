@@ -19,6 +19,7 @@ from trtgate.verdict.agreement import (
     decide_agreement,
     measure_accuracy,
 )
+from trtgate.verdict.answers import Answers, answers_of, decide_answers
 
 
 def logits(*tops: int, margin: float = 5.0) -> np.ndarray:
@@ -56,8 +57,45 @@ def test_logits_that_are_not_finite_never_pass(bad: float) -> None:
     agreement = compare_logits(logits(1, 2), engine)
     assert decide_agreement(agreement, floor=0.0).reason is Reason.NOT_FINITE
     assert fidelity_decision(agreement, Expectation()).verdict is Verdict.REGRESSED
-    with pytest.raises(ValueError, match="reference"):
-        compare_logits(engine, logits(1, 2))
+    assert not compare_logits(engine, logits(1, 2)).finite
+
+
+@pytest.mark.parametrize("own", [np.nan, np.inf, -np.inf])
+def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -> None:
+    reference = logits(1, 2)
+    reference[:, 7] = own
+    agreement = compare_logits(reference, reference.copy())
+    assert (agreement.finite, agreement.top1, agreement.sqnr_db) == (True, 2, math.inf)
+    assert fidelity_decision(agreement, Expectation()).verdict is Verdict.PASS
+    flipped = reference.copy()
+    flipped[0, 281] = 90.0
+    worse = compare_logits(reference, flipped)
+    assert worse.top1 == (2 if own == np.inf else 1)
+    labels = np.array([1, 281])
+    assert measure_accuracy(reference, reference.copy(), labels).engine_top1 == (0 if own == np.inf else 1)
+    for other in (0.0, -own, np.nan if own == np.inf else np.inf):
+        moved = reference.copy()
+        moved[1, 7] = other
+        if np.array_equal(moved, reference, equal_nan=True):
+            continue
+        assert decide_agreement(compare_logits(reference, moved), floor=0.0).reason is Reason.NOT_FINITE
+        assert not answers_of(["a", "b"], reference, moved).finite.all()
+    kept = answers_of(["a", "b"], reference, reference.copy())
+    assert decide_answers(kept, answers_of(["a", "b"], reference, flipped)).verdict is not Verdict.PASS or own == np.inf
+    assert kept.finite.all()
+    assert Answers.from_json(kept.to_json()).digest == kept.digest
+
+
+def test_a_photo_of_which_the_reference_says_nothing_counts_for_nothing() -> None:
+    reference = logits(1, 2, 3)
+    reference[1] = np.nan
+    engine = reference.copy()
+    engine[2, 281] = 90.0
+    agreement = compare_logits(reference, engine)
+    assert (agreement.n, agreement.top1, agreement.flips[0].index) == (2, 1, 2)
+    nothing = compare_logits(reference[1:2], reference[1:2])
+    for decision in (decide_agreement(nothing, floor=0.0), fidelity_decision(nothing, Expectation())):
+        assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trtgate.ab import AbReport
+from trtgate.bisect import Question, Raced, ask
 from trtgate.engines import parse_spec
 from trtgate.errors import UserError
-from trtgate.images import decode
+from trtgate.images import decode, list_folder
+from trtgate.journal import contents_of
+from trtgate.laboratory import read_report
 from trtgate.models.base import DATA
 from trtgate.models.model_file import read_models
-from trtgate.photos import Recipe
-from trtgate.signature import TensorSpec
+from trtgate.photos import PhotoFolder, Recipe
+from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision
 from trtgate.tasks.segmentation import Segmentation, mean_bounds
+from trtgate.verdict.bisection import Outcome
 from trtgate.verdict.decision import Verdict
 from trtgate.workbench import Workbench
 
@@ -61,7 +66,36 @@ PREPARED = "[preprocessing]\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
         ("[preprocessing]\nfit = 'fill'", "fit fill is unknown"),
         ("[preprocessing]\nstd = [0]", "std must not be 0"),
         ("[inputs]\ny = 1", "has no input y"),
+        ("[inputs]\nx = nan", r"\[inputs\]: x must be finite"),
+        ("[preprocessing]\nmean = [nan, 0, 0]", "mean must be finite"),
+        ("[preprocessing]\nstd = inf", "std must be finite"),
+        ("[preprocessing]\nmean = [1, 2]", "mean must be one number, or 3"),
+        ("[preprocessing]\ncolour = 'GREY'\nstd = [1, 2, 3]", "std must be one number, or 1"),
+        ("[preprocessing]\nscale = [255, 255]", "scale must be one number"),
+        ("[preprocessing]\npad = 300", "pad must lie between 0 and 255"),
+        ("[preprocessing]\npad = -1", "pad must lie between 0 and 255"),
+        ("[preprocessing]\npad = [1, 2]", "pad must be one number"),
+        ("[preprocessing]\nresize = [256]", "resize must be one number"),
+        ("[preprocessing]\nresize = 1e9", "resize must be a whole number"),
+        ("[preprocessing]\nresize = -7", "resize must be a whole number"),
+        (
+            "task = 'segmentation'\n[segmentation]\noutput = 'map'\nthreshold = 'abc'",
+            "threshold must be a finite number",
+        ),
+        ("task = 'detection'\n[detection]\nthreshold = [0.5]", "threshold must be a finite number"),
+        ("task = 'detection'\n[detection]\nthreshold = nan", "threshold must be a finite number"),
+        ("task = 'detection'\n[detection]\nannotations = 3", "annotations must be the name of a file"),
+        ("task = 'detection'\n[detection]\nboxes = 'map'\nscores = 'map'", r"boxes = map is of .*, not \[n,4\]"),
+        (
+            "task = 'classification'\n[classification]\noutput = 'map'\nclasses = ['a']",
+            "classes names 1, and map has 64",
+        ),
         ("[limits]\nagrement = 0.9", "key agrement in .limits. is unknown; did you mean agreement"),
+        ("[segmentation]\noutput = 'map'", "means nothing where the task is tensors; write task"),
+        ("[limits]\nmean_iou = 0.9", "mean_iou in .limits. is of no score of the task tensors"),
+        ("[limits.precision.int8]\nmetric = 0.9", "metric in .limits. is of no score of the task tensors"),
+        ("weights = 'net.pth'", "weights are for a network of torchvision's"),
+        ("[quantize]\nkeep_float = ['hed*']", r"keep_float hed\* names no node of net\.onnx, such as Conv_0"),
         ("shapes = 'x=1x3x8x8'", "shapes must be a list"),
         ("shapes = ['x=1x3']", "give 4 axes"),
         ("name = 'two words'", "name must be one word"),
@@ -105,6 +139,10 @@ def test_one_of_torchvisions_networks_with_weights_and_limits(tmp_path: Path) ->
     path.write_text('model = "squeezenet1_1"\nimages = "nowhere"\n')
     with pytest.raises(UserError, match=r"--images: .*nowhere is not a folder"):
         settings_of(tmp_path, "--model", str(path))
+    for section in ("[classification]\nclasses = ['a']", "[detection]\nboxes = 'b'", "[limits]\nmean_ap = 0.5"):
+        path.write_text(f'model = "squeezenet1_1"\n{section}\n')
+        with pytest.raises(UserError, match=r"shop\.toml: .*(for an ONNX file|means nothing|no score)"):
+            settings_of(tmp_path, "--model", str(path))
     path.write_text('model = "squeezenet1_1"\n[limits]\nagreement = 0.5\n')
     settings = settings_of(tmp_path, "--model", str(path))
     assert settings.models == ("shop",)
@@ -167,6 +205,17 @@ def test_photos_of_a_folder_and_the_shipped_ones(tmp_path: Path) -> None:
     (tmp_path / "photos" / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     with Workbench("mine", settings) as bench, pytest.raises(UserError, match=r"bad\.jpg is truncated"):
         bench.samples("evaluation")
+
+
+def test_the_values_of_other_inputs_belong_to_the_photos(tmp_path: Path) -> None:
+    photo, scale = TensorSpec("x", "float32", ("batch", 3, 16, 16)), TensorSpec("s", "float32", ())
+    folder = photos(tmp_path / "photos")
+
+    def digest(value: float) -> str:
+        listing = list_folder(folder, None)
+        return PhotoFolder(listing, folder, Recipe((16, 16)), photo, Signature((photo, scale)), {"s": value}).digest
+
+    assert digest(1.0) == digest(1.0) != digest(3.0)
 
 
 # Tasks.
@@ -246,7 +295,8 @@ metric = 0.9
     with Workbench("mine", settings) as bench:
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), bench.samples("evaluation"))
         assert {score.name: score.value for score in found.scores}["boxes found again"] == 1.0
-        assert {score.name for score in found.scores} == {"boxes found again", "mAP", "rows"}
+        assert {score.name for score in found.scores if not score.of} == {"boxes found again", "mAP", "rows"}
+        assert {score.of for score in found.scores} == {"", "boxes"}
         [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         # Nine boxes of three photos prove no share of 98 %.
         assert decision.verdict is Verdict.INCONCLUSIVE, decision
@@ -260,7 +310,8 @@ def test_a_segmenter(tmp_path: Path) -> None:
     with Workbench("mine", settings) as bench:
         samples = bench.samples("evaluation")
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
-        assert [score.name for score in found.scores] == ["equal pixels", "mean IoU"]
+        assert [score.name for score in found.scores][:2] == ["equal pixels", "mean IoU"]
+        assert {score.of for score in found.scores} == {"boxes", "map"}
         [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         assert decision.verdict is Verdict.PASS, decision
 
@@ -275,3 +326,46 @@ def test_pixels_are_counted_by_class() -> None:
     low, high = mean_bounds([0.9, 1.0, 0.95])
     assert 0.85 < low < 0.95 < high <= 1.0
     assert mean_bounds([1.0]) == (0.0, 1.0)
+
+
+# Searches for a version.
+
+
+def test_a_search_refuses_what_a_model_cannot_have(tmp_path: Path) -> None:
+    path = write(tmp_path, PREPARED)
+    settings = settings_of(tmp_path, "--model", str(path))
+    with pytest.raises(UserError, match="counts first answers, and mine is judged by tensors"):
+        ask(settings, "onnxruntime", ["onnxruntime-int8"], "answers", None)
+    with pytest.raises(UserError, match="--engine pytorch-fp32: .*wants PyTorch's module"):
+        ask(settings, "torch", ["pytorch-fp32"], "latency", None)
+    path.write_text(f'task = "classification"\n{path.read_text()}')
+    settings = settings_of(tmp_path, "--model", str(path))
+    assert ask(settings, "onnxruntime", ["onnxruntime-int8"], "answers", None).metric == "answers"
+    question = Question("onnxruntime", "mine", "onnxruntime-int8", 1, "cpu", "latency", 0.05)
+    raced = Raced("1", "2", Outcome.OPEN, False, "", 1, 0.0)
+    with pytest.raises(UserError, match="cannot be raced .mine has no such layer"):
+        read_report(raced, AbReport({"old": {}, "new": {}}, {"mine": "mine has no such layer"}, ()), question)
+
+
+def test_a_search_goes_on_only_with_the_same_contents(tmp_path: Path) -> None:
+    text = f"task = 'detection'\nimages = 'photos'\n[detection]\ndecode = 'own:decode'\n{PREPARED}"
+    path, folder = write(tmp_path, text), photos(tmp_path / "photos")
+    (tmp_path / "own.py").write_text("def decode(outputs):\n    return [], [], []\n")
+    seen = []
+
+    def note() -> None:
+        seen.append(json.dumps(contents_of(settings_of(tmp_path, "--model", str(path), "--images", str(folder)))))
+
+    note()
+    note()
+    assert seen[0] == seen[1]
+    for file, more in (
+        (tmp_path / "mine.toml", b"\n[inputs]\n"),
+        (tmp_path / "own.py", b"# changed\n"),
+        (next(folder.glob("*.jpg")), b"x"),
+    ):
+        file.write_bytes(file.read_bytes() + more)
+        note()
+    write(tmp_path, text.replace("[detection]", "[quantize]\ncalibration = 'entropy'\n[detection]\nthreshold = 0.4"))
+    note()
+    assert len(set(seen)) == len(seen) - 1

@@ -18,7 +18,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.models.model_file import read_models
-from trtgate.models.onnx_file import REFERENCES, describe
+from trtgate.models.onnx_file import REFERENCES, describe, digest_of
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
 from trtgate.verdict.decision import Verdict
@@ -68,6 +68,30 @@ def test_states_and_scalars_are_no_batch(tmp_path: Path) -> None:
     assert [each.shape for each in found.signature.outputs] == [(), (1, 4)]
 
 
+def test_what_a_detector_did_not_find_at_the_trial_it_may_find_later(tmp_path: Path) -> None:
+    path = networks.save(networks.suppressing(), tmp_path / "nms.onnx")
+    assert describe(path, {}, {}).signature.outputs[0].shape == (-1, 3)
+    (tmp_path / "real").mkdir()
+    for index in range(3):
+        np.savez(tmp_path / "real" / f"{index}.npz", x=np.linspace(index, 4, 20, dtype=np.float32)[None])
+    arguments = ["--model", str(path), "--images", str(tmp_path / "real"), "--engine", "onnxruntime-fp32"]
+    settings = settings_of(tmp_path, *arguments)
+    with Workbench("nms.onnx", settings) as bench:
+        [first, *_] = bench.outputs(bench.reference)
+        assert bench.signature.outputs[0].fits(first["chosen"].shape, 1)
+        assert len(first["chosen"]) > 0
+
+
+def test_a_network_that_does_not_repeat_itself_is_not_judged(tmp_path: Path) -> None:
+    path = networks.save(networks.random_noise(), tmp_path / "noise.onnx")
+    assert describe(path, {}, {}).unsteady == ("y",)
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-fp32")
+    with Workbench("noise.onnx", settings) as bench:
+        assert "noise.onnx does not repeat itself: y differs" in bench.unsteady
+    again = describe(networks.save(networks.classifier(), tmp_path / "net.onnx"), {}, {})
+    assert again.unsteady == ()
+
+
 def test_a_batch_of_one_that_is_written_into_the_graph(tmp_path: Path) -> None:
     model = networks.network(
         [helper.make_node("Reshape", ["x", "one"], ["y"])],
@@ -93,6 +117,28 @@ def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(UserError, match=r"weights\.bin does not exist"):
         describe(path, shape, {})
+
+
+def test_weights_beside_the_file_of_nodes_and_branches_belong_to_it(tmp_path: Path) -> None:
+    def outside(name: str, file: str) -> onnx.TensorProto:
+        tensor = onnx.numpy_helper.from_array(networks.random(8), name)
+        (tmp_path / file).write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=file)
+        return tensor
+
+    model = networks.branching()
+    [branch] = [node for node in model.graph.node if node.op_type == "If"]
+    branch.attribute[0].g.initializer.append(outside("inner", "branch.bin"))
+    model.graph.node.append(helper.make_node("Constant", [], ["k"], value=outside("k", "node.bin")))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    seen = {digest_of(path)}
+    for file in ("branch.bin", "node.bin"):
+        (tmp_path / file).write_bytes(bytes(32))
+        seen.add(digest_of(path))
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

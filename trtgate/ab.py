@@ -507,6 +507,8 @@ class _Sides:
             kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
         decisions = [] if bench.excuse(bench.reference) else [judge.audit_decision(audits["new"], kept_in_float)]
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
+        if bench.unsteady:
+            return tuple(decisions)
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
             builds = alike if pair == "new with old" else None
@@ -522,7 +524,7 @@ class _Sides:
         """Whether the new side lost something that the old one had, by any task but classification: every build of the
         one against those of the other."""
         bench, task = self._bench, self._bench.task
-        if isinstance(task, Classification):
+        if isinstance(task, Classification) or bench.unsteady:
             return ()
         reference = bench.outputs(bench.reference)
         old, new = (
@@ -547,8 +549,7 @@ class _Sides:
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
                 notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
-        if self._given.doubt:
-            notes.append(self._given.doubt)
+        notes += [each for each in (self._given.doubt, self._bench.unsteady) if each]
         if not self._bench.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)

@@ -196,6 +196,15 @@ def ask(settings: Settings, package: str | None, engines: Sequence[str], metric:
         raise UserError(f"--metric {metric} is not measured on this device; there are {', '.join(known)}")
     if metric in BUILDS_MEASURED and backend(spec.backend).plan_file(spec) is None:
         raise UserError(f"--metric {metric}: {engine} has no plan; give another engine or metric")
+    if metric == ANSWERS and (task := settings.task(model)) != "classification":
+        raise UserError(
+            f"--metric answers counts first answers, and {model} is judged by {task}; give a TOML with task = "
+            '"classification", or race two versions with ab, which judges all'
+        )
+    if model in settings.files:
+        kind = backend(spec.backend).graph_kind(spec)
+        if not (found := settings.files[model].available(spec, kind, settings.device)).ok:
+            raise UserError(f"--engine {engine}: {found}; give another one")
     if delta is None:
         usual = BY_NAME.get(metric)
         delta = (settings.expectations.of(model, engine)[usual.limit] if usual else None) or 0.0

@@ -15,7 +15,7 @@ from trtgate.bisect import Bisection, Question, Raced, Versions
 from trtgate.compare import HARDWARE
 from trtgate.errors import UserError
 from trtgate.fields import DAMAGED, read_json
-from trtgate.files import write_synced
+from trtgate.files import file_digest, write_synced
 from trtgate.progress import Progress
 from trtgate.stack import stack
 from trtgate.verdict.bisection import Outcome
@@ -65,13 +65,38 @@ def journal_of(question: Question, ends: tuple[str, str], versions: Versions, se
         **versions.made_of,
         **{name: here.get(name) for name in HARDWARE},
         "threads": settings.threads,
-        "weights": {name: str(path.resolve()) for name, path in settings.weights.items()},
-        "files": {name: model.file.digest for name, model in settings.files.items() if model.file},
-        "images": [str(path and path.resolve()) for path in (settings.images, settings.calibration_images)],
+        **contents_of(settings),
         "expectations": settings.expectations.of(question.model, question.engine).as_json(),
     }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     return Journal(versions.folder / f"search-{digest}.json")
+
+
+def contents_of(settings: Settings) -> dict[str, Any]:
+    """What the models and samples of a run are, by content: what lies at a path may be another thing the next time."""
+    models = settings.files.values()
+    folders = [settings.images, settings.calibration_images]
+    folders += [each for model in models for each in (model.images, model.calibration_images)]
+    weights = {**settings.weights, **{name: model.weights for name, model in settings.files.items() if model.weights}}
+    return {
+        "weights": {name: _content(path) for name, path in weights.items()},
+        "files": {name: [model.digest, model.file and model.file.digest] for name, model in settings.files.items()},
+        "quantize": {name: asdict(settings.expectations.quantize(name)) for name in settings.models},
+        "images": [_content(path) for path in folders],
+    }
+
+
+def _content(path: Path | None) -> str:
+    """SHA-256 of a file, or of all in a folder by name; empty for what is not there."""
+    if path is None or not path.exists():
+        return ""
+    if path.is_file():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for each in sorted(path.rglob("*")):
+        if each.is_file():
+            digest.update(f"{each.relative_to(path)}:{file_digest(each)};".encode())
+    return digest.hexdigest()
 
 
 def raced_to_json(raced: Raced) -> dict[str, Any]:

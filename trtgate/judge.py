@@ -13,7 +13,15 @@ from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
 from trtgate.race import Race
 from trtgate.records import EngineRecord
-from trtgate.verdict.agreement import Accuracy, Agreement, Rebuilt, decide_accuracy, decide_agreement
+from trtgate.verdict.agreement import (
+    NOT_FINITE,
+    NOTHING,
+    Accuracy,
+    Agreement,
+    Rebuilt,
+    decide_accuracy,
+    decide_agreement,
+)
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.paired import decide_floor
 
@@ -77,7 +85,9 @@ def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
 
 def _fidelity(agreement: Agreement, expectation: Expectation) -> Decision:
     if not agreement.finite:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
+    if not agreement.measured:
+        return Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
     text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"
     cosine, sqnr_db = expectation.number("cosine"), expectation.number("sqnr_db")
     floors = f"floors are {cosine:g} and {sqnr_db:g} dB"
@@ -194,7 +204,7 @@ def describe_flips(agreement: Agreement, names: Sequence[str], classes: Sequence
 def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
     """The numbers of an agreement that a record keeps."""
     values = asdict(agreement)
-    del values["flips"]
+    del values["flips"], values["measured"]
     # JSON has no infinity, which an engine has that equals the reference to the last bit, and no NaN.
     values |= {name: None for name in ("cosine", "sqnr_db") if not np.isfinite(values[name])}
     low, high = agreement.bounds

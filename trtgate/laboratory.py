@@ -115,6 +115,9 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     raced = replace(raced, stack=report.report.stack_changes)
     for decision in report.missing.values():
         return replace(raced, outcome=Outcome.LOST, message=line_of(decision.message))
+    if not report.results:
+        why = "; ".join(report.left_out.values()) or "nothing was measured"
+        raise UserError(f"--engine {question.engine} cannot be raced ({line_of(why)}); give another one")
     [result] = report.results
     comparison, answers = result.comparison, result.agreement["new with old"]
     raced = replace(raced, layers=tuple(map(str, comparison.layers)), answers=answers)

@@ -72,7 +72,7 @@ class Recipe:
 class PhotoFolder(Unlabelled):
     """Photos of a listing, decoded when they are asked for, so that memory stays flat; all other inputs are constants.
 
-    The digest is that of the photos as they come out.
+    The digest is that of the photos as they come out, and of the constants.
     """
 
     def __init__(
@@ -92,6 +92,9 @@ class PhotoFolder(Unlabelled):
         if wanted != each.at(1):
             raise UserError(f"[preprocessing] gives {list(wanted)}, the input is {each}; change size, colour or layout")
         digest = hashlib.sha256()
+        for other in signature.inputs:
+            if other != each:
+                digest.update(f"{other}:".encode() + constant(other, constants[other.name]).tobytes())
         kept: list[int] = []
         for index, path in enumerate(listing.files):
             try:

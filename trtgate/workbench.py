@@ -46,7 +46,7 @@ from trtgate.samples import Samples
 from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
 from trtgate.spread import Spread
 from trtgate.stack import cpu_features, usable_threads, version_of
-from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.telemetry import monitor_for
 from trtgate.verdict.decision import Reason
@@ -150,6 +150,16 @@ class Workbench:
     def signature(self) -> Signature:
         """What goes into the model and what comes out."""
         return self.file.signature if self.file else self.model.signature
+
+    @property
+    def unsteady(self) -> str:
+        """Why its answers cannot be compared with anybody's; empty if they can."""
+        if self.file is None or not self.file.unsteady:
+            return ""
+        return (
+            f"{self.file.path.name} does not repeat itself: {', '.join(self.file.unsteady)} differs between two runs "
+            "on one sample, as random operators do; its answers are not judged"
+        )
 
     @property
     def task(self) -> Task:
@@ -531,11 +541,14 @@ class Workbench:
 
         return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build).path))
 
-    def is_endless(self, output: str) -> bool:
-        """Whether the reference itself answers NaN or infinity in an output, as where nothing is to be said."""
-        if self.file is None:
-            return False
-        return any(not np.isfinite(row[output]).all() for row in self.outputs(self.reference))
+    def not_finite(self, outputs: Tensors) -> tuple[str, ...]:
+        """Which of the answers to the first batch hold NaN or infinity; of a user's file, where the reference has none,
+        which may answer so itself where nothing is to be said."""
+        found = tuple(name for name, array in outputs.items() if not np.isfinite(array).all())
+        if self.file is None or not found:
+            return found
+        rows = self.signature.split(outputs, min(self.batch_sizes))
+        return spoilt_outputs(self.outputs(self.reference)[: len(rows)], rows[: len(self.samples("evaluation"))])
 
     def batch(self, size: int) -> Tensors:
         """One batch of evaluation samples, repeated if there are fewer."""

@@ -200,7 +200,7 @@ def read(content: bytes, shape: Any, constants: Any) -> None:
 @given(FILES, SHAPES, VALUES)
 def test_an_onnx_file(content: bytes, shape: Any, constants: Any) -> None:
     """All that is read off the file itself; what running it would tell is made up."""
-    told = {"problem": "", "outputs": [["y", "float32", ["batch", 3]]], "left_out": [], "batched": True}
+    told = {"problem": "", "outputs": [["y", "float32", ["batch", 3]]], "left_out": [], "unsteady": [], "batched": True}
     with mock.patch.object(onnx_file, "run_in_child", return_value=told):
         read(content, shape, constants)
 

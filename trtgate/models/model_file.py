@@ -5,23 +5,29 @@ One model file at one shape of its inputs is one model of a run: several shapes 
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
+import hashlib
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
 from trtgate.errors import UserError
 from trtgate.expectations import check_quantize, check_section, known_names
+from trtgate.files import file_digest
 from trtgate.images import list_folder
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.samples import ArrayFolder, Samples, Seeded
-from trtgate.signature import TensorSpec
+from trtgate.signature import BATCH, TensorSpec
 from trtgate.tasks.base import Task, load_function
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, from_function, from_outputs, read_coco
@@ -60,6 +66,8 @@ class ModelFile:
     constants: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
+    # Stands for the TOML with all that it names, but for the network and the samples.
+    digest: str = ""
 
     def reference(self, device: Device) -> EngineSpec:
         """What its answers and its speed are held against."""
@@ -173,10 +181,17 @@ def shape_name(shape: Shape) -> str:
     return next(iter(texts.values())) if len(texts) == 1 else ",".join(f"{name}={text}" for name, text in texts.items())
 
 
-def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], folder: Path) -> list[ModelFile]:
+def _of_onnx(
+    path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], folder: Path, digest: str = ""
+) -> list[ModelFile]:
     """One model for each shape; `table` is what a TOML file in `folder` says of it."""
     name = re.sub(r"\s+", "_", str(table.get("name", path.name)))
     constants = dict(table.get("inputs", {}))
+    for each, value in constants.items():
+        with contextlib.suppress(ValueError, TypeError, OverflowError):  # no numbers: `describe` says so
+            if not np.isfinite(np.asarray(value, np.float64)).all():
+                raise UserError(f"{folder / '[inputs]'}: {each} must be finite")
+    _require_nodes(path, table)
     found = []
     for shape in shapes or [_shape_of(path, table, constants)]:
         file = describe(path, shape, constants)
@@ -194,9 +209,19 @@ def _of_onnx(path: Path, table: Mapping[str, Any], shapes: Sequence[Shape], fold
                 constants=constants,
                 limits=table.get("limits", {}),
                 quantize=table.get("quantize", {}),
+                digest=digest,
             )
         )
     return found
+
+
+def _require_nodes(path: Path, table: Mapping[str, Any]) -> None:
+    """Raises UserError for a pattern of keep_float that names no node: a misspelt name would quantise silently."""
+    patterns = table.get("quantize", {}).get("keep_float", [])
+    names = [node.name for node in load_graph(path).graph.node] if patterns else []
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"[quantize]: keep_float {pattern} names no node of {path.name}, such as {names[0]}")
 
 
 def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]) -> Shape:
@@ -228,9 +253,12 @@ def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
     _check(path, table)
     folder, model = path.parent, str(table["model"])
     own = [parse_shape(text) for text in table.get("shapes", [])]
+    digest = _digest(path, table)
     if model.endswith(".onnx"):
-        return _of_onnx(folder / model, {"name": path.stem, **table}, shapes or own, folder)
-    for key in ("inputs", "preprocessing", "shapes"):
+        if "weights" in table:
+            raise UserError(f"{path}: weights are for a network of torchvision's; {model} has its own")
+        return _of_onnx(folder / model, {"name": path.stem, **table}, shapes or own, folder, digest)
+    for key in ("inputs", "preprocessing", "shapes", *TASKS):
         if key in table:
             raise UserError(f"{path}: {key} is for an ONNX file; {model} has its own")
     if table.get("task", "classification") != "classification":
@@ -246,8 +274,21 @@ def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
             calibration_images=_folder(table, "calibration_images", folder),
             limits=table.get("limits", {}),
             quantize=table.get("quantize", {}),
+            digest=digest,
         )
     ]
+
+
+def _digest(path: Path, table: Mapping[str, Any]) -> str:
+    """SHA-256 over a TOML, the files that its tasks name, and the user's own code beside it."""
+    sections = [table[task] for task in TASKS if task in table]
+    named = [each.get(key) for each in sections for key in ("classes", "annotations")]
+    code = path.parent.glob("*.py") if any("metric" in each or "decode" in each for each in sections) else []
+    digest = hashlib.sha256(path.read_bytes())
+    for each in [*(path.parent / name for name in named if isinstance(name, str)), *sorted(code)]:
+        if each.is_file():
+            digest.update(f"{each.name}:{file_digest(each)};".encode())
+    return digest.hexdigest()
 
 
 def _check(path: Path, table: Mapping[str, Any]) -> None:
@@ -266,8 +307,39 @@ def _check(path: Path, table: Mapping[str, Any]) -> None:
     if not isinstance(shapes, list) or not all(isinstance(each, str) for each in shapes):
         raise UserError(f'{path}: shapes must be a list such as ["x=1x3x640x640"]')
     known_names(path, "task", [table.get("task", "tensors")], TASKS)
+    usual = "tensors" if str(table["model"]).endswith(".onnx") else "classification"
+    task = table.get("task", usual)
+    for other in TASKS:
+        if other in table and other != task:
+            raise UserError(f'{path}: [{other}] means nothing where the task is {task}; write task = "{other}"')
     check_section(path, "limits", table.get("limits", {}))
+    scored = SCORED[task] | ({"metric"} if "metric" in table.get(task, {}) else set())
+    for key in _limits_in(table.get("limits", {})):
+        if key in FLOORS and key not in scored:
+            raise UserError(
+                f"{path}: {key} in [limits] is of no score of the task {task}; it has {', '.join(sorted(scored))}"
+            )
     check_quantize(path, "quantize", table.get("quantize", {}))
+
+
+# The limits that are floors of scores, and those that each task has a score for.
+BY_VALUE = frozenset({"agreement", "cosine", "sqnr_db"})
+SCORED: Mapping[str, frozenset[str]] = {
+    "classification": BY_VALUE | {"max_accuracy_drop"},
+    "detection": BY_VALUE | {"mean_ap"},
+    "segmentation": BY_VALUE | {"mean_iou"},
+    "tensors": BY_VALUE,
+}
+FLOORS = frozenset().union(*SCORED.values(), {"metric"})
+
+
+def _limits_in(section: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a section of limits, and of those in it."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _limits_in(value)
+        else:
+            yield key
 
 
 def _folder(table: Mapping[str, Any], key: str, folder: Path) -> Path | None:
@@ -295,6 +367,10 @@ def _recipe(
     values = {"size": _size(chosen[0], str(how.get("layout", "NCHW"))), **how}
     for name, value in values.items():
         values[name] = _checked(where, name, value)
+    channels = 1 if values.get("colour") == "GREY" else 3
+    for name in ("mean", "std"):
+        if len(values.get(name, (0,))) not in (1, channels):
+            raise UserError(f"{where}: {name} must be one number, or {channels} for as many channels")
     return Recipe(**values), chosen[0].name
 
 
@@ -303,6 +379,7 @@ def _size(each: TensorSpec, layout: str) -> list[int]:
     return list(axes[1:3] if layout == "NHWC" else axes[2:4])
 
 
+LONGEST_SIDE = 16384
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "fit": ("stretch", "crop", "pad"),
     "colour": ("RGB", "BGR", "GREY"),
@@ -319,8 +396,18 @@ def _checked(where: Path, name: str, value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
         raise UserError(f"{where}: {name} must be a number, or a list of numbers")
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{where}: {name} must be finite")
     if name == "size" and (len(numbers) != 2 or not all(isinstance(each, int) and each > 0 for each in numbers)):
         raise UserError(f"{where}: size must be height and width, as [640, 640]")
+    if name in {"scale", "pad", "resize"} and isinstance(value, list):
+        raise UserError(f"{where}: {name} must be one number")
+    if name == "pad" and not 0 <= value <= 255:
+        raise UserError(f"{where}: pad must lie between 0 and 255")
+    if name == "resize" and not (isinstance(value, int) and 1 <= value <= LONGEST_SIDE):
+        raise UserError(f"{where}: resize must be a whole number of pixels up to {LONGEST_SIDE}")
+    if name == "size" and max(numbers) > LONGEST_SIDE:
+        raise UserError(f"{where}: size must be of at most {LONGEST_SIDE} pixels a side")
     if name in {"scale", "std"} and 0 in numbers:
         raise UserError(f"{where}: {name} must not be 0")
     return tuple(numbers) if name in {"size", "mean", "std"} else value
@@ -339,28 +426,65 @@ def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
             raise UserError(f'{where}: write {key} = "OUTPUT", one of {", ".join(outputs)}')
         return str(chosen)
 
+    def threshold() -> float:
+        value = section.pop("threshold", 0.5)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{where}: threshold must be a finite number")
+        return float(value)
+
     metric = section.pop("metric", None)
     own = load_function(str(metric), folder, where) if metric else None
     made: Task
     if name == "classification":
-        made = Classification(output("output"), _classes(section.pop("classes", None), folder, where))
+        chosen, names = output("output"), _classes(section.pop("classes", None), folder, where)
+        axes = next(each.at(1) for each in file.signature.outputs if each.name == chosen)
+        if -1 in axes or math.prod(axes) < 2:
+            raise UserError(f"{where}: {chosen} of {list(axes)} is no answer of two classes or more; name another task")
+        if names and len(names) != math.prod(axes):
+            raise UserError(f"{where}: classes names {len(names)}, and {chosen} has {math.prod(axes)}")
+        made = Classification(chosen, names)
     elif name == "segmentation":
-        made = Segmentation(output("output"), float(section.pop("threshold", 0.5)), own)
+        chosen = output("output")
+        made = Segmentation(chosen, threshold(), own, _stays(file, [chosen]))
     elif name == "detection":
-        threshold, truth = float(section.pop("threshold", 0.5)), section.pop("annotations", None)
+        least, truth = threshold(), section.pop("annotations", None)
+        if truth is not None and not (isinstance(truth, str) and truth):
+            raise UserError(f"{where}: annotations must be the name of a file")
         if decode := section.pop("decode", None):
             reading = from_function(load_function(str(decode), folder, where))
         else:
             form = str(section.pop("form", "xyxy"))
             known_names(folder / where, "form", [form], ("xyxy", "cxcywh"))
             labels = output("labels") if "labels" in section else ""
-            reading = from_outputs(output("boxes"), output("scores"), labels, form)
-        made = Detection(reading, threshold, read_coco(folder / truth) if truth else None, own)
+            boxes, scores = output("boxes"), output("scores")
+            _require_boxes(where, file, boxes, [each for each in (scores, labels) if each])
+            reading = from_outputs(boxes, scores, labels, form)
+        made = Detection(reading, least, read_coco(folder / truth) if truth else None, own, _stays(file, outputs))
     else:
         made = TensorsTask(own)
     if section:
         raise UserError(f"{where}: {', '.join(section)} means nothing there")
     return made
+
+
+def _stays(file: OnnxFile, outputs: Sequence[str]) -> bool:
+    """Whether the answers to one sample keep an axis of samples, the first one, as those of a file without batches."""
+    chosen = [each for each in file.signature.outputs if each.name in outputs]
+    first = [each.shape[0] if each.shape else 0 for each in (*file.signature.inputs[:1], *chosen)]
+    return not file.signature.separable and all(axis in (1, BATCH) for axis in first)
+
+
+def _require_boxes(where: str, file: OnnxFile, boxes: str, others: Sequence[str]) -> None:
+    """Raises UserError for boxes that are not [n,4], and for scores or labels that are not of as many."""
+    shapes = {each.name: each.at(1) for each in file.signature.outputs}
+    if not shapes[boxes] or shapes[boxes][-1] not in (4, -1):
+        raise UserError(f"{where}: boxes = {boxes} is of {list(shapes[boxes])}, not [n,4]; write decode")
+    if -1 in shapes[boxes]:
+        return
+    n = math.prod(shapes[boxes]) // 4
+    for name in others:
+        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n):
+            raise UserError(f"{where}: {name} is of {list(shapes[name])}, which is not of {n} boxes; write decode")
 
 
 def _classes(given: Any, folder: Path, where: str) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class OnnxFile:
 
     `digest` stands for it with all of its weights. `own` is what it holds: FP32, or a narrower type that its engines
     take as it is. `limits` are the numbers below which integer inputs must stay, where the graph shows them; `left_out`
-    are outputs that are no tensors of numbers.
+    are outputs that are no tensors of numbers, `unsteady` those that differ from run to run on one sample.
     """
 
     path: Path
@@ -64,6 +64,7 @@ class OnnxFile:
     own: Own
     limits: Mapping[str, int]
     left_out: tuple[str, ...] = ()
+    unsteady: tuple[str, ...] = ()
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -125,9 +126,19 @@ def _texts(graph: onnx.GraphProto) -> Iterator[Any]:
 def _files_of(path: Path) -> list[Path]:
     """The file, and those that hold its weights where it does not."""
     model = onnx.load(path, load_external_data=False)
-    tensors = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    tensors = [tensor for tensor in _tensors(model.graph) if uses_external_data(tensor)]
     names = dict.fromkeys(ExternalDataInfo(tensor).location for tensor in tensors)
     return [path, *(path.parent / name for name in names)]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The constants of a graph, those of its nodes and of the graphs in them too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for each in node.attribute:
+            yield from (each.t, *each.tensors)
+            for inner in (each.g, *each.graphs):
+                yield from _tensors(inner)
 
 
 def digest_of(path: Path) -> str:
@@ -352,4 +363,5 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
         inputs = tuple(TensorSpec(each.name, each.dtype, each.at(1)) for each in inputs)
     outputs = tuple(TensorSpec(name, dtype, tuple(axes)) for name, dtype, axes in told["outputs"])
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
-    return OnnxFile(path, signature, digest_of(path), own_precision(model), limits, left_out)
+    own, unsteady = own_precision(model), tuple(told["unsteady"])
+    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady)

@@ -18,7 +18,8 @@ def try_graph(
     """Run the file on two seeded samples, and on both at once where it takes batches; what came out.
 
     An axis of an output that is twice as long then is the batch, or a multiple of it; one that differs between samples
-    has the length -1.
+    has the length -1, and so has one that follows from an operator whose answers have any number, where shape inference
+    knows no other length. `unsteady` are outputs that differ from run to run on one sample.
     """
     import onnxruntime
 
@@ -27,18 +28,23 @@ def try_graph(
     signature = Signature(inputs)
     given = Seeded(signature, limits, constants, 2, seed=0)
     samples = [given[index] for index in range(len(given))]
-    found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched}
+    found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched, "unsteady": []}
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        content = with_shapes(load_graph(path), inputs).SerializeToString()
+        model = with_shapes(load_graph(path), inputs)
+        content = model.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         kinds = {each.name: each.type for each in session.get_outputs()}
         names = [name for name, kind in kinds.items() if kind.startswith("tensor(") and "string" not in kind]
         found["left_out"] = [name for name in kinds if name not in names]
         if not names:  # an empty list would ask for all of them
             return found
-        one, other = ([np.asarray(each) for each in session.run(names, dict(sample))] for sample in samples)
+        one, again, other = (
+            [np.asarray(each) for each in session.run(names, dict(sample))] for sample in (samples[0], *samples)
+        )
+        known = {each.name: each.shape for each in session.get_outputs()}
+        counted = counting(model)
     except Exception as error:  # ONNX Runtime's own, told in one line
         found["problem"] = first_line(error)
         return found
@@ -48,14 +54,44 @@ def try_graph(
             both = session.run(names, dict(signature.join(samples, 2)))
         except Exception:  # a batch of one is written into the graph, whatever its inputs say
             found["batched"] = False
+    found["unsteady"] = [name for name, a, b in zip(names, one, again, strict=True) if not _repeated(a, b)]
     for name, a, b, together in zip(names, one, other, both, strict=True):
         axes: list[int | str] = list(a.shape)
         if a.shape != b.shape:
             axes = [length if length == more else -1 for length, more in zip(a.shape, b.shape, strict=False)]
         elif found["batched"] and together.ndim == a.ndim:
             axes = [_grown(length, more) for length, more in zip(a.shape, together.shape, strict=True)]
+        shown = known[name] if len(known[name] or ()) == len(axes) else [None] * len(axes)
+        if name in counted:
+            axes = [
+                axis if axis == length or (axis == BATCH and length == BATCH) else -1
+                for axis, length in zip(axes, shown, strict=True)
+            ]
         found["outputs"].append([name, a.dtype.name, axes])
     return found
+
+
+# Operators of which nobody knows how much they give before they have run.
+COUNTING = frozenset({"NonMaxSuppression", "NonZero", "Compress", "Unique", "Loop", "If", "Range", "StringSplit"})
+
+
+def counting(model: Any) -> set[str]:
+    """The values that may have any length, since they follow from such an operator."""
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in COUNTING or found.intersection(node.input):
+            found.update(node.output)
+    return found
+
+
+def _repeated(one: Any, again: Any) -> bool:
+    """Whether two runs on one sample gave the same, but for what the order of a sum changes."""
+    if one.shape != again.shape:
+        return False
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, again))
+    size = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
+    return bool(np.allclose(one.astype(np.float64), again.astype(np.float64), 1e-3, 1e-4 * size, equal_nan=True))
 
 
 def _grown(one: int, two: int) -> int | str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import Score
-from trtgate.tasks.tensors import ENOUGH_DB, LOST_DB, lost_slices
+from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
+from trtgate.tasks.slices import ENOUGH_DB, lost_slices
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
+# Of signal to noise, as what is lost of it between two stacks: less is another rounding.
+LOST_DB = 3.0
+# Shares that are given only where they are not 1.
+UNSAID = (SAME_SHAPE, "boxes found again")
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -20,7 +25,10 @@ NOISE_DB = 6.0
 def scores_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
     """The scores of a summary by name and output. Raises one of `fields.DAMAGED` for what no session writes."""
     found = {}
-    number = fields.optional(fields.number)
+
+    def number(name: str, value: Any) -> float | None:
+        return -math.inf if value == LEAST else fields.optional(fields.number)(name, value)
+
     for each in fields.items("scores", summary["scores"]):
         value = number("value", each["value"])
         score = Score(
@@ -54,7 +62,7 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
     INVALID for answers to other samples.
     """
     if not new["finite"]:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, f"the new answers are not finite: {new['text']}")
+        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
     kept = [side.get("kept", {}) for side in (old, new)]
     if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
         return Decision(Verdict.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
@@ -62,7 +70,13 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     before, after = scores_in(old), scores_in(new)
-    decided = [_lost(score, after.get(key), expectation) for key, score in before.items()]
+    for one, other in ((before, after), (after, before)):
+        one |= {
+            key: replace(other[key], value=1.0, low=1.0, high=1.0)
+            for key in other.keys() - one.keys()
+            if key[0] in UNSAID
+        }
+    decided = [_lost(score, after.get(key), expectation) for key, score in sorted(before.items())]
     if all("powers" in side for side in kept):
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:

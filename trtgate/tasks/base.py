@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +20,8 @@ from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
+from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 
@@ -49,7 +54,8 @@ class Score:
     """One number on how alike the answers are; more is better.
 
     `key` is the floor's in the expectations, "" where there is none; `of` the output that it is about, "" for all.
-    `low` and `high` are one-sided 95 % bounds where the number is one of a sample.
+    `low` and `high` are one-sided 95 % bounds where the number is one of a sample; `floor` holds where the expectations
+    have none.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Score:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
 
     @property
     def label(self) -> str:
@@ -67,7 +74,7 @@ class Score:
     def text(self, value: float) -> str:
         """A value of this score as people write it."""
         if not np.isfinite(value):
-            return "exact"
+            return "exact" if value > 0 else str(value)
         if self.unit == "%":
             return f"{value:.1%}"
         return f"{value:.1f} {self.unit}" if self.unit else f"{value:.4f}"
@@ -75,6 +82,7 @@ class Score:
     def decide(self, expectation: Expectation) -> Decision | None:
         """Against its floor: PASS iff the lower bound reaches it, REGRESSED iff the upper one does not."""
         floor = expectation[self.key] if self.key else None
+        floor = self.floor if floor is None else floor
         if floor is None:
             return None
         low = self.value if self.low is None else self.low
@@ -88,26 +96,29 @@ class Score:
         return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, which know no infinity."""
+        """As JSON values, which know no infinity: null for more than any number, "-inf" for less."""
         values = asdict(self)
+        del values["floor"]
         for name in ("value", "low", "high"):
             if values[name] is not None and not np.isfinite(values[name]):
-                values[name] = None
+                values[name] = None if values[name] > 0 else LEAST
         return values
 
 
+LEAST = "-inf"
 EXAMPLES_SHOWN = 10
-# From this floor on an engine is to compute what the reference computes, whatever it is given.
-EXACT_DB = 60.0
+# The score of an output whose length depends on the data; it is 1 where it is not given.
+SAME_SHAPE = "share of answers of the same shape"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a comparison found: on `n` samples, whether all is finite that is finite in the reference, the scores, and
-    for people what the worst samples are. `same` says that nothing differs in a bit.
+    """What a comparison found: on `n` samples the scores, and for people what the worst samples are. `same` says that
+    nothing differs in a bit.
 
-    `spoilt` names the outputs that hold NaN or infinity where the reference does not. `kept` is what a later comparison
-    needs, as JSON values, `doubt` what makes the samples tell little.
+    `spoilt` names the outputs that hold NaN or infinity elsewhere than the reference does; `unmeasured` has a sentence
+    for each thing of which nothing could be compared. `kept` is what a later comparison needs, as JSON values, `doubt`
+    what makes the samples tell little.
     """
 
     n: int
@@ -117,6 +128,7 @@ class Scores:
     examples: tuple[str, ...] = ()
     kept: Mapping[str, Any] | None = None
     doubt: str = ""
+    unmeasured: tuple[str, ...] = ()
 
     def decide(self, expectation: Expectation, metric: str) -> list[Decision]:
         """One decision: the worst of its scores', which names the output, or that all reach their floors."""
@@ -124,19 +136,38 @@ class Scores:
 
     def _decision(self, expectation: Expectation) -> Decision:
         if self.spoilt:
-            message = f"{', '.join(self.spoilt)}: NaN or infinity where the reference has none"
+            message = f"{', '.join(self.spoilt)}: NaN or infinity elsewhere than in the reference's"
             return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
-        decided = [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        # First what names the place.
+        decided = self._slices(expectation.number("sqnr_db"))
+        decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        decided += [
+            Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
+            for each in self.unmeasured
+        ]
         if not decided:
             return Decision(Verdict.PASS, Reason.NO_FLOOR, self.text)
         found = worst(decided)
-        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < EXACT_DB:
+        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
             # On noise a detector finds nothing, and a narrow type rounds nothing badly.
             found = replace(found, verdict=Verdict.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
             return replace(found, message=f"{found.message}; but {self.doubt}")
         if found.verdict is not Verdict.PASS:
             return found
         return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
+
+    def _slices(self, floor_db: float) -> list[Decision]:
+        """What is wrong with slices of the outputs that are compared by value."""
+        kept, found = (self.kept or {}).get("powers", {}), []
+        for name in dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE):
+            certain, perhaps = spoilt_slices(name, kept[name], floor_db) if name in kept else ([], [])
+            if certain:
+                message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
+                found.append(Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, message))
+            elif perhaps:
+                message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
+                found.append(Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
+        return found
 
     @property
     def worst_samples(self) -> str:
@@ -169,6 +200,10 @@ class Scores:
         }
 
 
+# Scores of outputs that are compared element by element.
+BY_VALUE = frozenset({"cosine", "equal elements"})
+
+
 def require_paired(reference: Outputs, got: Outputs) -> None:
     """Raises ValueError for answers to other samples, or of other outputs."""
     if len(reference) != len(got) or not len(reference):
@@ -178,19 +213,77 @@ def require_paired(reference: Outputs, got: Outputs) -> None:
 
 
 def spoilt_outputs(reference: Outputs, got: Outputs) -> tuple[str, ...]:
-    """The outputs that are not finite where the reference is."""
+    """The outputs in which NaN and infinity do not stand where they stand in the reference's, with the same sign."""
     return tuple(
         name for name in reference[0] if any(_spoilt(a[name], b[name]) for a, b in zip(reference, got, strict=True))
     )
 
 
 def _spoilt(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> bool:
-    if got.dtype.kind != "f" or bool(np.isfinite(got).all()):
+    if got.dtype.kind != "f" or reference.dtype.kind != "f":
         return False
-    return reference.shape != got.shape or bool(np.any(~np.isfinite(got) & np.isfinite(reference)))
+    if reference.shape == got.shape:
+        return bool(elsewhere(reference, got).any())
+    # Of another length: nothing stands where it stood, and what is no number there at all is new.
+    kinds = (np.isnan, np.isposinf, np.isneginf)
+    return any(bool(is_kind(got).any()) and not bool(is_kind(reference).any()) for is_kind in kinds)
 
 
 Metric = Callable[[Outputs, Outputs], Any]
+
+
+# What was imported from beside which file: two folders may have modules of one name.
+_beside: dict[Path, dict[str, ModuleType]] = {}
+
+
+@contextlib.contextmanager
+def modules_beside(folder: Path) -> Iterator[None]:
+    """While a user's code runs: what it imports is looked for in its own folder first, and is nobody else's."""
+    folder = folder.resolve()
+    own = _beside.setdefault(folder, {})
+
+    def here(name: str) -> bool:
+        top = name.partition(".")[0]
+        if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+            return False
+        return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+    hidden = {name: module for name, module in sys.modules.items() if here(name)}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules.update(own)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+        own.update({name: module for name, module in sys.modules.items() if here(name)})
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def _module(name: str, folder: Path) -> ModuleType:
+    """The module of that name, the one in the folder first, whatever else is called so."""
+    for path in (folder.resolve() / f"{name}.py", folder.resolve() / name / "__init__.py"):
+        if "." not in name and path.is_file():
+            unique = f"trtgate_own_{hashlib.sha256(f'{path} {path.stat().st_mtime_ns}'.encode()).hexdigest()[:16]}"
+            if unique in sys.modules:
+                return sys.modules[unique]
+            inside = [str(path.parent)] if path.name == "__init__.py" else None
+            spec = importlib.util.spec_from_file_location(unique, path, submodule_search_locations=inside)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[unique] = made = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(made)
+            except BaseException:
+                del sys.modules[unique]
+                raise
+            return made
+    return importlib.import_module(name)
 
 
 def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
@@ -201,18 +294,20 @@ def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     if not module or not name:
         raise UserError(f"{where}: {text} names no function; write module:function")
-    sys.path.insert(0, str(folder.resolve()))
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's own code raises
+        with modules_beside(folder):
+            found = getattr(_module(module, folder), name)
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{where}: {text} cannot be imported ({said})") from error
-    finally:
-        sys.path.pop(0)
     if not callable(found):
         raise UserError(f"{where}: {text} is no function")
-    function: Callable[..., Any] = found
-    return function
+
+    def call(*arguments: Any) -> Any:
+        with modules_beside(folder):
+            return found(*arguments)
+
+    return call
 
 
 def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[Score]:
@@ -222,7 +317,11 @@ def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[
     try:
         found = metric(reference, got)
         values = found if isinstance(found, Mapping) else {"metric": found}
-        return [Score(str(name), "", float(value), "metric") for name, value in values.items()]
-    except Exception as error:  # whatever the user's own code raises
+        scores = [Score(str(name), "", float(value), "metric") for name, value in values.items()]
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the model's own metric failed ({said})") from error
+    for score in scores:
+        if np.isnan(score.value):
+            raise UserError(f"the model's own metric gives NaN for {score.name}; it must give a number")
+    return scores

@@ -6,6 +6,7 @@ The truth is what the reference found, or what people marked.
 from __future__ import annotations
 
 import json
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.shares import share_bounds, size_of
@@ -37,6 +39,11 @@ class Detections:
     scores: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all boxes and scores are numbers."""
+        return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
+
     def above(self, score: float) -> Detections:
         """Those that are as sure as that."""
         kept = self.scores >= score
@@ -53,13 +60,23 @@ def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
     """
 
     def decode(outputs: Tensors) -> Detections:
-        found = np.asarray(outputs[boxes], np.float64).reshape(-1, 4)
+        found = np.asarray(outputs[boxes], np.float64)
+        if found.ndim == 0 or found.shape[-1] != 4:
+            raise UserError(f"[detection]: {boxes} is of {list(found.shape)}, not [n,4]; write decode")
+        found = found.reshape(-1, 4)
         if form == "cxcywh":
             half = found[:, 2:] / 2
             found = np.concatenate([found[:, :2] - half, found[:, :2] + half], 1)
         sure = np.asarray(outputs[scores], np.float64)
+        classes = np.asarray(outputs[labels]).reshape(-1) if labels else np.empty(len(found))
+        n = len(found)
+        if n and (len(classes) != n or sure.size % n or (labels and sure.size != n)):
+            shown = ", ".join(f"{name} {list(np.shape(outputs[name]))}" for name in (boxes, scores, labels) if name)
+            raise UserError(f"[detection]: {shown} are not of as many boxes; write decode")
+        if not len(found):
+            return EMPTY
         if labels:
-            return Detections(found, sure.reshape(-1), np.asarray(outputs[labels], np.int64).reshape(-1))
+            return Detections(found, sure.reshape(-1), classes.astype(np.int64))
         sure = sure.reshape(len(found), -1)
         return Detections(found, sure.max(1), sure.argmax(1).astype(np.int64))
 
@@ -72,26 +89,37 @@ def from_function(function: Callable[..., Any]) -> Decode:
     def decode(outputs: Tensors) -> Detections:
         try:
             boxes, scores, labels = function(outputs)
-            return Detections(
-                np.asarray(boxes, np.float64).reshape(-1, 4),
+            found = Detections(
+                np.asarray(boxes, np.float64),
                 np.asarray(scores, np.float64).reshape(-1),
                 np.asarray(labels, np.int64).reshape(-1),
             )
-        except Exception as error:  # whatever the user's own code raises
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises
             said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"the model's own decode failed ({said}); it must give boxes, scores and labels") from error
+        n = len(found.scores)
+        if found.boxes.size == 0 == n:
+            return EMPTY
+        if found.boxes.shape != (n, 4) or len(found.labels) != n:
+            shapes = ", ".join(str(list(each.shape)) for each in (found.boxes, found.scores, found.labels))
+            raise UserError(
+                f"the model's own decode gives {shapes}; it must give boxes [n,4], scores [n] and labels [n]"
+            )
+        return found
 
     return decode
 
 
 @dataclass(frozen=True)
 class Detection:
-    """`threshold` is how sure a detection must be to count; `truth` what people marked, by the sample's name."""
+    """`threshold` is how sure a detection must be to count; `truth` what people marked, by the sample's name; `stays`
+    says that samples have an axis of one before all others. Outputs that nobody reads are compared by value."""
 
     decode: Decode
     threshold: float = 0.5
     truth: Mapping[str, Detections] | None = None
     metric: Metric | None = None
+    stays: bool = False
     name: ClassVar[str] = "detection"
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
@@ -100,10 +128,23 @@ class Detection:
         spoilt = spoilt_outputs(reference, got)
         if spoilt:
             return Scores(len(reference), (), spoilt)
-        ours, theirs = ([self.decode(row).above(self.threshold) for row in side] for side in (got, reference))
-        same = all(
-            a[name].tobytes() == b[name].tobytes() for a, b in zip(reference, got, strict=True) for name in reference[0]
-        )
+        if self.truth is not None and not set(samples.names) & set(self.truth):
+            known = next(iter(self.truth), "nothing")
+            raise UserError(
+                f"[detection] annotations: none of the samples, such as {samples.names[0]}, is in them "
+                f"(they have {known}); give those of these photos"
+            )
+        read: set[str] = set()
+        ours, theirs = ([self._decoded(row, read) for row in side] for side in (got, reference))
+        for index, each in enumerate(theirs):
+            if not each.finite:
+                raise UserError(
+                    f"[detection]: boxes or scores of the reference on {samples.names[index]} are NaN or infinite; "
+                    "mend decode, or name other outputs"
+                )
+        if not all(each.finite for each in ours):
+            return Scores(len(reference), (), ("boxes or scores",))
+        ours, theirs = ([each.above(self.threshold) for each in side] for side in (ours, theirs))
         found, clusters, examples = [], [], []
         for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
             hits, extra = matched(wanted, mine)
@@ -114,10 +155,28 @@ class Detection:
         scores = [_share(found, clusters)] if found else []
         truth = self.truth
         marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
-        scores.append(Score("mAP", "", mean_average_precision(marked, ours), "mean_ap", "%"))
-        scores += own_scores(self.metric, reference, got)
-        kept = {"samples": samples.digest}
-        return Scores(len(reference), tuple(scores), (), same, tuple(examples), kept, samples.doubt)
+        # What people marked, the reference itself may miss.
+        floor = MEAN_AP if truth is None else None
+        scores.append(Score("mAP", "", mean_average_precision(marked, ours), "mean_ap", "%", floor=floor))
+        others, unmeasured = compare_outputs([name for name in reference[0] if name not in read], reference, got)
+        scores += [*others, *own_scores(self.metric, reference, got)]
+        if not any(len(each.scores) for each in theirs):
+            unmeasured.append(
+                f"the reference finds nothing on any sample that reaches the threshold {self.threshold:g}"
+            )
+        return Scores(
+            len(reference),
+            tuple(scores),
+            (),
+            same_bits(reference, got),
+            tuple(examples),
+            kept_of(reference, got, samples),
+            samples.doubt,
+            tuple(unmeasured),
+        )
+
+    def _decoded(self, row: Tensors, read: set[str]) -> Detections:
+        return self.decode(_Read({name: _first(array) if self.stays else array for name, array in row.items()}, read))
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "agreement")
@@ -126,6 +185,25 @@ class Detection:
         return found.to_json(self.name)
 
 
+class _Read(UserDict[str, npt.NDArray[Any]]):
+    """Outputs of a sample that note by name which of them are read."""
+
+    def __init__(self, outputs: Tensors, read: set[str]) -> None:
+        super().__init__(outputs)
+        self._read = read
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        self._read.add(name)
+        found: npt.NDArray[Any] = super().__getitem__(name)
+        return found
+
+
+def _first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array[0] if array.ndim and len(array) == 1 else array
+
+
+# The least mean average precision where the reference's own boxes are the truth and nobody says another.
+MEAN_AP = 0.5
 EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
 
 

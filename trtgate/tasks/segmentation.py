@@ -12,29 +12,40 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.decision import Decision
 from trtgate.verdict.shares import student_t
+
+# The least mean IoU where nobody says another: finding nothing but the background has a half of it.
+MEAN_IOU = 0.7
+# Classes with fewer of the pixels do not count in it.
+RARE = 1e-4
 
 
 @dataclass(frozen=True)
 class Segmentation:
     """Classes are read from one output: the largest along axis 0 of a sample, [classes,H,W]; of a single channel those
-    pixels that reach `threshold`."""
+    pixels that reach `threshold`. `stays` says that an axis of samples stands before that; outputs that are not read
+    are compared by value."""
 
     output: str
     threshold: float = 0.5
     metric: Metric | None = None
+    stays: bool = False
     name: ClassVar[str] = "segmentation"
 
     def classes(self, answer: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """int64[H,W] of one sample's output."""
+        """int64[H,W] of one sample's output, or with more axes as the output has them."""
         values: npt.NDArray[Any] = np.asarray(answer)
-        if values.ndim > 2 and values.shape[0] > 1:
-            values = values.argmax(0)
+        axis = int(self.stays)
+        if values.ndim > 2 + axis and values.shape[axis] > 1:
+            values = values.argmax(axis)
         elif values.dtype.kind == "f":
-            values = values.reshape(values.shape[-2:]) >= self.threshold
-        return np.asarray(values.reshape(values.shape[-2:]), np.int64)
+            values = values >= self.threshold
+        # What is left of an axis of one channel.
+        one = values.ndim > 2 + axis and values.shape[axis] == 1
+        return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
         """The share of equal pixels with bounds over the samples, and the mean intersection over union."""
@@ -45,27 +56,42 @@ class Segmentation:
         shares: list[float] = []
         both: dict[int, int] = {}
         either: dict[int, int] = {}
-        same = True
-        for a, b in zip(reference, got, strict=True):
-            same = same and a[self.output].tobytes() == b[self.output].tobytes()
+        sizes: list[str] = []
+        for index, (a, b) in enumerate(zip(reference, got, strict=True)):
+            if a[self.output].shape != b[self.output].shape:
+                sizes.append(f"{samples.names[index]}: {a[self.output].shape} became {b[self.output].shape}")
+                shares.append(0.0)
+                continue
             wanted, mine = self.classes(a[self.output]), self.classes(b[self.output])
-            if wanted.shape != mine.shape:
-                raise ValueError(f"{self.output} of shapes {wanted.shape} and {mine.shape} cannot be compared")
-            shares.append(float(np.mean(wanted == mine)))
+            shares.append(float(np.mean(wanted == mine)) if wanted.size else 1.0)
             for label in np.union1d(wanted, mine).tolist():
                 here, there = wanted == label, mine == label
                 both[label] = both.get(label, 0) + int(np.sum(here & there))
                 either[label] = either.get(label, 0) + int(np.sum(here | there))
         low, high = mean_bounds(shares)
-        overlap = float(np.mean([both[label] / either[label] for label in either]))
+        # A class of hardly a pixel has an overlap of all or nothing.
+        total = sum(either.values())
+        many = [label for label in either if either[label] >= RARE * total] or list(either)
+        overlap = float(np.mean([both[label] / either[label] for label in many])) if many else 1.0
+        others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
-            Score("mean IoU", self.output, overlap, "mean_iou", "%"),
+            Score("mean IoU", self.output, 0.0 if sizes else overlap, "mean_iou", "%", floor=MEAN_IOU),
+            *others,
             *own_scores(self.metric, reference, got),
         ]
         order = np.argsort(shares)[:3]
         examples = tuple(f"{samples.names[at]}: {shares[at]:.1%} equal pixels" for at in order if shares[at] < 1)
-        return Scores(len(reference), tuple(scores), (), same, examples, {"samples": samples.digest}, samples.doubt)
+        return Scores(
+            len(reference),
+            tuple(scores),
+            (),
+            same_bits(reference, got),
+            (*sizes, *examples),
+            kept_of(reference, got, samples),
+            samples.doubt,
+            tuple(unmeasured),
+        )
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "agreement")

@@ -29,7 +29,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`)."""
+    """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`).
+
+    `finite` is False where the engine's logits hold NaN or infinity elsewhere than the reference's; `measured` is False
+    where the reference has no finite number.
+    """
 
     n: int
     top1: int
@@ -40,6 +44,7 @@ class Agreement:
     flips: tuple[Flip, ...]
     photos: int
     effective: float
+    measured: bool = True
 
     @property
     def share(self) -> float:
@@ -55,27 +60,52 @@ class Agreement:
         return share_bounds(self.share, self.effective)
 
 
+def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where one of two arrays holds NaN or an infinity, and the other one not the same."""
+    nan, there = np.isnan(reference), np.isnan(got)
+    found: npt.NDArray[np.bool_] = nan != there
+    endless = (np.isinf(reference) | np.isinf(got)) & ~nan & ~there
+    found |= endless & (reference != got)
+    return found
+
+
+def ranked_logits(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same with numbers for what is none, that stand where it does: NaN and -inf are below all others."""
+    if np.isfinite(logits).all():
+        return logits
+    ends = np.finfo(logits.dtype)
+    found: npt.NDArray[Any] = np.nan_to_num(logits, nan=ends.min, posinf=ends.max, neginf=ends.min)
+    return found
+
+
 def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = None) -> Agreement:
     """Agreement of two float32[N,classes] logit arrays, of the photos int64[N] `clusters` (None: a photo each).
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
-    photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. Raises ValueError for
+    photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is not finite
+    in both has no part in either; a photo without a finite logit of the reference is left out. Raises ValueError for
     arrays of other shapes or without photos.
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
-    if not np.all(np.isfinite(reference)):
-        raise ValueError("the reference's own logits are not finite")
-    n = len(reference)
-    if not np.all(np.isfinite(engine)):
+    n, sound = len(reference), np.isfinite(reference)
+    told = np.flatnonzero(sound.any(1))
+    if elsewhere(reference, engine).any() or not len(told):
         size = size_of(np.ones(n), clusters)
-        return Agreement(n, 0, 0, math.nan, math.nan, False, (), size.photos, size.effective)
-    wanted, got = reference.argmax(1), engine.argmax(1)
-    best = np.argsort(-reference, 1, kind="stable")[:, :5]
+        finite = not elsewhere(reference, engine).any()
+        return Agreement(n, 0, 0, math.nan, math.nan, finite, (), size.photos, size.effective, bool(len(told)))
+    if len(told) < n:
+        reference, engine, sound, n = reference[told], engine[told], sound[told], len(told)
+        clusters = None if clusters is None else clusters[told]
+    ours, theirs = ranked_logits(engine), ranked_logits(reference)
+    wanted, got = theirs.argmax(1), ours.argmax(1)
+    best = np.argsort(-theirs, 1, kind="stable")[:, :5]
     rows = np.arange(n)
-    margins = reference[rows, wanted] - reference[rows, got]
-    flips = tuple(Flip(int(i), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(wanted != got))
-    a, b = reference.astype(np.float64), engine.astype(np.float64)
+    margins = theirs[rows, wanted] - theirs[rows, got]
+    flips = tuple(
+        Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(wanted != got)
+    )
+    a, b = (np.where(sound, each, 0).astype(np.float64) for each in (reference, engine))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = float(np.min(np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)))
     noise = float(np.sum((a - b) ** 2))
@@ -135,13 +165,19 @@ def rebuilt(old: Sequence[Agreement], new: Sequence[Sequence[Agreement]]) -> Reb
     )
 
 
+NOT_FINITE = "the engine's logits hold NaN or infinity elsewhere than the reference's"
+NOTHING = "the reference's logits hold no finite number: nothing can be compared"
+
+
 def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
     """Whether top-1 agreement reaches `floor`: PASS iff its lower bound does, REGRESSED iff its upper bound does not.
 
     In between it is INCONCLUSIVE, as is a sample that could not reach the floor even without one flip.
     """
     if not agreement.finite:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
+    if not agreement.measured:
+        return Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
     low, high = agreement.bounds
     ratio: dict[str, Any] = {"estimate": agreement.share, "low": low, "high": high}
     text = (
@@ -198,12 +234,14 @@ def measure_accuracy(
     """Top-1 and top-5 accuracy of two float32[N,classes] logit arrays against int64[N] labels, of the photos int64[N]
     `clusters` (None: a photo each).
 
-    An engine whose logits are not finite is right nowhere on those photos.
+    On photos where NaN or infinity stand elsewhere in the engine's logits than in the reference's, it is right nowhere.
     """
+    sound = ~elsewhere(reference, engine).any(1)
 
     def right(logits: Logits, k: int) -> npt.NDArray[np.bool_]:
-        best = np.argsort(-logits, 1, kind="stable")[:, :k]
-        found: npt.NDArray[np.bool_] = np.any(best == labels[:, None], 1) & np.isfinite(logits).all(1)
+        best = np.argsort(-ranked_logits(logits), 1, kind="stable")[:, :k]
+        there = np.isfinite(logits).any(1) & (sound if logits is engine else True)
+        found: npt.NDArray[np.bool_] = np.any(best == labels[:, None], 1) & there
         return found
 
     ours, theirs = right(engine, 1), right(reference, 1)

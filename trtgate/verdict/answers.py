@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trtgate.verdict.agreement import elsewhere, ranked_logits
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.policy import worst
 from trtgate.verdict.shares import Floats, Ints, Size, difference_bounds, size_of
@@ -134,16 +135,18 @@ def answers_of(names: Sequence[str], reference: Logits, engine: Logits, clusters
         raise ValueError(f"{n} photos with logits of shapes {reference.shape} and {engine.shape}")
     if clusters is not None and len(clusters) != n:
         raise ValueError(f"{n} photos with {len(clusters)} clusters")
-    good = np.all(np.isfinite(engine), 1, keepdims=True)
-    best = np.argsort(-np.where(good, engine, 0), 1, kind="stable")[:, :KEPT]
-    logits = np.where(good, np.take_along_axis(engine, best, 1), np.float32(np.nan))
+    # Where the reference itself has NaN or infinity, an engine may have the same.
+    good = ~np.any(elsewhere(reference, engine), 1, keepdims=True)
+    ranks = ranked_logits(engine)
+    best = np.argsort(-np.where(good, ranks, 0), 1, kind="stable")[:, :KEPT]
+    logits = np.where(good, np.take_along_axis(ranks, best, 1), np.float32(np.nan))
     digest = hashlib.sha256(repr(engine.shape).encode())
     digest.update(np.ascontiguousarray(engine, "<f4").data)
     return Answers(
         photos=hashlib.sha256("\0".join(names).encode()).hexdigest(),
         digest=digest.hexdigest(),
         clusters=np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].astype(np.int64),
-        reference=reference.argmax(1),
+        reference=ranked_logits(reference).argmax(1),
         classes=best,
         logits=logits.astype(np.float32),
     )

@@ -50,6 +50,7 @@ class Reason(enum.Enum):
     PROCESS_SPREAD = "process_spread"
     ONE_OF_MANY = "one_of_many"
     TOO_FEW_BUILDS = "too_few_builds"
+    NOTHING_MEASURED = "nothing_measured"
     # INVALID
     DISTURBED = "disturbed"
     MACHINE_CHANGED = "machine_changed"

@@ -1,0 +1,358 @@
+"""How answers are compared: what tasks make of wrong ones, and of those that tell nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trtgate.errors import UserError
+from trtgate.expectations import Expectation, read_expectations
+from trtgate.samples import Unlabelled
+from trtgate.tasks.against import decide_scores, scores_in
+from trtgate.tasks.base import Outputs, Task, load_function
+from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.tensors import TensorsTask
+from trtgate.verdict.decision import Decision, Reason, Verdict
+
+RANDOM = np.random.default_rng(0)
+REAL = read_expectations()
+EXACT, NARROW = (REAL.of("net.onnx", engine) for engine in ("openvino-fp32", "openvino-int8"))
+
+
+class Some(Unlabelled):
+    """Samples of which only the names are known."""
+
+    digest = "some"
+
+    def __init__(self, count: int) -> None:
+        self.names = tuple(map(str, range(count)))
+
+
+def judged(task: Task, reference: Outputs, got: Outputs, expectation: Expectation = EXACT) -> Decision:
+    [decision] = task.decide(task.compare(reference, got, Some(len(reference))), expectation)  # type: ignore[arg-type]
+    return decision
+
+
+def against(task: Task, reference: Outputs, old: Outputs, new: Outputs, expectation: Expectation = EXACT) -> Decision:
+    """What a baseline's answers make of new ones, through the JSON of their sessions."""
+    samples: Any = Some(len(reference))
+    summaries = [task.summary(task.compare(reference, each, samples)) for each in (old, new)]
+    before, after = json.loads(json.dumps(summaries, allow_nan=False))
+    return decide_scores(before, after, expectation)
+
+
+def rows(*shape: int, count: int = 8, name: str = "y") -> list[dict[str, Any]]:
+    return [{name: RANDOM.standard_normal(shape).astype(np.float32)} for _ in range(count)]
+
+
+def changed(outputs: Sequence[Any], at: Any, value: Any, name: str = "y") -> list[dict[str, Any]]:
+    """The same answers with another value somewhere in one output."""
+    found = [{key: np.array(array) for key, array in row.items()} for row in outputs]
+    for row in found:
+        row[name][at] = value
+    return found
+
+
+def rounded(outputs: Sequence[Any], share: float = 1e-6) -> list[dict[str, Any]]:
+    """The same answers as another kernel computes them."""
+    return [
+        {
+            key: array
+            if array.dtype.kind != "f"
+            else (array * (1 + share * RANDOM.standard_normal(array.shape))).astype(array.dtype)
+            for key, array in row.items()
+        }
+        for row in outputs
+    ]
+
+
+# What is no number.
+
+
+@pytest.mark.parametrize("own", [np.nan, np.inf, -np.inf])
+def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -> None:
+    task, masked = TensorsTask(), changed(rows(8, 4), np.s_[::2], own)
+    assert judged(task, masked, rounded(masked)).verdict is Verdict.PASS
+    for wrong in (0.0, np.nan, np.inf, -np.inf):
+        if wrong is own or wrong == own:
+            continue
+        other = changed(masked, np.s_[0, 0], wrong)
+        assert judged(task, masked, other).reason is Reason.NOT_FINITE, wrong
+        assert against(task, masked, masked, other).verdict is Verdict.REGRESSED
+
+
+def test_a_reference_without_a_finite_number_measures_nothing() -> None:
+    task = TensorsTask()
+    nothing = changed(rows(8, 4), np.s_[:], np.nan)
+    for reference, got in ((nothing, nothing), (changed(nothing, 0, -np.inf), changed(nothing, 0, -np.inf))):
+        decision = judged(task, reference, got)
+        assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+        assert "y: the reference has no finite number" in decision.message
+    assert judged(task, nothing, rows(8, 4)).verdict is Verdict.REGRESSED
+
+
+# What the whole hides.
+
+
+def test_answers_of_another_length_do_not_hide_the_others() -> None:
+    task, found = TensorsTask(), [*rows(6, 4, count=1), *rows(5, 4, count=39)]
+    other = [*rows(7, 4, count=1), *rounded(found[1:])]
+    decision = judged(task, found, other)
+    # One of 40 may be another one by rounding; the bound of the share tells.
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert "share of answers of the same shape of y is 97.5%" in decision.message
+    for expectation in (EXACT, NARROW):
+        assert judged(task, found, [other[0], *rows(5, 4, count=39)], expectation).verdict is Verdict.REGRESSED
+        worse = changed(other[1:], np.s_[:, 2], 0)
+        assert judged(task, found, [other[0], *worse], expectation).verdict is Verdict.REGRESSED
+        assert against(task, found, other, [other[0], *worse], expectation).verdict is Verdict.REGRESSED
+        # Of the same shape again, which is better, and of none.
+        assert against(task, found, other, rounded(found), expectation).verdict is Verdict.PASS
+        assert against(task, found, rounded(found), rows(3, 4, count=40), expectation).verdict is Verdict.REGRESSED
+
+
+def test_what_is_empty_on_both_sides_is_equal() -> None:
+    empty = [{"where": np.zeros((0, 3), np.int64)} for _ in range(8)]
+    assert judged(TensorsTask(), empty, empty).verdict is Verdict.PASS
+
+
+def yolo() -> list[dict[str, Any]]:
+    """Boxes in pixels beside scores, in one output."""
+    found = rows(84, 2100)
+    for row in found:
+        row["y"][:4] = RANDOM.uniform(10, 640, (4, 2100))
+        row["y"][4:] = RANDOM.uniform(0, 1e-3, (80, 2100))
+        for at in RANDOM.integers(0, 2100, 20):
+            row["y"][4 + RANDOM.integers(80), at] = RANDOM.uniform(0.5, 0.95)
+    return found
+
+
+def pixels_off(outputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """As an INT8 engine has them: boxes off by some pixels."""
+    found = rounded(outputs, 0.1)
+    for row in found:
+        row["y"][:4] += RANDOM.standard_normal((4, 2100)) * 3
+    return found
+
+
+@pytest.mark.parametrize("wrong", [lambda scores: scores * 0, lambda scores: 1 - scores])
+def test_scores_beside_boxes_in_pixels_are_judged_by_their_own_signal(wrong: Any) -> None:
+    task, reference = TensorsTask(), yolo()
+    for old, expectation, verdict in (
+        (rounded(reference), EXACT, Verdict.REGRESSED),
+        (pixels_off(reference), NARROW, Verdict.INCONCLUSIVE),
+    ):
+        assert judged(task, reference, old, expectation).verdict is Verdict.PASS
+        again = rounded(reference) if expectation is EXACT else pixels_off(reference)
+        assert against(task, reference, old, again, expectation).verdict is Verdict.PASS
+        new = [{"y": np.concatenate([row["y"][:4], wrong(row["y"][4:])])} for row in old]
+        decision = judged(task, reference, new, expectation)
+        assert (decision.verdict, "y, " in decision.message) == (verdict, True), decision
+        decision = against(task, reference, old, new, expectation)
+        assert decision.verdict is Verdict.REGRESSED
+        assert " more" in decision.message
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_one_dead_channel_of_64_is_found_and_named(kind: Any, expectation: Expectation) -> None:
+    task, reference = TensorsTask(), [{"q": RANDOM.integers(1, 255, (64, 16, 16)).astype(kind)} for _ in range(8)]
+    good = rounded(reference, 1e-6 if expectation is EXACT else 0.05)
+    bad = changed(good, 7, 0, "q")
+    assert judged(task, reference, good, expectation).verdict is Verdict.PASS
+    for decision in (judged(task, reference, bad, expectation), against(task, reference, good, bad, expectation)):
+        assert decision.verdict is Verdict.REGRESSED
+        assert "q, 7 along axis 0 of a sample" in decision.message
+
+
+def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
+    task, reference = TensorsTask(), rows(300, 5, count=20)
+    for row in reference:
+        row["y"][::2] *= 1e-4
+    for seed in range(5):
+        noisy, other = (rounded(reference, 0.05) for _ in range(2))
+        for row in (*noisy, *other):  # as a type has it whose steps are as wide for all
+            row["y"] += np.float32(1e-6) * RANDOM.standard_normal(row["y"].shape).astype(np.float32)
+        other[seed]["y"][2 * seed] = 0.5
+        assert judged(task, reference, other, NARROW).verdict is Verdict.PASS
+        assert judged(task, reference, rounded(reference), EXACT).verdict is Verdict.PASS
+
+
+# Detectors.
+
+
+def found_boxes(n: int = 5, score: float = 0.9) -> dict[str, Any]:
+    corner = RANDOM.uniform(0, 100, (n, 2))
+    return {
+        "b": np.concatenate([corner, corner + 30], 1).astype(np.float32),
+        "s": np.full(n, score, np.float32),
+        "l": np.arange(n),
+        "mask": RANDOM.standard_normal((n, 28, 28)).astype(np.float32),
+    }
+
+
+DETECTION = Detection(from_outputs("b", "s", "l", "xyxy"))
+
+
+def by(function: Any) -> Detection:
+    return Detection(from_function(function))
+
+
+def test_nothing_above_the_threshold_tells_nothing() -> None:
+    few = [found_boxes(score=0.3) for _ in range(60)]
+    decision = judged(DETECTION, few, [found_boxes(score=0.01) for _ in range(60)], NARROW)
+    assert decision.verdict is not Verdict.PASS
+    decision = judged(DETECTION, few, few)
+    assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    assert "threshold 0.5" in decision.message
+
+
+def test_outputs_that_a_detector_does_not_read_are_compared_by_value() -> None:
+    sound = [found_boxes() for _ in range(60)]
+    own = by(lambda outputs: (outputs["b"], outputs["s"], outputs["l"]))
+    for task in (DETECTION, own):
+        assert judged(task, sound, rounded(sound)).verdict is Verdict.PASS
+        for bad in ([{**row, "mask": row["mask"] * -7} for row in sound], changed(sound, np.s_[:, 3], 0, "mask")):
+            decision = judged(task, sound, bad)
+            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
+            decision = against(task, sound, rounded(sound), bad)
+            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
+    whole = by(lambda outputs: [dict(outputs.items())[name] for name in "bsl"])
+    assert judged(whole, sound, [{**row, "mask": row["mask"] * -7} for row in sound]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda row: (row["b"], row["s"][:3], row["l"]), r"\[5, 4\], \[3\], \[5\]"),
+        (lambda row: (row["b"].T, row["s"], row["l"]), r"\[4, 5\], \[5\], \[5\]"),
+        (lambda row: (row["b"], row["s"] * np.nan, row["l"]), "NaN or infinite"),
+        (lambda row: (row["b"] * np.inf, row["s"], row["l"]), "NaN or infinite"),
+        (lambda row: sys.exit(0), "SystemExit"),
+    ],
+)
+def test_a_decode_that_gives_no_detections_is_told(function: Any, said: str) -> None:
+    sound = [found_boxes() for _ in range(4)]
+    with pytest.raises(UserError, match=said):
+        judged(by(function), sound, sound)
+
+
+def test_a_decode_that_fails_on_the_engines_answers_alone_spoils_them() -> None:
+    sound = [found_boxes() for _ in range(4)]
+    task = by(lambda row: (row["b"], np.sqrt(row["s"]), row["l"]))
+    with np.errstate(invalid="ignore"):
+        assert judged(task, sound, changed(sound, 0, -1.0, "s")).reason is Reason.NOT_FINITE
+
+
+def test_outputs_of_other_shapes_than_boxes_and_scores_are_told() -> None:
+    row = {"b": np.ones((5, 5), np.float32), "s": np.ones(5, np.float32), "l": np.arange(5), "t": np.ones((4, 5))}
+    for boxes, scores, said in (("b", "s", r"b is of \[5, 5\]"), ("t", "s", r"\[4, 5\], not \[n,4\]")):
+        with pytest.raises(UserError, match=said):
+            from_outputs(boxes, scores, "l", "xyxy")(row)
+    with pytest.raises(UserError, match="not of as many boxes"):
+        from_outputs("x", "s", "l", "xyxy")({**row, "x": np.ones((3, 4))})
+
+
+def test_annotations_of_other_photos_are_told() -> None:
+    sound = [found_boxes() for _ in range(4)]
+    with pytest.raises(UserError, match=r"none of the samples, such as 0, is in them \(they have other\.jpg\)"):
+        judged(replace(DETECTION, truth={"other.jpg": EMPTY}), sound, sound)
+
+
+def test_boxes_found_again_need_not_have_been_missed_before() -> None:
+    sure, unsure = ([found_boxes(score=score) for _ in range(60)] for score in (0.9, 0.1))
+    assert against(DETECTION, unsure, sure, unsure).verdict is Verdict.PASS
+    assert against(DETECTION, unsure, unsure, sure).verdict is Verdict.REGRESSED
+
+
+# The user's own code.
+
+
+def test_a_metric_that_is_no_number_is_told_and_infinity_keeps_its_sign() -> None:
+    reference = rows(4)
+    with pytest.raises(UserError, match="gives NaN for metric"):
+        judged(TensorsTask(lambda a, b: float("nan")), reference, reference)
+    with pytest.raises(UserError, match="SystemExit"):
+        judged(TensorsTask(lambda a, b: sys.exit(0)), reference, reference)
+    best, worst = (TensorsTask(lambda a, b, each=each: each) for each in (np.inf, -np.inf))
+    wanted = Expectation({**EXACT.values, "metric": 0.5})
+    assert judged(best, reference, reference, wanted).verdict is Verdict.PASS
+    assert judged(worst, reference, reference, wanted).verdict is Verdict.REGRESSED
+    samples: Any = Some(len(reference))
+    for task, value in ((best, np.inf), (worst, -np.inf)):
+        summary = json.loads(json.dumps(task.summary(task.compare(reference, reference, samples)), allow_nan=False))
+        assert scores_in(summary)["metric", ""].value == value
+
+
+def test_each_folder_has_its_own_modules(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 0.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.py").write_text(
+            "def score(*_):\n    from helping import other\n    return now() + other()\n\nfrom helping import now\n"
+        )
+        (tmp_path / name / "helping.py").write_text(f"def now():\n    return {value}\n\nother = now\n")
+        (tmp_path / name / "statistics.py").write_text(f"def score(*_):\n    return {value}\n")
+    for module, factor in (("metrics", 2), ("statistics", 1)):
+        scores = [load_function(f"{module}:score", tmp_path / name, name) for name in "ab"]
+        assert [score() for score in (*scores, *scores)] == [factor, 0.0] * 2
+    assert "helping" not in sys.modules
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match="leaving:score cannot be imported"):
+        load_function("leaving:score", tmp_path, "x")
+
+
+# Segmenters.
+
+
+def areas(*shape: int, count: int = 40) -> list[dict[str, Any]]:
+    """A rectangle of two hundredths on a background, the rest of the axes of one."""
+    found = []
+    for _ in range(count):
+        array = np.full(shape, 0.01, np.float32)
+        y, x = RANDOM.integers(0, 54, 2)
+        array[..., y : y + 8, x : x + 10] = 0.9
+        found.append({"m": array})
+    return found
+
+
+def test_a_segmenter_that_finds_nothing_does_not_pass() -> None:
+    reference = areas(1, 64, 64)
+    for expectation in (EXACT, NARROW):
+        assert judged(Segmentation("m"), reference, rounded(reference), expectation).verdict is Verdict.PASS
+        decision = judged(Segmentation("m"), reference, changed(reference, np.s_[:], 0.01, "m"), NARROW)
+        assert (decision.verdict, "mean IoU" in decision.message) == (Verdict.REGRESSED, True)
+    # A pixel of a class that hardly is there is no half of the overlap.
+    flat = changed(reference, np.s_[:], 0.01, "m")
+    assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(("shape", "stays"), [((5, 8, 8), False), ((1, 5, 8, 8), True), ((4, 8, 8, 8), False)])
+def test_batches_that_stay_and_volumes_have_classes(shape: tuple[int, ...], stays: bool) -> None:
+    task, reference = Segmentation("m", stays=stays), rows(*shape, name="m")
+    assert task.classes(reference[0]["m"]).size == reference[0]["m"].size // shape[int(stays)]
+    assert judged(task, reference, rounded(reference)).verdict is Verdict.PASS
+    assert judged(task, reference, rows(*shape, name="m")).verdict is Verdict.REGRESSED
+
+
+def test_another_size_is_a_regression_that_is_told() -> None:
+    reference = areas(1, 64, 64)
+    found = Segmentation("m").compare(reference, areas(1, 32, 32, count=40), Some(40))  # type: ignore[arg-type]
+    [decision] = Segmentation("m").decide(found, EXACT)
+    assert decision.verdict is Verdict.REGRESSED
+    assert "0: (1, 64, 64) became (1, 32, 32)" in found.worst_samples
+
+
+def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
+    reference = [{**row, "edges": RANDOM.standard_normal((6, 4)).astype(np.float32)} for row in areas(1, 64, 64)]
+    assert judged(Segmentation("m"), reference, rounded(reference)).verdict is Verdict.PASS
+    bad = changed(reference, np.s_[3], 0, "edges")
+    for decision in (judged(Segmentation("m"), reference, bad), against(Segmentation("m"), reference, reference, bad)):
+        assert (decision.verdict, "edges, 3 along axis 0" in decision.message) == (Verdict.REGRESSED, True)

@@ -1,0 +1,187 @@
+"""Slices of outputs (a channel, a row), each judged by its own signal: what the noise of a whole output hides.
+
+A slice's own signal and noise say whether it is spoilt. That a large error of one sample is no property of the slice is
+told by the number of samples in which it is deaf: no nearer to the reference than zeros would be.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+# No axis is longer: what a damaged file says of its length is not believed beyond this.
+MOST = 50_000_000
+# From here on what differs is the rounding of FP32 itself; from this floor on an engine is to compute what the
+# reference computes, whatever it is given.
+ENOUGH_DB = 60.0
+# Against an older stack a slice is spoilt when it lost this much, and stands out as much from the old noise of all
+# slices, or is deaf now: what rounding moves is neither.
+SLICE_DB = 10.0
+# A slice with less of its own signal over noise is deaf; one with more than the other is not.
+DEAF_DB, HEARD_DB = 1.0, 6.0
+# What an exact engine's slice has at least, but where its noise is below FP32's rounding of the other slices.
+EXACT_SLICE_DB, ROUNDING_DB = 20.0, 100.0
+# Of integers: a slice in which more than this share differs, and so many times more than in the usual slice.
+UNEQUAL, UNEQUAL_TIMES = 0.5, 5.0
+# In so many samples at least a slice must have been deaf, and in all, where single answers may flip.
+SAMPLES = 3
+
+
+def ratio(decibels: float) -> float:
+    """Decibels of power as a ratio."""
+    return float(10 ** (decibels / 10))
+
+
+def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
+    """What is kept of an output's slices, of answers of the same shape of reference and engine to some of `n` samples:
+    for each axis the power of signal and noise of each slice, and the samples in which it is heard and in which it is
+    deaf. Axes that differ in length among the samples are left empty.
+
+    Of integers the signal is 1 and the noise the share that is unequal.
+    """
+    first = pairs[0][0]
+    if not first.ndim or len({a.ndim for a, _ in pairs}) > 1:
+        return {}
+    integers = first.dtype.kind != "f"
+    axes: list[list[Floats]] = []
+    for axis in range(first.ndim):
+        lengths = {a.shape[axis] for a, _ in pairs}
+        axes.append([np.zeros(next(iter(lengths)) if len(lengths) == 1 else 0) for _ in range(4)])
+    for before, after in pairs:
+        if integers:
+            signal, noise = np.ones(before.shape), np.asarray(before != after, np.float64)
+        else:
+            sound = np.isfinite(before) & np.isfinite(after)
+            a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
+            signal, noise = a * a, (a - b) ** 2
+        for axis, kept in enumerate(axes):
+            if not len(kept[0]):
+                continue
+            one, two = (_along(each, axis) for each in (signal, noise))
+            heard = one > 0
+            deaf = two > UNEQUAL if integers else two * ratio(DEAF_DB) > one
+            for index, more in enumerate((one, two, heard, heard & deaf)):
+                kept[index] += np.asarray(more, np.float64)
+    share = n / len(pairs)
+    found = {
+        "axes": [_pack(each * share) for kept in axes for each in kept[:2]],
+        "samples": [_pack(each) for kept in axes for each in kept[2:]],
+    }
+    return {**found, "integers": True} if integers else found
+
+
+def _along(power: Floats, axis: int) -> Floats:
+    """The mean over everything but one axis."""
+    others = tuple(index for index in range(power.ndim) if index != axis)
+    found: Floats = power.mean(others) if power.size else np.zeros(power.shape[axis])
+    return found
+
+
+def _pack(values: Floats) -> dict[str, Any]:
+    raw = np.ascontiguousarray(values, "<f4").tobytes()
+    return {"n": len(values), "base64": base64.b64encode(zlib.compress(raw, 9)).decode("ascii")}
+
+
+def _unpack(values: Mapping[str, Any]) -> Floats:
+    """The inverse of `_pack`. Raises ValueError for anything else."""
+    n = values["n"]
+    if type(n) is not int or not 0 <= n <= MOST:
+        raise ValueError("powers: n is no length of an axis")
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(values["base64"], validate=True), 4 * n + 1)
+    except zlib.error as error:
+        raise ValueError(f"powers cannot be unpacked ({error})") from error
+    if len(raw) != 4 * n:
+        raise ValueError("powers do not have the length of their axis")
+    return np.frombuffer(raw, "<f4").astype(np.float64)
+
+
+def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
+    """Which slices are deaf in all samples in which they are heard, and in enough; none of an older session's."""
+    if "samples" not in kept:
+        return np.zeros(n, bool)
+    heard, deaf = (_unpack(each) for each in kept["samples"][2 * axis : 2 * axis + 2])
+    if len(heard) != n or len(deaf) != n:
+        raise ValueError("powers: the samples of an axis are not as many as its slices")
+    found: npt.NDArray[np.bool_] = (deaf == heard) & (heard >= SAMPLES)
+    return found
+
+
+def _told(name: str, axis: int, spoilt: npt.NDArray[np.bool_], noise: Floats) -> str:
+    at = int(np.argmax(np.where(spoilt, noise, -1)))
+    more = f" and {int(spoilt.sum()) - 1} more" if spoilt.sum() > 1 else ""
+    return f"{name}, {at} along axis {axis} of a sample{more}"
+
+
+def _named(name: str, found: Sequence[tuple[int, npt.NDArray[np.bool_], Floats]]) -> list[str]:
+    """The slices of the one axis that tells most: what is wrong with a channel is seen in every row, too."""
+    some = [each for each in found if 0 < each[1].sum() < len(each[1])]
+    return [_told(name, *min(some, key=lambda each: float(each[1].mean())))] if some else []
+
+
+def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[list[str], list[str]]:
+    """The slices of an output that are not what the reference has, whatever the whole looks like, and those that may
+    not be.
+
+    An exact engine's have to be near. One of a narrower type is certainly wrong where few slices have far more noise
+    than the usual one and are deaf in every sample; most of them may be that quiet.
+    """
+    certain, perhaps = [], []
+    axes = [_unpack(each) for each in kept["axes"]]
+    for axis in range(len(axes) // 2):
+        signal, noise = axes[2 * axis : 2 * axis + 2]
+        if len(noise) < 2:
+            continue
+        exact, steady = floor_db >= ENOUGH_DB, _steadily(kept, axis, len(noise))
+        if kept.get("integers"):
+            share = noise / np.maximum(signal, 1)
+            spoilt = (share > UNEQUAL) & (share > UNEQUAL_TIMES * np.median(share)) & (exact | steady)
+            certain.append((axis, spoilt, noise))
+        elif exact:
+            near = noise * ratio(EXACT_SLICE_DB) <= signal
+            certain.append((axis, ~near & (noise * ratio(ROUNDING_DB) > signal.mean()), noise))
+        else:
+            apart = noise > ratio(SLICE_DB) * np.median(noise)
+            certain.append((axis, steady & apart, noise))
+            if 2 * steady.sum() > len(steady):
+                perhaps.append((axis, steady, noise))
+    return _named(name, certain), _named(name, perhaps)
+
+
+def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float) -> list[str]:
+    """The slices of outputs whose noise grew as no rounding makes it: "boxes, 7 along axis 0 of a sample".
+
+    Both are the `kept` of a comparison with the same reference on the same samples. Raises ValueError for what is none.
+    """
+    found = []
+    for name, before in old["powers"].items():
+        after = new["powers"].get(name)
+        if after is None or len(before["axes"]) != len(after["axes"]):
+            continue
+        axes = [[_unpack(each) for each in side["axes"]] for side in (before, after)]
+        some = []
+        for axis in range(len(axes[0]) // 2):
+            (signal, noise), (_, noisier) = (side[2 * axis : 2 * axis + 2] for side in axes)
+            if len(noise) != len(noisier) or len(signal) != len(noise) or len(noise) < 2:
+                continue
+            steady = _steadily(after, axis, len(noise)) | (floor_db >= ENOUGH_DB)
+            if after.get("integers"):
+                lost = noisier > UNEQUAL_TIMES * noise
+                some.append((axis, lost & (noisier > UNEQUAL * signal) & steady, noisier))
+                continue
+            apart = (noisier > ratio(SLICE_DB) * noise.mean()) & (noisier * ratio(ENOUGH_DB) > signal.mean())
+            died = (signal > ratio(HEARD_DB) * noise) & (noisier * ratio(DEAF_DB) > signal) & steady
+            died &= signal * ratio(ROUNDING_DB) > signal.mean()
+            lost = noisier > ratio(SLICE_DB) * np.maximum(noise, np.finfo(np.float32).tiny)
+            lost &= noisier * ratio(min(floor_db, ENOUGH_DB)) > signal
+            some.append((axis, lost & (apart | died), noisier))
+        found += _named(name, some)
+    return found
