@@ -33,6 +33,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_file_is_gated_with_no_edit(given: list[str], tmp_path: Path) -> None:
     result = bench(*given, "--benchmark-save=before", "--processes=1", storage=tmp_path)
     # 7: somebody else used the machine meanwhile, and the floors are no verdict then.
