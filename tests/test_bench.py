@@ -55,7 +55,7 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert len(record["processes"]) == len(record["series"]["cold_start"])
     # On a loud machine up to as many again are run.
     assert 2 <= len(record["processes"]) <= 4 or result.returncode == 7
-    assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos"}
+    assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos", "INT8 recipe"}
     assert record["answers"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
     assert document["trtgate"]["partial"] == []
