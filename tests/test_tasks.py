@@ -19,8 +19,10 @@ from trtgate.tasks.against import decide_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
 from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
 from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.slices import lost_slices
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.policy import GOOD
 
 RANDOM = np.random.default_rng(0)
 REAL = read_expectations()
@@ -34,6 +36,10 @@ class Some(Unlabelled):
 
     def __init__(self, count: int) -> None:
         self.names = tuple(map(str, range(count)))
+
+
+def some(count: int) -> Any:
+    return Some(count)
 
 
 def judged(task: Task, reference: Outputs, got: Outputs, expectation: Expectation = EXACT) -> Decision:
@@ -330,7 +336,7 @@ def test_a_segmenter_that_finds_nothing_does_not_pass() -> None:
         decision = judged(Segmentation("m"), reference, changed(reference, np.s_[:], 0.01, "m"), NARROW)
         assert (decision.verdict, "mean IoU" in decision.message) == (Verdict.REGRESSED, True)
     # A pixel of a class that hardly is there is no half of the overlap.
-    flat = changed(reference, np.s_[:], 0.01, "m")
+    flat = [*changed(reference[1:], np.s_[:], 0.01, "m"), *reference[:1]]
     assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).verdict is Verdict.PASS
 
 
@@ -356,3 +362,71 @@ def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
     bad = changed(reference, np.s_[3], 0, "edges")
     for decision in (judged(Segmentation("m"), reference, bad), against(Segmentation("m"), reference, reference, bad)):
         assert (decision.verdict, "edges, 3 along axis 0" in decision.message) == (Verdict.REGRESSED, True)
+
+
+# What a second reader found.
+
+
+def _of(name: str, arrays: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    return [{name: each} for each in arrays]
+
+
+@pytest.mark.parametrize("mask", [-1e6, -1e9, float(np.finfo(np.float32).min)])
+def test_a_mask_as_loud_as_masks_are_hides_no_dead_channel(mask: float) -> None:
+    generator = np.random.default_rng(0)
+    wanted = [generator.normal(size=(64, 8)).astype(np.float32) for _ in range(8)]
+    for each in wanted:
+        each[:, 0] = mask
+    dead = [np.where(np.arange(8) == 0, each, 0).astype(np.float32) for each in wanted]
+    reference = _of("y", wanted)
+    found = TensorsTask().compare(reference, _of("y", dead), some(8))
+    for engine in ("onnxruntime-fp32", "onnxruntime-int8"):
+        decided = TensorsTask().decide(found, REAL.of("m.onnx", engine))
+        assert any(each.verdict not in GOOD for each in decided), engine
+    before = TensorsTask().compare(reference, reference, some(8))
+    assert lost_slices(before.kept, found.kept, 60.0)
+    assert not lost_slices(before.kept, before.kept, 60.0)
+
+
+def test_an_empty_answer_beside_nothing_but_nan_is_nothing_measured() -> None:
+    nothing = [np.full((3,), np.nan, np.float32), np.empty((0,), np.float32)]
+    found = TensorsTask().compare(_of("y", nothing), _of("y", nothing), some(2))
+    assert found.unmeasured
+
+
+def test_what_pads_a_list_of_boxes_is_no_detection() -> None:
+    boxes, scores = np.array([[0, 0, 9, 9], [np.nan] * 4], np.float32), np.array([0.9, -np.inf], np.float32)
+    rows = [{"boxes": boxes, "scores": scores, "labels": np.zeros(2, np.int64)}]
+    task = Detection(from_outputs("boxes", "scores", "labels", "xyxy"))
+    found = task.compare(rows, rows, some(1))
+    assert not found.spoilt
+    assert all(each.value == 1.0 for each in found.scores)
+
+
+def test_code_that_works_in_place_changes_nobody_elses_answers() -> None:
+    def corners(outputs: Any) -> Any:
+        boxes = outputs["boxes"]
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes, outputs["scores"], np.zeros(len(boxes))
+
+    rows = [{"boxes": np.array([[1, 2, 9, 9]], np.float32), "scores": np.array([0.9], np.float32)}]
+    task = Detection(from_function(corners), metric=lambda a, b: float(np.sum(a[0]["scores"].__imul__(2))))
+    for _ in range(2):
+        found = task.compare(rows, [{name: each.copy() for name, each in rows[0].items()}], some(1))
+        assert found.scores[0].value == 1.0
+    assert rows[0]["boxes"].tolist() == [[1, 2, 9, 9]]
+    assert rows[0]["scores"][0] == np.float32(0.9)
+
+
+def test_a_segmenter_that_finds_one_class_only_shows_nothing() -> None:
+    rows = [{"mask": np.zeros((1, 8, 8), np.float32)} for _ in range(3)]
+    assert Segmentation("mask", threshold=0.5).compare(rows, rows, some(3)).unmeasured
+
+
+def test_a_decode_that_copies_its_outputs_is_given_a_mapping_like_any_other() -> None:
+    def whole(outputs: Any) -> Any:
+        copied = dict(outputs) | {}
+        return copied["boxes"], copied["scores"], np.zeros(1)
+
+    rows = [{"boxes": np.array([[1, 2, 9, 9]], np.float32), "scores": np.array([0.9], np.float32)}]
+    assert all(each.value == 1.0 for each in Detection(from_function(whole)).compare(rows, rows, some(1)).scores)

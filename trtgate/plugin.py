@@ -715,10 +715,13 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     except OSError as error:
         if not gate.used:
             raise
-        # It could not save, and the tables have not been shown yet.
-        name = f"0001_{session.config.getoption('benchmark_save', None) or 'run'}.json"
-        kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
-        gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {kept}")
+        # The tables have not been shown yet.
+        if saving(session.config):
+            name = f"0001_{session.config.getoption('benchmark_save', None) or 'run'}.json"
+            kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
+            gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {kept}")
+        else:
+            gate.note_mistake(str(error.filename or "an output"), f"it could not be written ({error.strerror})")
         pytest_sessionfinish(session, exitstatus)
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -315,7 +315,10 @@ def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[
     if metric is None:
         return []
     try:
-        found = metric(reference, got)
+        # Copies: what works in place would change the answers that the next engine is held against.
+        found = metric(
+            *([{name: each.copy() for name, each in row.items()} for row in side] for side in (reference, got))
+        )
         values = found if isinstance(found, Mapping) else {"metric": found}
         scores = [Score(str(name), "", float(value), "metric") for name, value in values.items()]
     except (Exception, SystemExit) as error:  # whatever the user's own code raises

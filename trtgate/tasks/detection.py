@@ -6,7 +6,6 @@ The truth is what the reference found, or what people marked.
 from __future__ import annotations
 
 import json
-from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +44,8 @@ class Detections:
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
 
     def above(self, score: float) -> Detections:
-        """Those that are as sure as that."""
-        kept = self.scores >= score
+        """Those that are as sure as that, or of which nobody knows how sure they are."""
+        kept = ~(self.scores < score)
         return Detections(self.boxes[kept], self.scores[kept], self.labels[kept])
 
 
@@ -135,7 +134,8 @@ class Detection:
                 f"(they have {known}); give those of these photos"
             )
         read: set[str] = set()
-        ours, theirs = ([self._decoded(row, read) for row in side] for side in (got, reference))
+        # What fills up a list of boxes, NaN and -inf too, does not count.
+        ours, theirs = ([self._decoded(row, read).above(self.threshold) for row in side] for side in (got, reference))
         for index, each in enumerate(theirs):
             if not each.finite:
                 raise UserError(
@@ -144,7 +144,6 @@ class Detection:
                 )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
-        ours, theirs = ([each.above(self.threshold) for each in side] for side in (ours, theirs))
         found, clusters, examples = [], [], []
         for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
             hits, extra = matched(wanted, mine)
@@ -158,7 +157,9 @@ class Detection:
         # What people marked, the reference itself may miss.
         floor = MEAN_AP if truth is None else None
         scores.append(Score("mAP", "", mean_average_precision(marked, ours), "mean_ap", "%", floor=floor))
-        others, unmeasured = compare_outputs([name for name in reference[0] if name not in read], reference, got)
+        # A function that copies the outputs as a whole may read any of them.
+        unread = [name for name in reference[0] if name not in read] if read else []
+        others, unmeasured = compare_outputs(unread, reference, got)
         scores += [*others, *own_scores(self.metric, reference, got)]
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(
@@ -176,7 +177,9 @@ class Detection:
         )
 
     def _decoded(self, row: Tensors, read: set[str]) -> Detections:
-        return self.decode(_Read({name: _first(array) if self.stays else array for name, array in row.items()}, read))
+        # Copies: what works in place would change the answers that the next engine is held against.
+        given = {name: (_first(array) if self.stays else array).copy() for name, array in row.items()}
+        return self.decode(_Read(given, read))
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
         return found.decide(expectation, "agreement")
@@ -185,7 +188,7 @@ class Detection:
         return found.to_json(self.name)
 
 
-class _Read(UserDict[str, npt.NDArray[Any]]):
+class _Read(dict[str, npt.NDArray[Any]]):
     """Outputs of a sample that note by name which of them are read."""
 
     def __init__(self, outputs: Tensors, read: set[str]) -> None:
@@ -194,8 +197,11 @@ class _Read(UserDict[str, npt.NDArray[Any]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         self._read.add(name)
-        found: npt.NDArray[Any] = super().__getitem__(name)
-        return found
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._read.add(name)
+        return super().get(name, default)
 
 
 def _first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -55,6 +55,7 @@ class Segmentation:
             return Scores(len(reference), (), spoilt)
         shares: list[float] = []
         both: dict[int, int] = {}
+        seen: set[int] = set()
         either: dict[int, int] = {}
         sizes: list[str] = []
         for index, (a, b) in enumerate(zip(reference, got, strict=True)):
@@ -63,6 +64,7 @@ class Segmentation:
                 shares.append(0.0)
                 continue
             wanted, mine = self.classes(a[self.output]), self.classes(b[self.output])
+            seen |= set(np.unique(wanted).tolist())
             shares.append(float(np.mean(wanted == mine)) if wanted.size else 1.0)
             for label in np.union1d(wanted, mine).tolist():
                 here, there = wanted == label, mine == label
@@ -80,6 +82,8 @@ class Segmentation:
             *others,
             *own_scores(self.metric, reference, got),
         ]
+        if len(seen) < 2:
+            unmeasured.append(f"{self.output}: the reference finds one class only, on every sample")
         order = np.argsort(shares)[:3]
         examples = tuple(f"{samples.names[at]}: {shares[at]:.1%} equal pixels" for at in order if shares[at] < 1)
         return Scores(

@@ -86,7 +86,8 @@ def _along(power: Floats, axis: int) -> Floats:
 
 
 def _pack(values: Floats) -> dict[str, Any]:
-    raw = np.ascontiguousarray(values, "<f4").tobytes()
+    # Masked with the lowest number there is, a power has no float32.
+    raw = np.minimum(values, np.finfo(np.float32).max).astype("<f4").tobytes()
     return {"n": len(values), "base64": base64.b64encode(zlib.compress(raw, 9)).decode("ascii")}
 
 
@@ -145,12 +146,13 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             share = noise / np.maximum(signal, 1)
             spoilt = (share > UNEQUAL) & (share > UNEQUAL_TIMES * np.median(share)) & (exact | steady)
             certain.append((axis, spoilt, noise))
-        elif exact:
-            near = noise * ratio(EXACT_SLICE_DB) <= signal
-            certain.append((axis, ~near & (noise * ratio(ROUNDING_DB) > signal.mean()), noise))
         else:
-            apart = noise > ratio(SLICE_DB) * np.median(noise)
-            certain.append((axis, steady & apart, noise))
+            spoilt = steady & (noise > ratio(SLICE_DB) * np.median(noise))
+            if exact:
+                near = noise * ratio(EXACT_SLICE_DB) <= signal
+                spoilt |= ~near & (noise * ratio(ROUNDING_DB) > signal.mean())
+            certain.append((axis, spoilt, noise))
+            # Beside a slice as loud as a mask the others are no louder than rounding, and may all be deaf.
             if 2 * steady.sum() > len(steady):
                 perhaps.append((axis, steady, noise))
     return _named(name, certain), _named(name, perhaps)
@@ -179,7 +181,6 @@ def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float)
                 continue
             apart = (noisier > ratio(SLICE_DB) * noise.mean()) & (noisier * ratio(ENOUGH_DB) > signal.mean())
             died = (signal > ratio(HEARD_DB) * noise) & (noisier * ratio(DEAF_DB) > signal) & steady
-            died &= signal * ratio(ROUNDING_DB) > signal.mean()
             lost = noisier > ratio(SLICE_DB) * np.maximum(noise, np.finfo(np.float32).tiny)
             lost &= noisier * ratio(min(floor_db, ENOUGH_DB)) > signal
             some.append((axis, lost & (apart | died), noisier))
