@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trtgate.records import MEAN, EngineRecord
+from trtgate.records import MEAN, EngineRecord, medians_of
 from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.paired import change_text
@@ -62,16 +62,19 @@ def disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing:
 
 
 def machine_changed(
-    old: Sequence[EngineRecord], new: Sequence[EngineRecord], clocks: tuple[float | None, float | None]
+    old: Sequence[EngineRecord],
+    new: Sequence[EngineRecord],
+    controls: Mapping[str, float],
+    clocks: tuple[float | None, float | None],
 ) -> Decision | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
-    along before and is not now."""
+    along before and is not now. `controls` are its `control_changes`."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
         return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
     clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
-    for name, change in control_changes(old, new).items():
+    for name, change in controls.items():
         limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
         # Work that is bound by memory does not follow the clock of the cores.
         if min(abs(change), abs(change + clock)) > limit:
@@ -88,9 +91,5 @@ def clock_moved(clocks: tuple[float | None, float | None]) -> bool:
 
 def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> dict[str, float]:
     """Log ratios new / old of the fixed work that both sides have: of medians over the records that have it."""
-    medians: list[Mapping[str, float]] = []
-    for side in (old, new):
-        names = dict.fromkeys(name for record in side for name in record.controls)
-        known = {name: [record.controls[name] for record in side if name in record.controls] for name in names}
-        medians.append({name: float(np.median(values)) for name, values in known.items()})
-    return {name: float(np.log(medians[1][name] / value)) for name, value in medians[0].items() if name in medians[1]}
+    before, after = (medians_of([record.controls for record in side]) for side in (old, new))
+    return {name: float(np.log(after[name] / value)) for name, value in before.items() if name in after}

@@ -452,7 +452,7 @@ def _compare(
     clocks = (_clock(old), _clock(new))
     invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
-        invalid = machine_changed(old, new, clocks)
+        invalid = machine_changed(old, new, controls, clocks)
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)

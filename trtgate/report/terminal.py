@@ -66,10 +66,9 @@ def fold(line: str) -> str:
 
 def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str:
     """A table as text. Where it is too wide, the groups' names stand on lines of their own."""
-    drawn = _drawn(_table(table, apart=False), colour=colour, width=width)
-    if table.grouped == 1 and max(map(len, _drawn(_table(table, apart=False), width=UNBOUNDED).splitlines())) > width:
-        drawn = _drawn(_table(table, apart=True), colour=colour, width=width)
-    return drawn
+    whole = _drawn(_table(table, apart=False), width=UNBOUNDED).splitlines()
+    apart = table.grouped == 1 and max(map(len, whole)) > width
+    return _drawn(_table(table, apart=apart), colour=colour, width=width)
 
 
 def _table(table: Table, *, apart: bool) -> rich.table.Table:

@@ -41,7 +41,7 @@ class TensorsTask:
         """Output by output; `kept` has the power of signal and noise of each slice of each, along every axis."""
         require_paired(reference, got)
         spoilt = spoilt_outputs(reference, got)
-        scores, unmeasured = compare_outputs(list(reference[0]), reference, got)
+        scores, unmeasured = compare_outputs(list(reference[0]), reference, got, spoilt)
         if not spoilt:
             scores += own_scores(self.metric, reference, got)
         return Scores(
@@ -61,11 +61,12 @@ class TensorsTask:
         return found.to_json(self.name)
 
 
-def compare_outputs(names: Sequence[str], reference: Outputs, got: Outputs) -> tuple[list[Score], list[str]]:
-    """The scores of some outputs, and a sentence for each of which nothing can be compared."""
+def compare_outputs(
+    names: Sequence[str], reference: Outputs, got: Outputs, spoilt: Sequence[str] = ()
+) -> tuple[list[Score], list[str]]:
+    """The scores of some outputs but the `spoilt` ones, and a sentence for each of which nothing can be compared."""
     scores: list[Score] = []
     unmeasured: list[str] = []
-    spoilt = spoilt_outputs(reference, got)
     for name in names:
         pairs = _pairs(name, reference, got)
         some = [a for a, _ in pairs if a.size]

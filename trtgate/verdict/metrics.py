@@ -483,14 +483,13 @@ def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor
     and with fewer only what is far beyond what builds differ by.
     """
     before, after = (np.unique(side) for side in (old, new))
-    text = f"from {after.size} against {before.size} builds"
-    change, more = (float(np.log(after[-1] / before[-1])), float(after[-1] - before[-1]))
-    largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {text}"
+    change, more = float(np.log(after[-1] / before[-1])), float(after[-1] - before[-1])
+    builds = f"from {after.size} against {before.size} builds"
+    largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {builds}"
+    estimate = float(np.median(after) / np.median(before))
     if change <= np.log1p(delta) or more <= floor:
-        estimate = float(np.median(after) / np.median(before))
         return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{largest}, within {delta:.0%}", estimate=estimate)
     if metric.unit == "bytes":
-        estimate = float(np.median(after) / np.median(before))
         if after[0] > before[-1]:
             message = f"{metric.words.worse} by {largest}, delta is {delta:.0%}"
             return Decision(Verdict.REGRESSED, Reason.SLOWER, message, estimate=estimate)

@@ -204,7 +204,8 @@ def decide_sessions(
     sessions = f"{new.size} against {old.size} {of}"
     k = rank_of_bound(old.size, new.size, alpha)
     shift, low, high, least = _shift(before, after, k)
-    absolute, absolute_low, absolute_high, _ = _shift(*(amounts or (old, new)), k)
+    less, more = amounts or (old, new)
+    absolute, absolute_low, absolute_high, _ = _shift(less, more, k)
     if min(old.size, new.size) < fewest(alpha):
         widest = max(spread or 0.0, float(np.ptp(before)))
         far = limit + FAR * widest if old.size > 1 or spread else math.inf
@@ -225,7 +226,6 @@ def decide_sessions(
         f" from {sessions}",
         words,
     )
-    less, more = amounts or (old, new)
     beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
     if decision.verdict in GOOD and beyond > STRAYS:
         message = f"{decision.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
