@@ -26,12 +26,12 @@ def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
 @pytest.mark.task("classification")
 def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
     flips = judge.describe_flips(agreement, workbench.samples("evaluation").names, workbench.class_names)
-    settle(judge.agreement_decision(agreement, expectation), details=flips)
+    settle(judge.agreement_verdict(agreement, expectation), details=flips)
 
 
 @pytest.mark.task("classification")
 def test_logit_fidelity(agreement: Agreement, expectation: Expectation, settle: Settle) -> None:
-    settle(judge.fidelity_decision(agreement, expectation))
+    settle(judge.fidelity_verdict(agreement, expectation))
 
 
 @pytest.mark.task("classification")
@@ -44,10 +44,10 @@ def test_labelled_accuracy(
     reference, logits = workbench.logits(workbench.reference), workbench.logits(engine.spec)
     accuracy = measure_accuracy(reference, logits, photos.labels, photos.clusters)
     gate.note(workbench.name, engine.spec.id, accuracy=judge.accuracy_summary(accuracy))
-    settle(judge.accuracy_decision(accuracy, expectation))
+    settle(judge.accuracy_verdict(accuracy, expectation))
 
 
 @pytest.mark.task("detection", "segmentation", "tensors")
 def test_answers_agree(scores: Scores, expectation: Expectation, workbench: Workbench, settle: Settle) -> None:
-    for decision in workbench.task.decide(scores, expectation):
-        settle(decision, details=scores.worst_samples)
+    for verdict in workbench.task.decide(scores, expectation):
+        settle(verdict, details=scores.worst_samples)

@@ -15,11 +15,11 @@ def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settl
     gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
     if excuse := workbench.excuse(engine.spec):
         pytest.skip(f"{engine.spec.id}: {excuse}")
-    decision = judge.audit_decision(audit, workbench.kept_in_float(engine.spec))
-    if excuse := workbench.excuse(engine.spec, decision.reason):
-        gate.skip(workbench.name, engine.spec, f"{decision.message} ({excuse})")
-        pytest.skip(f"{engine.spec.id}: {decision.message} ({excuse})")
-    settle(decision)
+    verdict = judge.audit_verdict(audit, workbench.kept_in_float(engine.spec))
+    if excuse := workbench.excuse(engine.spec, verdict.reason):
+        gate.skip(workbench.name, engine.spec, f"{verdict.message} ({excuse})")
+        pytest.skip(f"{engine.spec.id}: {verdict.message} ({excuse})")
+    settle(verdict)
 
 
 def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:

@@ -11,8 +11,8 @@ from trtgate.records import EngineRecord
 def test_speedup_floor(
     record: EngineRecord, expectation: Expectation, gate: Gate, request: pytest.FixtureRequest
 ) -> None:
-    decision = judge.floor_decision(record, expectation)
-    gate.settle(request.node, decision, record.model, record.engine, record.batch)
+    verdict = judge.floor_verdict(record, expectation)
+    gate.settle(request.node, verdict, record.model, record.engine, record.batch)
 
 
 @pytest.mark.with_reference
@@ -22,4 +22,4 @@ def test_no_regression(record: EngineRecord, gate: Gate, request: pytest.Fixture
     comparison = gate.comparison(record)
     if comparison is None:
         pytest.skip(f"the baseline has no {record.name}")
-    gate.show(request.node, comparison.decision, details=comparison.attribution)
+    gate.show(request.node, comparison.verdict, details=comparison.attribution)

@@ -20,8 +20,8 @@ from trtgate.fleet import Fleet, read_fleet
 from trtgate.records import EngineRecord, Key, pack
 from trtgate.releases import Release
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.bisection import Answer, Kind, Outcome, State
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.bisection import Answer, Kind, Relation, State
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import Floats
 
 from .saved import WOBBLE, own, save
@@ -113,9 +113,9 @@ def compared() -> Report:
     return compare_sessions(saved_sessions(storage, "before"), saved_sessions(storage, "after"), EXPECTATIONS)
 
 
-MET = Decision(Verdict.PASS, Reason.FLOOR_MET, "fine", metric="speedup")
-BELOW = Decision(
-    Verdict.REGRESSED, Reason.BELOW_FLOOR, "speedup 1.98 [1.97,1.99] is below the floor of 2", metric="speedup"
+MET = Verdict(Outcome.PASS, Reason.FLOOR_MET, "fine", metric="speedup")
+BELOW = Verdict(
+    Outcome.REGRESSED, Reason.BELOW_FLOOR, "speedup 1.98 [1.97,1.99] is below the floor of 2", metric="speedup"
 )
 
 
@@ -138,14 +138,14 @@ def measured() -> list[EngineRecord]:
             1e-3,
             agreement=agreement(60),
             answers=answers(1, 0),
-            decisions=(MET,),
+            verdicts=(MET,),
             enqueue_seconds=9e-5,
             readings={"clock_mhz": 1980.0},
             throughput={"streams": 4, "images_per_second": 9000.0, "alone": 7000.0},
             plan={"bytes": 52_000_000, "build_seconds": 41.5},
         ),
         record(
-            "tensorrt-int8", 2e-3, agreement=agreement(55), answers=answers(2, 5), decisions=(BELOW,),
+            "tensorrt-int8", 2e-3, agreement=agreement(55), answers=answers(2, 5), verdicts=(BELOW,),
             warnings=("coefficient of variation 3.1% over 15 rounds",),
         ),
     ]  # fmt: skip
@@ -189,7 +189,7 @@ def raced() -> AbReport:
         },
         samples={"old": old, "new": new},
     )
-    gone = Decision(Verdict.REGRESSED, Reason.MISSING, "new: openvino is not installed")
+    gone = Verdict(Outcome.REGRESSED, Reason.MISSING, "new: openvino is not installed")
     stacks = {"old": STACK, "new": {**STACK, "onnxruntime": "1.23"}}
     left_out = {"onnxruntime-fp16": "old: not on this CPU"}
     return AbReport(stacks, left_out, (result,), {("resnet50", "openvino-fp32", 1): gone})
@@ -197,8 +197,8 @@ def raced() -> AbReport:
 
 def fleet() -> Fleet:
     """Two runners that are well but for a floor, and one without a session."""
-    for number, runner, gpu, decision in ((1, "l4", "NVIDIA L4", MET), (2, "t4", "NVIDIA T4", BELOW)):
-        save(number, runner, changes={**STACK, "gpu": gpu, "driver": "580.1"}, decisions=(decision,))
+    for number, runner, gpu, verdict in ((1, "l4", "NVIDIA L4", MET), (2, "t4", "NVIDIA T4", BELOW)):
+        save(number, runner, changes={**STACK, "gpu": gpu, "driver": "580.1"}, verdicts=(verdict,))
         folder = Path("fleet") / runner
         folder.mkdir(parents=True)
         shutil.copy(next(Path(".benchmarks").glob(f"**/*_{runner}.json")), folder)
@@ -209,11 +209,11 @@ def fleet() -> Fleet:
 def searched() -> Bisection:
     """A search over five versions: one cannot be imported, one was open at first, and the last one is slower."""
 
-    def raced(new: int, change: float, outcome: Outcome, old: int = 0, again: bool = False) -> Raced:
+    def raced(new: int, change: float, relation: Relation, old: int = 0, again: bool = False) -> Raced:
         names = [f"1.2{old}.0", f"1.2{new}.0"]
-        message = f"slower by {change - 1:+.1%}" if outcome is Outcome.WORSE else f"{change - 1:+.1%}, within 2.0%"
+        message = f"slower by {change - 1:+.1%}" if relation is Relation.WORSE else f"{change - 1:+.1%}, within 2.0%"
         return Raced(
-            *(*names, outcome, again, message, 12 if again else 6, 31.5),
+            *(*names, relation, again, message, 12 if again else 6, 31.5),
             *(change, change - 0.008, change + 0.008, 2.1e-3, 2.1e-3 * change),
             stack=(f"onnxruntime: {names[0]} -> {names[1]}",),
             layers=("conv1: 0.4000 -> 0.5000 ms (+0.1000)",),
@@ -223,11 +223,11 @@ def searched() -> Bisection:
     question = Question("onnxruntime", "efficientnet_lite0", "onnxruntime-int8", 1, "cpu", "latency", 0.02)
     releases = [Release(Version(f"1.2{minor}.0"), f"2025-0{minor + 1}-01") for minor in range(5)]
     known = (
-        raced(3, 1.019, Outcome.OPEN),
-        raced(3, 1.001, Outcome.SAME, again=True),
-        raced(4, 1.053, Outcome.WORSE),
-        raced(4, 1.051, Outcome.WORSE, old=3),
+        raced(3, 1.019, Relation.OPEN),
+        raced(3, 1.001, Relation.SAME, again=True),
+        raced(4, 1.053, Relation.WORSE),
+        raced(4, 1.051, Relation.WORSE, old=3),
     )
     tried = {"1.22.0": Tried(State.FAILS, "libx.so: cannot open shared object file")}
     tried |= {f"1.2{minor}.0": Tried(State.WORKS) for minor in (0, 3, 4)}
-    return Bisection(question, tuple(releases), tried, known, Answer(Kind.FOUND, 3, 4, Outcome.WORSE))
+    return Bisection(question, tuple(releases), tried, known, Answer(Kind.FOUND, 3, 4, Relation.WORSE))

@@ -28,13 +28,13 @@ from trtgate.ab import TurnMonitor, Turns, choose_engines
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.errors import UserError
 from trtgate.expectations import Expectation
-from trtgate.judge import agreement_decision, fidelity_decision, rebuild_note
+from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note
 from trtgate.limits import BUILD_SECONDS
 from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.race import NoMonitor, Race
 from trtgate.remote import Worker, WorkerError
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.workbench import Settings, Workbench
 
 from . import small_classifier
@@ -314,15 +314,15 @@ def test_a_noisy_series_of_either_kind_gets_more_rounds(noise: float, second_noi
     first, second = series(noise), {} if second_noise is None else series(second_noise)
     race = Race(first, dict.fromkeys(first, True), statistic="median", end_to_end=second)
     expectation = Expectation({"delta": 0.02})
-    found = {each.metric: each.verdict for each in ab.decisions(race, expectation)}
-    assert found["latency"] is (Verdict.INCONCLUSIVE if noise else Verdict.PASS)
+    found = {each.metric: each.outcome for each in ab.verdicts(race, expectation)}
+    assert found["latency"] is (Outcome.INCONCLUSIVE if noise else Outcome.PASS)
     assert ("end_to_end" in found) == (second_noise is not None)
     assert ab.more_rounds_may_decide(race, expectation, races=1) == more
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(8, True), (15, False)])
-def test_a_slower_side_gets_as_many_rounds_as_many_decisions_take(rounds: int, more: bool) -> None:
-    """8 rounds of which all are slower happen by chance in 0.4 %: among 8 decisions that proves nothing."""
+def test_a_slower_side_gets_as_many_rounds_as_many_verdicts_take(rounds: int, more: bool) -> None:
+    """8 rounds of which all are slower happen by chance in 0.4 %: among 8 verdicts that proves nothing."""
     names = [f"{side} {number}" for number in (1, 2, 3) for side in ("old", "new")]
     slower = {name: 1.03 if name.startswith("new") else 1.0 for name in names}
     blocks = {
@@ -381,31 +381,31 @@ def build(seed: int, noise: float) -> np.ndarray:
     return PHOTOS + noise * np.random.default_rng(seed).standard_normal(PHOTOS.shape).astype(np.float32)
 
 
-def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Verdict], tuple[str, ...]]:
+def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Outcome], tuple[str, ...]]:
     found, alike = ab.agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
     expectation = Expectation({"agreement": 0.9, "cosine": 0.0, "sqnr_db": sqnr_db})
-    decisions = [rule(found["new with old"], expectation, alike) for rule in (fidelity_decision, agreement_decision)]
-    return [each.verdict for each in decisions], rebuild_note(alike)
+    verdicts = [rule(found["new with old"], expectation, alike) for rule in (fidelity_verdict, agreement_verdict)]
+    return [each.outcome for each in verdicts], rebuild_note(alike)
 
 
 def test_answers_that_differ_no_more_than_builds_of_one_version_are_not_the_upgrades() -> None:
     old, new = [build(seed, 0.1) for seed in (1, 2, 3)], [build(seed, 0.1) for seed in (4, 5, 6)]
-    verdicts, note = judged(old, new, sqnr_db=30)
-    assert verdicts[0] is Verdict.PASS, "each build lies 17 dB from every other"
+    outcomes, note = judged(old, new, sqnr_db=30)
+    assert outcomes[0] is Outcome.PASS, "each build lies 17 dB from every other"
     assert note[0].startswith("answers changed by no more")
-    verdicts, note = judged(old[:1], new[:1], sqnr_db=30)
-    assert (verdicts[0], note) == (Verdict.REGRESSED, ()), "one build of a version shows nothing"
+    outcomes, note = judged(old[:1], new[:1], sqnr_db=30)
+    assert (outcomes[0], note) == (Outcome.REGRESSED, ()), "one build of a version shows nothing"
 
 
 def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:
     old, odd = [build(seed, 0.01) for seed in (1, 2, 3)], build(4, 0.3)
-    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=30)
-    assert verdicts[0] is Verdict.REGRESSED
+    outcomes, note = judged(old, [*old[:2], odd], sqnr_db=30)
+    assert outcomes[0] is Outcome.REGRESSED
     assert note[0].startswith("answers changed by more")
-    verdicts, note = judged(old, [*old[:2], np.full_like(PHOTOS, np.nan)], sqnr_db=30)
-    assert verdicts == [Verdict.REGRESSED] * 2
-    verdicts, note = judged(old, [*old[:2], odd], sqnr_db=5)
-    assert verdicts[0] is Verdict.PASS, "within what is expected, and still told"
+    outcomes, note = judged(old, [*old[:2], np.full_like(PHOTOS, np.nan)], sqnr_db=30)
+    assert outcomes == [Outcome.REGRESSED] * 2
+    outcomes, note = judged(old, [*old[:2], odd], sqnr_db=5)
+    assert outcomes[0] is Outcome.PASS, "within what is expected, and still told"
     assert note[0].startswith("answers changed by more")
 
 
@@ -439,7 +439,7 @@ def test_this_environment_against_itself(
     assert all(len(line) <= 100 for line in text.splitlines()[-3:])
     report = json.loads(out.read_text())
     [engine] = report["engines"]
-    assert engine["decision"]["verdict"] in {Verdict.PASS.value, Verdict.IMPROVED.value}
+    assert engine["decision"]["verdict"] in {Outcome.PASS.value, Outcome.IMPROVED.value}
     assert len(engine["old"]["processes"]) == len(engine["new"]["processes"]) == 3
     assert set(engine["rounds"]) == {f"{side} {number}" for side in ("old", "new") for number in (1, 2, 3)}
     assert engine["end_to_end_rounds"] == {}

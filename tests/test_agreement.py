@@ -9,9 +9,9 @@ import pytest
 
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.images import sample_crops
-from trtgate.judge import describe_flips, fidelity_decision
+from trtgate.judge import describe_flips, fidelity_verdict
 from trtgate.models.base import Preprocessing, image_classes
-from trtgate.verdict import Reason, Verdict
+from trtgate.verdict import Outcome, Reason
 from trtgate.verdict.agreement import (
     Accuracy,
     compare_logits,
@@ -56,7 +56,7 @@ def test_logits_that_are_not_finite_never_pass(bad: float) -> None:
     engine[0, 0] = bad
     agreement = compare_logits(logits(1, 2), engine)
     assert decide_agreement(agreement, floor=0.0).reason is Reason.NOT_FINITE
-    assert fidelity_decision(agreement, Expectation()).verdict is Verdict.REGRESSED
+    assert fidelity_verdict(agreement, Expectation()).outcome is Outcome.REGRESSED
     assert not compare_logits(engine, logits(1, 2)).finite
 
 
@@ -66,7 +66,7 @@ def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -
     reference[:, 7] = own
     agreement = compare_logits(reference, reference.copy())
     assert (agreement.finite, agreement.top1, agreement.sqnr_db) == (True, 2, math.inf)
-    assert fidelity_decision(agreement, Expectation()).verdict is Verdict.PASS
+    assert fidelity_verdict(agreement, Expectation()).outcome is Outcome.PASS
     flipped = reference.copy()
     flipped[0, 281] = 90.0
     worse = compare_logits(reference, flipped)
@@ -81,7 +81,7 @@ def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -
         assert decide_agreement(compare_logits(reference, moved), floor=0.0).reason is Reason.NOT_FINITE
         assert not answers_of(["a", "b"], reference, moved).finite.all()
     kept = answers_of(["a", "b"], reference, reference.copy())
-    assert decide_answers(kept, answers_of(["a", "b"], reference, flipped)).verdict is not Verdict.PASS or own == np.inf
+    assert decide_answers(kept, answers_of(["a", "b"], reference, flipped)).outcome is not Outcome.PASS or own == np.inf
     assert kept.finite.all()
     assert Answers.from_json(kept.to_json()).digest == kept.digest
 
@@ -94,29 +94,29 @@ def test_a_photo_of_which_the_reference_says_nothing_counts_for_nothing() -> Non
     agreement = compare_logits(reference, engine)
     assert (agreement.n, agreement.top1, agreement.flips[0].index) == (2, 1, 2)
     nothing = compare_logits(reference[1:2], reference[1:2])
-    for decision in (decide_agreement(nothing, floor=0.0), fidelity_decision(nothing, Expectation())):
-        assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    for verdict in (decide_agreement(nothing, floor=0.0), fidelity_verdict(nothing, Expectation())):
+        assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
 
 
 @pytest.mark.parametrize(
-    ("right", "n", "floor", "verdict"),
+    ("right", "n", "floor", "outcome"),
     [
-        (300, 300, 0.98, Verdict.PASS),
-        (297, 300, 0.985, Verdict.INCONCLUSIVE),
-        (280, 300, 0.98, Verdict.REGRESSED),
-        (10, 10, 0.98, Verdict.INCONCLUSIVE),
+        (300, 300, 0.98, Outcome.PASS),
+        (297, 300, 0.985, Outcome.INCONCLUSIVE),
+        (280, 300, 0.98, Outcome.REGRESSED),
+        (10, 10, 0.98, Outcome.INCONCLUSIVE),
         # Below the floor, and not proven to be: one of 20 photos, and what a true 0.99 gives in one case of five.
-        (19, 20, 0.98, Verdict.INCONCLUSIVE),
-        (236, 240, 0.985, Verdict.INCONCLUSIVE),
-        (230, 240, 0.985, Verdict.REGRESSED),
-        (0, 20, 0.98, Verdict.REGRESSED),
+        (19, 20, 0.98, Outcome.INCONCLUSIVE),
+        (236, 240, 0.985, Outcome.INCONCLUSIVE),
+        (230, 240, 0.985, Outcome.REGRESSED),
+        (0, 20, 0.98, Outcome.REGRESSED),
     ],
 )
-def test_agreement_is_judged_by_its_bounds(right: int, n: int, floor: float, verdict: Verdict) -> None:
+def test_agreement_is_judged_by_its_bounds(right: int, n: int, floor: float, outcome: Outcome) -> None:
     engine = logits(*[1] * right, *[2] * (n - right))
-    decision = decide_agreement(compare_logits(logits(*[1] * n), engine), floor=floor)
-    assert decision.verdict is verdict
-    assert f"top-1 agreement {right} of {n} photos" in decision.message
+    verdict = decide_agreement(compare_logits(logits(*[1] * n), engine), floor=floor)
+    assert verdict.outcome is outcome
+    assert f"top-1 agreement {right} of {n} photos" in verdict.message
 
 
 def test_crops_of_one_photo_prove_less_than_photos() -> None:
@@ -124,10 +124,10 @@ def test_crops_of_one_photo_prove_less_than_photos() -> None:
     flipped = [2] * 14 + [1] * 226
     reference, engine = logits(*[1] * 240), logits(*flipped)
     photos = np.r_[np.zeros(7), np.ones(7), 2 + np.arange(226) % 38].astype(np.int64)
-    assert decide_agreement(compare_logits(reference, engine), floor=0.98).verdict is Verdict.REGRESSED
-    decision = decide_agreement(compare_logits(reference, engine, photos), floor=0.98)
-    assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "of 240 crops of 40 photos (worth " in decision.message
+    assert decide_agreement(compare_logits(reference, engine), floor=0.98).outcome is Outcome.REGRESSED
+    verdict = decide_agreement(compare_logits(reference, engine, photos), floor=0.98)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "of 240 crops of 40 photos (worth " in verdict.message
 
 
 def test_the_floors_can_be_reached_with_the_photos_that_are_shipped() -> None:
@@ -137,12 +137,12 @@ def test_the_floors_can_be_reached_with_the_photos_that_are_shipped() -> None:
     for engine, flips in {"onnxruntime-fp32": 0, "tensorrt-tf32": 1, "tensorrt-fp16": 3, "pytorch-bf16": 8}.items():
         answers = logits(*[2] * flips, *[1] * (240 - flips))
         found = compare_logits(logits(*[1] * 240), answers, photos)
-        assert decide_agreement(found, floor=expectations.of("any", engine).number("agreement")).verdict is Verdict.PASS
+        assert decide_agreement(found, floor=expectations.of("any", engine).number("agreement")).outcome is Outcome.PASS
 
 
 def test_a_sample_that_is_too_small_says_how_many_photos_it_takes() -> None:
-    decision = decide_agreement(compare_logits(logits(*[1] * 20), logits(*[1] * 20)), floor=0.98)
-    assert "which takes 149 single ones even without a flip" in decision.message
+    verdict = decide_agreement(compare_logits(logits(*[1] * 20), logits(*[1] * 20)), floor=0.98)
+    assert "which takes 149 single ones even without a flip" in verdict.message
 
 
 def test_shapes_must_match() -> None:
@@ -158,29 +158,29 @@ def test_accuracy_counts_lost_and_gained_photos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "lost", "gained", "verdict"),
+    ("n", "lost", "gained", "outcome"),
     [
-        (1000, 5, 8, Verdict.PASS),
-        (1000, 40, 5, Verdict.REGRESSED),
-        (1000, 25, 15, Verdict.INCONCLUSIVE),
+        (1000, 5, 8, Outcome.PASS),
+        (1000, 40, 5, Outcome.REGRESSED),
+        (1000, 25, 15, Outcome.INCONCLUSIVE),
         # More than is allowed, and not proven to be; nothing lost, and not proven either.
-        (20, 1, 0, Verdict.INCONCLUSIVE),
-        (240, 5, 1, Verdict.INCONCLUSIVE),
-        (100, 0, 0, Verdict.INCONCLUSIVE),
-        (200, 0, 0, Verdict.PASS),
+        (20, 1, 0, Outcome.INCONCLUSIVE),
+        (240, 5, 1, Outcome.INCONCLUSIVE),
+        (100, 0, 0, Outcome.INCONCLUSIVE),
+        (200, 0, 0, Outcome.PASS),
     ],
 )
-def test_accuracy_may_drop_by_what_is_allowed(n: int, lost: int, gained: int, verdict: Verdict) -> None:
+def test_accuracy_may_drop_by_what_is_allowed(n: int, lost: int, gained: int, outcome: Outcome) -> None:
     accuracy = Accuracy(n, n // 2, n // 2 + gained - lost, n, n, lost, gained, n, n)
-    assert decide_accuracy(accuracy, max_drop=0.015).verdict is verdict
+    assert decide_accuracy(accuracy, max_drop=0.015).outcome is outcome
 
 
 def test_labelled_crops_of_one_photo_prove_less_than_photos() -> None:
     labels, photos = np.ones(240, np.int64), np.arange(240) // 4
     reference, engine = logits(*[1] * 240), logits(*[2] * 12, *[1] * 228)
-    assert decide_accuracy(measure_accuracy(reference, engine, labels), max_drop=0.02).verdict is Verdict.REGRESSED
+    assert decide_accuracy(measure_accuracy(reference, engine, labels), max_drop=0.02).outcome is Outcome.REGRESSED
     clustered = measure_accuracy(reference, engine, labels, photos)
-    assert decide_accuracy(clustered, max_drop=0.02).verdict is Verdict.INCONCLUSIVE
+    assert decide_accuracy(clustered, max_drop=0.02).outcome is Outcome.INCONCLUSIVE
 
 
 def test_an_engine_without_finite_logits_is_right_nowhere() -> None:
@@ -192,5 +192,5 @@ def test_an_engine_without_finite_logits_is_right_nowhere() -> None:
 
 def test_low_fidelity_fails() -> None:
     agreement = compare_logits(logits(1, 2), logits(1, 2) + np.float32(0.5))
-    assert fidelity_decision(agreement, Expectation({"sqnr_db": 60})).reason is Reason.BELOW_FLOOR
-    assert fidelity_decision(agreement, Expectation({"sqnr_db": -20, "cosine": 0.0})).verdict is Verdict.PASS
+    assert fidelity_verdict(agreement, Expectation({"sqnr_db": 60})).reason is Reason.BELOW_FLOOR
+    assert fidelity_verdict(agreement, Expectation({"sqnr_db": -20, "cosine": 0.0})).outcome is Outcome.PASS

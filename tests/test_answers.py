@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtgate.verdict import Reason, Verdict
+from trtgate.verdict import Outcome, Reason
 from trtgate.verdict.answers import Answers, answers_of, compare_answers, decide_answers
 
 N = 240
@@ -39,49 +39,49 @@ def answers(wrong: Any = (), clusters: Any = PHOTOS, shift: float = 0.0, to: int
 def test_236_of_240_and_then_214_is_a_regression(clusters: Any) -> None:
     old = answers(range(4), clusters)
     new = answers(range(26), clusters)
-    decision = decide_answers(old, new)
-    assert (decision.verdict, decision.reason) == (Verdict.REGRESSED, Reason.ANSWERS_LOST)
-    assert "22 lost and 0 gained of 240" in decision.message
-    assert decision.estimate == pytest.approx(1 - 22 / 240)
-    assert decision.low is not None
-    assert decision.high is not None
-    assert decision.low < decision.estimate < decision.high < 1 - 0.03
+    verdict = decide_answers(old, new)
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "22 lost and 0 gained of 240" in verdict.message
+    assert verdict.estimate == pytest.approx(1 - 22 / 240)
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert verdict.low < verdict.estimate < verdict.high < 1 - 0.03
 
 
 def test_lost_crops_of_few_photos_are_proof_as_far_as_photos_go() -> None:
     by_photo = np.argsort(PHOTOS, kind="stable").reshape(40, 6)
     five, four = by_photo[:5, :4].ravel(), by_photo[:4].ravel()
-    assert decide_answers(answers(), answers(five)).verdict is Verdict.REGRESSED
+    assert decide_answers(answers(), answers(five)).outcome is Outcome.REGRESSED
     # Every crop of four photos: no more than four of forty photos, which a limit of 3 % does not quite exclude.
     assert decide_answers(answers(), answers(four)).reason is Reason.TOO_FEW_IMAGES
 
 
 def test_the_same_logits_pass_at_once_whatever_the_limit() -> None:
-    decision = decide_answers(answers(range(4)), answers(range(4)), max_drop=0.0)
-    assert (decision.verdict, decision.reason) == (Verdict.PASS, Reason.SAME_ANSWERS)
+    verdict = decide_answers(answers(range(4)), answers(range(4)), max_drop=0.0)
+    assert (verdict.outcome, verdict.reason) == (Outcome.PASS, Reason.SAME_ANSWERS)
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "verdict"),
+    ("before", "now", "outcome"),
     [
-        (range(4), range(4), Verdict.PASS),
-        (range(4), range(5), Verdict.PASS),
-        (range(4), range(4, 8), Verdict.PASS),
-        (range(4), range(8), Verdict.INCONCLUSIVE),
-        (range(30), (), Verdict.PASS),
+        (range(4), range(4), Outcome.PASS),
+        (range(4), range(5), Outcome.PASS),
+        (range(4), range(4, 8), Outcome.PASS),
+        (range(4), range(8), Outcome.INCONCLUSIVE),
+        (range(30), (), Outcome.PASS),
     ],
 )
-def test_answers_may_move_within_the_limit(before: Any, now: Any, verdict: Verdict) -> None:
-    decision = decide_answers(answers(before), answers(now, shift=0.25))
-    assert decision.verdict is verdict
-    assert decision.reason in {Reason.ANSWERS_KEPT, Reason.TOO_FEW_IMAGES}
-    assert "logits moved by 0.25 in the median" in decision.message
+def test_answers_may_move_within_the_limit(before: Any, now: Any, outcome: Outcome) -> None:
+    verdict = decide_answers(answers(before), answers(now, shift=0.25))
+    assert verdict.outcome is outcome
+    assert verdict.reason in {Reason.ANSWERS_KEPT, Reason.TOO_FEW_IMAGES}
+    assert "logits moved by 0.25 in the median" in verdict.message
 
 
 def test_crops_of_six_photos_prove_less() -> None:
     six = np.arange(N) % 6
     assert decide_answers(answers(range(4), six), answers(range(26), six)).reason is Reason.TOO_FEW_IMAGES
-    assert decide_answers(answers(range(4), six), answers(range(64), six)).verdict is Verdict.REGRESSED
+    assert decide_answers(answers(range(4), six), answers(range(64), six)).outcome is Outcome.REGRESSED
 
 
 def test_few_photos_prove_nothing() -> None:
@@ -99,7 +99,7 @@ def test_a_reference_that_changed_its_mind_is_no_excuse() -> None:
     # Both engine and reference answer 2 now, where both said 1.
     moved = logits(*[2] * 26, *[1] * (N - 26))
     new = answers_of(NAMES, moved, moved, PHOTOS)
-    assert decide_answers(answers(), new).verdict is Verdict.REGRESSED
+    assert decide_answers(answers(), new).outcome is Outcome.REGRESSED
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -108,12 +108,12 @@ def test_logits_that_are_not_finite_are_a_regression(bad: float) -> None:
     engine[7, 999] = bad
     broken = answers_of(NAMES, REFERENCE, engine, PHOTOS)
     for old in (answers(), broken):
-        decision = decide_answers(old, broken)
-        assert (decision.verdict, decision.reason) == (Verdict.REGRESSED, Reason.NOT_FINITE)
-        assert "1 of 240" in decision.message
+        verdict = decide_answers(old, broken)
+        assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.NOT_FINITE)
+        assert "1 of 240" in verdict.message
     # The other way round it is a photo gained, even where the class kept for it is the reference's.
     assert (compare_answers(broken, answers()).lost, compare_answers(broken, answers()).gained) == (0, 1)
-    assert decide_answers(broken, answers()).verdict is Verdict.PASS
+    assert decide_answers(broken, answers()).outcome is Outcome.PASS
     assert Answers.from_json(json.loads(json.dumps(broken.to_json()))).finite.sum() == N - 1
 
 
@@ -122,8 +122,8 @@ def test_other_photos_cannot_be_compared() -> None:
     fewer = answers_of(NAMES[:20], REFERENCE[:20], REFERENCE[:20], PHOTOS[:20])
     fewer_classes = answers_of(NAMES, REFERENCE[:, :3], REFERENCE[:, :3], PHOTOS)
     for other in (renamed, fewer, fewer_classes, answers(clusters=np.arange(N) % 6)):
-        decision = decide_answers(answers(), other)
-        assert (decision.verdict, decision.reason) == (Verdict.INVALID, Reason.DIFFERENT_PHOTOS)
+        verdict = decide_answers(answers(), other)
+        assert (verdict.outcome, verdict.reason) == (Outcome.INVALID, Reason.DIFFERENT_PHOTOS)
         with pytest.raises(ValueError, match=r"photos|classes"):
             compare_answers(answers(), other)
 

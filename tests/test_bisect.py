@@ -26,8 +26,8 @@ from trtgate.progress import SILENT, Progress
 from trtgate.releases import Release, find_releases
 from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.verdict.bisection import Kind, Outcome, State
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.bisection import Kind, Relation, State
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.workbench import Settings, Workbench
 
 from . import scenes
@@ -172,7 +172,7 @@ class MadeUp:
         before, after = (Version(each) >= Version(f"1.{self.first_bad}") for each in (old, new))
         change = 1.05 if after and not before else 1.0
         return Raced(
-            *(old, new, Outcome.WORSE if change > 1 else Outcome.SAME, again, f"{change:.2f}", 6, 30.0),
+            *(old, new, Relation.WORSE if change > 1 else Relation.SAME, again, f"{change:.2f}", 6, 30.0),
             *(change, change - 0.01, change + 0.01, 1e-3, change * 1e-3),
             stack=(f"{PACKAGE}: {old} -> {new}",),
             layers=("conv1: 0.4 -> 0.5 ms",),
@@ -275,7 +275,7 @@ def test_an_end_that_cannot_be_used_is_a_mistake(end: str, tried: Tried, said: s
 
 # What an A/B run says to a search.
 
-UNREAD = Raced("1.0", "1.1", Outcome.OPEN, False, "", 6, 0.0)
+UNREAD = Raced("1.0", "1.1", Relation.OPEN, False, "", 6, 0.0)
 
 
 def report() -> AbReport:
@@ -289,35 +289,35 @@ def about(metric: str, delta: float = 0.05) -> Question:
 
 def test_a_metric_is_read_with_its_interval_and_what_else_changed() -> None:
     found = read_report(UNREAD, report(), about("latency"))
-    assert found.outcome is Outcome.WORSE
+    assert found.relation is Relation.WORSE
     assert found.low is not None
     assert found.high is not None
     assert 1.05 < found.low < 1.15 < found.high
     assert found.before == pytest.approx(1e-3, rel=0.05)
     assert found.stack == ("onnxruntime: 1.22 -> 1.23",)
     assert found.answers["top1"] == 59
-    assert read_report(UNREAD, report(), about("host_memory")).outcome is Outcome.SAME
-    assert read_report(UNREAD, report(), about(BUILD)).outcome is Outcome.SAME
+    assert read_report(UNREAD, report(), about("host_memory")).relation is Relation.SAME
+    assert read_report(UNREAD, report(), about(BUILD)).relation is Relation.SAME
 
 
 def test_answers_are_counted() -> None:
-    assert read_report(UNREAD, report(), about(ANSWERS, 0.0)).outcome is Outcome.WORSE
+    assert read_report(UNREAD, report(), about(ANSWERS, 0.0)).relation is Relation.WORSE
     found = read_report(UNREAD, report(), about(ANSWERS, 0.02))
-    assert (found.outcome, found.message) == (Outcome.SAME, "1 of 60 answers changed, 2.0% may")
+    assert (found.relation, found.message) == (Relation.SAME, "1 of 60 answers changed, 2.0% may")
 
 
 def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> None:
-    disturbed = Decision(Verdict.INVALID, Reason.DISTURBED, "9 rounds were disturbed")
+    disturbed = Verdict(Outcome.INVALID, Reason.DISTURBED, "9 rounds were disturbed")
     [result] = report().results
     invalid = replace(report(), results=(replace(result, comparison=replace(result.comparison, invalid=disturbed)),))
     found = read_report(UNREAD, invalid, about("latency"))
-    assert (found.outcome, found.message) == (Outcome.OPEN, "9 rounds were disturbed")
-    assert read_report(UNREAD, invalid, about("host_memory")).outcome is Outcome.SAME
+    assert (found.relation, found.message) == (Relation.OPEN, "9 rounds were disturbed")
+    assert read_report(UNREAD, invalid, about("host_memory")).relation is Relation.SAME
 
 
 def test_what_the_newer_version_cannot_run_is_lost() -> None:
     found = read_report(UNREAD, scenes.raced(), about("latency"))
-    assert (found.outcome, found.message) == (Outcome.LOST, "new: openvino is not installed")
+    assert (found.relation, found.message) == (Relation.LOST, "new: openvino is not installed")
 
 
 def test_a_metric_that_was_not_measured_is_a_mistake() -> None:

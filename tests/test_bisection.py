@@ -14,14 +14,14 @@ from trtgate.verdict.bisection import (
     Answer,
     Compare,
     Kind,
-    Outcome,
     Prepare,
     Race,
+    Relation,
     State,
     next_step,
-    outcome_of,
+    relation_of,
 )
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import holm
 from trtgate.verdict.processes import decide_processes
 
@@ -48,17 +48,17 @@ class World:
         return self.levels[new] - self.levels[old]
 
 
-Oracle = Callable[[World, Compare], Outcome]
+Oracle = Callable[[World, Compare], Relation]
 
 
-def exactly(world: World, asked: Compare) -> Outcome:
+def exactly(world: World, asked: Compare) -> Relation:
     """A quiet machine and a delta of 2 %."""
     if not world.works(asked.old):
-        return Outcome.OPEN  # its worker dies
+        return Relation.OPEN  # its worker dies
     if not world.works(asked.new):
-        return Outcome.LOST
+        return Relation.LOST
     change = world.differs(asked.old, asked.new)
-    return Outcome.WORSE if change > 0.02 else Outcome.BETTER if change < -0.02 else Outcome.SAME
+    return Relation.WORSE if change > 0.02 else Relation.BETTER if change < -0.02 else Relation.SAME
 
 
 def run(world: World, oracle: Oracle = exactly, **more: bool) -> tuple[Answer, list[Race]]:
@@ -90,15 +90,15 @@ def test_one_step_is_found_wherever_it_is(last: int) -> None:
     for first_bad in range(1, last + 1):
         answer, races = run(step_at(first_bad, last))
         assert (answer.kind, answer.good, answer.bad) == (Kind.FOUND, first_bad - 1, first_bad)
-        assert (answer.how, answer.first) == (Outcome.WORSE, True)
-        assert Race(first_bad - 1, first_bad, Outcome.WORSE) in races, "raced directly"
+        assert (answer.how, answer.first) == (Relation.WORSE, True)
+        assert Race(first_bad - 1, first_bad, Relation.WORSE) in races, "raced directly"
         assert len(races) <= (5 if last == LAST else 2 + np.ceil(np.log2(last)))
 
 
 @pytest.mark.parametrize("first_bad", range(1, LAST + 1))
 def test_what_became_faster_is_found_too(first_bad: int) -> None:
     answer, races = run(step_at(first_bad, size=-0.05))
-    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, first_bad, Outcome.BETTER)
+    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, first_bad, Relation.BETTER)
     assert len(races) <= 6
 
 
@@ -111,8 +111,8 @@ def test_since_when_it_fails_is_found(first_bad: int, how: str) -> None:
     else:
         world = World([0.0] * (LAST + 1), lost=frozenset(failing))
     answer, races = run(world, by_failing=how == "asked")
-    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, first_bad, Outcome.LOST)
-    assert Race(first_bad - 1, first_bad, Outcome.LOST) in races
+    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, first_bad, Relation.LOST)
+    assert Race(first_bad - 1, first_bad, Relation.LOST) in races
     assert len(races) <= {"import": 1, "build": 6, "asked": 5}[how]
 
 
@@ -126,8 +126,8 @@ def test_ends_that_do_not_differ_are_told_after_two_races() -> None:
 def test_a_slow_drift_is_no_version() -> None:
     answer, races = run(World([0.007 * index for index in range(12)]))
     assert answer.kind is Kind.DRIFT
-    assert answer.how is Outcome.WORSE
-    assert Race(answer.good, answer.bad, Outcome.SAME) in races
+    assert answer.how is Relation.WORSE
+    assert Race(answer.good, answer.bad, Relation.SAME) in races
 
 
 def test_of_several_steps_the_first_is_found() -> None:
@@ -138,7 +138,7 @@ def test_of_several_steps_the_first_is_found() -> None:
 def test_a_version_that_was_better_in_between_does_not_lead_astray() -> None:
     """It became 5 % faster with 4 and 10 % slower with 9: the bad end is worse, and 9 is why."""
     answer, _ = run(World([-0.05 * (index >= 4) + 0.10 * (index >= 9) for index in range(12)]))
-    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, 9, Outcome.WORSE)
+    assert (answer.kind, answer.bad, answer.how) == (Kind.FOUND, 9, Relation.WORSE)
 
 
 @pytest.mark.parametrize("state", [FAILS, ABSENT, None])
@@ -156,19 +156,19 @@ def test_versions_that_cannot_be_used_are_stepped_over(state: State | None) -> N
 
 
 def test_what_is_open_is_raced_again_and_then_its_neighbours() -> None:
-    def open_at_seven(world: World, asked: Compare) -> Outcome:
-        return Outcome.OPEN if asked.new == 7 and asked.old == 0 else exactly(world, asked)
+    def open_at_seven(world: World, asked: Compare) -> Relation:
+        return Relation.OPEN if asked.new == 7 and asked.old == 0 else exactly(world, asked)
 
     answer, races = run(step_at(9), open_at_seven)
     assert (answer.kind, answer.bad) == (Kind.FOUND, 9)
-    assert races[:2] == [Race(0, 7, Outcome.OPEN), Race(0, 7, Outcome.OPEN, again=True)]
+    assert races[:2] == [Race(0, 7, Relation.OPEN), Race(0, 7, Relation.OPEN, again=True)]
     # It is the one, and against the good end it stays open: raced against its neighbours it can be named all the same.
     answer, _ = run(step_at(7), open_at_seven)
     assert (answer.kind, answer.good, answer.bad) == (Kind.FOUND, 6, 7)
 
 
 def test_a_machine_on_which_nothing_can_be_told_is_told_soon() -> None:
-    answer, races = run(step_at(5), lambda world, asked: Outcome.OPEN)
+    answer, races = run(step_at(5), lambda world, asked: Relation.OPEN)
     assert answer.kind is Kind.OPEN
     assert len(races) <= 8
 
@@ -198,43 +198,43 @@ def worlds(draw: st.DrawFn) -> World:
 @given(worlds(), st.data(), st.booleans())
 @settings(max_examples=400, deadline=None)
 def test_never_a_wrong_name_whatever_the_noise(world: World, data: st.DataObject, by_failing: bool) -> None:
-    def noisy(world: World, asked: Compare) -> Outcome:
+    def noisy(world: World, asked: Compare) -> Relation:
         true = exactly(world, asked)
-        if true is Outcome.LOST or not world.works(asked.old):
+        if true is Relation.LOST or not world.works(asked.old):
             return true
-        found = [Outcome.OPEN, Outcome.SAME, Outcome.NO_WORSE, true, true]
+        found = [Relation.OPEN, Relation.SAME, Relation.NO_WORSE, true, true]
         change = world.differs(asked.old, asked.new)
-        found += [Outcome.WORSE] if change > 0.005 else [Outcome.BETTER] if change < -0.005 else []
+        found += [Relation.WORSE] if change > 0.005 else [Relation.BETTER] if change < -0.005 else []
         return data.draw(st.sampled_from(found))
 
     answer, races = run(world, noisy, by_failing=by_failing)
     if answer.kind in {Kind.FOUND, Kind.BETWEEN}:
         good, bad = answer.good, answer.bad
-        assert any((race.old, race.new, race.outcome) == (good, bad, answer.how) for race in races), "not shown"
+        assert any((race.old, race.new, race.relation) == (good, bad, answer.how) for race in races), "not shown"
         assert world.works(good)
         assert not any(world.works(index) for index in range(good + 1, bad)), "not its predecessor"
         assert answer.kind is (Kind.FOUND if bad == good + 1 else Kind.BETWEEN)
-        if answer.how is Outcome.LOST:
+        if answer.how is Relation.LOST:
             assert not world.works(bad)
         else:
             change = world.differs(good, bad)
-            assert change > 0.005 if answer.how is Outcome.WORSE else change < -0.005
+            assert change > 0.005 if answer.how is Relation.WORSE else change < -0.005
     if answer.kind is Kind.NOTHING and by_failing:
         assert world.works(world.last)
 
 
-# With the rule itself, corrected as that of a gate of one decision: 6 processes a side, 15 rounds, a delta of 2 %.
+# With the rule itself, corrected as that of a gate of one verdict: 6 processes a side, 15 rounds, a delta of 2 %.
 
 
 def raced(rng: np.random.Generator, spread: float, noise: float) -> Oracle:
-    def oracle(world: World, asked: Compare) -> Outcome:
+    def oracle(world: World, asked: Compare) -> Relation:
         processes = 12 if asked.again else 6
         sides = []
         for index in (asked.old, asked.new):
             own = world.levels[index] + rng.normal(0, spread, processes)
             sides.append([1e-3 * np.exp(each + np.abs(rng.normal(0, noise, 15))) for each in own])
-        [decision] = holm([decide_processes(*sides, delta=0.02)])
-        return outcome_of(decision, 0.02)
+        [verdict] = holm([decide_processes(*sides, delta=0.02)])
+        return relation_of(verdict, 0.02)
 
     return oracle
 
@@ -258,24 +258,24 @@ def test_on_a_loud_machine_it_is_right_or_cannot_tell(first_bad: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "low", "estimate", "outcome"),
+    ("outcome", "low", "estimate", "relation"),
     [
-        (Verdict.REGRESSED, 1.01, 1.05, Outcome.WORSE),
-        (Verdict.IMPROVED, 0.93, 0.95, Outcome.BETTER),
-        (Verdict.PASS, 0.99, 1.0, Outcome.SAME),
-        (Verdict.PASS, 0.97, 0.985, Outcome.NO_WORSE),
-        (Verdict.PASS, None, 0.5, Outcome.NO_WORSE),
-        (Verdict.PASS, None, None, Outcome.SAME),
-        (Verdict.INCONCLUSIVE, 0.99, 1.02, Outcome.OPEN),
-        (Verdict.INVALID, None, None, Outcome.OPEN),
+        (Outcome.REGRESSED, 1.01, 1.05, Relation.WORSE),
+        (Outcome.IMPROVED, 0.93, 0.95, Relation.BETTER),
+        (Outcome.PASS, 0.99, 1.0, Relation.SAME),
+        (Outcome.PASS, 0.97, 0.985, Relation.NO_WORSE),
+        (Outcome.PASS, None, 0.5, Relation.NO_WORSE),
+        (Outcome.PASS, None, None, Relation.SAME),
+        (Outcome.INCONCLUSIVE, 0.99, 1.02, Relation.OPEN),
+        (Outcome.INVALID, None, None, Relation.OPEN),
     ],
 )
-def test_what_a_verdict_says_to_a_search(
-    verdict: Verdict, low: float | None, estimate: float | None, outcome: Outcome
+def test_what_a_outcome_says_to_a_search(
+    outcome: Outcome, low: float | None, estimate: float | None, relation: Relation
 ) -> None:
-    assert outcome_of(Decision(verdict, Reason.SLOWER, "", estimate, low), 0.02) is outcome
+    assert relation_of(Verdict(outcome, Reason.SLOWER, "", estimate, low), 0.02) is relation
 
 
 def test_a_yardstick_and_what_was_not_measured_say_nothing() -> None:
-    for reason, verdict in ((Reason.YARDSTICK, Verdict.PASS), (Reason.MISSING, Verdict.REGRESSED)):
-        assert outcome_of(Decision(verdict, reason, ""), 0.02) is Outcome.OPEN
+    for reason, outcome in ((Reason.YARDSTICK, Outcome.PASS), (Reason.MISSING, Outcome.REGRESSED)):
+        assert relation_of(Verdict(outcome, reason, ""), 0.02) is Relation.OPEN

@@ -18,7 +18,7 @@ from trtgate.progress import SILENT
 from trtgate.race import NoMonitor, Schedule
 from trtgate.selftest import HALF, STALL, binomial_upper, compare_statistics, slowed
 from trtgate.sensitivity import group_nodes, sensitivities
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
@@ -69,7 +69,7 @@ def run_toy(
 
 
 def caught(result: selftest.Selftest, slowdown: selftest.Slowdown) -> int:
-    return result.count(slowdown, Verdict.REGRESSED)
+    return result.count(slowdown, Outcome.REGRESSED)
 
 
 def test_a_selftest_counts_false_alarms_and_catches() -> None:
@@ -77,7 +77,7 @@ def test_a_selftest_counts_false_alarms_and_catches() -> None:
     assert [len(trials) for trials in result.trials.values()] == [12, 8, 8, 8]
     assert (result.false_alarms, result.passed_though_slower) == (0, 0)
     assert [caught(result, kind) for kind in result.slowdowns] == [8, 8, 8]
-    assert result.status().verdict is Verdict.PASS
+    assert result.status().outcome is Outcome.PASS
     assert 0.005 <= result.smallest_delta <= 0.05
     rows = {row.statistic: row for row in compare_statistics(result)}
     assert set(rows) == {"median", "lower_quartile", "minimum", "midmean"}
@@ -88,7 +88,7 @@ def test_a_selftest_counts_false_alarms_and_catches() -> None:
 def test_a_slowdown_within_delta_is_not_called_caught() -> None:
     result = run_toy(delta=0.05, slowdown=0.03)
     assert caught(result, slowed(0.03)) == 0
-    assert result.status().verdict is Verdict.REGRESSED, "the gate was green although the arm was slower"
+    assert result.status().outcome is Outcome.REGRESSED, "the gate was green although the arm was slower"
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_selftest_tells_of_an_absolute_floor_that_hides_what_it_should_catch()
 def test_a_selftest_that_could_not_measure_says_so() -> None:
     result = run_toy(delta=0.05, slowdown=0.1, monitor=Throttled)
     assert math.isinf(result.smallest_delta)
-    assert result.status().verdict is Verdict.INVALID
+    assert result.status().outcome is Outcome.INVALID
 
 
 class Deaf(Toy):

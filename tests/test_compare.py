@@ -13,7 +13,7 @@ from trtgate.__main__ import main
 from trtgate.compare import compare_records
 from trtgate.expectations import read_expectations
 from trtgate.records import EngineRecord, Key
-from trtgate.verdict.decision import Reason
+from trtgate.verdict.outcome import Reason
 from trtgate.verdict.policy import exit_status
 
 
@@ -38,7 +38,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "status", "verdict"),
+    ("new", "status", "outcome"),
     [
         ({}, 0, "PASS"),
         ({"engine": 0.8e-3}, 0, "IMPROVED"),
@@ -50,12 +50,12 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_five_sessions_against_five(
-    new: dict[str, Any], status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+    new: dict[str, Any], status: int, outcome: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sessions("before", 1)
     sessions("after", 6, **new)
     assert main(["compare", "before", "after"]) == status
-    assert verdict in capsys.readouterr().out
+    assert outcome in capsys.readouterr().out
 
 
 def unsteady_reference(name: str, first: int, references: tuple[float, ...], **keywords: Any) -> None:
@@ -66,30 +66,30 @@ def unsteady_reference(name: str, first: int, references: tuple[float, ...], **k
 UNSTEADY = (3.2e-3, 5.8e-3, 4.0e-3, 3.4e-3, 4.8e-3)
 
 
-@pytest.mark.parametrize(("engine", "status", "verdict"), [(1e-3, 0, "PASS"), (1.08e-3, 1, "REGRESSED")])
+@pytest.mark.parametrize(("engine", "status", "outcome"), [(1e-3, 0, "PASS"), (1.08e-3, 1, "REGRESSED")])
 def test_noise_of_the_reference_fails_no_engine_and_hides_none(
-    engine: float, status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+    engine: float, status: int, outcome: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unsteady_reference("before", 1, UNSTEADY)
     unsteady_reference("after", 6, UNSTEADY[::-1], engine=engine)
     assert main(["compare", "before", "after"]) == status
     text = capsys.readouterr().out
-    assert f"resnet50 onnxruntime-int8 batch 1: {verdict}" in text
+    assert f"resnet50 onnxruntime-int8 batch 1: {outcome}" in text
     assert "(printed, not gated)" in text
 
 
 @pytest.mark.parametrize(
-    ("slower", "status", "verdict"), [(1.0, 0, "PASS (yardstick)"), (2.5, 1, "REGRESSED (slower)")]
+    ("slower", "status", "outcome"), [(1.0, 0, "PASS (yardstick)"), (2.5, 1, "REGRESSED (slower)")]
 )
 def test_the_reference_fails_only_by_a_proven_regression(
-    slower: float, status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+    slower: float, status: int, outcome: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, first, factor in (("before", 1, 1.0), ("after", 6, slower)):
         for number, seconds in enumerate(UNSTEADY, first):
             save(number, name, engines=("pytorch-fp32", "onnxruntime-int8"))
             edit(name, lambda records, index, by=factor * seconds / 1e-3: scale(records[0], by), [number - first])
     assert main(["compare", "before", "after"]) == status
-    assert f"resnet50 pytorch-fp32 batch 1: {verdict}" in capsys.readouterr().out
+    assert f"resnet50 pytorch-fp32 batch 1: {outcome}" in capsys.readouterr().out
 
 
 def test_what_is_open_of_the_reference_alone_is_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +214,7 @@ def test_another_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "another gpu" in capsys.readouterr().err
 
 
-def test_a_reference_slower_by_what_many_decisions_make_by_chance_fails_nothing() -> None:
+def test_a_reference_slower_by_what_many_verdicts_make_by_chance_fails_nothing() -> None:
     names = ("pytorch-fp32", *(f"openvino-{precision}" for precision in ("fp32", "bf16", "int8")), "onnxruntime-int8")
     apart = (1.0, 1.1, 1.2, 1.3, 1.4)
 
@@ -233,9 +233,9 @@ def test_a_reference_slower_by_what_many_decisions_make_by_chance_fails_nothing(
 
     report = compare_records(side(1.0), side(1.45), read_expectations(), "sessions", {})
     reference = next(each for each in report.engines if each.key == ("resnet50", "pytorch-fp32", 1))
-    assert reference.decision.reason is Reason.YARDSTICK
-    assert "by chance" in reference.decision.message
-    assert exit_status(decision.verdict for decision in report.decisions()) == 0
+    assert reference.verdict.reason is Reason.YARDSTICK
+    assert "by chance" in reference.verdict.message
+    assert exit_status(verdict.outcome for verdict in report.verdicts()) == 0
 
 
 # Sides that cannot be compared, or not in everything.
@@ -388,10 +388,10 @@ def test_what_is_better_when_it_is_higher_is_told_as_it_is(old: float, new: floa
     for name, first, value in (("before", 1, old), ("after", 6, new)):
         sessions(name, first, series={"throughput": (value,)}, throughput={"streams": 4})
     assert main(["compare", "before", "after", "--json", "out.json"]) == (new < old)
-    decision = json.loads(Path("out.json").read_text())["engines"][0]["metrics"]["throughput"]["decision"]
-    assert decision["estimate"] == pytest.approx(new / old, rel=0.01)
-    assert decision["low"] <= decision["estimate"] <= decision["high"]
-    assert decision["message"].startswith(text)
+    verdict = json.loads(Path("out.json").read_text())["engines"][0]["metrics"]["throughput"]["decision"]
+    assert verdict["estimate"] == pytest.approx(new / old, rel=0.01)
+    assert verdict["low"] <= verdict["estimate"] <= verdict["high"]
+    assert verdict["message"].startswith(text)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from trtgate.releases import Release
 from trtgate.remote import Worker, WorkerError
 from trtgate.report import terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.verdict.bisection import Answer, Kind, Outcome, State
+from trtgate.verdict.bisection import Answer, Kind, Relation, State
 from trtgate.workbench import Settings, Workbench
 
 from .faults.table import Fault
@@ -371,11 +371,11 @@ def test_an_end_that_cannot_be_pulled_is_a_mistake(images: tuple[str, ...], said
 
 
 def test_the_page_of_a_search_among_images() -> None:
-    raced = Raced("ort:2", "ort:3", Outcome.WORSE, True, "4 of 8 answers changed", 1, 20.0)
-    first = Raced("ort:1", "ort:3", Outcome.WORSE, False, "4 of 8 answers changed", 1, 20.0)
+    raced = Raced("ort:2", "ort:3", Relation.WORSE, True, "4 of 8 answers changed", 1, 20.0)
+    first = Raced("ort:1", "ort:3", Relation.WORSE, False, "4 of 8 answers changed", 1, 20.0)
     releases = tuple(Release(f"ort:{number}", digest=digest_of(f"ort:{number}")) for number in (1, 2, 3, 4))
     tried = {"ort:4": Tried(State.ABSENT, "manifest unknown", "cannot be pulled")}
-    answer = Answer(Kind.FOUND, 1, 2, Outcome.WORSE)
+    answer = Answer(Kind.FOUND, 1, 2, Relation.WORSE)
     found = Bisection(QUESTION, releases, tried, (first, raced), answer)
     text = terminal.render(bisection_page(found, {name: name for name in ("ort:1", "ort:2", "ort:3")}))
     said = " ".join(text.split())

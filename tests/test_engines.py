@@ -17,7 +17,7 @@ from trtgate.errors import UserError
 from trtgate.expectations import read_expectations
 from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
 from trtgate.telemetry import CpuMonitor
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Settings, Workbench
 
@@ -63,16 +63,16 @@ def test_an_engine_is_built_in_what_was_asked_for(text: str, lite0: Workbench) -
     spec = parse_spec(text)
     audit = lite0.engine(spec).audit()
     assert len(audit.layers) == 50
-    decision = judge.audit_decision(audit, lite0.kept_in_float(spec))
-    assert decision.verdict is Verdict.PASS, decision.message
+    verdict = judge.audit_verdict(audit, lite0.kept_in_float(spec))
+    assert verdict.outcome is Outcome.PASS, verdict.message
 
 
 def test_an_engine_built_in_another_precision_is_found(lite0: Workbench) -> None:
     float_layers = lite0.engine(parse_spec("onnxruntime-fp32")).audit().layers
-    decision = judge.audit_decision(PrecisionAudit("int8", float_layers), kept_in_float=())
-    assert decision.verdict is Verdict.REGRESSED
-    assert "_conv_stem" in decision.message
-    assert judge.audit_decision(PrecisionAudit("int8", {}), kept_in_float=()).verdict is Verdict.REGRESSED
+    verdict = judge.audit_verdict(PrecisionAudit("int8", float_layers), kept_in_float=())
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "_conv_stem" in verdict.message
+    assert judge.audit_verdict(PrecisionAudit("int8", {}), kept_in_float=()).outcome is Outcome.REGRESSED
 
 
 def test_a_second_workbench_rebuilds_nothing(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,11 +166,11 @@ def test_what_stays_in_float_comes_from_the_expectations(lite0: Workbench, tmp_p
         for text in ("onnxruntime-int8", "openvino-int8"):
             audit, kept = bench.engine(parse_spec(text)).audit(), bench.kept_in_float(parse_spec(text))
             assert audit.histogram["float32"] == 4
-            assert judge.audit_decision(audit, kept).verdict is Verdict.PASS
+            assert judge.audit_verdict(audit, kept).outcome is Outcome.PASS
             # As many others in float are as wrong as if none had been meant to be.
             assert (
-                judge.audit_decision(audit, kept - {"_blocks.15._depthwise_conv"} | {"_conv_stem"}).verdict
-                is Verdict.REGRESSED
+                judge.audit_verdict(audit, kept - {"_blocks.15._depthwise_conv"} | {"_conv_stem"}).outcome
+                is Outcome.REGRESSED
             )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.paired import decide_paired
 
@@ -20,7 +20,7 @@ def test_what_is_expected_by_default_sees_three_percent_of_a_fast_engine() -> No
     generator = np.random.default_rng(0)
     old, new = (seconds * generator.normal(1, 0.001, 15) for seconds in (0.39e-3, 0.39e-3 * 1.03))
     floor = read_expectations(DEFAULT_PATH).of("resnet50", "tensorrt-int8").absolute_floor
-    assert decide_paired(old, new, delta=0.015, absolute_floor=floor).verdict is Verdict.REGRESSED
+    assert decide_paired(old, new, delta=0.015, absolute_floor=floor).outcome is Outcome.REGRESSED
     assert floor == Expectation().absolute_floor
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from trtgate.__main__ import main
 from trtgate.compare import report_from_json, report_to_json
-from trtgate.records import decision_to_json, read_session
+from trtgate.records import read_session, verdict_to_json
 from trtgate.report import markdown
-from trtgate.verdict import Decision, Reason, Verdict
+from trtgate.verdict import Outcome, Reason, Verdict
 
 from .faults.table import Fault
 from .saved import save, sessions
@@ -35,7 +35,7 @@ def saved(name: str) -> list[Path]:
 
 
 def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, decisions=FINE)
+    sessions("before", 1, verdicts=FINE)
     sessions("after", 11, engine=1.2e-3)
     assert main(["promote", "before", "--to", "baselines/l4/trt10"]) == 0
     assert len(list(Path("baselines/l4/trt10").glob("*.json"))) == 5
@@ -43,8 +43,8 @@ def test_sound_sessions_become_a_baseline_that_can_be_compared_with(capsys: pyte
     assert "REGRESSED" in capsys.readouterr().out
 
 
-FINE = (Decision(Verdict.PASS, Reason.FLOOR_MET, "fine"),)
-OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddles the floor")
+FINE = (Verdict(Outcome.PASS, Reason.FLOOR_MET, "fine"),)
+OPEN = Verdict(Outcome.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddles the floor")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddl
         (
             lambda path: edit(
                 path,
-                lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(decisions=[decision_to_json(OPEN)]),
+                lambda d: d["benchmarks"][0]["extra_info"]["trtgate"].update(decisions=[verdict_to_json(OPEN)]),
             ),
             "INCONCLUSIVE, speedup straddles the floor",
         ),
@@ -66,7 +66,7 @@ OPEN = Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, "speedup straddl
     ],
 )
 def test_what_failed_anything_is_not_promoted(spoil: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, decisions=FINE)
+    sessions("before", 1, verdicts=FINE)
     spoil(saved("before")[3])
     assert main(["promote", "before", "--to", "baselines/l4"]) == 2
     assert message in capsys.readouterr().err
@@ -87,7 +87,7 @@ NOTHING = {"decisions": []}
 def test_a_session_that_decided_nothing_is_not_promoted(
     spoil: Any, message: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sessions("before", 1, decisions=FINE, engines=("onnxruntime-int8", "pytorch-fp32"))
+    sessions("before", 1, verdicts=FINE, engines=("onnxruntime-int8", "pytorch-fp32"))
     for path in saved("before"):
         edit(path, lambda d: d["benchmarks"][1]["extra_info"]["trtgate"].update(NOTHING))
     edit(saved("before")[3], spoil)
@@ -96,7 +96,7 @@ def test_a_session_that_decided_nothing_is_not_promoted(
 
 
 def test_a_session_is_promoted_once(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, decisions=FINE)
+    sessions("before", 1, verdicts=FINE)
     shutil.copy(saved("before")[0], ".benchmarks/Linux/0009_before.json")
     assert main(["promote", "before", "--to", "baselines/l4"]) == 2
     assert "one session counts once" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_session_is_promoted_once(capsys: pytest.CaptureFixture[str]) -> None:
     kept="all files; nothing is made",
 )
 def test_a_folder_that_cannot_be_a_baseline(to: str, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
-    sessions("before", 1, decisions=FINE)
+    sessions("before", 1, verdicts=FINE)
     Path("file").touch()
     Path("link").symlink_to("nowhere")
     Path("loop").symlink_to("loop")
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_a_baseline(to: str, capsys: pytest.CaptureFixtu
 
 
 def test_a_baseline_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
-    sessions("before", 1, decisions=FINE)
+    sessions("before", 1, verdicts=FINE)
     assert main(["promote", "before", "--to", "baselines"]) == 0
     assert main(["promote", "before", "--to", "baselines"]) == 2
     assert "is not overwritten" in capsys.readouterr().err
@@ -157,10 +157,10 @@ NAN = {"n": 240, "top1": 0, "finite": False, "cosine": None}
 
 
 def good(number: int, name: str, **keywords: Any) -> None:
-    save(number, name, decisions=FINE, **keywords)
+    save(number, name, verdicts=FINE, **keywords)
 
 
-def test_a_fleet_is_one_table_and_its_worst_verdict_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fleet_is_one_table_and_its_worst_outcome_counts(capsys: pytest.CaptureFixture[str]) -> None:
     good(1, "t4", changes={"gpu": "NVIDIA T4", "driver": "580.1"})
     good(2, "l4", engine=0.5e-3)
     runner("t4", saved("t4"))
@@ -257,7 +257,7 @@ def spoiled(**changes: Any) -> Any:
 
 
 def latency(**changes: Any) -> Any:
-    """A change of the decision on its latency."""
+    """A change of the verdict on its latency."""
     return lambda document: document["engines"][0]["metrics"]["latency"]["decision"].update(changes)
 
 

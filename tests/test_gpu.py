@@ -325,7 +325,7 @@ def test_the_doctor_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "NOT fit" in capsys.readouterr().out
 
 
-def test_what_is_required_and_missing_is_no_verdict(
+def test_what_is_required_and_missing_is_no_outcome(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "watch_cpu", lambda: 0.0)

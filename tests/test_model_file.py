@@ -23,8 +23,8 @@ from trtgate.photos import PhotoFolder, Recipe
 from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision
 from trtgate.tasks.segmentation import Segmentation, mean_bounds
-from trtgate.verdict.bisection import Outcome
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.bisection import Relation
+from trtgate.verdict.outcome import Outcome
 from trtgate.workbench import Workbench
 
 from . import networks
@@ -297,9 +297,9 @@ metric = 0.9
         assert {score.name: score.value for score in found.scores}["boxes found again"] == 1.0
         assert {score.name for score in found.scores if not score.of} == {"boxes found again", "mAP", "rows"}
         assert {score.of for score in found.scores} == {"", "boxes"}
-        [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
+        [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         # Nine boxes of three photos prove no share of 98 %.
-        assert decision.verdict is Verdict.INCONCLUSIVE, decision
+        assert verdict.outcome is Outcome.INCONCLUSIVE, verdict
 
 
 def test_a_segmenter(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_a_segmenter(tmp_path: Path) -> None:
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
         assert [score.name for score in found.scores][:2] == ["equal pixels", "mean IoU"]
         assert {score.of for score in found.scores} == {"boxes", "map"}
-        [decision] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
-        assert decision.verdict is Verdict.PASS, decision
+        [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
+        assert verdict.outcome is Outcome.PASS, verdict
 
 
 def test_pixels_are_counted_by_class() -> None:
@@ -342,7 +342,7 @@ def test_a_search_refuses_what_a_model_cannot_have(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "--model", str(path))
     assert ask(settings, "onnxruntime", ["onnxruntime-int8"], "answers", None).metric == "answers"
     question = Question("onnxruntime", "mine", "onnxruntime-int8", 1, "cpu", "latency", 0.05)
-    raced = Raced("1", "2", Outcome.OPEN, False, "", 1, 0.0)
+    raced = Raced("1", "2", Relation.OPEN, False, "", 1, 0.0)
     with pytest.raises(UserError, match="cannot be raced .mine has no such layer"):
         read_report(raced, AbReport({"old": {}, "new": {}}, {"mine": "mine has no such layer"}, ()), question)
 

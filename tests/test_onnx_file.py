@@ -21,7 +21,7 @@ from trtgate.models.model_file import read_models
 from trtgate.models.onnx_file import REFERENCES, describe, digest_of
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.outcome import Outcome
 from trtgate.workbench import Settings, Workbench
 
 from . import networks
@@ -245,8 +245,8 @@ def test_every_engine_gives_the_references_answers_or_says_why_not(
                 said.append(str(error))
                 continue
             found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(spec), samples)
-            [decision] = bench.task.decide(found, settings.expectations.of(name, spec.id))
-            assert decision.verdict is Verdict.PASS, (spec.id, decision)
+            [verdict] = bench.task.decide(found, settings.expectations.of(name, spec.id))
+            assert verdict.outcome is Outcome.PASS, (spec.id, verdict)
             answered.append(spec.id)
         assert {"onnxruntime-fp32", "openvino-fp32"} <= set(answered)
         assert not any("\n" in sentence for sentence in said)
@@ -347,12 +347,12 @@ def test_a_spoilt_channel_is_found_and_its_output_named(tmp_path: Path) -> None:
     for each in (good, bad):
         require_scores(each)
     for expectation in (Expectation({"sqnr_db": 60.0}), Expectation({"sqnr_db": 10.0})):
-        assert decide_scores(good, good, expectation).verdict is Verdict.PASS
-        decision = decide_scores(good, bad, expectation)
-        assert decision.verdict is Verdict.REGRESSED
-        assert "boxes" in decision.message
-        assert "boxes, 2 along axis 0 of a sample" in decision.message
-        assert "map" not in decision.message
+        assert decide_scores(good, good, expectation).outcome is Outcome.PASS
+        verdict = decide_scores(good, bad, expectation)
+        assert verdict.outcome is Outcome.REGRESSED
+        assert "boxes" in verdict.message
+        assert "boxes, 2 along axis 0 of a sample" in verdict.message
+        assert "map" not in verdict.message
 
 
 def test_a_saved_session_keeps_what_finds_it(tmp_path: Path) -> None:
@@ -366,14 +366,14 @@ def test_a_saved_session_keeps_what_finds_it(tmp_path: Path) -> None:
         made = EngineRecord(*key, "onnx", series, reference="onnxruntime-fp32", scores=scores)
         return from_json(json.loads(json.dumps(to_json(made))))
 
-    for new, verdict in ((good, Verdict.PASS), (bad, Verdict.REGRESSED)):
+    for new, outcome in ((good, Outcome.PASS), (bad, Outcome.REGRESSED)):
         [found] = compare_records(
             {key: [record(good)]}, {key: [record(new)]}, read_expectations(), "sessions", {}
         ).engines
         change = found.change("answers")
         assert change is not None
-        assert change.decision.verdict is verdict
-    assert "boxes, 2 along axis 0 of a sample" in change.decision.message
+        assert change.verdict.outcome is outcome
+    assert "boxes, 2 along axis 0 of a sample" in change.verdict.message
     for spoil in ({"scores": 3}, {"n": 0}, {"kept": {"powers": {"boxes": {"axes": [{"n": 3, "base64": "!"}]}}}}):
         with pytest.raises(DAMAGED):
             record({**good, **spoil})

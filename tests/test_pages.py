@@ -26,7 +26,7 @@ from trtgate.report.svg import bars_svg
 from trtgate.report.terminal import table_text
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 from . import scenes
 from .saved import save
@@ -41,8 +41,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_run() -> Page:
     records = scenes.measured()
-    decisions = [decision for record in records for decision in record.decisions]
-    return run_page(records, decisions, scenes.GPU_STACK, skipped=scenes.SKIPPED, facts=scenes.FACTS)
+    verdicts = [verdict for record in records for verdict in record.verdicts]
+    return run_page(records, verdicts, scenes.GPU_STACK, skipped=scenes.SKIPPED, facts=scenes.FACTS)
 
 
 def a_comparison() -> Page:
@@ -268,7 +268,7 @@ def test_what_regressed_is_annotated_in_a_job_of_githubs(
 
 def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    bad = Decision(Verdict.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
+    bad = Verdict(Outcome.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
     [line] = github.annotate([("a,b:c\n::d", bad), ("a,b:c\n::d", bad), ("fine", scenes.MET)])
     assert line == "::warning title=trtgate%3A a%2Cb%3Ac%0A%3A%3Ad::INVALID (disturbed): a%0A::set-output name=x::y"
 

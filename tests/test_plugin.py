@@ -68,10 +68,10 @@ from test_speedup import test_no_regression, test_speedup_floor
 """
 
 AGREEMENT = """
-from trtgate.verdict import Decision, Reason, Verdict
+from trtgate.verdict import Outcome, Reason, Verdict
 
 def test_agreement(record, gate, request):
-    bad = Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, "top-1 agreement 3/10")
+    bad = Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, "top-1 agreement 3/10")
     gate.settle(request.node, bad, record.model, record.engine)
 """
 
@@ -84,10 +84,15 @@ def run(pytester: pytest.Pytester) -> Run:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_toy=TESTS)
 
-    def run(*arguments: str, plan: dict[str, Any] = PLAN, floor: float | None = None, xdist: bool = False) -> Any:
+    def run(
+        *arguments: str,
+        plan: dict[str, Any] = PLAN,
+        floor: float | None = None,
+        without: tuple[str, ...] = ("cacheprovider", "xdist"),
+    ) -> Any:
         Path("plan.json").write_text(json.dumps(plan))
         Path("floor.json").write_text(json.dumps(floor))
-        plugins = ("-p", "trtgate.plugin", "-p", "no:cacheprovider", *(() if xdist else ("-p", "no:xdist")))
+        plugins = ("-p", "trtgate.plugin", *(word for name in without for word in ("-p", f"no:{name}")))
         return pytester.runpytest_inprocess(*plugins, *arguments)
 
     return run
@@ -134,12 +139,12 @@ def test_the_table_and_the_record(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("floor", "status", "verdict"), [(3.5, 1, "REGRESSED"), (1.996, 6, "INCONCLUSIVE"), (1.5, 0, "PASS")]
+    ("floor", "status", "outcome"), [(3.5, 1, "REGRESSED"), (1.996, 6, "INCONCLUSIVE"), (1.5, 0, "PASS")]
 )
-def test_speedup_floors_decide_the_exit_status(run: Run, floor: float, status: int, verdict: str) -> None:
+def test_speedup_floors_decide_the_exit_status(run: Run, floor: float, status: int, outcome: str) -> None:
     result = run(floor=floor, plan={"slow-fp32": 2e-3})
     assert result.ret == status
-    shown = "floors met" if verdict == "PASS" else verdict
+    shown = "floors met" if outcome == "PASS" else outcome
     result.stdout.fnmatch_lines([f"toy *slow-fp32*{shown}*"])
 
 
@@ -253,12 +258,12 @@ def test_tables_keep_their_lines_where_names_are_escaped(run: Run) -> None:
 )
 def test_trap_xdist_with_compare(run: Run, fault: Fault) -> None:
     run("--benchmark-save=before")
-    fault.check(*told(run("-n", "2", "--benchmark-compare=before", xdist=True)))
+    fault.check(*told(run("-n", "2", "--benchmark-compare=before", without=("cacheprovider",))))
 
 
 def test_trap_xdist_without_compare_is_no_pass_either(run: Run) -> None:
     run("--benchmark-save=before")
-    refused(run("-n", "2", xdist=True), "-n")
+    refused(run("-n", "2", without=("cacheprovider",)), "-n")
 
 
 @pytest.mark.parametrize(
@@ -476,10 +481,10 @@ def test_what_a_mistake_kept_from_being_measured_is_not_missing(
 
 
 OPEN = """
-from trtgate.verdict import Decision, Reason, Verdict
+from trtgate.verdict import Outcome, Reason, Verdict
 
 def test_first(gate, request):
-    gate.show(request.node, Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, "12 photos are too few"))
+    gate.show(request.node, Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, "12 photos are too few"))
 """
 
 
@@ -620,6 +625,14 @@ def test_trap_deselected_test(run: Run, fault: Fault) -> None:
 def test_trap_everything_deselected(run: Run) -> None:
     run("--benchmark-save=before")
     assert run("--benchmark-compare=before", "-k", "nothing_is_called_this").ret == 1
+
+
+def test_what_failed_last_can_be_run_again_alone(run: Run) -> None:
+    """Where all of it failed nothing is deselected, and pytest tells of that too."""
+    alone = ("-k", "speedup_floor and fast")
+    for more in ((), ("--last-failed",)):
+        result = run(*alone, *more, floor=5.0, without=("xdist",))
+        assert (result.ret, "INTERNALERROR" in "\n".join(result.outlines)) == (1, False)
 
 
 def test_trap_renamed_engine(run: Run) -> None:

@@ -6,20 +6,20 @@ import itertools
 
 import pytest
 
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.policy import exit_status
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "status"),
+    ("outcomes", "status"),
     [
         ([], 0),
-        ([Verdict.PASS, Verdict.IMPROVED], 0),
-        ([Verdict.PASS, Verdict.INCONCLUSIVE], 6),
-        ([Verdict.INCONCLUSIVE, Verdict.INVALID], 7),
-        ([Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REGRESSED, Verdict.IMPROVED], 1),
+        ([Outcome.PASS, Outcome.IMPROVED], 0),
+        ([Outcome.PASS, Outcome.INCONCLUSIVE], 6),
+        ([Outcome.INCONCLUSIVE, Outcome.INVALID], 7),
+        ([Outcome.INCONCLUSIVE, Outcome.INVALID, Outcome.REGRESSED, Outcome.IMPROVED], 1),
     ],
 )
-def test_exit_status(verdicts: list[Verdict], status: int) -> None:
-    for order in itertools.permutations(verdicts):
+def test_exit_status(outcomes: list[Outcome], status: int) -> None:
+    for order in itertools.permutations(outcomes):
         assert exit_status(order) == status

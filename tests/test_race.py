@@ -9,12 +9,12 @@ import pytest
 
 from trtgate.engines.base import REFERENCE, Block
 from trtgate.expectations import Expectation
-from trtgate.judge import floor_decision
+from trtgate.judge import floor_verdict
 from trtgate.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
 from trtgate.records import from_race
 from trtgate.report.pages import run_table
 from trtgate.report.terminal import table_text
-from trtgate.verdict import Reason, Verdict
+from trtgate.verdict import Outcome, Reason
 
 QUICK = Schedule(rounds=3, block_seconds=0.01, warm_up_seconds=0.0)
 
@@ -113,9 +113,9 @@ def test_a_race_of_which_nothing_is_left_is_invalid_and_can_be_shown() -> None:
     arms = [Scripted(REFERENCE.id, 2e-3).arm, Scripted("onnxruntime-int8", 1e-3).arm]
     race = run_race(arms, Schedule(rounds=5, block_seconds=0.01), monitor=Objector(*range(99)))
     record = from_race(race, "toy", "onnxruntime-int8", REFERENCE.id, 1, "file")
-    decision = floor_decision(record, Expectation({"speedup": 1.0}))
-    assert (decision.verdict, decision.reason) == (Verdict.INVALID, Reason.DISTURBED)
-    assert "INVALID" in table_text(run_table([replace(record, decisions=(decision,))]))
+    verdict = floor_verdict(record, Expectation({"speedup": 1.0}))
+    assert (verdict.outcome, verdict.reason) == (Outcome.INVALID, Reason.DISTURBED)
+    assert "INVALID" in table_text(run_table([replace(record, verdicts=(verdict,))]))
 
 
 def race_of(blocks: list[list[float]], statistic: str) -> Race:

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trtgate.verdict import Reason, Verdict
+from trtgate.verdict import Outcome, Reason
 from trtgate.verdict.metrics import Sample, numbers_of, numbers_of_processes
 from trtgate.verdict.sessions import ALPHA, decide_sessions, rank_of_bound
 
 medians = arrays(np.float64, st.integers(5, 7), elements=st.floats(1e-4, 1e-1))
 deltas = st.floats(0.005, 0.3)
-MIRROR = {Verdict.REGRESSED: Verdict.IMPROVED, Verdict.IMPROVED: Verdict.REGRESSED}
+MIRROR = {Outcome.REGRESSED: Outcome.IMPROVED, Outcome.IMPROVED: Outcome.REGRESSED}
 
 
 @pytest.mark.parametrize(("m", "n"), [(2, 2), (3, 4), (5, 5), (4, 6)])
@@ -37,9 +37,9 @@ def test_five_against_five_is_the_least_that_decides() -> None:
 
 
 @given(medians, medians, deltas)
-def test_swapping_the_sides_swaps_the_verdict(old: np.ndarray, new: np.ndarray, delta: float) -> None:
-    forward = decide_sessions(old, new, delta=delta).verdict
-    backward = decide_sessions(new, old, delta=delta).verdict
+def test_swapping_the_sides_swaps_the_outcome(old: np.ndarray, new: np.ndarray, delta: float) -> None:
+    forward = decide_sessions(old, new, delta=delta).outcome
+    backward = decide_sessions(new, old, delta=delta).outcome
     if forward in MIRROR or backward in MIRROR:
         assert backward is MIRROR.get(forward)
 
@@ -47,16 +47,16 @@ def test_swapping_the_sides_swaps_the_verdict(old: np.ndarray, new: np.ndarray, 
 @given(medians, medians, deltas, st.sampled_from([2.0**-10, 2.0**10]))
 def test_units_do_not_matter(old: np.ndarray, new: np.ndarray, delta: float, unit: float) -> None:
     plain = decide_sessions(old, new, delta=delta)
-    assert plain.verdict is decide_sessions(old * unit, new * unit, delta=delta).verdict
+    assert plain.outcome is decide_sessions(old * unit, new * unit, delta=delta).outcome
 
 
-RANK = {Verdict.IMPROVED: 0, Verdict.PASS: 1, Verdict.INCONCLUSIVE: 2, Verdict.REGRESSED: 3}
+RANK = {Outcome.IMPROVED: 0, Outcome.PASS: 1, Outcome.INCONCLUSIVE: 2, Outcome.REGRESSED: 3}
 
 
 @given(medians, medians, deltas, st.floats(1.0, 3.0))
 def test_slower_never_looks_better(old: np.ndarray, new: np.ndarray, delta: float, factor: float) -> None:
-    before = decide_sessions(old, new, delta=delta).verdict
-    after = decide_sessions(old, new * factor, delta=delta).verdict
+    before = decide_sessions(old, new, delta=delta).outcome
+    after = decide_sessions(old, new * factor, delta=delta).outcome
     assert RANK[after] >= RANK[before]
 
 
@@ -64,24 +64,24 @@ def test_slower_never_looks_better(old: np.ndarray, new: np.ndarray, delta: floa
 def test_too_few_sessions_never_pass(few: int, many: int, factor: float) -> None:
     base = np.linspace(1.0, 1.01, 9)
     for old, new in ((base[:few], base[:many] * factor), (base[:many], base[:few] * factor)):
-        assert decide_sessions(old, new, delta=0.05).verdict in {Verdict.INCONCLUSIVE, Verdict.REGRESSED}
+        assert decide_sessions(old, new, delta=0.05).outcome in {Outcome.INCONCLUSIVE, Outcome.REGRESSED}
 
 
 def test_too_few_sessions_still_show_what_nobody_could_miss() -> None:
     one = np.array([1e-3])
-    decision = decide_sessions(one, one * 1.5, delta=0.05, spread=0.05)
-    assert (decision.verdict, decision.reason) == (Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD)
+    verdict = decide_sessions(one, one * 1.5, delta=0.05, spread=0.05)
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.FAR_BEYOND_SPREAD)
     assert decide_sessions(one, one * 1.15, delta=0.05, spread=0.05).reason is Reason.UNDERPOWERED
     assert decide_sessions(one, one, delta=0.05).reason is Reason.UNDERPOWERED
 
 
-def test_the_four_verdicts_from_five_sessions() -> None:
+def test_the_four_outcomes_from_five_sessions() -> None:
     old = np.array([1.00, 1.01, 0.99, 1.005, 0.995])
-    assert decide_sessions(old, old * 1.01, delta=0.05).verdict is Verdict.PASS
-    assert decide_sessions(old, old * 1.08, delta=0.05).verdict is Verdict.REGRESSED
-    assert decide_sessions(old, old * 0.90, delta=0.05).verdict is Verdict.IMPROVED
+    assert decide_sessions(old, old * 1.01, delta=0.05).outcome is Outcome.PASS
+    assert decide_sessions(old, old * 1.08, delta=0.05).outcome is Outcome.REGRESSED
+    assert decide_sessions(old, old * 0.90, delta=0.05).outcome is Outcome.IMPROVED
     wide = np.array([0.90, 0.96, 1.02, 1.10, 1.20])
-    assert decide_sessions(old, wide, delta=0.05).verdict is Verdict.INCONCLUSIVE
+    assert decide_sessions(old, wide, delta=0.05).outcome is Outcome.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.shares import (
     TAIL,
     Z,
@@ -161,8 +161,8 @@ def test_error_rates_stay_below_what_is_said_of_them() -> None:
     # 5 % are promised for shares, 7.5 % for losses; 150 trials have a standard deviation of 1.8 and 2.1 points.
     for row in simulate(150, shapes=((40, 6), (240, 1))):
         if row.rule in {"good", "no loss"}:
-            assert row.share(Verdict.REGRESSED) <= 0.02, row
+            assert row.share(Outcome.REGRESSED) <= 0.02, row
         else:
             allowed = 0.10 if row.rule == "agreement" else 0.13
-            assert row.share(Verdict.REGRESSED) <= allowed, row
-            assert row.share(Verdict.PASS) <= allowed, row
+            assert row.share(Outcome.REGRESSED) <= allowed, row
+            assert row.share(Outcome.PASS) <= allowed, row

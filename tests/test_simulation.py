@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "studies"))
 
 from simulation import simulate
 
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 
 
 @pytest.mark.slow
@@ -20,15 +20,15 @@ def test_false_alarms_and_misses_stay_below_their_promises() -> None:
         if row.rule.startswith("gate"):
             # 1 % of whole gates is promised, whatever the noise; a gate passes only if all of its series do.
             if row.effect == 0:
-                assert row.share(Verdict.REGRESSED) <= 0.01 + 2.5 * (0.01 * 0.99 / row.trials) ** 0.5, row
+                assert row.share(Outcome.REGRESSED) <= 0.01 + 2.5 * (0.01 * 0.99 / row.trials) ** 0.5, row
             else:
-                assert row.share(Verdict.PASS) <= 0.01, row
+                assert row.share(Outcome.PASS) <= 0.01, row
         elif row.effect == 0:
             # 0.5 % is promised; two and a half standard deviations are this sample's own.
             spread = (0.005 * 0.995 / row.trials) ** 0.5
-            assert row.share(Verdict.REGRESSED) <= 0.005 + 2.5 * spread, row
+            assert row.share(Outcome.REGRESSED) <= 0.005 + 2.5 * spread, row
         else:
             # A miss is a PASS: INCONCLUSIVE fails the gate too, and says that it could not tell.
-            assert row.share(Verdict.PASS) <= 0.01, row
+            assert row.share(Outcome.PASS) <= 0.01, row
             if row.noise in {"quiet", "shared"}:
-                assert row.share(Verdict.REGRESSED) >= 0.90, row
+                assert row.share(Outcome.REGRESSED) >= 0.90, row

@@ -27,7 +27,7 @@ from trtgate.race import NoMonitor
 from trtgate.records import from_json, read_session, to_json
 from trtgate.remote import Worker, WorkerError
 from trtgate.spread import Spread, schedule_for, unfinished_file
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.metrics import Sample
 from trtgate.workbench import Settings, Workbench
 
@@ -198,9 +198,9 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
 
     monkeypatch.setattr(Worker, "greet", lose)
     record = bench.spread.record(INT8, 1)
-    decision = judge.floor_decision(record, Expectation({}))
-    assert (decision.verdict, record.rounds) == (Verdict.INVALID, ())
-    assert "2 processes were lost: gone" in decision.message
+    verdict = judge.floor_verdict(record, Expectation({}))
+    assert (verdict.outcome, record.rounds) == (Outcome.INVALID, ())
+    assert "2 processes were lost: gone" in verdict.message
     assert not children()
 
 

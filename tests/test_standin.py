@@ -30,7 +30,7 @@ from trtgate.errors import UserError
 from trtgate.graphs import half
 from trtgate.plans import CachedFile, PlanCache
 from trtgate.progress import SILENT
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 
 from . import small_classifier as small
 from .fake_cuda import FakeGpu
@@ -124,7 +124,7 @@ def test_the_whole_life_of_an_engine(
         assert engine.block(3, INPUTS).end_to_end is not None
         audit = engine.audit()
         assert audit.layers["conv1"] == audit.layers["conv2"] == TYPES[spec.precision]
-        assert judge.audit_decision(audit, ()).verdict is Verdict.PASS, audit
+        assert judge.audit_verdict(audit, ()).outcome is Outcome.PASS, audit
         layers = engine.layer_times(INPUTS)
         assert layers[0].name == "conv1 + relu1" or "Quantize" in layers[0].name or "cast" in layers[0].name
         assert {"conv1", "conv2", "fc"} <= {node for layer in layers for node in layer.nodes}
@@ -143,7 +143,7 @@ def test_a_profile_with_other_types_is_found(install: Install, graphs: dict[str,
             audit = engine.audit()
         assert audit.layers["conv1 at batch 1"] == "float16"
         assert audit.layers["conv1 at batch 4"] in {"float32", "tf32"}
-        assert judge.audit_decision(audit, ()).verdict is Verdict.REGRESSED
+        assert judge.audit_verdict(audit, ()).outcome is Outcome.REGRESSED
 
 
 def test_tf32_is_proven_used_and_unused(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
@@ -151,11 +151,11 @@ def test_tf32_is_proven_used_and_unused(install: Install, graphs: dict[str, onnx
     install(NEWEST_10)
     used, unused = (plan_of(text, graphs["fp32"]) for text in ("tensorrt-tf32", "tensorrt-fp32"))
     with load("tensorrt-fp32", used) as engine:
-        assert judge.audit_decision(engine.audit(), ()).verdict is Verdict.REGRESSED
+        assert judge.audit_verdict(engine.audit(), ()).outcome is Outcome.REGRESSED
     with load("tensorrt-tf32", unused) as engine:
-        decision = judge.audit_decision(engine.audit(), ())
-    assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "no layer shows" in decision.message
+        verdict = judge.audit_verdict(engine.audit(), ())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "no layer shows" in verdict.message
 
 
 def test_a_slowed_and_a_wrong_one_are_slower_and_wrong(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from trtgate.verdict import tails
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.outcome import Outcome
 from trtgate.verdict.paired import LOOKS, bound_error
 
 
@@ -32,13 +32,13 @@ def test_neighbours_that_come_and_go_make_no_regression_of_eight_rounds(monkeypa
             blocks.append(block)
         return blocks
 
-    found = [tails.decide_tails(arm(), arm(), delta=0.25).verdict for _ in range(120)]
-    assert found.count(Verdict.REGRESSED) <= 1
+    found = [tails.decide_tails(arm(), arm(), delta=0.25).outcome for _ in range(120)]
+    assert found.count(Outcome.REGRESSED) <= 1
 
 
 def test_a_stall_in_one_arm_alone_is_a_regression_after_eight_rounds() -> None:
     rng = np.random.default_rng(0)
     old = [1.0 + 0.01 * rng.random(48) for _ in range(8)]
     new = [np.where(np.arange(48) % 12 == 0, 2.0, 1.0) * (1.0 + 0.01 * rng.random(48)) for _ in range(8)]
-    assert tails.decide_tails(old, new, delta=0.25).verdict is Verdict.REGRESSED
-    assert tails.decide_tails(old, [block[::-1] for block in old], delta=0.25).verdict is Verdict.PASS
+    assert tails.decide_tails(old, new, delta=0.25).outcome is Outcome.REGRESSED
+    assert tails.decide_tails(old, [block[::-1] for block in old], delta=0.25).outcome is Outcome.PASS

@@ -21,7 +21,7 @@ from trtgate.tasks.detection import EMPTY, Detection, from_function, from_output
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.slices import lost_slices
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import GOOD
 
 RANDOM = np.random.default_rng(0)
@@ -42,12 +42,12 @@ def some(count: int) -> Any:
     return Some(count)
 
 
-def judged(task: Task, reference: Outputs, got: Outputs, expectation: Expectation = EXACT) -> Decision:
-    [decision] = task.decide(task.compare(reference, got, Some(len(reference))), expectation)  # type: ignore[arg-type]
-    return decision
+def judged(task: Task, reference: Outputs, got: Outputs, expectation: Expectation = EXACT) -> Verdict:
+    [verdict] = task.decide(task.compare(reference, got, Some(len(reference))), expectation)  # type: ignore[arg-type]
+    return verdict
 
 
-def against(task: Task, reference: Outputs, old: Outputs, new: Outputs, expectation: Expectation = EXACT) -> Decision:
+def against(task: Task, reference: Outputs, old: Outputs, new: Outputs, expectation: Expectation = EXACT) -> Verdict:
     """What a baseline's answers make of new ones, through the JSON of their sessions."""
     samples: Any = Some(len(reference))
     summaries = [task.summary(task.compare(reference, each, samples)) for each in (old, new)]
@@ -86,23 +86,23 @@ def rounded(outputs: Sequence[Any], share: float = 1e-6) -> list[dict[str, Any]]
 @pytest.mark.parametrize("own", [np.nan, np.inf, -np.inf])
 def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -> None:
     task, masked = TensorsTask(), changed(rows(8, 4), np.s_[::2], own)
-    assert judged(task, masked, rounded(masked)).verdict is Verdict.PASS
+    assert judged(task, masked, rounded(masked)).outcome is Outcome.PASS
     for wrong in (0.0, np.nan, np.inf, -np.inf):
         if wrong is own or wrong == own:
             continue
         other = changed(masked, np.s_[0, 0], wrong)
         assert judged(task, masked, other).reason is Reason.NOT_FINITE, wrong
-        assert against(task, masked, masked, other).verdict is Verdict.REGRESSED
+        assert against(task, masked, masked, other).outcome is Outcome.REGRESSED
 
 
 def test_a_reference_without_a_finite_number_measures_nothing() -> None:
     task = TensorsTask()
     nothing = changed(rows(8, 4), np.s_[:], np.nan)
     for reference, got in ((nothing, nothing), (changed(nothing, 0, -np.inf), changed(nothing, 0, -np.inf))):
-        decision = judged(task, reference, got)
-        assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
-        assert "y: the reference has no finite number" in decision.message
-    assert judged(task, nothing, rows(8, 4)).verdict is Verdict.REGRESSED
+        verdict = judged(task, reference, got)
+        assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+        assert "y: the reference has no finite number" in verdict.message
+    assert judged(task, nothing, rows(8, 4)).outcome is Outcome.REGRESSED
 
 
 # What the whole hides.
@@ -111,23 +111,23 @@ def test_a_reference_without_a_finite_number_measures_nothing() -> None:
 def test_answers_of_another_length_do_not_hide_the_others() -> None:
     task, found = TensorsTask(), [*rows(6, 4, count=1), *rows(5, 4, count=39)]
     other = [*rows(7, 4, count=1), *rounded(found[1:])]
-    decision = judged(task, found, other)
+    verdict = judged(task, found, other)
     # One of 40 may be another one by rounding; the bound of the share tells.
-    assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "share of answers of the same shape of y is 97.5%" in decision.message
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "share of answers of the same shape of y is 97.5%" in verdict.message
     for expectation in (EXACT, NARROW):
-        assert judged(task, found, [other[0], *rows(5, 4, count=39)], expectation).verdict is Verdict.REGRESSED
+        assert judged(task, found, [other[0], *rows(5, 4, count=39)], expectation).outcome is Outcome.REGRESSED
         worse = changed(other[1:], np.s_[:, 2], 0)
-        assert judged(task, found, [other[0], *worse], expectation).verdict is Verdict.REGRESSED
-        assert against(task, found, other, [other[0], *worse], expectation).verdict is Verdict.REGRESSED
+        assert judged(task, found, [other[0], *worse], expectation).outcome is Outcome.REGRESSED
+        assert against(task, found, other, [other[0], *worse], expectation).outcome is Outcome.REGRESSED
         # Of the same shape again, which is better, and of none.
-        assert against(task, found, other, rounded(found), expectation).verdict is Verdict.PASS
-        assert against(task, found, rounded(found), rows(3, 4, count=40), expectation).verdict is Verdict.REGRESSED
+        assert against(task, found, other, rounded(found), expectation).outcome is Outcome.PASS
+        assert against(task, found, rounded(found), rows(3, 4, count=40), expectation).outcome is Outcome.REGRESSED
 
 
 def test_what_is_empty_on_both_sides_is_equal() -> None:
     empty = [{"where": np.zeros((0, 3), np.int64)} for _ in range(8)]
-    assert judged(TensorsTask(), empty, empty).verdict is Verdict.PASS
+    assert judged(TensorsTask(), empty, empty).outcome is Outcome.PASS
 
 
 def yolo() -> list[dict[str, Any]]:
@@ -152,19 +152,19 @@ def pixels_off(outputs: Sequence[Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("wrong", [lambda scores: scores * 0, lambda scores: 1 - scores])
 def test_scores_beside_boxes_in_pixels_are_judged_by_their_own_signal(wrong: Any) -> None:
     task, reference = TensorsTask(), yolo()
-    for old, expectation, verdict in (
-        (rounded(reference), EXACT, Verdict.REGRESSED),
-        (pixels_off(reference), NARROW, Verdict.INCONCLUSIVE),
+    for old, expectation, outcome in (
+        (rounded(reference), EXACT, Outcome.REGRESSED),
+        (pixels_off(reference), NARROW, Outcome.INCONCLUSIVE),
     ):
-        assert judged(task, reference, old, expectation).verdict is Verdict.PASS
+        assert judged(task, reference, old, expectation).outcome is Outcome.PASS
         again = rounded(reference) if expectation is EXACT else pixels_off(reference)
-        assert against(task, reference, old, again, expectation).verdict is Verdict.PASS
+        assert against(task, reference, old, again, expectation).outcome is Outcome.PASS
         new = [{"y": np.concatenate([row["y"][:4], wrong(row["y"][4:])])} for row in old]
-        decision = judged(task, reference, new, expectation)
-        assert (decision.verdict, "y, " in decision.message) == (verdict, True), decision
-        decision = against(task, reference, old, new, expectation)
-        assert decision.verdict is Verdict.REGRESSED
-        assert " more" in decision.message
+        verdict = judged(task, reference, new, expectation)
+        assert (verdict.outcome, "y, " in verdict.message) == (outcome, True), verdict
+        verdict = against(task, reference, old, new, expectation)
+        assert verdict.outcome is Outcome.REGRESSED
+        assert " more" in verdict.message
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
@@ -173,10 +173,10 @@ def test_one_dead_channel_of_64_is_found_and_named(kind: Any, expectation: Expec
     task, reference = TensorsTask(), [{"q": RANDOM.integers(1, 255, (64, 16, 16)).astype(kind)} for _ in range(8)]
     good = rounded(reference, 1e-6 if expectation is EXACT else 0.05)
     bad = changed(good, 7, 0, "q")
-    assert judged(task, reference, good, expectation).verdict is Verdict.PASS
-    for decision in (judged(task, reference, bad, expectation), against(task, reference, good, bad, expectation)):
-        assert decision.verdict is Verdict.REGRESSED
-        assert "q, 7 along axis 0 of a sample" in decision.message
+    assert judged(task, reference, good, expectation).outcome is Outcome.PASS
+    for verdict in (judged(task, reference, bad, expectation), against(task, reference, good, bad, expectation)):
+        assert verdict.outcome is Outcome.REGRESSED
+        assert "q, 7 along axis 0 of a sample" in verdict.message
 
 
 def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
@@ -188,8 +188,8 @@ def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
         for row in (*noisy, *other):  # as a type has it whose steps are as wide for all
             row["y"] += np.float32(1e-6) * RANDOM.standard_normal(row["y"].shape).astype(np.float32)
         other[seed]["y"][2 * seed] = 0.5
-        assert judged(task, reference, other, NARROW).verdict is Verdict.PASS
-        assert judged(task, reference, rounded(reference), EXACT).verdict is Verdict.PASS
+        assert judged(task, reference, other, NARROW).outcome is Outcome.PASS
+        assert judged(task, reference, rounded(reference), EXACT).outcome is Outcome.PASS
 
 
 # Detectors.
@@ -214,25 +214,25 @@ def by(function: Any) -> Detection:
 
 def test_nothing_above_the_threshold_tells_nothing() -> None:
     few = [found_boxes(score=0.3) for _ in range(60)]
-    decision = judged(DETECTION, few, [found_boxes(score=0.01) for _ in range(60)], NARROW)
-    assert decision.verdict is not Verdict.PASS
-    decision = judged(DETECTION, few, few)
-    assert (decision.verdict, decision.reason) == (Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED)
-    assert "threshold 0.5" in decision.message
+    verdict = judged(DETECTION, few, [found_boxes(score=0.01) for _ in range(60)], NARROW)
+    assert verdict.outcome is not Outcome.PASS
+    verdict = judged(DETECTION, few, few)
+    assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    assert "threshold 0.5" in verdict.message
 
 
 def test_outputs_that_a_detector_does_not_read_are_compared_by_value() -> None:
     sound = [found_boxes() for _ in range(60)]
     own = by(lambda outputs: (outputs["b"], outputs["s"], outputs["l"]))
     for task in (DETECTION, own):
-        assert judged(task, sound, rounded(sound)).verdict is Verdict.PASS
+        assert judged(task, sound, rounded(sound)).outcome is Outcome.PASS
         for bad in ([{**row, "mask": row["mask"] * -7} for row in sound], changed(sound, np.s_[:, 3], 0, "mask")):
-            decision = judged(task, sound, bad)
-            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
-            decision = against(task, sound, rounded(sound), bad)
-            assert (decision.verdict, "mask" in decision.message) == (Verdict.REGRESSED, True)
+            verdict = judged(task, sound, bad)
+            assert (verdict.outcome, "mask" in verdict.message) == (Outcome.REGRESSED, True)
+            verdict = against(task, sound, rounded(sound), bad)
+            assert (verdict.outcome, "mask" in verdict.message) == (Outcome.REGRESSED, True)
     whole = by(lambda outputs: [dict(outputs.items())[name] for name in "bsl"])
-    assert judged(whole, sound, [{**row, "mask": row["mask"] * -7} for row in sound]).verdict is Verdict.PASS
+    assert judged(whole, sound, [{**row, "mask": row["mask"] * -7} for row in sound]).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_annotations_of_other_photos_are_told() -> None:
 
 def test_boxes_found_again_need_not_have_been_missed_before() -> None:
     sure, unsure = ([found_boxes(score=score) for _ in range(60)] for score in (0.9, 0.1))
-    assert against(DETECTION, unsure, sure, unsure).verdict is Verdict.PASS
-    assert against(DETECTION, unsure, unsure, sure).verdict is Verdict.REGRESSED
+    assert against(DETECTION, unsure, sure, unsure).outcome is Outcome.PASS
+    assert against(DETECTION, unsure, unsure, sure).outcome is Outcome.REGRESSED
 
 
 # The user's own code.
@@ -290,8 +290,8 @@ def test_a_metric_that_is_no_number_is_told_and_infinity_keeps_its_sign() -> Non
         judged(TensorsTask(lambda a, b: sys.exit(0)), reference, reference)
     best, worst = (TensorsTask(lambda a, b, each=each: each) for each in (np.inf, -np.inf))
     wanted = Expectation({**EXACT.values, "metric": 0.5})
-    assert judged(best, reference, reference, wanted).verdict is Verdict.PASS
-    assert judged(worst, reference, reference, wanted).verdict is Verdict.REGRESSED
+    assert judged(best, reference, reference, wanted).outcome is Outcome.PASS
+    assert judged(worst, reference, reference, wanted).outcome is Outcome.REGRESSED
     samples: Any = Some(len(reference))
     for task, value in ((best, np.inf), (worst, -np.inf)):
         summary = json.loads(json.dumps(task.summary(task.compare(reference, reference, samples)), allow_nan=False))
@@ -332,36 +332,36 @@ def areas(*shape: int, count: int = 40) -> list[dict[str, Any]]:
 def test_a_segmenter_that_finds_nothing_does_not_pass() -> None:
     reference = areas(1, 64, 64)
     for expectation in (EXACT, NARROW):
-        assert judged(Segmentation("m"), reference, rounded(reference), expectation).verdict is Verdict.PASS
-        decision = judged(Segmentation("m"), reference, changed(reference, np.s_[:], 0.01, "m"), NARROW)
-        assert (decision.verdict, "mean IoU" in decision.message) == (Verdict.REGRESSED, True)
+        assert judged(Segmentation("m"), reference, rounded(reference), expectation).outcome is Outcome.PASS
+        verdict = judged(Segmentation("m"), reference, changed(reference, np.s_[:], 0.01, "m"), NARROW)
+        assert (verdict.outcome, "mean IoU" in verdict.message) == (Outcome.REGRESSED, True)
     # A pixel of a class that hardly is there is no half of the overlap.
     flat = [*changed(reference[1:], np.s_[:], 0.01, "m"), *reference[:1]]
-    assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).verdict is Verdict.PASS
+    assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(("shape", "stays"), [((5, 8, 8), False), ((1, 5, 8, 8), True), ((4, 8, 8, 8), False)])
 def test_batches_that_stay_and_volumes_have_classes(shape: tuple[int, ...], stays: bool) -> None:
     task, reference = Segmentation("m", stays=stays), rows(*shape, name="m")
     assert task.classes(reference[0]["m"]).size == reference[0]["m"].size // shape[int(stays)]
-    assert judged(task, reference, rounded(reference)).verdict is Verdict.PASS
-    assert judged(task, reference, rows(*shape, name="m")).verdict is Verdict.REGRESSED
+    assert judged(task, reference, rounded(reference)).outcome is Outcome.PASS
+    assert judged(task, reference, rows(*shape, name="m")).outcome is Outcome.REGRESSED
 
 
 def test_another_size_is_a_regression_that_is_told() -> None:
     reference = areas(1, 64, 64)
     found = Segmentation("m").compare(reference, areas(1, 32, 32, count=40), Some(40))  # type: ignore[arg-type]
-    [decision] = Segmentation("m").decide(found, EXACT)
-    assert decision.verdict is Verdict.REGRESSED
+    [verdict] = Segmentation("m").decide(found, EXACT)
+    assert verdict.outcome is Outcome.REGRESSED
     assert "0: (1, 64, 64) became (1, 32, 32)" in found.worst_samples
 
 
 def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
     reference = [{**row, "edges": RANDOM.standard_normal((6, 4)).astype(np.float32)} for row in areas(1, 64, 64)]
-    assert judged(Segmentation("m"), reference, rounded(reference)).verdict is Verdict.PASS
+    assert judged(Segmentation("m"), reference, rounded(reference)).outcome is Outcome.PASS
     bad = changed(reference, np.s_[3], 0, "edges")
-    for decision in (judged(Segmentation("m"), reference, bad), against(Segmentation("m"), reference, reference, bad)):
-        assert (decision.verdict, "edges, 3 along axis 0" in decision.message) == (Verdict.REGRESSED, True)
+    for verdict in (judged(Segmentation("m"), reference, bad), against(Segmentation("m"), reference, reference, bad)):
+        assert (verdict.outcome, "edges, 3 along axis 0" in verdict.message) == (Outcome.REGRESSED, True)
 
 
 # What a second reader found.
@@ -382,7 +382,7 @@ def test_a_mask_as_loud_as_masks_are_hides_no_dead_channel(mask: float) -> None:
     found = TensorsTask().compare(reference, _of("y", dead), some(8))
     for engine in ("onnxruntime-fp32", "onnxruntime-int8"):
         decided = TensorsTask().decide(found, REAL.of("m.onnx", engine))
-        assert any(each.verdict not in GOOD for each in decided), engine
+        assert any(each.outcome not in GOOD for each in decided), engine
     before = TensorsTask().compare(reference, reference, some(8))
     assert lost_slices(before.kept, found.kept, 60.0)
     assert not lost_slices(before.kept, before.kept, 60.0)

@@ -27,7 +27,7 @@ from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.signature import BATCH, Signature, TensorSpec
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 
 from . import small_classifier
 from .fake_cuda import Error, FakeGpu
@@ -531,25 +531,25 @@ def test_an_engine_whose_convolutions_run_in_fp32_is_found() -> None:
     text = json.dumps(INSPECTED_10).replace("Channel major FP16 format where channel % 8 == 0", "Row major linear FP32")
     layers = weighted_layers(read_layers(text.replace('"Type": "Half"', '"Type": "Float"')), ("conv1", "fc"))
     for asked in ("fp16", "int8"):
-        decision = judge.audit_decision(PrecisionAudit(asked, layers), kept_in_float=())
-        assert decision.verdict is Verdict.REGRESSED
-        assert "conv1" in decision.message
+        verdict = judge.audit_verdict(PrecisionAudit(asked, layers), kept_in_float=())
+        assert verdict.outcome is Outcome.REGRESSED
+        assert "conv1" in verdict.message
 
 
 def test_a_calibrated_engine_may_leave_layers_in_fp16_but_not_in_fp32() -> None:
     also = frozenset({"float16"})
     half, single = {"conv1": "int8", "fc": "float16"}, {"conv1": "int8", "fc": "float32"}
-    assert judge.audit_decision(PrecisionAudit("int8", half, also), ()).verdict is Verdict.PASS
-    assert judge.audit_decision(PrecisionAudit("int8", half), ()).verdict is Verdict.REGRESSED
-    assert judge.audit_decision(PrecisionAudit("int8", single, also), ()).verdict is Verdict.REGRESSED
+    assert judge.audit_verdict(PrecisionAudit("int8", half, also), ()).outcome is Outcome.PASS
+    assert judge.audit_verdict(PrecisionAudit("int8", half), ()).outcome is Outcome.REGRESSED
+    assert judge.audit_verdict(PrecisionAudit("int8", single, also), ()).outcome is Outcome.REGRESSED
 
 
 def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     layers = weighted_layers(read_layers(json.dumps(INSPECTED_10)), ("conv1", "fc", "layer1.0.conv1"))
     assert layers["layer1.0.conv1"] == ""
-    decision = judge.audit_decision(PrecisionAudit("fp16", layers), ())
-    assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "layer1.0.conv1" in decision.message
+    verdict = judge.audit_verdict(PrecisionAudit("fp16", layers), ())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "layer1.0.conv1" in verdict.message
 
 
 def test_names_alone_are_no_audit() -> None:

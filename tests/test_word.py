@@ -25,7 +25,7 @@ from tests.saved import save, sessions
 from trtgate import expectations
 from trtgate.__main__ import main
 from trtgate.records import EngineRecord, pack, unpack
-from trtgate.verdict import Decision, Reason, Verdict
+from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
 from trtgate.verdict.policy import holm
@@ -142,9 +142,9 @@ def test_few_photos_prove_nothing(capsys: pytest.CaptureFixture[str], fault: Fau
     kept="the table",
 )
 def test_new_sessions_whose_own_run_failed(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
-    bad = Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+    bad = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
     sessions("before", 1)
-    sessions("after", 6, summary={"unfit": [bad.message]}, decisions=(bad,))
+    sessions("after", 6, summary={"unfit": [bad.message]}, verdicts=(bad,))
     status, text = compared(capsys)
     fault.check(status, text)
     assert status == 1
@@ -384,9 +384,9 @@ def test_digests_of_one_side_only_compare_nothing(capsys: pytest.CaptureFixture[
     assert compared(capsys)[0] == 7
 
 
-def test_a_baseline_whose_own_decisions_are_bad(capsys: pytest.CaptureFixture[str]) -> None:
-    bad = Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, "speedup 1.0 is below the floor")
-    sessions("before", 1, decisions=(bad,))
+def test_a_baseline_whose_own_verdicts_are_bad(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, "speedup 1.0 is below the floor")
+    sessions("before", 1, verdicts=(bad,))
     sessions("after", 6)
     assert compared(capsys)[0] == 2
 
@@ -921,7 +921,7 @@ def test_processes_that_differ_are_no_regression() -> None:
         old, new = (Sample({"latency": np.full(15, 1e-3 * np.exp(generator.normal(0, 0.018)))}, {}) for _ in range(2))
         found = decide(BY_NAME["latency"], [old], [new], Limits(0.02, 2e-6, 0.03), "sessions")
         assert found is not None
-        wrong += found.verdict is Verdict.REGRESSED
+        wrong += found.outcome is Outcome.REGRESSED
     assert wrong <= 2
 
 
@@ -972,9 +972,9 @@ def test_no_slowdown_hides(name: str, statistic: str) -> None:
             decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "sessions")
             for metric in ("latency", "typical", "tail")
         ]
-        verdicts = {each.verdict for each in found if each is not None}
-        assert verdicts & {Verdict.REGRESSED, Verdict.INCONCLUSIVE}
-        caught += Verdict.REGRESSED in verdicts
+        outcomes = {each.outcome for each in found if each is not None}
+        assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
+        caught += Outcome.REGRESSED in outcomes
     assert caught >= 19
 
 
@@ -985,22 +985,22 @@ def test_nothing_slower_passes() -> None:
         for metric in ("latency", "typical", "tail"):
             found = decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "sessions")
             assert found is not None
-            assert found.verdict is Verdict.PASS, (metric, str(found))
+            assert found.outcome is Outcome.PASS, (metric, str(found))
 
 
-# Many decisions.
+# Many verdicts.
 
 
-def test_of_many_decisions_some_would_say_regressed_by_chance() -> None:
-    alarm = Decision(Verdict.REGRESSED, Reason.SLOWER, "slower by +6.0%", 1.06, 1.001, 1.12, p=0.003)
-    fine = Decision(Verdict.PASS, Reason.WITHIN_DELTA, "+0.1%", 1.0, 0.99, 1.01, p=0.4)
+def test_of_many_verdicts_some_would_say_regressed_by_chance() -> None:
+    alarm = Verdict(Outcome.REGRESSED, Reason.SLOWER, "slower by +6.0%", 1.06, 1.001, 1.12, p=0.003)
+    fine = Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "+0.1%", 1.0, 0.99, 1.01, p=0.4)
     [first, *_] = holm([alarm, *[fine] * 87])
-    assert (first.verdict, first.reason) == (Verdict.INCONCLUSIVE, Reason.ONE_OF_MANY)
-    assert "one of 88 decisions may say so by chance" in first.message
+    assert (first.outcome, first.reason) == (Outcome.INCONCLUSIVE, Reason.ONE_OF_MANY)
+    assert "one of 88 verdicts may say so by chance" in first.message
     [only] = holm([replace(alarm, p=0.02)])
-    assert only.message.endswith("a decision may say so by chance (2.0%)")
+    assert only.message.endswith("a verdict may say so by chance (2.0%)")
     [first, *_] = holm([alarm, fine])
-    assert first.verdict is Verdict.REGRESSED
+    assert first.outcome is Outcome.REGRESSED
 
 
 @pytest.mark.fault(

@@ -200,8 +200,8 @@ def upgrade(runner: Runner) -> None:
     expect("upgrade, before a driver", runner.run("upgrade.yml", "driver", what="driver-before", **both), 0)
     status = runner.run("upgrade.yml", "driver", what="driver-after", before="1", **both)
     expect("upgrade, after a driver", status, 0, 1, 6, 7)
-    verdict = json.loads((runner.artifacts / "driver-after-cpu" / "verdict.json").read_text())
-    assert [each["decision"]["reason"] for each in verdict["engines"]] != ["underpowered"], verdict
+    outcome = json.loads((runner.artifacts / "driver-after-cpu" / "verdict.json").read_text())
+    assert [each["decision"]["reason"] for each in outcome["engines"]] != ["underpowered"], outcome
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
-from trtgate.report.pages import ab_page, comparison_decisions, comparison_page, fleet_page
+from trtgate.report.pages import ab_page, comparison_page, comparison_verdicts, fleet_page
 from trtgate.report.terminal import doctor_lines, print_table, selftest_lines, sensitivity_table
 from trtgate.report.trends import trend_page
 from trtgate.selftest import HALF, STALL, run_selftest, slowed, summary
@@ -56,7 +56,7 @@ from trtgate.stack import stack
 from trtgate.telemetry import monitor_for
 from trtgate.thumbnails import shipped_photos
 from trtgate.trend import trend, trend_to_json
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_REGRESSED, GOOD, exit_status
 from trtgate.workbench import Settings, Workbench
 
@@ -219,15 +219,15 @@ def _selftest(options: argparse.Namespace) -> int:
         )
     for line in selftest_lines(result):
         print(line)
-    decision = result.status()
-    print(decision)
+    verdict = result.status()
+    print(verdict)
     written = _written("--json", options.json, lambda: json.dumps(summary(result), indent=1))
     smallest, path = result.smallest_delta, settings.expectations.path
-    if decision.verdict not in GOOD or smallest >= options.slowdown:
+    if verdict.outcome not in GOOD or smallest >= options.slowdown:
         if options.write:
-            why = decision.message if decision.verdict not in GOOD else f"{smallest:.1%} is no less than the slowdown"
+            why = verdict.message if verdict.outcome not in GOOD else f"{smallest:.1%} is no less than the slowdown"
             print(f"trtgate: --write refused, {path} is as it was: {why}", file=sys.stderr)
-        status = exit_status([decision.verdict])
+        status = exit_status([verdict.outcome])
         return status or (MISTAKE if not written else EXIT_INCONCLUSIVE if options.write else 0)
     if options.write:
         write_delta(path, name, spec.id, smallest)
@@ -303,8 +303,8 @@ def _ab(options: argparse.Namespace) -> int:
         processes=options.processes,
         progress=console_progress(),
     )
-    status = exit_status(decision.verdict for decision in report.report.decisions())
-    named = comparison_decisions(report.report)
+    status = exit_status(verdict.outcome for verdict in report.report.verdicts())
+    named = comparison_verdicts(report.report)
     return _show(options, ab_page(report, _photos(options)), status, ab_to_json(report), named)
 
 
@@ -437,7 +437,7 @@ def _show(
     page: Page,
     status: int,
     document: Any = None,
-    named: Sequence[tuple[str, Decision]] = (),
+    named: Sequence[tuple[str, Verdict]] = (),
     *,
     publish: bool = True,
 ) -> int:
@@ -497,9 +497,9 @@ def _compare(options: argparse.Namespace) -> int:
     report = compare_sessions(old, new, read_expectations(options.expectations))
     # Charts, which every iteration goes into, are HTML's alone.
     samples = samples_of(old, new) if options.html else None
-    status = exit_status(decision.verdict for decision in report.decisions())
+    status = exit_status(verdict.outcome for verdict in report.verdicts())
     page = comparison_page(report, samples, _photos(options))
-    return _show(options, page, status, report_to_json(report), comparison_decisions(report))
+    return _show(options, page, status, report_to_json(report), comparison_verdicts(report))
 
 
 def _add_promote(commands: Any) -> None:
@@ -543,7 +543,7 @@ def _report(options: argparse.Namespace) -> int:
                 "--json is for a trend; the runners' own verdict.json have what a fleet's report is made of"
             )
         fleet = read_fleet(folder)
-        return _show(options, fleet_page(fleet), exit_status(decision.verdict for decision in fleet.decisions()))
+        return _show(options, fleet_page(fleet), exit_status(verdict.outcome for verdict in fleet.verdicts()))
     found = trend(_sessions_of(options))
     page = trend_page(found)
     status = _show(options, page, 0, trend_to_json(found), publish=False)

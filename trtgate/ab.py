@@ -26,7 +26,7 @@ from trtgate.compare import (
     Report,
     compare_records,
     corrected_comparisons,
-    missing_decision,
+    missing_verdict,
     nothing_compared,
 )
 from trtgate.compare import report_to_json as compared_to_json
@@ -49,8 +49,8 @@ from trtgate.tasks.base import Outputs
 from trtgate.tasks.classification import Classification
 from trtgate.telemetry import cpu_seconds, monitor_for
 from trtgate.verdict.agreement import Agreement, Rebuilt, compare_logits, furthest, nearest, rebuilt
-from trtgate.verdict.decision import Decision
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import more_may_decide
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.verdict.shares import Ints
@@ -165,7 +165,7 @@ class AbReport:
     stacks: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
     results: tuple[AbResult, ...]
-    missing: Mapping[Key, Decision] = field(default_factory=dict)
+    missing: Mapping[Key, Verdict] = field(default_factory=dict)
     added: tuple[Key, ...] = ()
 
     @property
@@ -236,7 +236,7 @@ def run_ab(
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []
     missing = {
-        (name, text, size): missing_decision(name, text, why, settings.expectations)
+        (name, text, size): missing_verdict(name, text, why, settings.expectations)
         for name in settings.models
         for text, why in chosen.lost.items()
         for size in settings.sizes_of(name)
@@ -263,9 +263,7 @@ def run_ab(
                         except LostEngine as error:
                             progress.say(str(error))
                             missing |= {
-                                (name, spec.id, size): missing_decision(
-                                    name, spec.id, str(error), settings.expectations
-                                )
+                                (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
                                 for size in bench.batch_sizes
                             }
     added = [
@@ -498,29 +496,29 @@ class _Sides:
         facts: Mapping[str, Mapping[str, Any]],
         expectation: Expectation,
         kept_in_float: frozenset[str],
-    ) -> tuple[Decision, ...]:
+    ) -> tuple[Verdict, ...]:
         """What is expected of the new side's answers, and of what it was built with."""
         bench = self._bench
         audits = {side: _audit(facts[side]) for side in SIDES}
         if bench.file is not None and not bench.excuse(bench.reference):
             # Which layers a runtime leaves in float is told by the old side: none may be added.
             kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
-        decisions = [] if bench.excuse(bench.reference) else [judge.audit_decision(audits["new"], kept_in_float)]
+        verdicts = [] if bench.excuse(bench.reference) else [judge.audit_verdict(audits["new"], kept_in_float)]
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:
-            return tuple(decisions)
+            return tuple(verdicts)
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
             builds = alike if pair == "new with old" else None
-            decisions += [
-                _named(pair, decision)
-                for decision in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
+            verdicts += [
+                _named(pair, verdict)
+                for verdict in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
                 # How often an untrained model answers the same says nothing.
-                if bench.weights.trained or decision.metric != "agreement"
+                if bench.weights.trained or verdict.metric != "agreement"
             ]
-        return tuple(decisions)
+        return tuple(verdicts)
 
-    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Decision, ...]:
+    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Verdict, ...]:
         """Whether the new side lost something that the old one had, by any task but classification: every build of the
         one against those of the other."""
         bench, task = self._bench, self._bench.task
@@ -591,15 +589,15 @@ def agreements_of(
     return found, rebuilt(within["old"], crossed)
 
 
-def decisions(race: Race, expectation: Expectation) -> list[Decision]:
+def verdicts(race: Race, expectation: Expectation) -> list[Verdict]:
     """On each gated series of the new side against the old one: those that more rounds of the race could decide."""
     found = []
     for name in ("latency", "typical", "tail", "end_to_end", "end_to_end_tail"):
         metric, samples = BY_NAME[name], {side: _samples(race, side) for side in SIDES}
         if expectation.limits(metric).delta is None:
             continue
-        decision = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
-        found += [decision] if decision else []
+        verdict = decide(metric, samples["old"], samples["new"], expectation.limits(metric), "interleaved")
+        found += [verdict] if verdict else []
     return found
 
 
@@ -611,12 +609,12 @@ def _samples(race: Race, side: str) -> list[Sample]:
 def more_rounds_may_decide(race: Race, expectation: Expectation, races: int) -> bool:
     """Whether a series is open for its noise, or REGRESSED by what as many `races` as this run has could have produced
     by chance; where processes differ, more rounds of the same ones decide nothing."""
-    found = decisions(race, expectation)
+    found = verdicts(race, expectation)
     return any(more_may_decide(each, races * len(found)) for each in found)
 
 
-def _named(pair: str, decision: Decision) -> Decision:
-    return replace(decision, message=f"{pair}: {decision.message}")
+def _named(pair: str, verdict: Verdict) -> Verdict:
+    return replace(verdict, message=f"{pair}: {verdict.message}")
 
 
 def _side_facts(

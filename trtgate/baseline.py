@@ -122,17 +122,17 @@ def require_sound(session: SessionRecord) -> None:
         *session.partial,
         *session.open,
         *(
-            f"{record.name}: {decision.verdict.value}, {decision.message}"
+            f"{record.name}: {verdict.outcome.value}, {verdict.message}"
             for record in session.engines.values()
-            for decision in (*record.decisions, *record.flaws)
-            if decision.verdict not in GOOD
+            for verdict in (*record.verdicts, *record.flaws)
+            if verdict.outcome not in GOOD
         ),
         *(
             f"{record.name}: nothing was decided"
             for record in session.engines.values()
-            if not record.decisions and not record.is_reference
+            if not record.verdicts and not record.is_reference
         ),
-        *([] if any(record.decisions for record in session.engines.values()) else ["nothing was decided"]),
+        *([] if any(record.verdicts for record in session.engines.values()) else ["nothing was decided"]),
     ]
     if reasons:
         raise UserError(

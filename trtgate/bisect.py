@@ -15,7 +15,7 @@ from trtgate.engines.base import Device
 from trtgate.errors import UserError
 from trtgate.releases import Release
 from trtgate.remote import Place
-from trtgate.verdict.bisection import Answer, Compare, Kind, Outcome, Prepare, Race, State, next_step
+from trtgate.verdict.bisection import Answer, Compare, Kind, Prepare, Race, Relation, State, next_step
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS
 from trtgate.workbench import Settings
@@ -62,7 +62,7 @@ class Raced:
 
     old: str
     new: str
-    outcome: Outcome
+    relation: Relation
     again: bool
     message: str
     processes: int
@@ -166,7 +166,7 @@ class Bisection:
             later = self.raced(0, index)
             if later is None or first is None:
                 continue
-            if later.outcome is Outcome.SAME:
+            if later.relation is Relation.SAME:
                 lines.append(f"the change went again: {names[index]} is as {names[0]} was")
             elif _apart(first, later):
                 lines.append(
@@ -229,7 +229,7 @@ def search(
         step = next_step(
             len(names) - 1,
             {index: tried[name].state for index, name in enumerate(names) if name in tried},
-            [Race(names.index(each.old), names.index(each.new), each.outcome, each.again) for each in races],
+            [Race(names.index(each.old), names.index(each.new), each.relation, each.again) for each in races],
             by_failing=question.metric == BUILD,
         )
         if isinstance(step, Answer):

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trtgate.records import MEAN, EngineRecord, medians_of
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import Pairing
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
 
 # Fixed work that changed by more than this was not done by the same machine.
@@ -20,7 +20,7 @@ CONTROL_MEAN_MOVED = 0.25
 CLOCK_MOVED = 0.01
 
 
-def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Verdict | None:
     """INVALID where the sides were not measured on the same weights, photos and streams, or do not tell."""
     both = (*old, *new)
     told = [record.digests for record in both]
@@ -42,23 +42,23 @@ def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> De
     return None
 
 
-def _cannot(message: str) -> Decision:
-    return Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+def _cannot(message: str) -> Verdict:
+    return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
 
 
-def unfinished(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Decision | None:
+def unfinished(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Verdict | None:
     """INVALID where a race was not run to its end."""
     if all(record.complete and record.rounds for record in (*old, *new)):
         return None
-    return Decision(Verdict.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
+    return Verdict(Outcome.INVALID, Reason.DISTURBED, "a race was not finished: too many disturbed rounds")
 
 
-def disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing: Pairing) -> Decision | None:
+def disturbed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], pairing: Pairing) -> Verdict | None:
     """INVALID where somebody else used the processor; what is interleaved both sides suffered alike."""
     reasons = dict.fromkeys(record.disturbed for record in (*old, *new) if record.disturbed)
     if not reasons or pairing == "interleaved":
         return None
-    return Decision(Verdict.INVALID, Reason.DISTURBED, f"{'; '.join(reasons)} during a race")
+    return Verdict(Outcome.INVALID, Reason.DISTURBED, f"{'; '.join(reasons)} during a race")
 
 
 def machine_changed(
@@ -66,20 +66,20 @@ def machine_changed(
     new: Sequence[EngineRecord],
     controls: Mapping[str, float],
     clocks: tuple[float | None, float | None],
-) -> Decision | None:
+) -> Verdict | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
     along before and is not now. `controls` are its `control_changes`."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
-        return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
+        return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
     clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
     for name, change in controls.items():
         limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
         # Work that is bound by memory does not follow the clock of the cores.
         if min(abs(change), abs(change + clock)) > limit:
             message = f"{name} changed by {change_text(change)}, so the machine did; measure both sides on it as it is"
-            return Decision(Verdict.INVALID, Reason.MACHINE_CHANGED, message)
+            return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
     return None
 
 

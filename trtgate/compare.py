@@ -34,14 +34,13 @@ from trtgate.records import (
     EngineRecord,
     Key,
     SessionRecord,
-    decision_from_json,
-    decision_to_json,
     name_of,
+    verdict_from_json,
+    verdict_to_json,
 )
 from trtgate.stack import steady
 from trtgate.tasks.against import decide_all_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import (
     BY_NAME,
     METRICS,
@@ -56,6 +55,7 @@ from trtgate.verdict.metrics import (
     median,
     within,
 )
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text, decide_floor
 from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
@@ -65,7 +65,7 @@ HARDWARE = ("cpu", "machine", "gpu")
 # Fields of the stack that are settings of the run rather than what is upgraded: with another one the sides cannot be
 # compared. (Absent from records of schema 1, where they are not known.)
 SETTINGS = ("threads", "device", "cpu_features", "cpu_quota")
-FAILED = frozenset({Verdict.REGRESSED, Verdict.INVALID})
+FAILED = frozenset({Outcome.REGRESSED, Outcome.INVALID})
 ANSWERS = "answers"
 AGREEMENT = "agreement"
 ACCURACY = "accuracy"
@@ -83,7 +83,7 @@ class Change:
     metric: str
     old: float | None
     new: float | None
-    decision: Decision
+    verdict: Verdict
     gated: bool = True
     delta: float | None = None
 
@@ -99,7 +99,7 @@ class Comparison:
 
     key: Key
     changes: tuple[Change, ...]
-    invalid: Decision | None = None
+    invalid: Verdict | None = None
     old_reference: float | None = None
     new_reference: float | None = None
     old_clock: float | None = None
@@ -122,23 +122,23 @@ class Comparison:
         return f"clock {self.old_clock:.0f} -> {self.new_clock:.0f} MHz, cycles {moved}"
 
     @property
-    def decisions(self) -> list[Decision]:
+    def verdicts(self) -> list[Verdict]:
         """All that count: why nothing can be said, or one for each gated metric."""
         if self.invalid is None:
-            return [each.decision for each in self.changes if each.gated]
+            return [each.verdict for each in self.changes if each.gated]
         if self.invalid.reason is Reason.NOT_COMPARABLE:
             return [self.invalid]
         # What an engine answers does not depend on who else used the machine.
-        answers = [each.decision for each in self.changes if each.gated and each.metric not in BY_NAME]
-        return [self.invalid, *(each for each in answers if each.verdict is Verdict.REGRESSED)]
+        answers = [each.verdict for each in self.changes if each.gated and each.metric not in BY_NAME]
+        return [self.invalid, *(each for each in answers if each.outcome is Outcome.REGRESSED)]
 
     @property
-    def decision(self) -> Decision:
+    def verdict(self) -> Verdict:
         """The worst of all that count; where all is well, that on the latency."""
-        some = self.decisions
-        bad = [each for each in some if each.verdict not in GOOD]
+        some = self.verdicts
+        bad = [each for each in some if each.outcome not in GOOD]
         latency = [each for each in some if each.metric == "latency"]
-        nothing = Decision(Verdict.INCONCLUSIVE, Reason.NO_LIMIT, "nothing that is gated was measured on both sides")
+        nothing = Verdict(Outcome.INCONCLUSIVE, Reason.NO_LIMIT, "nothing that is gated was measured on both sides")
         return worst(bad or latency or some or [nothing])
 
     @property
@@ -158,21 +158,21 @@ class Comparison:
 class Report:
     """A whole comparison.
 
-    `missing` holds decisions on what the old side has and the new side lacks, `problems` those on whole sessions of the
+    `missing` holds verdicts on what the old side has and the new side lacks, `problems` those on whole sessions of the
     new side, `limit_changes` expectations that differ between the sides, `sessions` the digests of the new side's.
     """
 
     engines: tuple[Comparison, ...]
-    missing: Mapping[Key, Decision] = field(default_factory=dict)
-    problems: Mapping[str, Decision] = field(default_factory=dict)
+    missing: Mapping[Key, Verdict] = field(default_factory=dict)
+    problems: Mapping[str, Verdict] = field(default_factory=dict)
     added: tuple[Key, ...] = ()
     stack_changes: tuple[str, ...] = ()
     limit_changes: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
 
-    def decisions(self) -> list[Decision]:
-        """All decisions of the report that count."""
-        return [each.decision for each in self.engines] + [*self.missing.values(), *self.problems.values()]
+    def verdicts(self) -> list[Verdict]:
+        """All verdicts of the report that count."""
+        return [each.verdict for each in self.engines] + [*self.missing.values(), *self.problems.values()]
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
     bad = [
         each
         for record in baseline.engines.values()
-        for each in (*record.decisions, *record.flaws)
-        if each.verdict in FAILED and each.reason is not Reason.DISTURBED
+        for each in (*record.verdicts, *record.flaws)
+        if each.outcome in FAILED and each.reason is not Reason.DISTURBED
     ]
     if bad:
         raise UserError(
@@ -275,12 +275,12 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     )
 
 
-def _incomparable_sides(report: Report, problems: Mapping[str, Decision]) -> Report:
+def _incomparable_sides(report: Report, problems: Mapping[str, Verdict]) -> Report:
     """The report, of which nothing is proven where whole sessions cannot be compared."""
     why = next((each for each in problems.values() if each.reason is Reason.NOT_COMPARABLE), None)
     if why is None:
         return report
-    missing = {key: why if each.verdict is Verdict.REGRESSED else each for key, each in report.missing.items()}
+    missing = {key: why if each.outcome is Outcome.REGRESSED else each for key, each in report.missing.items()}
     return replace(report, engines=tuple(replace(each, invalid=why) for each in report.engines), missing=missing)
 
 
@@ -294,7 +294,7 @@ def compare_records(
     """Decide on every engine of the old side, one record for each of its sessions, in an A/B run of its processes.
 
     `skipped` says why an engine, "MODEL ENGINE", was not measured on the new side. What is REGRESSED among many
-    decisions only by chance becomes INCONCLUSIVE. PyTorch, which no runtime's upgrade is about, fails by a proven
+    verdicts only by chance becomes INCONCLUSIVE. PyTorch, which no runtime's upgrade is about, fails by a proven
     regression only, as long as something else is compared.
     """
     engines = [_compare(key, old[key], new[key], expectations.of(key[0], key[1]), pairing) for key in old if key in new]
@@ -306,7 +306,7 @@ def compare_records(
         for change in changed_fields(side[key][-1].limits, expectations.of(key[0], key[1]).as_json())
     }
     missing = {
-        key: missing_decision(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
+        key: missing_verdict(key[0], key[1], skipped.get(f"{key[0]} {key[1]}", NOT_MEASURED), expectations)
         for key in old
         if key not in new
     }
@@ -326,7 +326,7 @@ def compare_records(
     )
 
 
-def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expectations) -> dict[str, Decision]:
+def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expectations) -> dict[str, Verdict]:
     """Engines of the new side whose own run had other floors, where they do not reach those of today."""
     found = {}
     for key, records in new.items():
@@ -334,18 +334,18 @@ def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expec
         for record in records:
             if not record.limits or all(record.limits.get(name) == expectation[name] for name in FLOORS):
                 continue
-            decisions = [each for each in _floors(record, expectation) if each.verdict not in GOOD]
-            if decisions:
-                decision = worst(decisions)
-                message = f"its own run had other floors; by today's: {decision.message}"
-                found[f"{name_of(key)} floors"] = replace(decision, message=message)
+            verdicts = [each for each in _floors(record, expectation) if each.outcome not in GOOD]
+            if verdicts:
+                verdict = worst(verdicts)
+                message = f"its own run had other floors; by today's: {verdict.message}"
+                found[f"{name_of(key)} floors"] = replace(verdict, message=message)
     return found
 
 
 FLOORS = ("speedup", "agreement", "cosine", "sqnr_db")
 
 
-def _floors(record: EngineRecord, expectation: Expectation) -> Iterable[Decision]:
+def _floors(record: EngineRecord, expectation: Expectation) -> Iterable[Verdict]:
     """A record's numbers against the floors that hold now."""
     if not record.is_reference and record.rounds:
         rounds = (np.asarray(each) for each in (record.reference_rounds, record.rounds))
@@ -355,13 +355,13 @@ def _floors(record: EngineRecord, expectation: Expectation) -> Iterable[Decision
         floor, least, most = expectation.number(name), record.agreement.get(low), record.agreement.get(high)
         if least is None or most is None or least >= floor:
             continue
-        verdict, reason = (
-            (Verdict.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
+        outcome, reason = (
+            (Outcome.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
         )
-        yield Decision(verdict, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
+        yield Verdict(outcome, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
 
 
-def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str, Decision]:
+def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str, Verdict]:
     """A problem of a comparison in which no engine was compared, or the yardstick alone where a side has `others`.
 
     All that is missing may be acknowledged; nobody was asked whether the rest is still as fast.
@@ -371,16 +371,16 @@ def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str
         return {}
     what = f"nothing but {REFERENCE.id}" if keys else "no engine"
     message = f"{what} was compared, so no upgrade was judged; measure what both sides have"
-    return {"the comparison": Decision(Verdict.INVALID, Reason.NO_RECORDS, message)}
+    return {"the comparison": Verdict(Outcome.INVALID, Reason.NO_RECORDS, message)}
 
 
 def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction over all their gated decisions."""
+    """The comparisons with Holm's correction over all their gated verdicts."""
     gated = [(i, j) for i, each in enumerate(comparisons) for j, change in enumerate(each.changes) if change.gated]
-    decisions = holm([comparisons[i].changes[j].decision for i, j in gated])
+    verdicts = holm([comparisons[i].changes[j].verdict for i, j in gated])
     changes = [list(each.changes) for each in comparisons]
-    for (i, j), decision in zip(gated, decisions, strict=True):
-        changes[i][j] = replace(changes[i][j], decision=decision)
+    for (i, j), verdict in zip(gated, verdicts, strict=True):
+        changes[i][j] = replace(changes[i][j], verdict=verdict)
     return [replace(each, changes=tuple(some)) for each, some in zip(comparisons, changes, strict=True)]
 
 
@@ -393,42 +393,39 @@ def lenient(comparison: Comparison) -> Comparison:
     if comparison.key[1] != REFERENCE.id:
         return comparison
 
-    def passed(decision: Decision) -> Decision:
-        if decision.reason not in OPEN_BY_NOISE or decision.metric not in BY_NAME:
-            return decision
-        message = f"the yardstick, which fails only by a proven regression: {decision.message}"
-        return replace(decision, verdict=Verdict.PASS, reason=Reason.YARDSTICK, message=message)
+    def passed(verdict: Verdict) -> Verdict:
+        if verdict.reason not in OPEN_BY_NOISE or verdict.metric not in BY_NAME:
+            return verdict
+        message = f"the yardstick, which fails only by a proven regression: {verdict.message}"
+        return replace(verdict, outcome=Outcome.PASS, reason=Reason.YARDSTICK, message=message)
 
-    changes = tuple(replace(each, decision=passed(each.decision)) for each in comparison.changes)
+    changes = tuple(replace(each, verdict=passed(each.verdict)) for each in comparison.changes)
     return replace(comparison, changes=changes)
 
 
-def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Decision]:
+def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Verdict]:
     """What is wrong with sessions of the new side as a whole: their own run failed, or another setting."""
-    found: dict[str, Decision] = {}
+    found: dict[str, Verdict] = {}
     for session in new:
         own = [
-            decision
-            for record in session.engines.values()
-            for decision in record.decisions
-            if decision.verdict not in GOOD
+            verdict for record in session.engines.values() for verdict in record.verdicts if verdict.outcome not in GOOD
         ]
-        told = {decision.message for decision in own}
+        told = {verdict.message for verdict in own}
         own += [
-            Decision(Verdict.REGRESSED, Reason.OWN_RUN_FAILED, reason) for reason in session.unfit if reason not in told
+            Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, reason) for reason in session.unfit if reason not in told
         ]
         if own:
-            decision = worst(own)
-            found[str(session.path)] = replace(decision, message=f"its own run failed: {decision.message}")
+            verdict = worst(own)
+            found[str(session.path)] = replace(verdict, message=f"its own run failed: {verdict.message}")
         if session.partial:
             message = f"it did not judge everything ({session.partial[0]})"
-            found[f"{session.path} in part"] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+            found[f"{session.path} in part"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
         for name in (*HARDWARE, *SETTINGS):
             before, now = old[-1].stack.get(name), session.stack.get(name)
             known = min(old[-1].schema, session.schema) > 1 or None not in (before, now)
             if before != now and known:
                 message = f"{name} differs ({before}, then {now}): the sides cannot be compared"
-                found[f"{session.path} {name}"] = Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, message)
+                found[f"{session.path} {name}"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
     return found
 
 
@@ -456,11 +453,11 @@ def _compare(
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
-        decision = _decide(metric, measured, (before, after), limits, pairing)
-        if decision is None and metric.name in GUARDS and metric.name in after and "latency" in before:
+        verdict = _decide(metric, measured, (before, after), limits, pairing)
+        if verdict is None and metric.name in GUARDS and metric.name in after and "latency" in before:
             message = f"the baseline does not tell its {metric.name} calls; save a new one"
-            decision = Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
-        if decision is None:
+            verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
+        if verdict is None:
             continue
         gated = limits.delta is not None
         if metric.name == "cycles":
@@ -468,7 +465,7 @@ def _compare(
             lost = clocks[1] is None and pairing != "interleaved"
             gated = gated and (lost or (clock_moved(clocks) and _clock_bound(controls, clocks, before, after)))
         middles = _middle(metric.name, before), _middle(metric.name, after)
-        changes.append(Change(metric.name, *middles, decision, gated, limits.delta))
+        changes.append(Change(metric.name, *middles, verdict, gated, limits.delta))
     answers, differs = _answers(old, new, expectation)
     return Comparison(
         key=key,
@@ -490,7 +487,7 @@ def _decide(
     numbers: tuple[Numbers, Numbers],
     limits: Limits,
     pairing: Pairing,
-) -> Decision | None:
+) -> Verdict | None:
     """The verdict on one metric, from all rounds where they are interleaved, else from each process's number."""
 
     def samples(side: Sequence[EngineRecord]) -> list[Sample]:
@@ -555,51 +552,51 @@ def _answers(
         side[len(side) // 2]["top1"] / side[len(side) // 2]["n"] if side else None for side in (before, after)
     )
     if not all(each.get("finite", True) for each in after):
-        decision = Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
-        changes.append(Change(AGREEMENT, first, second, replace(decision, metric=AGREEMENT)))
+        verdict = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT)))
     elif before:
         if len(after) < len(new):
-            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
+            verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
         else:
-            decision = _share_drop(before[len(before) // 2], after[0], lost)
+            verdict = _share_drop(before[len(before) // 2], after[0], lost)
             differs.append(_share_drop(before[-1], before[0], lost))
         # Two shares by themselves seldom prove that nothing was lost; they count where they prove that something was.
-        counts = decision.verdict is Verdict.REGRESSED
-        changes.append(Change(AGREEMENT, first, second, replace(decision, metric=AGREEMENT), counts))
+        counts = verdict.outcome is Outcome.REGRESSED
+        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT), counts))
     kept = [[Answers.from_json(record.answers) for record in side if record.answers] for side in (old, new)]
     if kept[0]:
         if len(kept[1]) < len(new):
-            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "answers were kept before and are not now")
+            verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "answers were kept before and are not now")
         else:
-            decision = decide_all_answers(*kept, max_drop=lost)
+            verdict = decide_all_answers(*kept, max_drop=lost)
             differs.append(decide_answers(ranked(kept[0])[-1], ranked(kept[0])[0], max_drop=lost))
-        changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
+        changes.append(Change(ANSWERS, None, None, replace(verdict, metric=ANSWERS)))
     scored = [[record.scores for record in side if record.scores] for side in (old, new)]
     if scored[0]:
         if len(scored[1]) < len(new):
-            decision = Decision(Verdict.REGRESSED, Reason.MISSING, "answers were compared before and are not now")
+            verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "answers were compared before and are not now")
         else:
-            decision = decide_all_scores(scored[0], scored[1], expectation)
-        changes.append(Change(ANSWERS, None, None, replace(decision, metric=ANSWERS)))
+            verdict = decide_all_scores(scored[0], scored[1], expectation)
+        changes.append(Change(ANSWERS, None, None, replace(verdict, metric=ANSWERS)))
     if any(record.accuracy for record in old) and not all(record.accuracy for record in new):
-        decision = Decision(Verdict.REGRESSED, Reason.MISSING, "accuracy was measured before and is not now")
-        changes.append(Change(ACCURACY, None, None, replace(decision, metric=ACCURACY)))
-    return changes, next((each.message for each in differs if each.verdict is Verdict.REGRESSED), "")
+        verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "accuracy was measured before and is not now")
+        changes.append(Change(ACCURACY, None, None, replace(verdict, metric=ACCURACY)))
+    return changes, next((each.message for each in differs if each.outcome is Outcome.REGRESSED), "")
 
 
-def _share_drop(old: Mapping[str, Any], new: Mapping[str, Any], max_drop: float) -> Decision:
+def _share_drop(old: Mapping[str, Any], new: Mapping[str, Any], max_drop: float) -> Verdict:
     return decide_share_drop(old["top1"], old["n"], new["top1"], new["n"], max_drop=max_drop)
 
 
 NOT_MEASURED = "renamed, deselected or not asked for?"
 
 
-def missing_decision(model: str, engine: str, why: str, expectations: Expectations) -> Decision:
+def missing_verdict(model: str, engine: str, why: str, expectations: Expectations) -> Verdict:
     """On an engine that the old side has and the new one lacks: REGRESSED unless the file says that this is meant."""
     name = f"{model} {engine}"
     if any(fnmatch.fnmatch(name, pattern) for pattern in expectations.acknowledged_missing):
-        return Decision(Verdict.PASS, Reason.ACKNOWLEDGED, f"as acknowledged ({why})")
-    return Decision(Verdict.REGRESSED, Reason.MISSING, why)
+        return Verdict(Outcome.PASS, Reason.ACKNOWLEDGED, f"as acknowledged ({why})")
+    return Verdict(Outcome.REGRESSED, Reason.MISSING, why)
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
@@ -611,10 +608,10 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "limit_changes": list(report.limit_changes),
         "engines": [comparison_to_json(each) for each in report.engines],
         "missing": [
-            {"model": key[0], "engine": key[1], "batch": key[2], "decision": decision_to_json(decision)}
-            for key, decision in report.missing.items()
+            {"model": key[0], "engine": key[1], "batch": key[2], "decision": verdict_to_json(verdict)}
+            for key, verdict in report.missing.items()
         ],
-        "problems": {name: decision_to_json(decision) for name, decision in report.problems.items()},
+        "problems": {name: verdict_to_json(verdict) for name, verdict in report.problems.items()},
         "added": [list(key) for key in report.added],
     }
 
@@ -631,11 +628,11 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
                 "new": change.new,
                 "gated": change.gated,
                 "delta": change.delta,
-                "decision": decision_to_json(change.decision),
+                "decision": verdict_to_json(change.verdict),
             }
             for change in each.changes
         },
-        "invalid": decision_to_json(each.invalid) if each.invalid else None,
+        "invalid": verdict_to_json(each.invalid) if each.invalid else None,
         "old_reference": each.old_reference,
         "new_reference": each.new_reference,
         "old_clock_mhz": each.old_clock,
@@ -643,7 +640,7 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
         "controls": dict(each.controls),
         "layers": [str(layer) for layer in each.layers],
         "baseline_differs": each.baseline_differs,
-        "decision": decision_to_json(each.decision),
+        "decision": verdict_to_json(each.verdict),
     }
 
 
@@ -664,7 +661,7 @@ def report_from_json(values: Any) -> Report:
     for key, times in keys.items():
         if times > 1:
             raise ValueError(f"{name_of(key)} is there twice")
-    problems = fields.mapped(lambda _, value: decision_from_json(value))("problems", given["problems"])
+    problems = fields.mapped(lambda _, value: verdict_from_json(value))("problems", given["problems"])
     return Report(
         engines=engines,
         missing=dict(missing),
@@ -681,9 +678,9 @@ def _key_from_json(given: Mapping[str, Any]) -> Key:
     return model, engine, fields.batch("batch", given["batch"])
 
 
-def _missing_from_json(name: str, value: Any) -> tuple[Key, Decision]:
+def _missing_from_json(name: str, value: Any) -> tuple[Key, Verdict]:
     given = fields.table(name, value)
-    return _key_from_json(given), decision_from_json(given["decision"])
+    return _key_from_json(given), verdict_from_json(given["decision"])
 
 
 def _added_from_json(name: str, value: Any) -> Key:
@@ -696,7 +693,7 @@ def _comparison_from_json(name: str, value: Any) -> Comparison:
     each = Comparison(
         key=_key_from_json(given),
         changes=tuple(_change_from_json(*item) for item in fields.table("metrics", given["metrics"]).items()),
-        invalid=fields.optional(lambda _, invalid: decision_from_json(invalid))("invalid", given["invalid"]),
+        invalid=fields.optional(lambda _, invalid: verdict_from_json(invalid))("invalid", given["invalid"]),
         old_reference=measured("old_reference", given["old_reference"]),
         new_reference=measured("new_reference", given["new_reference"]),
         old_clock=measured("old_clock_mhz", given["old_clock_mhz"]),
@@ -704,8 +701,8 @@ def _comparison_from_json(name: str, value: Any) -> Comparison:
         controls=fields.mapped(fields.number)("controls", given["controls"]),
         baseline_differs=fields.text("baseline_differs", given["baseline_differs"]),
     )
-    if decision_from_json(given["decision"]) != each.decision:
-        raise ValueError(f"{name_of(each.key)} has a decision that is not the worst of its metrics")
+    if verdict_from_json(given["decision"]) != each.verdict:
+        raise ValueError(f"{name_of(each.key)} has a verdict that is not the worst of its metrics")
     return each
 
 
@@ -714,8 +711,8 @@ def _change_from_json(metric: str, value: Any) -> Change:
         raise ValueError(f"{metric} is no metric")
     given = fields.table(metric, value)
     old, new = (fields.optional(fields.ratio)(f"{metric}.{side}", given[side]) for side in ("old", "new"))
-    decision = decision_from_json(given["decision"])
-    if decision.metric != metric:
-        raise ValueError(f"the decision on {metric} is one on {decision.metric or 'nothing'}")
+    verdict = verdict_from_json(given["decision"])
+    if verdict.metric != metric:
+        raise ValueError(f"the verdict on {metric} is one on {verdict.metric or 'nothing'}")
     delta = fields.optional(fields.number)(f"{metric}.delta", given.get("delta"))
-    return Change(metric, old, new, decision, fields.flag(f"{metric}.gated", given["gated"]), delta)
+    return Change(metric, old, new, verdict, fields.flag(f"{metric}.gated", given["gated"]), delta)

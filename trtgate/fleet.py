@@ -19,18 +19,18 @@ from trtgate.errors import UserError, printable
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import is_regular
 from trtgate.records import EngineRecord, Key, SessionRecord, name_of, read_session
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
-# What `compare --json` and the workflows call the decision on a runner's sessions.
-VERDICT = "verdict.json"
+# What `compare --json` and the workflows call the verdict on a runner's sessions.
+OUTCOME = "verdict.json"
 # What `report --markdown` may have left among the runners.
 OWN = ".md"
 
 
 @dataclass(frozen=True)
 class FleetRow:
-    """One engine on one runner: medians over its sessions in seconds, and the decision on it.
+    """One engine on one runner: medians over its sessions in seconds, and the verdict on it.
 
     `change` is new over old latency where the runner has a baseline.
     """
@@ -40,24 +40,24 @@ class FleetRow:
     sessions: int
     latency: float
     speedup: float
-    decision: Decision
+    verdict: Verdict
     change: float | None = None
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """All runners: rows, each runner's stack, and a decision for each runner or file that is no use.
+    """All runners: rows, each runner's stack, and a verdict for each runner or file that is no use.
 
     `compared` are the runners whose sessions were compared with a baseline.
     """
 
     rows: tuple[FleetRow, ...]
     stacks: Mapping[str, Mapping[str, Any]]
-    problems: Mapping[str, Decision]
+    problems: Mapping[str, Verdict]
     compared: frozenset[str] = frozenset()
 
-    def decisions(self) -> list[Decision]:
-        return [*(row.decision for row in self.rows), *self.problems.values()]
+    def verdicts(self) -> list[Verdict]:
+        return [*(row.verdict for row in self.rows), *self.problems.values()]
 
 
 def read_fleet(folder: Path) -> Fleet:
@@ -70,21 +70,21 @@ def read_fleet(folder: Path) -> Fleet:
         raise UserError(f"{folder} has no folder per runner; download the runners' records into it")
     rows: list[FleetRow] = []
     stacks: dict[str, Mapping[str, Any]] = {}
-    problems: dict[str, Decision] = {}
+    problems: dict[str, Verdict] = {}
     compared: set[str] = set()
     owners: dict[str, str] = {}
 
-    def tell(name: str, decision: Decision) -> None:
+    def tell(name: str, verdict: Verdict) -> None:
         name = _one_line(name)
         # Two names that differ in what cannot be printed must not hide one another.
-        problems[name] = worst([decision, problems.get(name, decision)])
+        problems[name] = worst([verdict, problems.get(name, verdict)])
 
     for path in runners:
         runner = _one_line(path.name)
         try:
             sessions, report = _sessions(path), _report(path)
         except UserError as error:
-            tell(runner, Decision(Verdict.INVALID, Reason.NO_RECORDS, str(error)))
+            tell(runner, Verdict(Outcome.INVALID, Reason.NO_RECORDS, str(error)))
             continue
         stacks[runner] = sessions[-1].stack
         records = by_key(sessions)
@@ -95,30 +95,30 @@ def read_fleet(folder: Path) -> Fleet:
             if (owner := owners.setdefault(session.digest, runner)) != runner:
                 for name, other in ((runner, owner), (owner, runner)):
                     why = f"it holds the same session as {other}; a runner's records are its own"
-                    tell(name, Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why))
+                    tell(name, Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, why))
         if report is not None:
             compared.add(runner)
-            for name, decision in _of_comparison(sessions, records, report):
-                tell(f"{runner} {name}".strip(), decision)
+            for name, verdict in _of_comparison(sessions, records, report):
+                tell(f"{runner} {name}".strip(), verdict)
     if compared:
-        why = f"it has no {VERDICT}, and others have: its sessions were compared with nothing; run compare there"
+        why = f"it has no {OUTCOME}, and others have: its sessions were compared with nothing; run compare there"
         for runner in sorted(stacks.keys() - compared):
-            tell(runner, Decision(Verdict.INVALID, Reason.NO_RECORDS, why))
+            tell(runner, Verdict(Outcome.INVALID, Reason.NO_RECORDS, why))
     return Fleet(tuple(rows), stacks, problems, frozenset(compared))
 
 
 def _of_comparison(
     sessions: Sequence[SessionRecord], records: Mapping[Key, Sequence[EngineRecord]], report: Report
-) -> Iterator[tuple[str, Decision]]:
+) -> Iterator[tuple[str, Verdict]]:
     """What a runner's comparison says beside the engines, and whether it is one of these sessions: then "" names it."""
     if set(report.sessions) != {session.digest for session in sessions}:
-        why = f"{VERDICT} was made of other sessions than these; run compare --json again"
-        yield "", Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why)
+        why = f"{OUTCOME} was made of other sessions than these; run compare --json again"
+        yield "", Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, why)
     yield from report.problems.items()
-    for key, decision in report.missing.items():
-        yield name_of(key), decision
+    for key, verdict in report.missing.items():
+        yield name_of(key), verdict
     for key, why in _disagreements(records, report).items():
-        yield name_of(key), Decision(Verdict.INVALID, Reason.NOT_COMPARABLE, why)
+        yield name_of(key), Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, why)
 
 
 def _one_line(text: str) -> str:
@@ -141,7 +141,7 @@ def _sessions(path: Path) -> list[SessionRecord]:
 
 def _report(path: Path) -> Report | None:
     """What a comparison said of a runner's sessions; None where there was no baseline to compare with."""
-    files = sorted(each for each in path.rglob("*") if each.name == VERDICT)
+    files = sorted(each for each in path.rglob("*") if each.name == OUTCOME)
     if not files:
         return None
     if len(files) > 1:
@@ -157,18 +157,18 @@ def _report(path: Path) -> Report | None:
         raise UserError(f"{files[0]} is damaged ({what}); run compare --json again") from error
 
 
-def _own_failure(session: SessionRecord) -> Decision | None:
+def _own_failure(session: SessionRecord) -> Verdict | None:
     """What was wrong with a session's own run as a whole."""
     if session.unfit:
         message = f"its own run failed: {'; '.join(session.unfit)}"
-        return Decision(Verdict.REGRESSED, Reason.OWN_RUN_FAILED, message)
+        return Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, message)
     if session.partial:
         message = f"it did not judge everything: {'; '.join(session.partial)}"
-        return Decision(Verdict.INVALID, Reason.OWN_RUN_FAILED, message)
-    told = {f"{record.name}: {decision}" for record in session.engines.values() for decision in record.decisions}
+        return Verdict(Outcome.INVALID, Reason.OWN_RUN_FAILED, message)
+    told = {f"{record.name}: {verdict}" for record in session.engines.values() for verdict in record.verdicts}
     if open_ := [each for each in session.open if each not in told]:
         message = f"its own run could not tell: {'; '.join(open_)}"
-        return Decision(Verdict.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
     return None
 
 
@@ -176,25 +176,25 @@ def _disagreements(records: Mapping[Key, Sequence[EngineRecord]], report: Report
     """Engines that either the sessions or the comparison know nothing of: then it is not one of these sessions."""
     compared = {*(each.key for each in report.engines), *report.added}
     return {
-        **{key: f"measured, and not in {VERDICT}" for key in records if key not in {*compared, *report.missing}},
-        **{key: f"in {VERDICT}, and not measured" for key in compared if key not in records},
+        **{key: f"measured, and not in {OUTCOME}" for key in records if key not in {*compared, *report.missing}},
+        **{key: f"in {OUTCOME}, and not measured" for key in compared if key not in records},
     }
 
 
 def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report | None) -> FleetRow:
-    decisions = [decision for record in records for decision in (*record.decisions, *record.flaws)]
+    verdicts = [verdict for record in records for verdict in (*record.verdicts, *record.flaws)]
     change = None
     for each in report.engines if report else ():
         if each.key == key:
-            decisions.append(each.decision)
+            verdicts.append(each.verdict)
             latency = each.change("latency")
-            change = (latency.decision.estimate or None) if latency else None
+            change = (latency.verdict.estimate or None) if latency else None
     return FleetRow(
         runner,
         key,
         len(records),
         float(np.median([record.latency for record in records])),
         float(np.median([record.speedup for record in records])),
-        worst(decisions) if decisions else Decision(Verdict.INVALID, Reason.NO_RECORDS, "nothing was decided"),
+        worst(verdicts) if verdicts else Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided"),
         change,
     )

@@ -18,7 +18,7 @@ from trtgate.fields import DAMAGED, read_json
 from trtgate.files import file_digest, write_synced
 from trtgate.progress import Progress
 from trtgate.stack import stack
-from trtgate.verdict.bisection import Outcome
+from trtgate.verdict.bisection import Relation
 from trtgate.workbench import Settings
 
 # Raised when the file changes its meaning.
@@ -102,7 +102,8 @@ def _content(path: Path | None) -> str:
 def raced_to_json(raced: Raced) -> dict[str, Any]:
     """A race as plain JSON values."""
     values = asdict(raced)
-    return {**values, "outcome": raced.outcome.value, "stack": list(raced.stack), "layers": list(raced.layers)}
+    del values["relation"]
+    return {**values, "outcome": raced.relation.value, "stack": list(raced.stack), "layers": list(raced.layers)}
 
 
 def raced_from_json(values: Any) -> Raced:
@@ -112,7 +113,7 @@ def raced_from_json(values: Any) -> Raced:
     return Raced(
         old=fields.label("old", given["old"]),
         new=fields.label("new", given["new"]),
-        outcome=Outcome(given["outcome"]),
+        relation=Relation(given["outcome"]),
         again=fields.flag("again", given["again"]),
         message=fields.text("message", given["message"]),
         processes=fields.count("processes", given["processes"]),

@@ -1,4 +1,4 @@
-"""From a record and what is expected of it to decisions: which rule of `verdict` applies to which number."""
+"""From a record and what is expected of it to verdicts: which rule of `verdict` applies to which number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trtgate.verdict.agreement import (
     decide_accuracy,
     decide_agreement,
 )
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import decide_floor
 
 # As trtexec warns: above this coefficient of variation of the rounds the machine is not quiet.
@@ -37,15 +37,15 @@ ASKED_TYPES = {
 }
 
 
-Judge = TypeVar("Judge", bound=Callable[..., Decision])
+Judge = TypeVar("Judge", bound=Callable[..., Verdict])
 
 
 def about(metric: str) -> Callable[[Judge], Judge]:
-    """Names what a judge's decisions are about."""
+    """Names what a judge's verdicts are about."""
 
     def named(judge: Judge) -> Judge:
         @functools.wraps(judge)
-        def decide(*arguments: Any, **keywords: Any) -> Decision:
+        def decide(*arguments: Any, **keywords: Any) -> Verdict:
             return replace(judge(*arguments, **keywords), metric=metric)
 
         return cast(Judge, decide)
@@ -54,25 +54,25 @@ def about(metric: str) -> Callable[[Judge], Judge]:
 
 
 @about("agreement")
-def agreement_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+def agreement_verdict(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Verdict:
     """Top-1 agreement against its floor; `builds` where it is a new version's with the old one's."""
-    decision = decide_agreement(agreement, floor=expectation.number("agreement"))
-    return _within_rebuilds(decision) if builds is not None and builds.answers else decision
+    verdict = decide_agreement(agreement, floor=expectation.number("agreement"))
+    return _within_rebuilds(verdict) if builds is not None and builds.answers else verdict
 
 
 @about("fidelity")
-def fidelity_decision(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Decision:
+def fidelity_verdict(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Verdict:
     """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_decision`."""
-    decision = _fidelity(agreement, expectation)
-    return _within_rebuilds(decision) if builds is not None and builds.logits else decision
+    verdict = _fidelity(agreement, expectation)
+    return _within_rebuilds(verdict) if builds is not None and builds.logits else verdict
 
 
-def _within_rebuilds(decision: Decision) -> Decision:
+def _within_rebuilds(verdict: Verdict) -> Verdict:
     """What falls below a floor is no change of the version's where builds of the old one lie as far apart."""
-    if decision.verdict is not Verdict.REGRESSED:
-        return decision
-    message = f"{decision.message}; two builds of the old version lie as far apart, so that is not the upgrade's"
-    return replace(decision, verdict=Verdict.PASS, reason=Reason.WITHIN_REBUILDS, message=message)
+    if verdict.outcome is not Outcome.REGRESSED:
+        return verdict
+    message = f"{verdict.message}; two builds of the old version lie as far apart, so that is not the upgrade's"
+    return replace(verdict, outcome=Outcome.PASS, reason=Reason.WITHIN_REBUILDS, message=message)
 
 
 def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
@@ -83,17 +83,17 @@ def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
     return (f"answers changed by {how} than building the old version anew changes them",)
 
 
-def _fidelity(agreement: Agreement, expectation: Expectation) -> Decision:
+def _fidelity(agreement: Agreement, expectation: Expectation) -> Verdict:
     if not agreement.finite:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
     if not agreement.measured:
-        return Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
     text = f"worst cosine {agreement.cosine:.4f}, SQNR {agreement.sqnr_db:.1f} dB"
     cosine, sqnr_db = expectation.number("cosine"), expectation.number("sqnr_db")
     floors = f"floors are {cosine:g} and {sqnr_db:g} dB"
     if agreement.cosine < cosine or agreement.sqnr_db < sqnr_db:
-        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}: {floors}")
-    return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}: {floors}")
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, f"{text}: {floors}")
+    return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{text}: {floors}")
 
 
 def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
@@ -103,33 +103,33 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
 
 
 @about("precision")
-def audit_decision(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Decision:
+def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verdict:
     """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name."""
     wanted = ASKED_TYPES[audit.asked] | audit.also
     outside = [name for name in audit.outside(wanted) if name not in kept_in_float]
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
-        return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
+        return Verdict(Outcome.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
     if outside:
         message = f"asked for {audit.asked}, built {built}; not in {'/'.join(sorted(wanted))}: {', '.join(outside)}"
-        return Decision(Verdict.REGRESSED, Reason.WRONG_PRECISION, message)
+        return Verdict(Outcome.REGRESSED, Reason.WRONG_PRECISION, message)
     if audit.unknown():
         message = f"asked for {audit.asked}, built {built}; the engine does not tell of: {', '.join(audit.unknown())}"
-        return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message)
     if audit.asked == "tf32" and "tf32" not in audit.histogram:
         message = f"asked for tf32, built {built}: no layer shows that it uses TF32"
-        return Decision(Verdict.INCONCLUSIVE, Reason.NOT_TOLD, message)
-    return Decision(Verdict.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
+        return Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message)
+    return Verdict(Outcome.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 
 @about("accuracy")
-def accuracy_decision(accuracy: Accuracy, expectation: Expectation) -> Decision:
+def accuracy_verdict(accuracy: Accuracy, expectation: Expectation) -> Verdict:
     """Labelled accuracy against the reference's."""
     return decide_accuracy(accuracy, max_drop=expectation.number("max_accuracy_drop"))
 
 
 @about("speedup")
-def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
+def floor_verdict(record: EngineRecord, expectation: Expectation) -> Verdict:
     """Speedup against its floor; INVALID when the race could not be finished, or somebody else used the processor."""
     if record.disturbed:
         return disturbed(record.disturbed)
@@ -138,17 +138,17 @@ def floor_decision(record: EngineRecord, expectation: Expectation) -> Decision:
     return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation["speedup"])
 
 
-def disturbed(why: str) -> Decision:
-    """The decision on a race that was finished, but not alone."""
+def disturbed(why: str) -> Verdict:
+    """The verdict on a race that was finished, but not alone."""
     message = f"{why} during the race: the machine is not fit to measure on"
-    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+    return Verdict(Outcome.INVALID, Reason.DISTURBED, message)
 
 
-def unfinished(dropped: int, why: str = "") -> Decision:
-    """The decision on a race that could not be finished."""
+def unfinished(dropped: int, why: str = "") -> Verdict:
+    """The verdict on a race that could not be finished."""
     reason = f" ({why})" if why else ""
     message = f"{dropped} rounds were disturbed{reason}, the machine is not fit to measure on"
-    return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+    return Verdict(Outcome.INVALID, Reason.DISTURBED, message)
 
 
 RESTLESS = "did not become steady during warm-up"

@@ -15,9 +15,9 @@ from trtgate.environments import NotInstallable
 from trtgate.errors import UserError, printable
 from trtgate.progress import Progress
 from trtgate.remote import Worker, WorkerError
-from trtgate.verdict.bisection import Outcome, State, outcome_of
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.bisection import Relation, State, relation_of
 from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.outcome import Verdict
 from trtgate.workbench import Settings
 
 # Builds a side, of which the time is asked.
@@ -88,7 +88,7 @@ class Installed:
         expectations = self.settings.expectations.only(
             question.model, question.engine, BY_NAME.get(question.metric), question.delta
         )
-        found = Raced(old, new, Outcome.OPEN, again, "", much.processes, 0.0)
+        found = Raced(old, new, Relation.OPEN, again, "", much.processes, 0.0)
         try:
             report = run_ab(
                 {"old": self.versions.get(old), "new": self.versions.get(new)},
@@ -106,15 +106,15 @@ class Installed:
         else:
             found = read_report(found, report, question)
         found = replace(found, seconds=time.monotonic() - started)
-        self.progress.say(f"{old} -> {new}: {found.outcome.value}: {found.message}")
+        self.progress.say(f"{old} -> {new}: {found.relation.value}: {found.message}")
         return found
 
 
 def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     """The race with what its A/B run came to. Raises UserError for a metric that was not measured."""
     raced = replace(raced, stack=report.report.stack_changes)
-    for decision in report.missing.values():
-        return replace(raced, outcome=Outcome.LOST, message=line_of(decision.message))
+    for verdict in report.missing.values():
+        return replace(raced, relation=Relation.LOST, message=line_of(verdict.message))
     if not report.results:
         why = "; ".join(report.left_out.values()) or "nothing was measured"
         raise UserError(f"--engine {question.engine} cannot be raced ({line_of(why)}); give another one")
@@ -122,37 +122,37 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     comparison, answers = result.comparison, result.agreement["new with old"]
     raced = replace(raced, layers=tuple(map(str, comparison.layers)), answers=answers)
     if question.metric == BUILD:
-        return replace(raced, outcome=Outcome.SAME, message="it is built, loaded and run on both sides")
+        return replace(raced, relation=Relation.SAME, message="it is built, loaded and run on both sides")
     if question.metric == ANSWERS:
         return _answered(raced, answers, question.delta)
     change = comparison.change(question.metric)
     if change is None:
         raise UserError(f"--metric {question.metric} was not measured for {question.engine}; give another one")
-    decision = change.decision
+    verdict = change.verdict
     # Rounds that were disturbed say nothing of a time; sizes do not depend on who else used the machine.
     if comparison.invalid is not None and BY_NAME[question.metric].unit != "bytes":
-        decision = replace(decision, **_reason(comparison.invalid))
+        verdict = replace(verdict, **_reason(comparison.invalid))
     return replace(
         raced,
-        outcome=outcome_of(decision, question.delta),
-        message=decision.message,
-        **{name: getattr(decision, name) for name in ("estimate", "low", "high")},
+        relation=relation_of(verdict, question.delta),
+        message=verdict.message,
+        **{name: getattr(verdict, name) for name in ("estimate", "low", "high")},
         before=change.old,
         after=change.new,
     )
 
 
-def _reason(decision: Decision) -> dict[str, Any]:
-    return {name: getattr(decision, name) for name in ("verdict", "reason", "message")}
+def _reason(verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
 
 
 def _answered(raced: Raced, answers: Mapping[str, Any], delta: float) -> Raced:
     """Photos are counted, not sampled: it is on these that a version answers otherwise or does not."""
     n, changed = answers["n"], answers["n"] - answers["top1"]
     if not answers.get("finite", True):
-        return replace(raced, outcome=Outcome.WORSE, message="the logits hold NaN or infinity")
+        return replace(raced, relation=Relation.WORSE, message="the logits hold NaN or infinity")
     message = f"{changed} of {n} answers changed" + (f", {delta:.1%} may" if delta else "")
-    return replace(raced, outcome=Outcome.WORSE if changed / n > delta else Outcome.SAME, message=message)
+    return replace(raced, relation=Relation.WORSE if changed / n > delta else Relation.SAME, message=message)
 
 
 def line_of(text: str) -> str:

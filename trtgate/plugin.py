@@ -41,13 +41,13 @@ from trtgate.remote import WorkerError
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
-from trtgate.report.pages import run_decisions, run_page
+from trtgate.report.pages import run_page, run_verdicts
 from trtgate.spread import PROCESSES, unfinished_file
 from trtgate.stack import stack
 from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import METRICS
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 from trtgate.workbench import Settings
 
@@ -88,9 +88,9 @@ class Gate:
         self.terminal: Steady | None = None
         self._raced: dict[tuple[str, str, int], EngineRecord] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
-        self._decided: dict[tuple[str, str, int | None], list[Decision]] = {}
+        self._decided: dict[tuple[str, str, int | None], list[Verdict]] = {}
         self.skipped: dict[str, str] = {}
-        self.decisions: list[Decision] = []
+        self.verdicts: list[Verdict] = []
         self.blog: list[BlogRow] = []
         self.baseline: list[SessionRecord] = []
         self.deselected = 0
@@ -181,8 +181,8 @@ class Gate:
         message = (
             f"--require-trained: {model} has untrained weights; give --weights {model}=PATH, or torchvision's cache"
         )
-        if message not in [decision.message for decision in self.decisions]:
-            self.decisions.append(Decision(Verdict.REGRESSED, Reason.MISSING, message))
+        if message not in [verdict.message for verdict in self.verdicts]:
+            self.verdicts.append(Verdict(Outcome.REGRESSED, Reason.MISSING, message))
 
     def note(self, model: str, engine: str, **facts: Any) -> None:
         """Keep facts of an engine that are no part of its race: fields of its record."""
@@ -202,28 +202,28 @@ class Gate:
         model, engine, batch = record.key
         decided = [self._decided.get((model, engine, size), []) for size in (None, batch)]
         facts = self._facts.get((model, engine), {})
-        return replace(record, **facts, decisions=tuple(decision for some in decided for decision in some))
+        return replace(record, **facts, verdicts=tuple(verdict for some in decided for verdict in some))
 
     def settle(
         self,
         node: pytest.Item,
-        decision: Decision,
+        verdict: Verdict,
         model: str,
         engine: str,
         batch: int | None = None,
         details: str = "",
     ) -> None:
-        """Fail the test unless the decision is good; the exit status will say which kind of failure it was."""
-        self.decisions.append(decision)
-        self._decided.setdefault((model, engine, batch), []).append(decision)
-        self.show(node, decision, details)
+        """Fail the test unless the verdict is good; the exit status will say which kind of failure it was."""
+        self.verdicts.append(verdict)
+        self._decided.setdefault((model, engine, batch), []).append(verdict)
+        self.show(node, verdict, details)
 
-    def show(self, node: pytest.Item, decision: Decision, details: str = "") -> None:
-        """Fail the test unless the decision is good. It counts where it was made: in the report on the baseline."""
-        if decision.verdict in GOOD:
+    def show(self, node: pytest.Item, verdict: Verdict, details: str = "") -> None:
+        """Fail the test unless the verdict is good. It counts where it was made: in the report on the baseline."""
+        if verdict.outcome in GOOD:
             return
         self._settled.add(node.nodeid)
-        pytest.fail("\n".join(filter(None, [str(decision), details])), pytrace=False)
+        pytest.fail("\n".join(filter(None, [str(verdict), details])), pytrace=False)
 
     def note_skip(self, reason: str) -> None:
         """Remember why a test was skipped."""
@@ -286,7 +286,7 @@ class Gate:
 
     @property
     def _broken(self) -> set[str]:
-        """Tests that failed without a decision and without a sentence for the user."""
+        """Tests that failed without a verdict and without a sentence for the user."""
         return self._failed - self._settled - self.mistakes.keys()
 
     def report(self) -> Report | None:
@@ -294,9 +294,9 @@ class Gate:
         if self.baseline and self._report is None:
             report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
             missing = dict(report.missing)
-            for key, decision in report.missing.items():
-                if decision.verdict is Verdict.REGRESSED and (why := self._kept_from(key)):
-                    missing[key] = Decision(Verdict.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
+            for key, verdict in report.missing.items():
+                if verdict.outcome is Outcome.REGRESSED and (why := self._kept_from(key)):
+                    missing[key] = Verdict(Outcome.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
             self._report = replace(report, missing=missing)
         return self._report
 
@@ -317,13 +317,13 @@ class Gate:
         comparison = self.comparison(record)
         if comparison is None:
             return False
-        # The report corrects for all its decisions; of those of other models nothing is known yet.
+        # The report corrects for all its verdicts; of those of other models nothing is known yet.
         family = sum(len(each.engines) for each in self.baseline[:1]) * len(comparison.changes)
-        return any(more_may_decide(decision, family) for decision in comparison.decisions)
+        return any(more_may_decide(verdict, family) for verdict in comparison.verdicts)
 
     def as_session(self) -> SessionRecord:
         """What has been measured so far, as a saved session has it; its own failures are told by its tests."""
-        records = {key: replace(record, decisions=()) for key, record in self.records.items()}
+        records = {key: replace(record, verdicts=()) for key, record in self.records.items()}
         return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
 
     def page(self) -> Page:
@@ -332,7 +332,7 @@ class Gate:
         photos: Mapping[str, Photos] = shipped_photos() if self.config.getoption("html") else {}
         return run_page(
             list(self.records.values()),
-            self.decisions,
+            self.verdicts,
             self.stack,
             skipped=self.skipped,
             facts=self.facts,
@@ -344,15 +344,15 @@ class Gate:
         )
 
     @property
-    def of_no_engine(self) -> list[Decision]:
+    def of_no_engine(self) -> list[Verdict]:
         """Decisions that no test and no row of a table shows."""
-        shown = [decision for some in self._decided.values() for decision in some]
-        return [decision for decision in self.decisions if decision not in shown]
+        shown = [verdict for some in self._decided.values() for verdict in some]
+        return [verdict for verdict in self.verdicts if verdict not in shown]
 
     @property
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests'."""
-        return bool(self._raced or self.skipped or self.decisions or self.baseline or self.mistakes or self.unsaved)
+        return bool(self._raced or self.skipped or self.verdicts or self.baseline or self.mistakes or self.unsaved)
 
     def unfinished(self) -> list[Path]:
         """Where the samples are that this run's finished processes measured, until it is over."""
@@ -364,15 +364,15 @@ class Gate:
     def unfit(self) -> list[str]:
         """Why this run must not become a baseline; empty if it may."""
         report = self.report()
-        decided = [*self.decisions, *(report.decisions() if report else [])]
-        bad = [d.message for d in decided if d.verdict in {Verdict.REGRESSED, Verdict.INVALID}]
+        decided = [*self.verdicts, *(report.verdicts() if report else [])]
+        bad = [d.message for d in decided if d.outcome in {Outcome.REGRESSED, Outcome.INVALID}]
         return bad + [f"{nodeid} failed" for nodeid in sorted(self._broken)]
 
     def open(self) -> list[str]:
         """What this run could not tell, on its own floors or against its baseline."""
-        named = run_decisions(list(self.records.values()), self.decisions, self.report())
-        told = [(name, decision) for name, decision in named if decision.verdict is Verdict.INCONCLUSIVE]
-        return [f"{name}: {decision}" if name else str(decision) for name, decision in dict.fromkeys(told)]
+        named = run_verdicts(list(self.records.values()), self.verdicts, self.report())
+        told = [(name, verdict) for name, verdict in named if verdict.outcome is Outcome.INCONCLUSIVE]
+        return [f"{name}: {verdict}" if name else str(verdict) for name, verdict in dict.fromkeys(told)]
 
     def partial(self) -> list[str]:
         """Why this run did not judge all that a whole one would; empty if it did."""
@@ -398,12 +398,12 @@ class Gate:
         if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
             return status
         report = self.report()
-        compared = report.decisions() if report else []
+        compared = report.verdicts() if report else []
         if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared and not self.unsaved:
             return status
         if self._broken:
             return int(pytest.ExitCode.TESTS_FAILED)
-        decided = exit_status(decision.verdict for decision in [*self.decisions, *compared])
+        decided = exit_status(verdict.outcome for verdict in [*self.verdicts, *compared])
         # What could not be judged hides no regression of what was, and is none itself; nor does what was not saved.
         mistaken = (self.mistakes and decided != EXIT_REGRESSED) or (
             (self.unsaved or self.unwritten) and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
@@ -498,7 +498,8 @@ def test_of(item: pytest.Item) -> Test:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    gate_of(items[0].config).deselected += len(items)
+    if items:  # --last-failed tells of none too
+        gate_of(items[0].config).deselected += len(items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -783,8 +784,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     records, page = gate.records.values(), gate.page()
     if gate.of_no_engine:
         terminalreporter.section("trtgate: of no engine")
-        for decision in gate.of_no_engine:
-            terminalreporter.write_line(str(decision))
+        for verdict in gate.of_no_engine:
+            terminalreporter.write_line(str(verdict))
     for title, texts in terminal.sections(page, colour=colour, width=width):
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
@@ -793,11 +794,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
     if gate.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
-    if records or gate.decisions or gate.report() is not None or not gate.mistakes:
+    if records or gate.verdicts or gate.report() is not None or not gate.mistakes:
         closing.append(page.headline.sentence)
     for line in closing:
         terminalreporter.write_line(terminal.fold(line))
-    for line in github.annotate(run_decisions(list(records), gate.decisions, gate.report())):
+    for line in github.annotate(run_verdicts(list(records), gate.verdicts, gate.report())):
         terminalreporter.write_line(line)
     _write_page(gate, page)
 

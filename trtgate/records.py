@@ -31,8 +31,8 @@ from trtgate.fields import DAMAGED, read_json
 from trtgate.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import Floats, interval
 
 KEY = "trtgate"
@@ -79,7 +79,7 @@ class EngineRecord:
     layers: Mapping[str, int] = field(default_factory=dict)
     layer_times: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    decisions: tuple[Decision, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
     processes: tuple[int, ...] = ()
     reference: str = REFERENCE.id
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -119,15 +119,15 @@ class EngineRecord:
         return {name: metric.value(sample) for name, metric in BY_NAME.items()}
 
     @property
-    def flaws(self) -> tuple[Decision, ...]:
+    def flaws(self) -> tuple[Verdict, ...]:
         """Why the record is good for nothing, whatever was decided on it."""
         flaws = []
         if False in (self.agreement.get("finite"), self.scores.get("finite")):
-            flaws.append(Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity"))
+            flaws.append(Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity"))
         if not self.complete:
-            flaws.append(Decision(Verdict.INVALID, Reason.DISTURBED, "its race was not finished"))
+            flaws.append(Verdict(Outcome.INVALID, Reason.DISTURBED, "its race was not finished"))
         if self.disturbed:
-            flaws.append(Decision(Verdict.INVALID, Reason.DISTURBED, f"{self.disturbed} during its race"))
+            flaws.append(Verdict(Outcome.INVALID, Reason.DISTURBED, f"{self.disturbed} during its race"))
         return tuple(flaws)
 
     @property
@@ -302,31 +302,31 @@ def unpack(packed: Mapping[str, Any]) -> Blocks:
 def to_json(record: EngineRecord) -> dict[str, Any]:
     """A record as plain JSON values; the inverse of `from_json`."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    values["decisions"] = [decision_to_json(decision) for decision in record.decisions]
+    values["decisions"] = [verdict_to_json(verdict) for verdict in values.pop("verdicts")]
     values["series"] = {name: list(some) for name, some in record.series.items()}
     return {"schema": SCHEMA, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 
-def decision_to_json(decision: Decision) -> dict[str, Any]:
-    """A decision as plain JSON values."""
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain JSON values."""
     return {
-        "metric": decision.metric,
-        "verdict": decision.verdict.value,
-        "reason": decision.reason.value,
-        "message": decision.message,
-        "estimate": decision.estimate,
-        "low": decision.low,
-        "high": decision.high,
-        "p": decision.p,
+        "metric": verdict.metric,
+        "verdict": verdict.outcome.value,
+        "reason": verdict.reason.value,
+        "message": verdict.message,
+        "estimate": verdict.estimate,
+        "low": verdict.low,
+        "high": verdict.high,
+        "p": verdict.p,
     }
 
 
-def decision_from_json(values: Any) -> Decision:
-    """The inverse of `decision_to_json`. Raises ValueError for anything else."""
+def verdict_from_json(values: Any) -> Verdict:
+    """The inverse of `verdict_to_json`. Raises ValueError for anything else."""
     given = fields.table("decision", values)
     ratio = fields.optional(fields.ratio)
-    return Decision(
-        Verdict(given["verdict"]),
+    return Verdict(
+        Outcome(given["verdict"]),
         Reason(given["reason"]),
         fields.text("message", given["message"]),
         ratio("estimate", given.get("estimate")),
@@ -431,8 +431,10 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "reference": fields.label,
     "scores": _scores,
     "warnings": fields.listed(fields.text),
-    "decisions": fields.listed(lambda _, value: decision_from_json(value)),
+    "verdicts": fields.listed(lambda _, value: verdict_from_json(value)),
 }
+# What a field is called in a file, where that is not its name.
+SAVED_AS = {"verdicts": "decisions"}
 # Schema 1: what each series was called.
 FIRST_NAMES = {
     "rounds": "latency",
@@ -452,7 +454,8 @@ def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
     if given.get("schema", 1) == 1:
         given["series"] = _first_series(given)
         given.pop("iterations", None)  # their number then
-    found = {name: read(name, given[name]) for name, read in READERS.items() if name in given}
+    saved = {SAVED_AS.get(name, name): name for name in READERS}
+    found = {name: READERS[name](key, given[key]) for key, name in saved.items() if key in given}
     record = EngineRecord(**(found if layers else {**found, "layer_times": {}}))
     if record.processes and (0 in record.processes or sum(record.processes) != len(record.rounds)):
         raise ValueError("processes must say which rounds are whose")

@@ -20,10 +20,10 @@ from trtgate.engines.base import Block, Engine
 from trtgate.expectations import Expectation
 from trtgate.progress import SILENT, Progress
 from trtgate.race import Arm, Monitor, Race, Schedule, run_race
-from trtgate.records import decision_to_json, from_race
+from trtgate.records import from_race, verdict_to_json
 from trtgate.signature import Tensors
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import BY_NAME, decide
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import Floats, decide_paired, interval
 from trtgate.verdict.policy import GOOD, worst
 from trtgate.verdict.shape import STATISTICS
@@ -77,7 +77,7 @@ class Trial:
     """One race with a known answer, and whether one look at it was not enough."""
 
     race: Race
-    decision: Decision
+    verdict: Verdict
     prolonged: bool
 
     @property
@@ -103,9 +103,9 @@ class Selftest:
     trials: Mapping[Slowdown, tuple[Trial, ...]]
     seconds: float
 
-    def count(self, slowdown: Slowdown, verdict: Verdict) -> int:
+    def count(self, slowdown: Slowdown, outcome: Outcome) -> int:
         """How many of its trials came to that verdict."""
-        return sum(trial.decision.verdict is verdict for trial in self.trials[slowdown])
+        return sum(trial.verdict.outcome is outcome for trial in self.trials[slowdown])
 
     @property
     def same(self) -> tuple[Trial, ...]:
@@ -118,12 +118,12 @@ class Selftest:
 
     @property
     def false_alarms(self) -> int:
-        return self.count(SAME, Verdict.REGRESSED)
+        return self.count(SAME, Outcome.REGRESSED)
 
     @property
     def passed_though_slower(self) -> int:
         """The misses that count most: the gate was green."""
-        return sum(self.count(each, verdict) for each in self.slowdowns for verdict in GOOD)
+        return sum(self.count(each, outcome) for each in self.slowdowns for outcome in GOOD)
 
     @property
     def smallest_delta(self) -> float:
@@ -135,26 +135,26 @@ class Selftest:
         quantile = float(np.quantile(highs, PASSING_SHARE, method="higher"))
         return round(max(STEP, math.ceil(math.expm1(quantile) / STEP) * STEP), 3)
 
-    def status(self) -> Decision:
+    def status(self) -> Verdict:
         """Whether the gate can be relied on here: what it must not do it did not, and it could measure."""
         unmeasured = sum(not trial.race.complete for some in self.trials.values() for trial in some)
-        open_ = sum(self.count(each, Verdict.INCONCLUSIVE) for each in self.trials)
+        open_ = sum(self.count(each, Outcome.INCONCLUSIVE) for each in self.trials)
         total = sum(map(len, self.trials.values()))
         if unmeasured:
             message = (
                 f"{unmeasured} of {total} races could not be finished undisturbed: this machine is not fit to gate on"
             )
-            return Decision(Verdict.INVALID, Reason.DISTURBED, message)
+            return Verdict(Outcome.INVALID, Reason.DISTURBED, message)
         if self.false_alarms or self.passed_though_slower:
             message = (
                 f"{self.false_alarms} of {len(self.same)} races of an engine against itself were REGRESSED, and "
                 f"{self.passed_though_slower} slowed ones passed: do not gate here at these limits"
             )
-            return Decision(Verdict.REGRESSED, Reason.SLOWER, message)
+            return Verdict(Outcome.REGRESSED, Reason.SLOWER, message)
         if open_ > (1 - PASSING_SHARE) * total:
             message = f"{open_} of {total} races could not be told: a larger delta, or a quieter machine"
-            return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message)
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, "every slowdown was found and nothing else")
+            return Verdict(Outcome.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message)
+        return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "every slowdown was found and nothing else")
 
 
 def binomial_upper(k: int, n: int, alpha: float = 0.05) -> float:
@@ -178,7 +178,7 @@ def slowed_arm(name: str, engine: Engine, batch: Tensors, waits: Iterator[float]
     return Arm(name, block)
 
 
-def decide_race(race: Race, expectation: Expectation) -> Decision:
+def decide_race(race: Race, expectation: Expectation) -> Verdict:
     """What the gate says of the arm "new" against "old": the worst of latency, typical and tail."""
     if not race.complete:
         return judge.unfinished(len(race.dropped), race.dropped[-1])
@@ -214,7 +214,7 @@ def run_selftest(
     turns = [each for index in range(max(races)) for each, count in counts.items() if index < count]
 
     def undecided(race: Race) -> bool:
-        return decide_race(race, expectation).verdict is Verdict.INCONCLUSIVE
+        return decide_race(race, expectation).outcome is Outcome.INCONCLUSIVE
 
     with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
         for index, kind in enumerate(turns):
@@ -251,7 +251,7 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
     rows, first = [], Schedule().looks[0]
     kinds = [SAME, *(each for each in result.slowdowns if each.share == 1.0)]
     for name in STATISTICS:
-        verdicts: dict[Slowdown, list[Verdict]] = {kind: [] for kind in kinds}
+        outcomes: dict[Slowdown, list[Outcome]] = {kind: [] for kind in kinds}
         widths = []
         for kind in kinds:
             for trial in result.trials[kind]:
@@ -260,18 +260,18 @@ def compare_statistics(result: Selftest) -> list[StatisticRow]:
                 old, new = (trial.race.round_latencies(arm, name)[:first] for arm in ("old", "new"))
                 _, low, high = interval(np.log(new / old))
                 widths.append(high - low)
-                verdicts[kind].append(
-                    decide_paired(old, new, delta=result.delta, absolute_floor=result.absolute_floor).verdict
+                outcomes[kind].append(
+                    decide_paired(old, new, delta=result.delta, absolute_floor=result.absolute_floor).outcome
                 )
-        slower = [verdict for kind in kinds[1:] for verdict in verdicts[kind]]
+        slower = [outcome for kind in kinds[1:] for outcome in outcomes[kind]]
         rows.append(
             StatisticRow(
                 name,
                 float(np.median(widths)) if widths else math.nan,
-                verdicts[SAME].count(Verdict.REGRESSED),
-                verdicts[SAME].count(Verdict.PASS),
-                slower.count(Verdict.REGRESSED),
-                [*verdicts[SAME], *slower].count(Verdict.INCONCLUSIVE),
+                outcomes[SAME].count(Outcome.REGRESSED),
+                outcomes[SAME].count(Outcome.PASS),
+                slower.count(Outcome.REGRESSED),
+                [*outcomes[SAME], *slower].count(Outcome.INCONCLUSIVE),
             )
         )
     return rows
@@ -290,12 +290,12 @@ def summary(result: Selftest) -> dict[str, object]:
         "false_alarms": result.false_alarms,
         "passed_though_slower": result.passed_though_slower,
         "smallest_delta": result.smallest_delta if math.isfinite(result.smallest_delta) else None,
-        "decision": decision_to_json(result.status()),
+        "decision": verdict_to_json(result.status()),
         "statistics": [vars(row) for row in compare_statistics(result)],
         "trials": {
             kind.name: [
                 {
-                    **decision_to_json(trial.decision),
+                    **verdict_to_json(trial.verdict),
                     "prolonged": trial.prolonged,
                     "old": list(map(float, trial.old)),
                     "new": list(map(float, trial.new)),

@@ -49,7 +49,7 @@ from trtgate.stack import cpu_features, usable_threads, version_of
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.telemetry import monitor_for
-from trtgate.verdict.decision import Reason
+from trtgate.verdict.outcome import Reason
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 # The reference answers in batches: it is arithmetic there, not a measurement.
@@ -467,7 +467,7 @@ class Workbench:
     def excuse(self, spec: EngineSpec, reason: Reason | None = None) -> str:
         """Why the precision of an engine of a user's file is not judged; empty if it is.
 
-        `reason` is that of a decision: which layers a runtime leaves in float is its own affair, until somebody says
+        `reason` is that of a verdict: which layers a runtime leaves in float is its own affair, until somebody says
         which ones are meant to be.
         """
         if self.file is None:

@@ -28,8 +28,8 @@ from trtgate.fields import DAMAGED
 from trtgate.models.checkpoints import read_weights
 from trtgate.records import SCHEMA, EngineRecord, pack, read_session, to_json
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.decision import Decision, Reason, Verdict
 from trtgate.verdict.metrics import METRICS
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 pytestmark = pytest.mark.fuzz
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -108,7 +108,7 @@ def session() -> dict[str, Any]:
             layers={"int8": 3},
             layer_times={"conv1": {"ms": 0.1, "type": "int8", "nodes": ["conv1"]}},
             warnings=("loud",),
-            decisions=(Decision(Verdict.PASS, Reason.WITHIN_DELTA, "fine", 1.0, 0.9, 1.1, metric="latency"),),
+            verdicts=(Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "fine", 1.0, 0.9, 1.1, metric="latency"),),
             processes=(3, 3),
         )
         for engine in ("pytorch-fp32", "onnxruntime-int8")
@@ -183,7 +183,7 @@ REPORT = json.loads(json.dumps(report()))
 @given(changed(REPORT))
 def test_a_comparison(value: Any) -> None:
     with contextlib.suppress(*DAMAGED):
-        assert report_from_json(json.loads(json.dumps(value))).decisions()
+        assert report_from_json(json.loads(json.dumps(value))).verdicts()
 
 
 LINES = [line for line in DEFAULT_PATH.read_text().splitlines() if line and not line.startswith("#")]

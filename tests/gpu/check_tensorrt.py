@@ -36,7 +36,7 @@ from trtgate.graphs import half
 from trtgate.layers import own_name
 from trtgate.nvml import current_gpu
 from trtgate.stack import cuda_needs
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 
 SIZES = (1, 4)
 WEIGHTED = ("conv1", "conv2", "fc")
@@ -102,10 +102,10 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
                 f"{text}: with a context it tells the type of every weighted node at batch {size}",
                 lambda found=found: (set(found) == set(WEIGHTED) and all(found.values()), str(found)),
             )
-        audit = judge.audit_decision(engine.audit(), ())
+        audit = judge.audit_verdict(engine.audit(), ())
         report.check(
             f"{text}: was built as asked",
-            lambda: (audit.verdict is Verdict.PASS, f"{audit.verdict.name}: {audit.message}"),
+            lambda: (audit.outcome is Outcome.PASS, f"{audit.outcome.name}: {audit.message}"),
         )
         names = {layer.name for layer in engine._layers(max(SIZES))}
         times = engine.layer_times({"input": PHOTOS})

@@ -35,7 +35,7 @@ ENGINES = ("onnxruntime-fp32", "onnxruntime-fp16")
 MODELS = ("resnet50", "efficientnet_lite0")
 PART_BYTES = 55 << 20
 # A comparison that came to a verdict.
-VERDICTS = (0, 1, 6, 7)
+OUTCOMES = (0, 1, 6, 7)
 
 
 def prepare(folder: Path, versions: dict[str, str], python: str) -> None:
@@ -143,7 +143,7 @@ def everything(folder: Path, out: Path, steps: Sequence[str], options: argparse.
             old = pythons["old" if kind == "ab" else "new"]
             command = ["-m", "trtgate", "ab", f"--old={old}", f"--new={pythons['new']}", *common]
             report_to = [f"--json={out / f'{step}.json'}", f"--markdown={out / f'{step}.md'}"]
-            wanted = VERDICTS if kind == "ab" else (0,)
+            wanted = OUTCOMES if kind == "ab" else (0,)
             results.append(run(out, step, wanted, [str(pythons["new"]), *command, *report_to]))
     for each in results:
         for name, milliseconds in each.get("p50_ms", {}).items():

@@ -76,16 +76,16 @@ def main() -> None:
     share = float(options.slowdown.rstrip("%")) / 100
     with tempfile.TemporaryDirectory() as folder:
         for name, new in (("same", options.new), (f"slowed by {share:.0%}", slowed(options.new, share, Path(folder)))):
-            verdicts: collections.Counter[str] = collections.Counter()
+            outcomes: collections.Counter[str] = collections.Counter()
             seconds = []
             for index in range(options.runs):
                 report, took = run(options.new, new, settings, options.engine)
                 seconds.append(took)
                 for result in report.results:
-                    decision = result.comparison.decision
-                    verdicts[decision.verdict.value] += 1
-                    print(f"{name} {index + 1}: {decision.verdict.value}: {decision.message}", flush=True)
-            print(f"{name}: {dict(verdicts)} in {sum(seconds):.0f} s", flush=True)
+                    verdict = result.comparison.verdict
+                    outcomes[verdict.outcome.value] += 1
+                    print(f"{name} {index + 1}: {verdict.outcome.value}: {verdict.message}", flush=True)
+            print(f"{name}: {dict(outcomes)} in {sum(seconds):.0f} s", flush=True)
     options.model, options.engine = [], ["onnxruntime-fp32", "onnxruntime-int8"]
     settings = read_settings(lambda name: getattr(options, name))
     for _ in range(2):  # the second time with plans cached

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.agreement import Accuracy, Agreement, decide_accuracy, decide_agreement
 from trtgate.verdict.shares import size_of
 
@@ -46,18 +46,18 @@ class Row:
     crops: int
     common: float
     truth: str
-    verdicts: Counter[Verdict]
+    outcomes: Counter[Outcome]
 
     @property
     def trials(self) -> int:
-        return sum(self.verdicts.values())
+        return sum(self.outcomes.values())
 
-    def share(self, verdict: Verdict) -> float:
-        return self.verdicts[verdict] / self.trials
+    def share(self, outcome: Outcome) -> float:
+        return self.outcomes[outcome] / self.trials
 
     def __str__(self) -> str:
         shares = " | ".join(
-            f"{self.share(each):.1%}" for each in (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
+            f"{self.share(each):.1%}" for each in (Outcome.REGRESSED, Outcome.INCONCLUSIVE, Outcome.PASS)
         )
         return f"| {self.rule} | {self.photos} x {self.crops} | {self.common:g} | {self.truth} | {shares} |"
 
@@ -71,43 +71,43 @@ def flips(rng: np.random.Generator, photos: int, crops: int, common: float, shar
 
 
 @cache
-def agreement_verdict(n: int, top1: int, photos: int, effective: float, floor: float) -> Verdict:
-    return decide_agreement(Agreement(n, top1, n, 1.0, 99.0, True, (), photos, effective), floor=floor).verdict
+def agreement_outcome(n: int, top1: int, photos: int, effective: float, floor: float) -> Outcome:
+    return decide_agreement(Agreement(n, top1, n, 1.0, 99.0, True, (), photos, effective), floor=floor).outcome
 
 
 @cache
-def accuracy_verdict(n: int, lost: int, gained: int, photos: int, effective: float, limit: float) -> Verdict:
-    return decide_accuracy(Accuracy(n, n, n, n, n, lost, gained, photos, effective), max_drop=limit).verdict
+def accuracy_outcome(n: int, lost: int, gained: int, photos: int, effective: float, limit: float) -> Outcome:
+    return decide_accuracy(Accuracy(n, n, n, n, n, lost, gained, photos, effective), max_drop=limit).outcome
 
 
 def share_trial(
     rng: np.random.Generator, photos: int, crops: int, common: float, truth: float, floor: float
-) -> Verdict:
+) -> Outcome:
     """The verdict on one sample of a true share."""
     flipped = flips(rng, photos, crops, common, 1 - truth)
     values = (np.arange(crops) < flipped[:, None]).astype(np.float64).ravel()
     size = size_of(values, np.repeat(np.arange(photos), crops))
     n = photos * crops
-    return agreement_verdict(n, n - int(flipped.sum()), photos, size.effective, floor)
+    return agreement_outcome(n, n - int(flipped.sum()), photos, size.effective, floor)
 
 
 def loss_trial(
     rng: np.random.Generator, photos: int, crops: int, common: float, lost: float, gained: float, limit: float
-) -> Verdict:
+) -> Outcome:
     """The verdict on one sample of true shares lost and gained."""
     moved = flips(rng, photos, crops, common, lost + gained)
     down = rng.binomial(moved, lost / (lost + gained))
     which = np.arange(crops)
     values = (which < down[:, None]) * 2.0 - (which < moved[:, None])
     size = size_of(values.ravel(), np.repeat(np.arange(photos), crops))
-    return accuracy_verdict(photos * crops, int(down.sum()), int((moved - down).sum()), photos, size.effective, limit)
+    return accuracy_outcome(photos * crops, int(down.sum()), int((moved - down).sum()), photos, size.effective, limit)
 
 
 def simulate(trials: int, shapes: tuple[tuple[int, int], ...] = SHAPES, seed: int = 1) -> Iterator[Row]:
     """All situations; deterministic for the same arguments."""
     for photos, crops in shapes:
         for common in COMMON if crops > 1 else (0.0,):
-            cases: list[tuple[str, str, Callable[..., Verdict]]] = [
+            cases: list[tuple[str, str, Callable[..., Outcome]]] = [
                 ("agreement", f"{floor:.1%}, the floor", partial(share_trial, truth=floor, floor=floor))
                 for floor in FLOORS
             ]
@@ -120,8 +120,8 @@ def simulate(trials: int, shapes: tuple[tuple[int, int], ...] = SHAPES, seed: in
                 cases.append(("no loss", text, partial(loss_trial, lost=moved, gained=moved, limit=LIMIT)))
             for rule, truth, trial in cases:
                 rng = np.random.default_rng(seed)
-                verdicts = Counter(trial(rng, photos, crops, common) for _ in range(trials))
-                yield Row(rule, photos, crops, common, truth, verdicts)
+                outcomes = Counter(trial(rng, photos, crops, common) for _ in range(trials))
+                yield Row(rule, photos, crops, common, truth, outcomes)
 
 
 def main() -> None:

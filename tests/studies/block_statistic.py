@@ -25,7 +25,7 @@ from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
 from trtgate.race import SCHEDULES, Race, run_race
 from trtgate.selftest import SAME, short_warm_up, slowed_arm
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.paired import decide_paired, interval
 from trtgate.verdict.shape import STATISTICS
 from trtgate.workbench import Workbench
@@ -35,23 +35,23 @@ PARTS = (1, 2, 4)
 
 def row(parts: int, statistic: str, races: list[Race]) -> str:
     """One line of the table."""
-    widths, verdicts = [], {name: [] for name in ("same", "10 %", "5 %")}
+    widths, outcomes = [], {name: [] for name in ("same", "10 %", "5 %")}
     for race in races:
         old, new = (replace(race, statistic=statistic).round_latencies(arm) for arm in ("old", "new"))
         _, low, high = interval(np.log(new / old))
         widths.append(high - low)
-        verdicts["same"].append(decide_paired(old, new, delta=0.05).verdict)
-        verdicts["10 %"].append(decide_paired(old, 1.10 * new, delta=0.05).verdict)
-        verdicts["5 %"].append(decide_paired(old, 1.05 * new, delta=0.025).verdict)
+        outcomes["same"].append(decide_paired(old, new, delta=0.05).outcome)
+        outcomes["10 %"].append(decide_paired(old, 1.10 * new, delta=0.05).outcome)
+        outcomes["5 %"].append(decide_paired(old, 1.05 * new, delta=0.025).outcome)
     cells = [
         str(parts),
         statistic,
         f"{np.median(widths):.1%}",
-        str(verdicts["same"].count(Verdict.REGRESSED)),
-        str(verdicts["same"].count(Verdict.PASS)),
-        str(verdicts["10 %"].count(Verdict.REGRESSED)),
-        str(verdicts["5 %"].count(Verdict.REGRESSED)),
-        str((verdicts["10 %"] + verdicts["5 %"]).count(Verdict.PASS)),
+        str(outcomes["same"].count(Outcome.REGRESSED)),
+        str(outcomes["same"].count(Outcome.PASS)),
+        str(outcomes["10 %"].count(Outcome.REGRESSED)),
+        str(outcomes["5 %"].count(Outcome.REGRESSED)),
+        str((outcomes["10 %"] + outcomes["5 %"]).count(Outcome.PASS)),
     ]
     return f"| {' | '.join(cells)} |"
 

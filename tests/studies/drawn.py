@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trtgate.compare import Report, compare_records
 from trtgate.expectations import DEFAULT_PATH, Expectations, read_expectations
 from trtgate.records import EngineRecord, Key, pack, read_session
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.outcome import Outcome
 from trtgate.verdict.policy import GOOD, exit_status, more_may_decide
 from trtgate.verdict.sessions import LOOKS
 
@@ -39,7 +39,7 @@ def some_of(record: EngineRecord, chosen: Sequence[int]) -> EngineRecord:
         processes=tuple(record.processes[index] for index in chosen),
         agreement={},
         answers={},
-        decisions=(),
+        verdicts=(),
     )
 
 
@@ -50,7 +50,7 @@ def compared(
     sides = ({key: [record] for key, record in side.items()} for side in (old, new))
     report = compare_records(*sides, expectations, "sessions", {})
     family = sum(len(each.changes) for each in report.engines)
-    open_ = {each.key for each in report.engines for decision in each.decisions if more_may_decide(decision, family)}
+    open_ = {each.key for each in report.engines for verdict in each.verdicts if more_may_decide(verdict, family)}
     return report, open_
 
 
@@ -98,13 +98,13 @@ def main() -> None:
         for _ in range(options.draws):
             report, grew = draw(rng, same, other, options.count, expectations)
             second += grew
-            statuses[exit_status(decision.verdict for decision in report.decisions())] += 1
+            statuses[exit_status(verdict.outcome for verdict in report.verdicts())] += 1
             for each in report.engines:
                 for change in each.changes:
-                    found = change.decision
-                    if change.gated and found.verdict is Verdict.REGRESSED:
+                    found = change.verdict
+                    if change.gated and found.outcome is Outcome.REGRESSED:
                         regressed[f"{each.key[0]} {each.key[1]}: {change.metric}"] += 1
-                    elif change.gated and found.verdict not in GOOD:
+                    elif change.gated and found.outcome not in GOOD:
                         left[f"{each.key[0]} {each.key[1]}: {change.metric}"] += 1
         print(f"{name}: exit statuses {dict(statuses)}, {second} of {options.draws} took a second look")
         print(f"  REGRESSED {dict(regressed)}")

@@ -182,7 +182,7 @@ def decided(old: Side, new: Side, name: str, expectations: Expectations, *, may_
         if may_grow and new.grown == new.count:
             new.grow()
         report, _ = compared(baseline, new.record(name, new.grown), expectations)
-    return exit_status(decision.verdict for decision in report.decisions())
+    return exit_status(verdict.outcome for verdict in report.verdicts())
 
 
 def table(counts: Mapping[tuple[str, str], Counter[str]], pairs: int) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trtgate.verdict import Verdict
+from trtgate.verdict import Outcome
 from trtgate.verdict.sessions import decide_sessions
 
 SPREADS = (0.002, 0.005, 0.01, 0.02, 0.03)
@@ -25,22 +25,22 @@ WANTED = 0.95
 SERIES = 88
 
 
-def share(n: int, spread: float, delta: float, slower: float, verdict: Verdict, trials: int) -> float:
+def share(n: int, spread: float, delta: float, slower: float, outcome: Outcome, trials: int) -> float:
     """How often n sessions a side come to that verdict."""
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(trials):
         old, new = np.exp(rng.normal(0, spread, (2, n)))
-        found += decide_sessions(old, new * (1 + slower), delta=delta).verdict is verdict
+        found += decide_sessions(old, new * (1 + slower), delta=delta).outcome is outcome
     return found / trials
 
 
 def needed(spread: float, delta: float, trials: int) -> str:
     for n in NUMBERS:
-        passed = share(n, spread, delta, 0.0, Verdict.PASS, trials)
+        passed = share(n, spread, delta, 0.0, Outcome.PASS, trials)
         if (
             passed >= WANTED ** (1 / SERIES)
-            and share(n, spread, delta, delta + 0.02, Verdict.REGRESSED, trials) >= WANTED
+            and share(n, spread, delta, delta + 0.02, Outcome.REGRESSED, trials) >= WANTED
         ):
             return str(n)
     return f"> {NUMBERS[-1]}"

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trtgate.verdict import Verdict
-from trtgate.verdict.decision import Decision
+from trtgate.verdict import Outcome
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.paired import LOOKS, decide_paired
 from trtgate.verdict.policy import holm, more_may_decide, worst
 from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
@@ -78,54 +78,54 @@ def paired_arms(rng: np.random.Generator, noise: Noise, effect: float, rounds: i
     return 1e-3 * np.exp(old), 1e-3 * np.exp(new)
 
 
-def paired_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+def paired_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
     """As the gate does it: a race that goes on from look to look while it is inconclusive."""
     old, new = paired_arms(rng, noise, effect, max(LOOKS))
     for look in LOOKS:
-        verdict = decide_paired(old[:look], new[:look], delta=DELTA).verdict
-        if verdict is not Verdict.INCONCLUSIVE:
+        outcome = decide_paired(old[:look], new[:look], delta=DELTA).outcome
+        if outcome is not Outcome.INCONCLUSIVE:
+            break
+    return outcome
+
+
+def sessions_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
+    """Five sessions a side."""
+    old, new = (1e-3 * np.exp(noise.session * student(rng, SESSIONS)) for _ in range(2))
+    return decide_sessions(old, new * (1 + effect), delta=DELTA).outcome
+
+
+def grown(rng: np.random.Generator, noise: Noise, effect: float, open_: Callable[[Verdict], bool]) -> Verdict:
+    """A run's processes against a saved run's, with as many again where the first look leaves it open."""
+    old, new = (1e-3 * np.exp(noise.session * student(rng, PROCESSES * looks)) for looks in (1, LOOKS_AT_PROCESSES))
+    for look in range(1, LOOKS_AT_PROCESSES + 1):
+        verdict = decide_sessions(old, new[: look * PROCESSES] * (1 + effect), delta=DELTA, alpha=LOOK_ALPHA)
+        if not open_(verdict):
             break
     return verdict
 
 
-def sessions_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
-    """Five sessions a side."""
-    old, new = (1e-3 * np.exp(noise.session * student(rng, SESSIONS)) for _ in range(2))
-    return decide_sessions(old, new * (1 + effect), delta=DELTA).verdict
-
-
-def grown(rng: np.random.Generator, noise: Noise, effect: float, open_: Callable[[Decision], bool]) -> Decision:
-    """A run's processes against a saved run's, with as many again where the first look leaves it open."""
-    old, new = (1e-3 * np.exp(noise.session * student(rng, PROCESSES * looks)) for looks in (1, LOOKS_AT_PROCESSES))
-    for look in range(1, LOOKS_AT_PROCESSES + 1):
-        decision = decide_sessions(old, new[: look * PROCESSES] * (1 + effect), delta=DELTA, alpha=LOOK_ALPHA)
-        if not open_(decision):
-            break
-    return decision
-
-
-def processes_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+def processes_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
     """One series of a run that is compared with another."""
-    return grown(rng, noise, effect, lambda decision: decision.verdict is Verdict.INCONCLUSIVE).verdict
+    return grown(rng, noise, effect, lambda verdict: verdict.outcome is Outcome.INCONCLUSIVE).outcome
 
 
-def run_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+def run_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
     """A whole run of SERIES series against a saved one, one slower; the worst verdict after the correction."""
 
-    def open_(decision: Decision) -> bool:
-        return more_may_decide(decision, SERIES)
+    def open_(verdict: Verdict) -> bool:
+        return more_may_decide(verdict, SERIES)
 
     found = [grown(rng, noise, effect if index == 0 else 0.0, open_) for index in range(SERIES)]
-    return worst(holm(found)).verdict
+    return worst(holm(found)).outcome
 
 
-def gate_verdict(rng: np.random.Generator, noise: Noise, effect: float) -> Verdict:
+def gate_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
     """A whole gate: SERIES series of five sessions a side, one slower; the worst verdict after the correction."""
     found = []
     for index in range(SERIES):
         old, new = (1e-3 * np.exp(noise.session * student(rng, SESSIONS)) for _ in range(2))
         found.append(decide_sessions(old, new * (1 + (effect if index == 0 else 0.0)), delta=DELTA))
-    return worst(holm(found)).verdict
+    return worst(holm(found)).outcome
 
 
 @dataclass(frozen=True)
@@ -133,32 +133,32 @@ class Row:
     rule: str
     noise: str
     effect: float
-    verdicts: dict[Verdict, int]
+    outcomes: dict[Outcome, int]
     trials: int
 
-    def share(self, verdict: Verdict) -> float:
-        return self.verdicts.get(verdict, 0) / self.trials
+    def share(self, outcome: Outcome) -> float:
+        return self.outcomes.get(outcome, 0) / self.trials
 
 
 def simulate(trials: int, seed: int = 0) -> list[Row]:
     """Every rule under every noise, without an effect and at delta + 2 points."""
-    rules: dict[str, Callable[[np.random.Generator, Noise, float], Verdict]] = {
-        "paired": paired_verdict,
-        "sessions 5:5": sessions_verdict,
-        f"gate of {SERIES} series 5:5": gate_verdict,
-        f"processes {PROCESSES}:{PROCESSES}, then {LOOKS_AT_PROCESSES * PROCESSES}": processes_verdict,
-        f"gate of {SERIES} series of these": run_verdict,
+    rules: dict[str, Callable[[np.random.Generator, Noise, float], Outcome]] = {
+        "paired": paired_outcome,
+        "sessions 5:5": sessions_outcome,
+        f"gate of {SERIES} series 5:5": gate_outcome,
+        f"processes {PROCESSES}:{PROCESSES}, then {LOOKS_AT_PROCESSES * PROCESSES}": processes_outcome,
+        f"gate of {SERIES} series of these": run_outcome,
     }
     rows = []
-    for rule, verdict in rules.items():
+    for rule, outcome in rules.items():
         for noise in (QUIET, SHARED, LOADED, HOSTILE):
             for effect in (0.0, DELTA + 0.02):
                 rng = np.random.default_rng([seed, len(rows)])
-                counts: dict[Verdict, int] = {}
+                counts: dict[Outcome, int] = {}
                 # A gate is as many series as there are, and takes as much longer.
-                runs = max(200, trials // SERIES) if verdict in (gate_verdict, run_verdict) else trials
+                runs = max(200, trials // SERIES) if outcome in (gate_outcome, run_outcome) else trials
                 for _ in range(runs):
-                    found = verdict(rng, noise, effect)
+                    found = outcome(rng, noise, effect)
                     counts[found] = counts.get(found, 0) + 1
                 rows.append(Row(rule, noise.name, effect, counts, runs))
     return rows
@@ -173,7 +173,7 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for row in simulate(trials):
         shares = " | ".join(
-            f"{row.share(verdict):.2%}" for verdict in (Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
+            f"{row.share(outcome):.2%}" for outcome in (Outcome.REGRESSED, Outcome.INCONCLUSIVE, Outcome.PASS)
         )
         print(f"| {row.rule} | {row.noise} | {row.effect:.0%} | {shares} |")
 

@@ -33,7 +33,7 @@ from trtgate.records import read_session
 
 SMALL = ("--model=efficientnet_lite0", "--engine=onnxruntime-int8")
 # Statuses with which a run says something.
-VERDICTS = {0, 1, 6, 7}
+OUTCOMES = {0, 1, 6, 7}
 KILL_SECONDS = (5.0, 40.0)
 WAIT_SECONDS = 600.0
 
@@ -111,7 +111,7 @@ class Actor:
         text = self.log.read_text(errors="replace")
         if "Traceback" in text or "INTERNALERROR" in text:
             self.wrong.append(f"{self.log.name} shows a traceback")
-        if not self.killed and status not in ({0} if self.name == "pruner" else VERDICTS):
+        if not self.killed and status not in ({0} if self.name == "pruner" else OUTCOMES):
             self.wrong.append(f"{self.log.name} ended with {status}, and nobody killed anything of it")
         if self.name.startswith("bench") and not self.killed:
             self._session()

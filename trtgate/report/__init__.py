@@ -1,1 +1,1 @@
-"""What people read: the same records and decisions as a terminal table, as Markdown and as JSON."""
+"""What people read: the same records and verdicts as a terminal table, as Markdown and as JSON."""

@@ -11,18 +11,18 @@ import numpy as np
 from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced
 from trtgate.report.page import Axis, Bar, Bars, Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
 from trtgate.report.words import amount_text, fidelity_text, metric_words
-from trtgate.verdict.bisection import Kind, Outcome, State
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.bisection import Kind, Relation, State
 from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.outcome import Outcome
 from trtgate.verdict.paired import change_text
 
-VERDICTS = {
-    Outcome.WORSE: Verdict.REGRESSED,
-    Outcome.LOST: Verdict.REGRESSED,
-    Outcome.BETTER: Verdict.IMPROVED,
-    Outcome.SAME: Verdict.PASS,
-    Outcome.NO_WORSE: Verdict.PASS,
-    Outcome.OPEN: Verdict.INCONCLUSIVE,
+OUTCOMES = {
+    Relation.WORSE: Outcome.REGRESSED,
+    Relation.LOST: Outcome.REGRESSED,
+    Relation.BETTER: Outcome.IMPROVED,
+    Relation.SAME: Outcome.PASS,
+    Relation.NO_WORSE: Outcome.PASS,
+    Relation.OPEN: Outcome.INCONCLUSIVE,
 }
 NEXT = {
     Kind.FOUND: "stay with {good}, or see it again by the command that is printed",
@@ -45,9 +45,9 @@ def _headline(found: Bisection) -> Headline:
     answer, question = found.answer, found.question
     good, bad = found.names[answer.good], found.names[answer.bad]
     proof = found.proof
-    verdict = {Kind.NOTHING: Verdict.PASS, Kind.OPEN: Verdict.INCONCLUSIVE}.get(answer.kind)
-    if verdict is None and answer.how is not None:
-        verdict = VERDICTS[answer.how]
+    outcome = {Kind.NOTHING: Outcome.PASS, Kind.OPEN: Outcome.INCONCLUSIVE}.get(answer.kind)
+    if outcome is None and answer.how is not None:
+        outcome = OUTCOMES[answer.how]
     how, what = _how(question, answer.how), f"{question.engine} of {question.model}"
     called, noun, date = question.called, question.noun, found.releases[answer.bad].date
     moved = "" if proof is None or not proof.estimate else f": {_change(proof).text} against {good}"
@@ -60,19 +60,19 @@ def _headline(found: Bisection) -> Headline:
         Kind.OPEN: f"it cannot be told in which {noun} after {called(good)}, up to {bad}, {what} {how}",
     }[answer.kind]
     why = "" if proof is None else f"{proof.old} against {proof.new}, raced directly: {proof.message}"
-    return Headline(verdict, decided, why, NEXT[answer.kind].format(good=good, later=question.later(bad)))
+    return Headline(outcome, decided, why, NEXT[answer.kind].format(good=good, later=question.later(bad)))
 
 
-def _how(question: Question, how: Outcome | None) -> str:
+def _how(question: Question, how: Relation | None) -> str:
     """What the newer versions do."""
-    if how is Outcome.LOST or question.metric == BUILD:
+    if how is Relation.LOST or question.metric == BUILD:
         return "cannot be built, loaded and run"
     if question.metric == ANSWERS:
         return "answers otherwise"
     if how is None:
         return f"differs in its {metric_words(question.metric)}"
     metric = BY_NAME[question.metric]
-    changed = metric.words.worse if how is Outcome.WORSE else metric.words.better
+    changed = metric.words.worse if how is Relation.WORSE else metric.words.better
     if metric.name == "latency":
         return f"is {changed}"
     return f"{'needs' if metric.unit == 'bytes' else 'has a'} {changed} {metric_words(metric.name)}"
@@ -97,7 +97,7 @@ def _path_table(found: Bisection) -> Table:
             Cell(amount_text(metric, each.before), value=each.before),
             Cell(amount_text(metric, each.after), value=each.after),
             _change(each),
-            Cell(_outcome(found.question, each.outcome), VERDICTS[each.outcome]),
+            Cell(_relation(found.question, each.relation), OUTCOMES[each.relation]),
             Cell(f"{each.seconds:.0f}", value=each.seconds),
             each.message,
         )
@@ -125,7 +125,7 @@ def _chart(found: Bisection) -> list[Bars]:
             each.low - 1 if each.low else None,
             each.high - 1 if each.high else None,
             found.question.delta,
-            verdict=VERDICTS[each.outcome],
+            outcome=OUTCOMES[each.relation],
         )
         for each in found.races
         if each.estimate
@@ -174,15 +174,15 @@ def _versions_table(found: Bisection) -> Table:
         tried, raced = found.tried.get(str(release)), found.raced(0, index)
         known = Cell("the good end" if index == 0 else "")
         if tried is not None and tried.state is not State.WORKS:
-            known = Cell(tried.words, Verdict.INVALID)
+            known = Cell(tried.words, Outcome.INVALID)
         elif raced is not None:
-            text = _outcome(found.question, raced.outcome)
-            known = Cell(f"{text}, against {found.names[0]}", VERDICTS[raced.outcome])
+            text = _relation(found.question, raced.relation)
+            known = Cell(f"{text}, against {found.names[0]}", OUTCOMES[raced.relation])
         rows.append(cells(str(release), release.date or release.digest.removeprefix("sha256:")[:12] or "-", known))
     noun, second = found.question.noun, "released" if found.question.package else "digest"
     columns = tuple(Column(each, text=True) for each in (noun, second, "what is known"))
     return Table(columns, tuple(rows), grouped=0)
 
 
-def _outcome(question: Question, outcome: Outcome) -> str:
-    return "different" if question.metric == ANSWERS and outcome is Outcome.WORSE else outcome.value
+def _relation(question: Question, relation: Relation) -> str:
+    return "different" if question.metric == ANSWERS and relation is Relation.WORSE else relation.value

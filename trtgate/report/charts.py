@@ -1,4 +1,4 @@
-"""The charts of a report, from records and decisions. Each side is a list of records: sessions, or processes."""
+"""The charts of a report, from records and verdicts. Each side is a list of records: sessions, or processes."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def ratios(
     before, after = ([record.rounds for record in side if record.rounds] for side in (old, new))
     if change is None or not before or not after:
         return []
-    decision = change.decision
+    verdict = change.verdict
     marks = [Mark(0.0, "no change", Role.BASE)]
     if change.delta is not None:
         marks.append(Mark(change.delta, f"delta {change_text(float(np.log1p(change.delta)))}", Role.LIMIT))
     for value, label, role in (
-        (decision.low, "L", Role.BOUND),
-        (decision.estimate, "estimate", Role.ESTIMATE),
-        (decision.high, "U", Role.BOUND),
+        (verdict.low, "L", Role.BOUND),
+        (verdict.estimate, "estimate", Role.ESTIMATE),
+        (verdict.high, "U", Role.BOUND),
     ):
         if value:
             marks.append(Mark(value - 1, f"{label} {change_text(float(np.log(value)))}", role))
@@ -106,7 +106,7 @@ def ratios(
             Line("new", _points(numbers[1], numbers[0].size), Role.NEW, "dots"),
         ]
         title, x = "each session against the old side's median", Axis("session, the old ones first")
-    about = f"Change of the latency: {decision.message}."
+    about = f"Change of the latency: {verdict.message}."
     return [Plot(title, about, x, Axis("change", "change"), tuple(lines), tuple(marks))]
 
 
@@ -119,10 +119,10 @@ def metrics_chart(comparison: Comparison) -> list[Bars]:
     """How far every metric moved, with its interval and its limit."""
     bars = []
     for change in comparison.changes:
-        decision = change.decision
-        if change.metric not in BY_NAME or not decision.estimate:
+        verdict = change.verdict
+        if change.metric not in BY_NAME or not verdict.estimate:
             continue
-        estimate, low, high = (each - 1 if each else None for each in (decision.estimate, decision.low, decision.high))
+        estimate, low, high = (each - 1 if each else None for each in (verdict.estimate, verdict.low, verdict.high))
         if BY_NAME[change.metric].higher_is_better:
             estimate, low, high = (None if each is None else -each for each in (estimate, high, low))
         bars.append(
@@ -133,7 +133,7 @@ def metrics_chart(comparison: Comparison) -> list[Bars]:
                 low,
                 high,
                 change.delta,
-                verdict=decision.verdict if change.gated else None,
+                outcome=verdict.outcome if change.gated else None,
             )
         )
     if not bars:
@@ -147,12 +147,12 @@ def change_chart(comparisons: Sequence[Comparison]) -> list[Bars]:
     bars = []
     for each in comparisons:
         change = each.change("latency")
-        if change is None or not change.decision.estimate:
+        if change is None or not change.verdict.estimate:
             continue
-        decision = change.decision
-        low, high = (value - 1 if value else None for value in (decision.low, decision.high))
-        text, estimate = bounds_cell(change).text, change.decision.estimate
-        bars.append(Bar(name_of(each.key), estimate - 1, text, low, high, change.delta, verdict=each.decision.verdict))
+        verdict = change.verdict
+        low, high = (value - 1 if value else None for value in (verdict.low, verdict.high))
+        text, estimate = bounds_cell(change).text, change.verdict.estimate
+        bars.append(Bar(name_of(each.key), estimate - 1, text, low, high, change.delta, outcome=each.verdict.outcome))
     if len(bars) < 2:
         return []
     bars.sort(key=lambda bar: -bar.value)
@@ -202,7 +202,7 @@ def agreement_chart(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
         known = [record for record in side if record.agreement]
         if not known:
             continue
-        # Of several builds the one that agrees least counts, as in the decision.
+        # Of several builds the one that agrees least counts, as in the verdict.
         record = min(known, key=lambda each: float(each.agreement["top1"]) / float(each.agreement["n"]))
         found = record.agreement
         share, low, high = found["top1"] / found["n"], found.get("low"), found.get("high")

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from trtgate.verdict.decision import Decision, Verdict
+from trtgate.verdict.outcome import Outcome, Verdict
 from trtgate.verdict.policy import GOOD
 
 # Set by GitHub's runner in every step.
 VARIABLE = "GITHUB_ACTIONS"
 
 
-def annotate(named: Iterable[tuple[str, Decision]]) -> list[str]:
-    """One line for each bad decision: an error for what regressed, a warning for what could not be told; none outside
+def annotate(named: Iterable[tuple[str, Verdict]]) -> list[str]:
+    """One line for each bad verdict: an error for what regressed, a warning for what could not be told; none outside
     of a job of GitHub's."""
     if os.environ.get(VARIABLE) != "true":
         return []
-    # One decision may be told by an engine and by its test.
-    bad = dict.fromkeys((name, decision) for name, decision in named if decision.verdict not in GOOD)
+    # One verdict may be told by an engine and by its test.
+    bad = dict.fromkeys((name, verdict) for name, verdict in named if verdict.outcome not in GOOD)
     return [
-        f"::{'error' if decision.verdict is Verdict.REGRESSED else 'warning'} "
-        f"title={_property(f'trtgate: {name}' if name else 'trtgate')}::{_data(str(decision))}"
-        for name, decision in bad
+        f"::{'error' if verdict.outcome is Outcome.REGRESSED else 'warning'} "
+        f"title={_property(f'trtgate: {name}' if name else 'trtgate')}::{_data(str(verdict))}"
+        for name, verdict in bad
     ]
 
 

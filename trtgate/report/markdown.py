@@ -32,8 +32,8 @@ def publish(text: str) -> None:
 def render(page: Page) -> str:
     """A page as Markdown, the headline first."""
     title = "### trtgate" + (f": {_cell(page.title)}" if page.title else "")
-    verdict = f"**{page.headline.verdict.value}** " if page.headline.verdict else ""
-    blocks = [title, verdict + _cell(page.headline.sentence)]
+    outcome = f"**{page.headline.outcome.value}** " if page.headline.outcome else ""
+    blocks = [title, outcome + _cell(page.headline.sentence)]
     for section in page.sections:
         parts = fitting(section.parts, Room.SUMMARY)
         if parts and section.title and not all(isinstance(part, Notes) and part.title for part in parts):

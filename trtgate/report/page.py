@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.outcome import Outcome
 from trtgate.verdict.policy import GOOD
 
 
@@ -27,7 +27,7 @@ class Cell:
     """Text; the verdict that colours it, and the number that it tells, unrounded and in the unit of the JSON."""
 
     text: str
-    verdict: Verdict | None = None
+    outcome: Outcome | None = None
     value: float | None = None
 
 
@@ -129,7 +129,7 @@ class Bar:
     high: float | None = None
     limit: float | None = None
     role: Role | None = None
-    verdict: Verdict | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,14 @@ class Section:
     title: str
     parts: tuple[Part, ...]
     folded: bool = False
-    verdict: Verdict | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
 class Headline:
     """What was decided, the worst verdict, why that is to be believed, and what to do next."""
 
-    verdict: Verdict | None
+    outcome: Outcome | None
     decided: str
     why: str = ""
     next: str = ""
@@ -216,11 +216,11 @@ def cells(*values: object) -> tuple[Cell, ...]:
 def _cell(value: object) -> Cell:
     if isinstance(value, Cell):
         return value
-    if isinstance(value, Verdict):
+    if isinstance(value, Outcome):
         return Cell(value.value, value)
     return Cell(str(value), value=float(value) if isinstance(value, int | float) else None)
 
 
-def failed(verdict: Verdict | None) -> bool:
+def failed(outcome: Outcome | None) -> bool:
     """Whether a verdict is one that ends a gate with a failure."""
-    return verdict is not None and verdict not in GOOD
+    return outcome is not None and outcome not in GOOD

@@ -38,7 +38,7 @@ from trtgate.report.words import (
 )
 from trtgate.tasks.against import scores_in
 from trtgate.tasks.base import Score
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
 
@@ -46,16 +46,16 @@ WIDTH = 100
 # Names in one line of what is missing.
 MISSING_SHOWN = 4
 MODEL, ENGINE, BATCH = Column("model", text=True), Column("engine", text=True), Column("batch")
-VERDICT = Column("verdict", text=True)
+OUTCOME = Column("verdict", text=True)
 # What `latency_cell` marks a number with.
 LESS_SURE = f"{MARK} a measurement that is less sure: the notes say why"
 NO_PHOTOS: Mapping[str, Photos] = {}
 NEXT = {
-    Verdict.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
-    Verdict.INVALID: "make the machine fit (python -m trtgate doctor), then measure both sides again",
-    Verdict.INCONCLUSIVE: "measure more (--processes 16 on both sides), or race both stacks (python -m trtgate ab)",
-    Verdict.PASS: "the upgrade may go on",
-    Verdict.IMPROVED: "the upgrade may go on; save a new baseline",
+    Outcome.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
+    Outcome.INVALID: "make the machine fit (python -m trtgate doctor), then measure both sides again",
+    Outcome.INCONCLUSIVE: "measure more (--processes 16 on both sides), or race both stacks (python -m trtgate ab)",
+    Outcome.PASS: "the upgrade may go on",
+    Outcome.IMPROVED: "the upgrade may go on; save a new baseline",
 }
 # Where the reason says more than the verdict does.
 ADVICE = {
@@ -70,7 +70,7 @@ ADVICE = {
 
 def run_page(
     records: Sequence[EngineRecord],
-    decisions: Sequence[Decision],
+    verdicts: Sequence[Verdict],
     stack: Mapping[str, Any],
     *,
     skipped: Mapping[str, str] | None = None,
@@ -81,13 +81,10 @@ def run_page(
     samples: Samples | None = None,
     photos: Mapping[str, Photos] = NO_PHOTOS,
 ) -> Page:
-    """What a run measured and decided, `decisions` being those of its own tests; `report` is that on its baseline,
+    """What a run measured and decided, `verdicts` being those of its own tests; `report` is that on its baseline,
     `baseline` the names of its files and `samples` the records of both. `facts` are those of each model and engine."""
     bad = [
-        f"{record.name}: {decision}"
-        for record in records
-        for decision in record.decisions
-        if decision.verdict not in GOOD
+        f"{record.name}: {verdict}" for record in records for verdict in record.verdicts if verdict.outcome not in GOOD
     ]
     sections = []
     if records:
@@ -119,49 +116,49 @@ def run_page(
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
-    return Page("", run_headline(records, decisions, report), tuple(sections))
+    return Page("", run_headline(records, verdicts, report), tuple(sections))
 
 
-def run_headline(records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None) -> Headline:
+def run_headline(records: Sequence[EngineRecord], verdicts: Sequence[Verdict], report: Report | None) -> Headline:
     """What was decided, first; then what to do next."""
-    bad = counted(decision.verdict for decision in decisions if decision.verdict not in GOOD)
+    bad = counted(verdict.outcome for verdict in verdicts if verdict.outcome not in GOOD)
     engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
     floors = f"floors and answers: {bad}" if bad else "floors met"
-    named = run_decisions(records, decisions, report)
+    named = run_verdicts(records, verdicts, report)
     if report is None:
         found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
         why = found.why if bad or not named else "every floor stands beside the number that met it"
         return replace(found, why=why, next="--benchmark-save=before, upgrade, --benchmark-compare=before")
-    against = counted(decision.verdict for decision in report.decisions())
+    against = counted(verdict.outcome for verdict in report.verdicts())
     return _headline(f"against the baseline: {against}; {engines}, {floors}", named)
 
 
-def run_decisions(
-    records: Sequence[EngineRecord], decisions: Sequence[Decision], report: Report | None
-) -> list[tuple[str, Decision]]:
-    """The decisions of a run that count, with what each is on; "" where that is no engine."""
-    named = [(record.name, decision) for record in records for decision in record.decisions]
-    told = [decision for _, decision in named]
-    rest = [("", decision) for decision in decisions if decision not in told]
-    return [*(comparison_decisions(report) if report else []), *named, *rest]
+def run_verdicts(
+    records: Sequence[EngineRecord], verdicts: Sequence[Verdict], report: Report | None
+) -> list[tuple[str, Verdict]]:
+    """The verdicts of a run that count, with what each is on; "" where that is no engine."""
+    named = [(record.name, verdict) for record in records for verdict in record.verdicts]
+    told = [verdict for _, verdict in named]
+    rest = [("", verdict) for verdict in verdicts if verdict not in told]
+    return [*(comparison_verdicts(report) if report else []), *named, *rest]
 
 
-def comparison_decisions(report: Report) -> list[tuple[str, Decision]]:
-    """The decisions of a comparison that count, with what each is on."""
+def comparison_verdicts(report: Report) -> list[tuple[str, Verdict]]:
+    """The verdicts of a comparison that count, with what each is on."""
     return [
-        *((name_of(each.key), each.decision) for each in report.engines),
-        *((name_of(key), decision) for key, decision in report.missing.items()),
+        *((name_of(each.key), each.verdict) for each in report.engines),
+        *((name_of(key), verdict) for key, verdict in report.missing.items()),
         *report.problems.items(),
     ]
 
 
-def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
-    """The worst of all decisions, what it rests on, and what to do about it."""
+def _headline(decided: str, named: Sequence[tuple[str, Verdict]]) -> Headline:
+    """The worst of all verdicts, what it rests on, and what to do about it."""
     if not named:
         return Headline(None, decided)
-    found = worst(decision for _, decision in named)
-    name = next(name for name, decision in named if decision is found)
+    found = worst(verdict for _, verdict in named)
+    name = next(name for name, verdict in named if verdict is found)
     metric = metric_words(found.metric)
     told = [name, "" if found.message.startswith(metric) else metric, found.message]
     rule = ""
@@ -170,8 +167,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Decision]]) -> Headline:
             f" (each bound holds with 99.5 %; of whole gates in which nothing changed at most {FAMILY_ALPHA:.0%} say "
             "REGRESSED)"
         )
-    advice = ADVICE.get(found.reason, NEXT[found.verdict])
-    return Headline(found.verdict, decided, f"{': '.join(filter(None, told))}{rule}", advice)
+    advice = ADVICE.get(found.reason, NEXT[found.outcome])
+    return Headline(found.outcome, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 
 def run_table(records: Iterable[EngineRecord]) -> Table:
@@ -188,7 +185,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("speedup\n(by round)"),
         *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column("answers" if any(record.scores for record in rows) else "top-1\n(at least)"),
-        VERDICT,
+        OUTCOME,
     )
     return Table(
         columns,
@@ -351,10 +348,10 @@ def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:
     """Every engine of a run that has no baseline."""
     found = []
     for record in records:
-        verdict = worst(record.decisions).verdict if record.decisions else None
-        lines = [str(decision) for decision in record.decisions]
+        outcome = worst(record.verdicts).outcome if record.verdicts else None
+        lines = [str(verdict) for verdict in record.verdicts]
         parts = (Notes(tuple(lines), room=Room.DOCUMENT), *engine_parts(None, [], [record]), *_plan_part(record))
-        found.append(Section(record.name, parts, folded=True, verdict=verdict))
+        found.append(Section(record.name, parts, folded=True, outcome=outcome))
     return found
 
 
@@ -388,10 +385,10 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
 
 
 def comparison_headline(report: Report, *, raced: bool = False) -> Headline:
-    """The decisions of a comparison in one place; `raced` against each other, they cannot be asked for that."""
-    decided = counted(decision.verdict for decision in report.decisions()) or "nothing was decided"
-    found = _headline(f"old against new: {decided}", comparison_decisions(report))
-    if raced and found.next == NEXT[Verdict.INCONCLUSIVE]:
+    """The verdicts of a comparison in one place; `raced` against each other, they cannot be asked for that."""
+    decided = counted(verdict.outcome for verdict in report.verdicts()) or "nothing was decided"
+    found = _headline(f"old against new: {decided}", comparison_verdicts(report))
+    if raced and found.next == NEXT[Outcome.INCONCLUSIVE]:
         return replace(found, next="race more processes (--processes 12), or a quieter machine")
     return found
 
@@ -403,7 +400,7 @@ def comparison_table(report: Report) -> Table:
         ENGINE,
         BATCH,
         *map(Column, ("latency\nold ms", "latency\nnew ms", "latency\nchange", "typical\nchange", "tail\nchange")),
-        VERDICT,
+        OUTCOME,
         Column("reason", text=True, room=Room.SUMMARY),
     )
     rows = []
@@ -416,13 +413,13 @@ def comparison_table(report: Report) -> Table:
                 time_cell(latency.new if latency else None),
                 bounds_cell(latency),
                 *(moved_cell(each.change(metric)) for metric in ("typical", "tail")),
-                each.decision.verdict,
-                each.decision.reason.value,
+                each.verdict.outcome,
+                each.verdict.reason.value,
             )
         )
     more = [
-        cells(*key, "", "", "", "", "", decision.verdict, decision.reason.value)
-        for key, decision in report.missing.items()
+        cells(*key, "", "", "", "", "", verdict.outcome, verdict.reason.value)
+        for key, verdict in report.missing.items()
     ]
     return Table(columns, tuple(rows), tuple(more))
 
@@ -432,7 +429,7 @@ def comparison_notes(report: Report) -> list[str]:
     lines = ["stack: " + ("; ".join(report.stack_changes) or "nothing changed")]
     if report.limit_changes:
         lines.append(f"expectations changed: {'; '.join(report.limit_changes)}")
-    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
+    lines += [f"{verdict}: {name}" for name, verdict in report.problems.items()]
     for each in report.engines:
         lines += engine_notes(each)
     lines += missing_notes(report)
@@ -441,15 +438,15 @@ def comparison_notes(report: Report) -> list[str]:
 
 def engine_notes(each: Comparison) -> list[str]:
     """One engine: the verdict, every metric that is not well, and in one line those that are."""
-    decision = each.decision
-    lines = [f"{name_of(each.key)}: {decision.verdict.value} ({decision.reason.value})"]
+    verdict = each.verdict
+    lines = [f"{name_of(each.key)}: {verdict.outcome.value} ({verdict.reason.value})"]
     if each.invalid:
         lines.append(f"  {each.invalid.message}")
     fine = []
     for change in each.changes:
-        found = change.decision
-        if change.metric == "latency" or (change.gated and found.verdict not in GOOD):
-            state = "" if change.metric == "latency" else f"{found.verdict.value} ({found.reason.value}), "
+        found = change.verdict
+        if change.metric == "latency" or (change.gated and found.outcome not in GOOD):
+            state = "" if change.metric == "latency" else f"{found.outcome.value} ({found.reason.value}), "
             lines.append(f"  {metric_words(change.metric)}: {state}{found.message}")
         elif change.gated:
             moved = moved_cell(change).text
@@ -470,8 +467,8 @@ def engine_notes(each: Comparison) -> list[str]:
 def missing_notes(report: Report) -> list[str]:
     """What the new side lacks, by reason: eighteen engines of a runtime that is gone are one line."""
     groups: dict[tuple[bool, str], list[str]] = {}
-    for key, decision in report.missing.items():
-        groups.setdefault((decision.reason is not Reason.MISSING, decision.message), []).append(name_of(key))
+    for key, verdict in report.missing.items():
+        groups.setdefault((verdict.reason is not Reason.MISSING, verdict.message), []).append(name_of(key))
     lines = []
     for (fine, why), names in groups.items():
         shown = ", ".join(names[:MISSING_SHOWN]) + (
@@ -489,8 +486,8 @@ def _engine_sections(report: Report, samples: Samples, *, interleaved: bool = Fa
         old, new = samples.old.get(each.key, []), samples.new.get(each.key, [])
         plan = _plan_part(new[-1]) if new else ()
         parts = (metrics_table(each), *engine_parts(each, old, new, interleaved=interleaved), *plan)
-        verdict = each.decision.verdict
-        found.append(Section(name_of(each.key), parts, folded=verdict in GOOD, verdict=verdict))
+        outcome = each.verdict.outcome
+        found.append(Section(name_of(each.key), parts, folded=outcome in GOOD, outcome=outcome))
     return found
 
 
@@ -499,13 +496,13 @@ def metrics_table(each: Comparison) -> Table:
     columns = (
         Column("metric", text=True),
         *map(Column, ("old", "new", "change", "limit")),
-        VERDICT,
+        OUTCOME,
         Column("because", text=True),
     )
     rows = []
     for change in each.changes:
         limit = Cell("-") if change.delta is None else Cell(f"{change.delta:.1%}", value=change.delta)
-        verdict = Cell(change.decision.verdict.value if change.gated else "not gated", change.decision.verdict)
+        outcome = Cell(change.verdict.outcome.value if change.gated else "not gated", change.verdict.outcome)
         rows.append(
             cells(
                 metric_words(change.metric),
@@ -513,8 +510,8 @@ def metrics_table(each: Comparison) -> Table:
                 Cell(amount_text(change.metric, change.new), value=change.new),
                 bounds_cell(change),
                 limit,
-                verdict if change.gated else Cell("not gated"),
-                change.decision.message,
+                outcome if change.gated else Cell("not gated"),
+                change.verdict.message,
             )
         )
     return Table(columns, tuple(rows), room=Room.DOCUMENT, grouped=0)
@@ -546,7 +543,7 @@ def ab_notes(run: AbReport) -> list[str]:
     report = run.report
     lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
     lines += [f"left out: {engine} ({why})" for engine, why in run.left_out.items()]
-    lines += [f"{decision}: {name}" for name, decision in report.problems.items()]
+    lines += [f"{verdict}: {name}" for name, verdict in report.problems.items()]
     for each in run.results:
         lines += [
             *engine_notes(each.comparison),
@@ -582,7 +579,7 @@ def fleet_page(fleet: Fleet) -> Page:
         BATCH,
         Column("sessions", room=Room.SUMMARY),
         *map(Column, ("latency\nms", "speedup", "latency\nchange")),
-        VERDICT,
+        OUTCOME,
     )
     rows = tuple(
         cells(
@@ -592,18 +589,18 @@ def fleet_page(fleet: Fleet) -> Page:
             time_cell(row.latency),
             number_cell(row.speedup, ".2f"),
             "" if row.change is None else Cell(change_text(math.log(row.change)), value=row.change),
-            row.decision.verdict if row.runner in fleet.compared else floors_met(row.decision.verdict),
+            row.verdict.outcome if row.runner in fleet.compared else floors_met(row.verdict.outcome),
         )
         for row in fleet.rows
     )
     bad = [
-        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {row.decision}"
+        f"{row.runner} {row.key[0]} {row.key[1]} batch {row.key[2]}: {row.verdict}"
         for row in fleet.rows
-        if row.decision.verdict not in GOOD
+        if row.verdict.outcome not in GOOD
     ]
-    bad += [f"{name}: {decision}" for name, decision in fleet.problems.items()]
-    named = [(f"{row.runner} {name_of(row.key)}", row.decision) for row in fleet.rows] + [*fleet.problems.items()]
-    counts = counted(decision.verdict for _, decision in named)
+    bad += [f"{name}: {verdict}" for name, verdict in fleet.problems.items()]
+    named = [(f"{row.runner} {name_of(row.key)}", row.verdict) for row in fleet.rows] + [*fleet.problems.items()]
+    counts = counted(verdict.outcome for _, verdict in named)
     runners_ = f"{len(fleet.stacks)} runner{'s' * (len(fleet.stacks) != 1)}"
     headline = _headline(f"{runners_}: {counts or 'nothing was decided'}", named)
     if not fleet.compared:

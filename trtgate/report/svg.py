@@ -106,7 +106,7 @@ def _bar(bar: Bar, x: _Scale, at: float, zero: float, lines: int, *, interval: b
     short = bar.label if len(bar.label) <= LETTERS else bar.label[: LETTERS - 1] + "…"
     label = _n(at - 10 - (lines - 1) * LINE)
     yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, label, short, bar.label)
-    colour = "bad" if failed(bar.verdict) else bar.role.value if bar.role else "new"
+    colour = "bad" if failed(bar.outcome) else bar.role.value if bar.role else "new"
     place = x.at(bar.value)
     middle = at + 1
     yield Markup('<path class="base" d="M{} {}v12"/>').format(_n(zero), _n(middle - 6))

@@ -21,17 +21,17 @@ from trtgate.report.page import Cell, Column, Notes, Page, Part, Room, Table, ce
 from trtgate.report.words import milliseconds
 from trtgate.selftest import SAME, Selftest, binomial_upper, compare_statistics
 from trtgate.sensitivity import Sensitivity
-from trtgate.verdict.decision import Verdict
+from trtgate.verdict.outcome import Outcome
 
 WIDTH = 100
 # More than any table has.
 UNBOUNDED = 1000
 COLOURS = {
-    Verdict.PASS: "green",
-    Verdict.IMPROVED: "bold green",
-    Verdict.INCONCLUSIVE: "yellow",
-    Verdict.INVALID: "magenta",
-    Verdict.REGRESSED: "bold red",
+    Outcome.PASS: "green",
+    Outcome.IMPROVED: "bold green",
+    Outcome.INCONCLUSIVE: "yellow",
+    Outcome.INVALID: "magenta",
+    Outcome.REGRESSED: "bold red",
 }
 
 
@@ -97,7 +97,7 @@ def _table(table: Table, *, apart: bool) -> rich.table.Table:
 
 def _text(cell: Cell) -> Text:
     # Names come from files that others wrote: a Text has no markup of theirs.
-    return Text(cell.text, COLOURS[cell.verdict] if cell.verdict else "")
+    return Text(cell.text, COLOURS[cell.outcome] if cell.outcome else "")
 
 
 def _drawn(table: rich.table.Table, *, colour: bool = False, width: int = WIDTH) -> str:
@@ -172,14 +172,14 @@ def sensitivity_table(rows: Sequence[Sensitivity]) -> Table:
 
 def selftest_lines(result: Selftest) -> list[str]:
     """What a selftest found: what each slowdown came to, and what block statistics would have said."""
-    verdicts = (Verdict.PASS, Verdict.IMPROVED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.REGRESSED)
+    outcomes = (Outcome.PASS, Outcome.IMPROVED, Outcome.INCONCLUSIVE, Outcome.INVALID, Outcome.REGRESSED)
     rows = []
     for kind, trials in result.trials.items():
-        counts = [result.count(kind, verdict) for verdict in verdicts]
+        counts = [result.count(kind, outcome) for outcome in outcomes]
         wrong = counts[-1] if kind is SAME else counts[0] + counts[1]
         rows.append(cells(kind.name, len(trials), *counts, f"{binomial_upper(wrong, len(trials)):.1%}"))
-    names = ("races", *(verdict.value for verdict in verdicts), "wrong, at most")
-    outcomes = Table((Column("second arm", text=True), *map(Column, names)), tuple(rows), grouped=0)
+    names = ("races", *(outcome.value for outcome in outcomes), "wrong, at most")
+    races = Table((Column("second arm", text=True), *map(Column, names)), tuple(rows), grouped=0)
     names = ("width", "false alarms", "A/A passed", "caught", "inconclusive")
     statistics = Table(
         (Column("block statistic, first look", text=True), *map(Column, names)),
@@ -193,7 +193,7 @@ def selftest_lines(result: Selftest) -> list[str]:
     return [
         f"{result.model} {result.engine} batch {result.batch}: latency {milliseconds(result.latency)} ms, "
         f"delta {result.delta:.1%}, {result.seconds:.0f} s, {prolonged} took more than the first look",
-        table_text(outcomes),
+        table_text(races),
         "wrong: REGRESSED against itself, PASS of a slowed arm; the bound holds with 95 % confidence",
         f"the smallest delta this machine can gate at: {result.smallest_delta:.1%}",
         table_text(statistics),

@@ -10,8 +10,8 @@ from trtgate.compare import Change
 from trtgate.records import EngineRecord
 from trtgate.report.page import Cell
 from trtgate.tasks.against import scores_in
-from trtgate.verdict.decision import Verdict
 from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.outcome import Outcome
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import GOOD, SEVERITY, worst
 
@@ -109,36 +109,36 @@ def _score_cell(scores: Mapping[str, Any]) -> Cell:
 
 def floors_cell(record: EngineRecord) -> Cell:
     """What a run without a baseline can say: whether its floors are met. No upgrade is judged by that."""
-    if not record.decisions:
+    if not record.verdicts:
         return Cell("")
-    return floors_met(worst(record.decisions).verdict)
+    return floors_met(worst(record.verdicts).outcome)
 
 
-def floors_met(verdict: Verdict) -> Cell:
+def floors_met(outcome: Outcome) -> Cell:
     """The verdict on floors, without a baseline."""
-    return Cell("floors met", Verdict.PASS) if verdict in GOOD else Cell(verdict.value, verdict)
+    return Cell("floors met", Outcome.PASS) if outcome in GOOD else Cell(outcome.value, outcome)
 
 
 def moved_cell(change: Change | None) -> Cell:
     """How far a metric moved, as its rule estimates it."""
-    if change is None or not change.decision.estimate:
+    if change is None or not change.verdict.estimate:
         return Cell("-")
-    return Cell(change_text(math.log(change.decision.estimate)), value=change.decision.estimate)
+    return Cell(change_text(math.log(change.verdict.estimate)), value=change.verdict.estimate)
 
 
 def bounds_cell(change: Change | None) -> Cell:
     """The same with its interval, where there is one."""
-    moved, decision = moved_cell(change), change.decision if change else None
-    if decision is None or not decision.low or not decision.high:
+    moved, verdict = moved_cell(change), change.verdict if change else None
+    if verdict is None or not verdict.low or not verdict.high:
         return moved
-    interval = f"[{change_text(math.log(decision.low))},{change_text(math.log(decision.high))}]"
+    interval = f"[{change_text(math.log(verdict.low))},{change_text(math.log(verdict.high))}]"
     return Cell(f"{moved.text} {interval}", value=moved.value)
 
 
-def counted(verdicts: Iterable[Verdict]) -> str:
+def counted(outcomes: Iterable[Outcome]) -> str:
     """How many of each, the worst first: 1 REGRESSED, 3 PASS."""
-    some = list(verdicts)
-    return ", ".join(f"{some.count(verdict)} {verdict.value}" for verdict in SEVERITY if verdict in some)
+    some = list(outcomes)
+    return ", ".join(f"{some.count(outcome)} {outcome.value}" for outcome in SEVERITY if outcome in some)
 
 
 def fidelity_text(found: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.slices import ENOUGH_DB, lost_slices
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
@@ -54,7 +54,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
         lost_slices(kept, kept, 0.0)
 
 
-def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Decision:
+def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Verdict:
     """Whether a summary of answers lost something that another one had.
 
     REGRESSED, naming the output, where an output's SQNR fell by more than LOST_DB and to less than ENOUGH_DB, where
@@ -62,13 +62,13 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
     INVALID for answers to other samples.
     """
     if not new["finite"]:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
     kept = [side.get("kept", {}) for side in (old, new)]
     if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
-        return Decision(Verdict.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
+        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
     if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
         message = f"the answers to {new['n']} samples are the same to the last bit"
-        return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     before, after = scores_in(old), scores_in(new)
     for one, other in ((before, after), (after, before)):
         one |= {
@@ -81,18 +81,18 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:
             message = f"noise that the old answers did not have: {'; '.join(spoilt)}"
-            decided.insert(0, Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, message))
-    bad = [each for each in decided if each.verdict is not Verdict.PASS]
+            decided.insert(0, Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message))
+    bad = [each for each in decided if each.outcome is not Outcome.PASS]
     if bad:
         found = worst(bad)
-        more = [each.message for each in bad if each is not found and each.verdict is found.verdict]
+        more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
-    return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
 
 
-def _lost(old: Score, new: Score | None, expectation: Expectation) -> Decision:
+def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
     if new is None:
-        return Decision(Verdict.REGRESSED, Reason.MISSING, f"{old.label} was measured before and is not now")
+        return Verdict(Outcome.REGRESSED, Reason.MISSING, f"{old.label} was measured before and is not now")
     text = f"{old.label} went from {old.text(old.value)} to {new.text(new.value)}"
     if old.unit == "dB":
         if old.value < NOISE_DB:
@@ -104,26 +104,26 @@ def _lost(old: Score, new: Score | None, expectation: Expectation) -> Decision:
         return _judged(False, text)
     text = f"{text}, {allowed:.1%} may be lost"
     if new.high is not None and new.high >= old.value - allowed:
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
     return _judged(True, text)
 
 
-def _judged(lost: bool, text: str) -> Decision:
+def _judged(lost: bool, text: str) -> Verdict:
     if lost:
-        return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text)
-    return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, text)
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text)
 
 
 def decide_all_scores(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], expectation: Expectation
-) -> Decision:
+) -> Verdict:
     """`decide_scores` on several sessions or builds a side: the worst of the new ones, each against the old one that it
     looks best beside, since builds of one version may answer differently."""
     best = [
-        min((decide_scores(each, other, expectation) for each in old), key=lambda found: -SEVERE.index(found.verdict))
+        min((decide_scores(each, other, expectation) for each in old), key=lambda found: -SEVERE.index(found.outcome))
         for other in new
     ]
     return worst(best)
 
 
-SEVERE = (Verdict.REGRESSED, Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.PASS)
+SEVERE = (Outcome.REGRESSED, Outcome.INVALID, Outcome.INCONCLUSIVE, Outcome.PASS)

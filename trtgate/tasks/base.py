@@ -22,7 +22,7 @@ from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
 # The answer to each sample, by the names of the network's outputs.
@@ -41,7 +41,7 @@ class Task(Protocol):
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Any:
         """What the comparison found. Raises ValueError for answers to other samples."""
 
-    def decide(self, found: Any, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+    def decide(self, found: Any, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         """What is expected of that, each with the metric that it is on; `builds` where it is a new version's with the
         old one's, of which there are several builds."""
 
@@ -79,7 +79,7 @@ class Score:
             return f"{value:.1%}"
         return f"{value:.1f} {self.unit}" if self.unit else f"{value:.4f}"
 
-    def decide(self, expectation: Expectation) -> Decision | None:
+    def decide(self, expectation: Expectation) -> Verdict | None:
         """Against its floor: PASS iff the lower bound reaches it, REGRESSED iff the upper one does not."""
         floor = expectation[self.key] if self.key else None
         floor = self.floor if floor is None else floor
@@ -90,10 +90,10 @@ class Score:
         bounds = "" if self.low is None else f" (at least {self.text(low)}, at most {self.text(high)})"
         text = f"{self.label} is {self.text(self.value)}{bounds}, the floor {self.text(floor)}"
         if low >= floor:
-            return Decision(Verdict.PASS, Reason.FLOOR_MET, text)
+            return Verdict(Outcome.PASS, Reason.FLOOR_MET, text)
         if high < floor:
-            return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, text)
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+            return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, text)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, which know no infinity: null for more than any number, "-inf" for less."""
@@ -130,43 +130,43 @@ class Scores:
     doubt: str = ""
     unmeasured: tuple[str, ...] = ()
 
-    def decide(self, expectation: Expectation, metric: str) -> list[Decision]:
-        """One decision: the worst of its scores', which names the output, or that all reach their floors."""
-        return [replace(self._decision(expectation), metric=metric)]
+    def decide(self, expectation: Expectation, metric: str) -> list[Verdict]:
+        """One verdict: the worst of its scores', which names the output, or that all reach their floors."""
+        return [replace(self._verdict(expectation), metric=metric)]
 
-    def _decision(self, expectation: Expectation) -> Decision:
+    def _verdict(self, expectation: Expectation) -> Verdict:
         if self.spoilt:
             message = f"{', '.join(self.spoilt)}: NaN or infinity elsewhere than in the reference's"
-            return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
+            return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
         # First what names the place.
         decided = self._slices(expectation.number("sqnr_db"))
         decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
         decided += [
-            Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
+            Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
             for each in self.unmeasured
         ]
         if not decided:
-            return Decision(Verdict.PASS, Reason.NO_FLOOR, self.text)
+            return Verdict(Outcome.PASS, Reason.NO_FLOOR, self.text)
         found = worst(decided)
-        if found.verdict is Verdict.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
+        if found.outcome is Outcome.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
             # On noise a detector finds nothing, and a narrow type rounds nothing badly.
-            found = replace(found, verdict=Verdict.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
+            found = replace(found, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
             return replace(found, message=f"{found.message}; but {self.doubt}")
-        if found.verdict is not Verdict.PASS:
+        if found.outcome is not Outcome.PASS:
             return found
-        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
+        return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
 
-    def _slices(self, floor_db: float) -> list[Decision]:
+    def _slices(self, floor_db: float) -> list[Verdict]:
         """What is wrong with slices of the outputs that are compared by value."""
         kept, found = (self.kept or {}).get("powers", {}), []
         for name in dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE):
             certain, perhaps = spoilt_slices(name, kept[name], floor_db) if name in kept else ([], [])
             if certain:
                 message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
-                found.append(Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, message))
+                found.append(Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, message))
             elif perhaps:
                 message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
-                found.append(Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
+                found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
         return found
 
     @property

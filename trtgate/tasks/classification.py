@@ -15,7 +15,7 @@ from trtgate.signature import OUTPUT
 from trtgate.tasks.base import Outputs, Summary
 from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.outcome import Verdict
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Classification:
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
         return compare_logits(self.logits(reference), self.logits(got), samples.clusters)
 
-    def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+    def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return [
-            judge.fidelity_decision(found, expectation, builds),
-            judge.agreement_decision(found, expectation, builds),
+            judge.fidelity_verdict(found, expectation, builds),
+            judge.agreement_verdict(found, expectation, builds),
         ]
 
     def summary(self, found: Agreement) -> Summary:

@@ -21,7 +21,7 @@ from trtgate.signature import Tensors
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds, size_of
 
 # Boxes overlap by this much or are not the same one (PASCAL VOC).
@@ -181,7 +181,7 @@ class Detection:
         given = {name: (_first(array) if self.stays else array).copy() for name, array in row.items()}
         return self.decode(_Read(given, read))
 
-    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return found.decide(expectation, "agreement")
 
     def summary(self, found: Scores) -> Summary:

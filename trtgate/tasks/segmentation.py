@@ -14,7 +14,7 @@ from trtgate.samples import Samples
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import student_t
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
@@ -97,7 +97,7 @@ class Segmentation:
             tuple(unmeasured),
         )
 
-    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return found.decide(expectation, "agreement")
 
     def summary(self, found: Scores) -> Summary:

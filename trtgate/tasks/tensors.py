@@ -25,7 +25,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.slices import Pair, powers_of
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.decision import Decision
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 
 
@@ -54,7 +54,7 @@ class TensorsTask:
             unmeasured=tuple(unmeasured),
         )
 
-    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Decision]:
+    def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return found.decide(expectation, "fidelity")
 
     def summary(self, found: Scores) -> Summary:

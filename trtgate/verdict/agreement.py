@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import Ints, Size, difference_bounds, photos_needed, share_bounds, size_of
 
 Logits = npt.NDArray[np.float32]
@@ -169,15 +169,15 @@ NOT_FINITE = "the engine's logits hold NaN or infinity elsewhere than the refere
 NOTHING = "the reference's logits hold no finite number: nothing can be compared"
 
 
-def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
+def decide_agreement(agreement: Agreement, *, floor: float) -> Verdict:
     """Whether top-1 agreement reaches `floor`: PASS iff its lower bound does, REGRESSED iff its upper bound does not.
 
     In between it is INCONCLUSIVE, as is a sample that could not reach the floor even without one flip.
     """
     if not agreement.finite:
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, NOT_FINITE)
     if not agreement.measured:
-        return Decision(Verdict.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, NOTHING)
     low, high = agreement.bounds
     ratio: dict[str, Any] = {"estimate": agreement.share, "low": low, "high": high}
     text = (
@@ -185,13 +185,13 @@ def decide_agreement(agreement: Agreement, *, floor: float) -> Decision:
         f"at least {low:.1%} and at most {high:.1%}"
     )
     if high < floor:
-        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}, is below the floor {floor:.1%}", **ratio)
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, f"{text}, is below the floor {floor:.1%}", **ratio)
     if low >= floor:
-        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}, reaches the floor {floor:.1%}", **ratio)
+        return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{text}, reaches the floor {floor:.1%}", **ratio)
     message = f"{text}: too few photos to tell it from the floor {floor:.1%}"
     if agreement.effective < (needed := photos_needed(floor)):
         message += f", which takes {needed} single ones even without a flip"
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message, **ratio)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message, **ratio)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def measure_accuracy(
     )
 
 
-def decide_accuracy(accuracy: Accuracy, *, max_drop: float) -> Decision:
+def decide_accuracy(accuracy: Accuracy, *, max_drop: float) -> Verdict:
     """Whether labelled top-1 accuracy stays within `max_drop` (0.015 is 1.5 points) of the reference's: PASS iff the
     upper bound of the drop does, REGRESSED iff its lower bound does not, else INCONCLUSIVE."""
     low, high = accuracy.drop_bounds
@@ -269,8 +269,8 @@ def decide_accuracy(accuracy: Accuracy, *, max_drop: float) -> Decision:
         f"{high * 100:+.1f}"
     )
     if low > max_drop:
-        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text}; {max_drop * 100:.1f} are allowed")
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, f"{text}; {max_drop * 100:.1f} are allowed")
     if high <= max_drop:
-        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text}; {max_drop * 100:.1f} are allowed")
+        return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{text}; {max_drop * 100:.1f} are allowed")
     message = f"{text}: too few photos to tell it from the {max_drop * 100:.1f} that are allowed"
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message)

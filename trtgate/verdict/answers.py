@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.agreement import elsewhere, ranked_logits
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 from trtgate.verdict.shares import Floats, Ints, Size, difference_bounds, size_of
 
@@ -220,7 +220,7 @@ def _difference(old: Answers, new: Answers) -> str | None:
     return None
 
 
-def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) -> Decision:
+def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) -> Verdict:
     """Whether the engine still gives the old session's answers where they were the reference's.
 
     REGRESSED iff it is proven that more than `max_drop` of the photos, net, are lost, PASS iff that is excluded, else
@@ -230,21 +230,21 @@ def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) ->
     bad = int(np.sum(~new.finite))
     if bad:
         message = f"the logits of {bad} of {len(new.finite)} photos hold NaN or infinity"
-        return Decision(Verdict.REGRESSED, Reason.NOT_FINITE, message)
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
     if (difference := _difference(old, new)) is not None:
-        return Decision(Verdict.INVALID, Reason.DIFFERENT_PHOTOS, f"answers cannot be compared: {difference}")
+        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, f"answers cannot be compared: {difference}")
     if old.digest == new.digest:
         message = f"the logits of {len(new.finite)} photos are the baseline's to the last bit"
-        return Decision(Verdict.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     change = compare_answers(old, new)
     low, high = change.bounds
     ratio: dict[str, Any] = {"estimate": 1 - change.drop, "low": 1 - high, "high": 1 - low}
     text = f"answers against the baseline's: {change}; {max_drop * 100:.1f} are allowed"
     if low > max_drop:
-        return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text, **ratio)
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, **ratio)
     if high <= max_drop:
-        return Decision(Verdict.PASS, Reason.ANSWERS_KEPT, text, **ratio)
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few photos to tell", **ratio)
+        return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, **ratio)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few photos to tell", **ratio)
 
 
 def ranked(sessions: Sequence[Answers]) -> list[Answers]:
@@ -253,7 +253,7 @@ def ranked(sessions: Sequence[Answers]) -> list[Answers]:
     return sorted(sessions, key=lambda each: int(np.sum(each.agree(each.reference))))
 
 
-def decide_all_answers(old: Sequence[Answers], new: Sequence[Answers], *, max_drop: float = MAX_DROP) -> Decision:
+def decide_all_answers(old: Sequence[Answers], new: Sequence[Answers], *, max_drop: float = MAX_DROP) -> Verdict:
     """`decide_answers` on several sessions or builds a side: the worst of the new ones against the typical old one.
 
     A single old session that answers worse than its like excuses no loss, and one that answers better makes none. A

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 # Versions that stay open with more processes too, before the machine, or a change of the size of delta, is to blame.
 MOST_OPEN = 3
@@ -27,7 +27,7 @@ class State(enum.Enum):
     ABSENT = "cannot be installed"
 
 
-class Outcome(enum.Enum):
+class Relation(enum.Enum):
     """What a race of an older version against a newer one came to."""
 
     WORSE = "worse"
@@ -38,22 +38,22 @@ class Outcome(enum.Enum):
     LOST = "lost"  # the newer one cannot build, load or run what the older one can
 
 
-VERDICTS = {Verdict.REGRESSED: Outcome.WORSE, Verdict.IMPROVED: Outcome.BETTER, Verdict.PASS: Outcome.SAME}
+OUTCOMES = {Outcome.REGRESSED: Relation.WORSE, Outcome.IMPROVED: Relation.BETTER, Outcome.PASS: Relation.SAME}
 
 
-def outcome_of(decision: Decision, delta: float) -> Outcome:
-    """What a gate's decision on the newer version says to a search.
+def relation_of(verdict: Verdict, delta: float) -> Relation:
+    """What a gate's verdict on the newer version says to a search.
 
     A gate passes what is no worse. That is the same only where it is no better by more than `delta`, either; and it
     passes a yardstick that is open, and fails what is missing, of which a search learns nothing.
     """
-    if decision.reason in {Reason.YARDSTICK, Reason.MISSING}:
-        return Outcome.OPEN
-    outcome = VERDICTS.get(decision.verdict, Outcome.OPEN)
-    least = decision.estimate if decision.low is None else decision.low
-    if outcome is Outcome.SAME and least is not None and least * (1 + delta) < 1:
-        return Outcome.NO_WORSE
-    return outcome
+    if verdict.reason in {Reason.YARDSTICK, Reason.MISSING}:
+        return Relation.OPEN
+    relation = OUTCOMES.get(verdict.outcome, Relation.OPEN)
+    least = verdict.estimate if verdict.low is None else verdict.low
+    if relation is Relation.SAME and least is not None and least * (1 + delta) < 1:
+        return Relation.NO_WORSE
+    return relation
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Race:
 
     old: int
     new: int
-    outcome: Outcome
+    relation: Relation
     again: bool = False
 
 
@@ -102,7 +102,7 @@ class Answer:
     kind: Kind
     good: int
     bad: int
-    how: Outcome | None = None
+    how: Relation | None = None
     first: bool = True
 
 
@@ -159,16 +159,16 @@ class _Search:
             return Answer(Kind.OPEN, good, bad, self._how)
         return self._ask(0, _nearest(unknown, (good + bad) / 2))
 
-    def _direction(self) -> Outcome | None:
+    def _direction(self) -> Relation | None:
         """How the bad end differs, as far as it is known: it is worse, unless it turns out to be better or to fail."""
         if self._by_failing or self._states[self._last] is State.FAILS:
-            return Outcome.LOST
+            return Relation.LOST
         race = self._seen.get((0, self._last))
-        ends = race.outcome if race else None
-        if ends in {Outcome.WORSE, Outcome.BETTER, Outcome.LOST}:
+        ends = race.relation if race else None
+        if ends in {Relation.WORSE, Relation.BETTER, Relation.LOST}:
             return ends
-        found = {race.outcome for race in self._races if race.old == 0}
-        return Outcome.WORSE if Outcome.WORSE in found and ends is not Outcome.SAME else None
+        found = {race.relation for race in self._races if race.old == 0}
+        return Relation.WORSE if Relation.WORSE in found and ends is not Relation.SAME else None
 
     def side(self, index: int) -> Side:
         """On which side a version lies, from what is known of it and of its race against the good end."""
@@ -177,39 +177,39 @@ class _Search:
             return Side.GOOD
         if state is State.ABSENT:
             return Side.SKIP
-        lost = state is State.FAILS or (race is not None and race.outcome is Outcome.LOST)
+        lost = state is State.FAILS or (race is not None and race.relation is Relation.LOST)
         if lost:
-            return Side.BAD if self._how is Outcome.LOST else Side.SKIP
+            return Side.BAD if self._how is Relation.LOST else Side.SKIP
         if state is not None and self._by_availability:
             return Side.GOOD
-        return Side.UNKNOWN if race is None or self._is_unsettled(race) else self._read(race.outcome, index)
+        return Side.UNKNOWN if race is None or self._is_unsettled(race) else self._read(race.relation, index)
 
     @property
     def _by_availability(self) -> bool:
         """Whether the question is since when the engine is not available, for which nothing need be raced."""
         return self._states[self._last] is State.FAILS and not self._by_failing
 
-    def _read(self, outcome: Outcome, new: int) -> Side:
+    def _read(self, relation: Relation, new: int) -> Side:
         """What the outcome of a race says of the change that is searched, and of the newer version."""
-        if outcome is self._how:
+        if relation is self._how:
             return Side.BAD
         # One that is no worse may be better. Of the bad end that leaves open whether there is anything to search.
-        better = self._how is Outcome.BETTER or (self._how is None and new == self._last)
-        if outcome is Outcome.OPEN or (outcome is Outcome.NO_WORSE and better):
+        better = self._how is Relation.BETTER or (self._how is None and new == self._last)
+        if relation is Relation.OPEN or (relation is Relation.NO_WORSE and better):
             return Side.OPEN
         return Side.GOOD
 
     def _is_unsettled(self, race: Race) -> bool:
         """Whether it is to be raced again with more processes."""
-        return not race.again and self._read(race.outcome, race.new) is Side.OPEN
+        return not race.again and self._read(race.relation, race.new) is Side.OPEN
 
     def _is_borne_out(self, race: Race) -> bool:
         """Whether more than one race of the usual size shows that the newer version is on the bad side.
 
         Of two versions that are alike one race in a hundred says otherwise. What fails, fails.
         """
-        alike = [each for each in self._races if each.new == race.new and each.outcome is race.outcome]
-        return race.again or race.outcome is Outcome.LOST or len(alike) > 1
+        alike = [each for each in self._races if each.new == race.new and each.relation is race.relation]
+        return race.again or race.relation is Relation.LOST or len(alike) > 1
 
     def _open(self) -> int:
         """How many versions stay open against the good end."""
@@ -242,12 +242,12 @@ class _Search:
             race = self._seen.get((old, new))
             if race is None or self._is_unsettled(race):
                 return self._ask(old, new)
-            if race.outcome is self._how:
+            if race.relation is self._how:
                 if not self._is_borne_out(race):
                     return self._ask(old, new)
                 return Answer(Kind.FOUND if new == old + 1 else Kind.BETWEEN, old, new, self._how, first)
             # What failed once and does not now, or the other way round, is open as well.
-            first &= self._read(race.outcome, new) is Side.GOOD and Outcome.LOST not in {race.outcome, self._how}
+            first &= self._read(race.relation, new) is Side.GOOD and Relation.LOST not in {race.relation, self._how}
         if not first:
             return Answer(Kind.OPEN, good, bad, self._how)
         # Each is as the one before it, so the race that set the last one apart has to be borne out.

@@ -15,7 +15,7 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import SLOWER, Words, change_text
 from trtgate.verdict.processes import ALPHA as INTERLEAVED_ALPHA
 from trtgate.verdict.processes import decide_interleaved, decide_processes
@@ -364,7 +364,7 @@ BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 def decide(
     metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits, pairing: Pairing
-) -> Decision | None:
+) -> Verdict | None:
     """The verdict on one metric of one engine; None where the old side has not measured it.
 
     Each sample is a process. A metric that the old side has and the new one lacks is REGRESSED (missing). Without a
@@ -379,7 +379,7 @@ def decide(
 
 def decide_numbers(
     metric: Metric, old: Numbers, new: Numbers, limits: Limits, pairing: Pairing, within: Callable[[], float]
-) -> Decision | None:
+) -> Verdict | None:
     """`decide` on what is not interleaved round by round, where one number of each process is enough.
 
     `within` tells how far the rounds of one old process lie apart, where few processes make that count.
@@ -393,7 +393,7 @@ def decide_numbers(
     if after.size < processes or not after.size:
         missing = "was measured before and is not now"
         what = f"is missing in {processes - after.size} of {processes}" if after.size else missing
-        return Decision(Verdict.REGRESSED, Reason.MISSING, f"{metric.name} {what}", metric=metric.name)
+        return Verdict(Outcome.REGRESSED, Reason.MISSING, f"{metric.name} {what}", metric=metric.name)
     delta, floor = _limits(metric, limits)
     if metric.rule == "builds":
         return replace(_decide_builds(metric, before, after, delta, floor), metric=metric.name)
@@ -403,7 +403,7 @@ def decide_numbers(
     before, after = (side ** (-1 if metric.higher_is_better else 1) for side in (before, after))
     scale = float(np.median(amount) / np.median(before)) if metric.amount else 1.0
     few = min(before.size, after.size) < fewest(alpha)
-    decision = decide_sessions(
+    verdict = decide_sessions(
         before,
         after,
         delta=delta,
@@ -414,13 +414,13 @@ def decide_numbers(
         alpha=alpha,
         of="sessions" if pairing == "sessions" else "processes",
     )
-    return replace(_told(decision) if metric.higher_is_better else decision, metric=metric.name)
+    return replace(_told(verdict) if metric.higher_is_better else verdict, metric=metric.name)
 
 
-def _told(decision: Decision) -> Decision:
-    """A decision on the inverse of a metric, with the ratios of the metric itself."""
-    estimate, high, low = (1 / each if each else None for each in (decision.estimate, decision.low, decision.high))
-    return replace(decision, estimate=estimate, low=low, high=high)
+def _told(verdict: Verdict) -> Verdict:
+    """A verdict on the inverse of a metric, with the ratios of the metric itself."""
+    estimate, high, low = (1 / each if each else None for each in (verdict.estimate, verdict.low, verdict.high))
+    return replace(verdict, estimate=estimate, low=low, high=high)
 
 
 def _limits(metric: Metric, limits: Limits) -> tuple[float, float]:
@@ -429,7 +429,7 @@ def _limits(metric: Metric, limits: Limits) -> tuple[float, float]:
     return delta, limits.absolute_floor if metric.least is None else metric.least
 
 
-def _decide_interleaved(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits) -> Decision:
+def _decide_interleaved(metric: Metric, old: Sequence[Sample], new: Sequence[Sample], limits: Limits) -> Verdict:
     delta, floor = _limits(metric, limits)
     if metric.rule == "rounds":
         return decide_processes(
@@ -475,7 +475,7 @@ def within(metric: Metric, samples: Sequence[Sample]) -> float:
 BUILD_SPREAD = 0.3
 
 
-def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Decision:
+def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Verdict:
     """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
 
     PASS when none of the new builds is beyond all of the old ones by more than the limit. Else sizes, which are the
@@ -488,16 +488,16 @@ def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor
     largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {builds}"
     estimate = float(np.median(after) / np.median(before))
     if change <= np.log1p(delta) or more <= floor:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{largest}, within {delta:.0%}", estimate=estimate)
+        return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, f"{largest}, within {delta:.0%}", estimate=estimate)
     if metric.unit == "bytes":
         if after[0] > before[-1]:
             message = f"{metric.words.worse} by {largest}, delta is {delta:.0%}"
-            return Decision(Verdict.REGRESSED, Reason.SLOWER, message, estimate=estimate)
+            return Verdict(Outcome.REGRESSED, Reason.SLOWER, message, estimate=estimate)
         message = f"{largest}, beyond {delta:.0%}, and others are not; build more"
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, estimate=estimate)
-    decision = decide_sessions(
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_BUILDS, message, estimate=estimate)
+    verdict = decide_sessions(
         before, after, delta=delta, absolute_floor=floor, spread=BUILD_SPREAD, words=metric.words, of="builds"
     )
-    if decision.reason is not Reason.UNDERPOWERED:
-        return decision
-    return replace(decision, reason=Reason.TOO_FEW_BUILDS, message=f"{largest}, beyond {delta:.0%}; build more")
+    if verdict.reason is not Reason.UNDERPOWERED:
+        return verdict
+    return replace(verdict, reason=Reason.TOO_FEW_BUILDS, message=f"{largest}, beyond {delta:.0%}; build more")

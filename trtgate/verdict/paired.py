@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 Floats = npt.NDArray[np.float64]
 
@@ -98,7 +98,7 @@ SLOWER = Words()
 
 def decide_paired(
     old: Floats, new: Floats, *, delta: float, absolute_floor: float = 0.0, words: Words = SLOWER
-) -> Decision:
+) -> Verdict:
     """Whether `new` is slower than `old` by more than `delta` (0.03 is 3 %), both float64[R] seconds, same rounds.
 
     With d_r = log(new_r / old_r), L and U the bounds of its median: REGRESSED iff L > 0 and the median is beyond
@@ -113,16 +113,16 @@ def decide_paired(
     require_times(old)
     require_times(new)
     if rank_of_bound(old.size) == 0:
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{old.size} rounds are too few for a verdict")
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{old.size} rounds are too few for a verdict")
     changes = np.log(new / old)
-    decision = decide_by_bounds(
+    verdict = decide_by_bounds(
         Bounds(*interval(changes)),
         Bounds(*interval(new - old)),
         delta,
         absolute_floor,
         words=words,
     )
-    return replace(decision, p=sign_test(changes))
+    return replace(verdict, p=sign_test(changes))
 
 
 def sign_test(changes: Floats) -> float:
@@ -146,7 +146,7 @@ class Bounds:
 
 def decide_by_bounds(
     change: Bounds, absolute: Bounds, delta: float, absolute_floor: float, of: str = "", words: Words = SLOWER
-) -> Decision:
+) -> Verdict:
     """The rule that paired rounds and processes share: `change` as a log ratio, `absolute` in the metric's own unit.
 
     Larger is worse. `of` says what the bounds come from, for the message.
@@ -163,19 +163,19 @@ def decide_by_bounds(
     small = math.log1p(EXCUSED * delta) if words.unit == SLOWER.unit else math.inf
     counts = absolute.estimate > absolute_floor or change.estimate > small
     if change.low > 0 and change.estimate > limit and counts:
-        return Decision(Verdict.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)
+        return Verdict(Outcome.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)
     if change.high < 0 and change.estimate < -limit and -absolute.estimate > absolute_floor:
-        return Decision(Verdict.IMPROVED, Reason.FASTER, f"{words.better}: {text}, delta is {delta:.1%}", **ratio)
+        return Verdict(Outcome.IMPROVED, Reason.FASTER, f"{words.better}: {text}, delta is {delta:.1%}", **ratio)
     if change.high < limit:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)
+        return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)
     if absolute.high < absolute_floor and change.high < small:
         message = f"{text}, at most {words.amount(absolute.high)} and below the absolute floor"
-        return Decision(Verdict.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
+        return Verdict(Outcome.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, message, **ratio)
     message = f"{text} neither excludes {delta:.1%} nor shows it"
-    return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, message, **ratio)
 
 
-def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> Decision:
+def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> Verdict:
     """Whether the speedup reference / engine, float64[R] seconds each and paired by round, reaches `floor`.
 
     PASS iff the lower bound reaches it, REGRESSED iff the upper bound does not, else INCONCLUSIVE. Raises ValueError
@@ -187,17 +187,17 @@ def decide_floor(reference: Floats, engine: Floats, *, floor: float | None) -> D
     require_times(engine)
     if rank_of_bound(reference.size) == 0:
         message = f"{reference.size} rounds are too few for a verdict"
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, message)
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, message)
     median, low, high = (math.exp(value) for value in interval(np.log(reference / engine)))
     ratio: dict[str, Any] = {"estimate": median, "low": low, "high": high}
     text = f"speedup {median:.2f} [{low:.2f}, {high:.2f}]"
     if floor is None:
-        return Decision(Verdict.PASS, Reason.NO_FLOOR, f"{text}, no floor is set", **ratio)
+        return Verdict(Outcome.PASS, Reason.NO_FLOOR, f"{text}, no floor is set", **ratio)
     if low >= floor:
-        return Decision(Verdict.PASS, Reason.FLOOR_MET, f"{text} reaches the floor {floor:g}", **ratio)
+        return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{text} reaches the floor {floor:g}", **ratio)
     if high < floor:
-        return Decision(Verdict.REGRESSED, Reason.BELOW_FLOOR, f"{text} is below the floor {floor:g}", **ratio)
-    return Decision(Verdict.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, f"{text} straddles the floor {floor:g}", **ratio)
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, f"{text} is below the floor {floor:g}", **ratio)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.INTERVAL_TOO_WIDE, f"{text} straddles the floor {floor:g}", **ratio)
 
 
 def change_text(log_ratio: float) -> str:

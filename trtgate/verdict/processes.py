@@ -4,7 +4,7 @@ Two processes that run the same plan differ by more than their rounds show: in a
 each has a plan of its own, in the kernels that its builder chose by timing them. Rounds within one pair of processes
 cannot tell that from a new version. So a round's number of a side is the median over its processes, the paired rule
 gives an interval from the rounds, and the Hodges-Lehmann bounds (as in `sessions`) one from the processes. The
-decision rests on the wider bound at either end.
+verdict rests on the wider bound at either end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trtgate.verdict import sessions
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import (
     SLOWER,
     Bounds,
@@ -50,7 +50,7 @@ def decide_processes(
     delta: float,
     absolute_floor: float = 0.0,
     words: Words = SLOWER,
-) -> Decision:
+) -> Verdict:
     """Whether the new side is slower than the old one by more than `delta`, each side P times float64[R] seconds.
 
     With one process a side this is `decide_paired`. What the rounds alone would decide, and the processes do not bear
@@ -68,14 +68,14 @@ def decide_processes(
 
 
 def decide_interleaved(
-    by_rounds: Decision,
+    by_rounds: Verdict,
     old: Floats,
     new: Floats,
     delta: float,
     absolute_floor: float,
     words: Words = SLOWER,
     amounts: tuple[float, float, float] | None = None,
-) -> Decision:
+) -> Verdict:
     """What the rounds decided, `by_rounds`, on the wider of their bounds and those of float64[P] processes a side.
 
     `amounts` are the rounds' estimate and bounds of the difference in the metric's unit; without them the processes'
@@ -87,10 +87,10 @@ def decide_interleaved(
     processes = f"(old {spread_text(old)}, new {spread_text(new)} over {new.size} processes)"
     if rank == 0:
         message = f"{new.size} processes a side are too few for a bound {processes}"
-        return dataclasses.replace(by_rounds, verdict=Verdict.INCONCLUSIVE, reason=Reason.UNDERPOWERED, message=message)
+        return dataclasses.replace(by_rounds, outcome=Outcome.INCONCLUSIVE, reason=Reason.UNDERPOWERED, message=message)
     differences = new[:, None] - old
     change = (math.log(by_rounds.estimate), math.log(by_rounds.low), math.log(by_rounds.high))
-    decision = decide_by_bounds(
+    verdict = decide_by_bounds(
         _wider(change, np.log(new)[:, None] - np.log(old), rank),
         _wider(amounts or (float(np.median(differences)), math.inf, -math.inf), differences, rank),
         delta,
@@ -99,11 +99,11 @@ def decide_interleaved(
     )
     by_processes = sessions.shift_test(np.log(old), np.log(new))
     known = [p for p in (by_rounds.p, by_processes) if p is not None]
-    decision = dataclasses.replace(decision, p=max(known, default=None))
-    if decision.verdict is Verdict.INCONCLUSIVE and by_rounds.verdict is not Verdict.INCONCLUSIVE:
-        message = f"{decision.message}: processes of one side differ as much {processes}"
-        return dataclasses.replace(decision, reason=Reason.PROCESS_SPREAD, message=message)
-    return decision
+    verdict = dataclasses.replace(verdict, p=max(known, default=None))
+    if verdict.outcome is Outcome.INCONCLUSIVE and by_rounds.outcome is not Outcome.INCONCLUSIVE:
+        message = f"{verdict.message}: processes of one side differ as much {processes}"
+        return dataclasses.replace(verdict, reason=Reason.PROCESS_SPREAD, message=message)
+    return verdict
 
 
 def _wider(by_rounds: tuple[float, float, float], differences: Floats, rank: int) -> Bounds:

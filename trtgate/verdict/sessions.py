@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, require_times
 from trtgate.verdict.policy import GOOD
 
@@ -183,7 +183,7 @@ def decide_sessions(
     words: Words = SLOWER,
     alpha: float = ALPHA,
     of: str = "sessions",
-) -> Decision:
+) -> Verdict:
     """Whether `new`, float64[n] numbers of sessions (or what `of` calls them), is worse (larger) than `old`,
     float64[m], by more than `delta`.
 
@@ -215,10 +215,10 @@ def decide_sessions(
                 f"{words.worse} by {words.change(shift)}, far beyond what two {of} of one stack differ by, "
                 f"{widest:.1%} ({sessions})"
             )
-            return Decision(Verdict.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
+            return Verdict(Outcome.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
         message = f"{words.change(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
-        return Decision(Verdict.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
-    decision = decide_by_bounds(
+        return Verdict(Outcome.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
+    verdict = decide_by_bounds(
         Bounds(shift, low, high),
         Bounds(absolute, absolute_low, absolute_high),
         delta,
@@ -227,7 +227,7 @@ def decide_sessions(
         words,
     )
     beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
-    if decision.verdict in GOOD and beyond > STRAYS:
-        message = f"{decision.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
-        decision = replace(decision, verdict=Verdict.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
-    return replace(decision, p=shift_test(before, after))
+    if verdict.outcome in GOOD and beyond > STRAYS:
+        message = f"{verdict.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
+        verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
+    return replace(verdict, p=shift_test(before, after))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import drop_bounds
 
 # Crops of a photo agree with one another: 240 crops of six photos tell as much as 73 photos would (measured).
 DESIGN_EFFECT = 3.3
 
 
-def decide_share_drop(old: int, old_n: int, new: int, new_n: int, *, max_drop: float) -> Decision:
+def decide_share_drop(old: int, old_n: int, new: int, new_n: int, *, max_drop: float) -> Verdict:
     """Whether a share, `old` of `old_n`, fell by more than `max_drop` to `new` of `new_n` (0.01 is one point).
 
     REGRESSED for a drop beyond that which is proven to be one, PASS where a drop beyond it is excluded; the samples are
@@ -21,7 +21,7 @@ def decide_share_drop(old: int, old_n: int, new: int, new_n: int, *, max_drop: f
     low, high = drop_bounds((old / old_n, old_n / DESIGN_EFFECT), (new / new_n, new_n / DESIGN_EFFECT))
     text = f"{old}/{old_n}, then {new}/{new_n}: {-drop * 100:+.1f} points, {max_drop * 100:.1f} may be lost"
     if drop > max_drop and low > 0:
-        return Decision(Verdict.REGRESSED, Reason.ANSWERS_LOST, text)
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
     if high <= max_drop:
-        return Decision(Verdict.PASS, Reason.WITHIN_DELTA, text)
-    return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: two shares cannot exclude it")
+        return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, text)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: two shares cannot exclude it")

@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.verdict.decision import Decision, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import SLOWER, Bounds, Words, bound_error, decide_by_bounds, require_times
 from trtgate.verdict.sessions import student_tail
 from trtgate.verdict.shape import tail_mean
@@ -40,7 +40,7 @@ def decide_tails(
     delta: float,
     absolute_floor: float = 0.0,
     words: Words = SLOWER,
-) -> Decision:
+) -> Verdict:
     """Whether the slowest calls of `new` became slower by more than `delta`: R blocks of seconds a side, same rounds.
 
     The blocks of a side may come from several processes that took turns in the same rounds. Raises ValueError for
@@ -49,7 +49,7 @@ def decide_tails(
     if len(old) != len(new):
         raise ValueError("the arms must have the same rounds")
     if len(old) < MIN_ROUNDS:
-        return Decision(Verdict.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{len(old)} rounds are too few for a verdict")
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{len(old)} rounds are too few for a verdict")
     for block in (*old, *new):
         require_times(block)
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def decide_tails(
     plain = np.arange(len(old))[None, :]
     first, second = _tails(old, plain)[0], _tails(new, plain)[0]
     changes, amounts = np.log(after / before), after - before
-    decision = decide_by_bounds(
+    verdict = decide_by_bounds(
         _bounds(float(np.log(second / first)), changes, len(old)),
         _bounds(float(second - first), amounts, len(old)),
         delta,
@@ -66,7 +66,7 @@ def decide_tails(
         words=words,
     )
     spread = float(np.std(changes)) * math.sqrt(len(old) / (len(old) - 1))
-    return replace(decision, p=student_tail(float(np.mean(changes)) / spread, len(old) - 1) if spread else None)
+    return replace(verdict, p=student_tail(float(np.mean(changes)) / spread, len(old) - 1) if spread else None)
 
 
 def _bounds(estimate: float, drawn: Floats, rounds: int) -> Bounds:

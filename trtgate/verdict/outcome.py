@@ -1,4 +1,4 @@
-"""The vocabulary of decisions."""
+"""The vocabulary of deciding: an outcome, the reason for it, and the verdict that holds both."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import enum
 from dataclasses import dataclass, field
 
 
-class Verdict(enum.Enum):
-    """What the gate says of one engine."""
+class Outcome(enum.Enum):
+    """What the gate says of one metric of one engine."""
 
     PASS = "PASS"
     IMPROVED = "IMPROVED"
@@ -60,14 +60,14 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Decision:
-    """A verdict with the rule that made it, a sentence for people, and the numbers it rests on.
+class Verdict:
+    """An outcome with the rule that made it, a sentence for people, and the numbers it rests on.
 
     `estimate`, `low` and `high` are a ratio with its interval where the rule has one (1.0 is no change); `p` is the
     probability of as much evidence for a regression had nothing changed. `metric` names what was decided on.
     """
 
-    verdict: Verdict
+    outcome: Outcome
     reason: Reason
     message: str
     estimate: float | None = field(default=None)
@@ -77,4 +77,4 @@ class Decision:
     metric: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verdict.value} ({self.reason.value}): {self.message}"
+        return f"{self.outcome.value} ({self.reason.value}): {self.message}"
