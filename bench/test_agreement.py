@@ -6,7 +6,7 @@ from fixtures.engines import Settle
 from trtgate import judge
 from trtgate.engines.base import Engine
 from trtgate.expectations import Expectation
-from trtgate.plugin import Gate
+from trtgate.plugin.gate import Gate
 from trtgate.tasks.base import Scores
 from trtgate.verdict.agreement import Agreement, measure_accuracy
 from trtgate.workbench import Workbench

@@ -4,7 +4,7 @@ import pytest
 
 from trtgate.blog import BlogRow, baseline_seconds, engine_seconds
 from trtgate.engines.base import Engine
-from trtgate.plugin import Gate
+from trtgate.plugin.gate import Gate
 from trtgate.records import EngineRecord
 from trtgate.workbench import Workbench
 

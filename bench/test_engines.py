@@ -5,7 +5,7 @@ import pytest
 from fixtures.engines import Settle
 from trtgate import judge
 from trtgate.engines.base import Engine
-from trtgate.plugin import Gate
+from trtgate.plugin.gate import Gate
 from trtgate.workbench import Workbench
 
 
@@ -15,7 +15,7 @@ def test_built_precision(engine: Engine, workbench: Workbench, gate: Gate, settl
     gate.note(workbench.name, engine.spec.id, layers=audit.histogram)
     if excuse := workbench.excuse(engine.spec):
         pytest.skip(f"{engine.spec.id}: {excuse}")
-    verdict = judge.audit_verdict(audit, workbench.kept_in_float(engine.spec))
+    verdict = judge.audit_verdict(audit, workbench.graphs.kept_in_float(engine.spec))
     if excuse := workbench.excuse(engine.spec, verdict.reason):
         gate.skip(workbench.name, engine.spec, f"{verdict.message} ({excuse})")
         pytest.skip(f"{engine.spec.id}: {verdict.message} ({excuse})")
@@ -31,7 +31,7 @@ def test_plan(engine: Engine, workbench: Workbench, gate: Gate) -> None:
     # TensorRT's plans hold kernels too, and some weights once for each batch size: there the audit has to do.
     # Of a user's file nobody knows how much of it is weights that can be INT8: there it has to do, too.
     if engine.spec.precision == "int8" and engine.spec.backend != "tensorrt" and workbench.file is None:
-        graph = workbench.graph("fp32")
+        graph = workbench.graphs.of("fp32")
         assert plan.size < graph.size / 2, (
             f"the plan of {engine.spec.id} has {plan.size} bytes, the FP32 graph {graph.size}: weights are not INT8"
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trtgate.plugin import REPLAY, replay
+from trtgate.plugin.replay import REPLAY, replay
 from trtgate.records import EngineRecord
 
 

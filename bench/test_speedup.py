@@ -4,7 +4,7 @@ import pytest
 
 from trtgate import judge
 from trtgate.expectations import Expectation
-from trtgate.plugin import Gate
+from trtgate.plugin.gate import Gate
 from trtgate.records import EngineRecord
 
 

@@ -14,14 +14,16 @@ import onnxruntime  # noqa: F401
 import otava.analysis  # noqa: F401
 import pytest
 import torch
+import torch._inductor.lowering
 
 from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
 from trtgate.images import sample_crops
+from trtgate.measure.race import SCHEDULES
 from trtgate.models import torchvision
 from trtgate.models.base import Model, Preprocessing, Weights
-from trtgate.race import SCHEDULES
-from trtgate.workbench import Settings, Workbench
+from trtgate.settings import Settings
+from trtgate.workbench import Workbench
 
 from .faults.table import Fault
 

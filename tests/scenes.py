@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from packaging.version import Version
 
-from trtgate.ab import AbReport, AbResult, SideFacts
+from trtgate.ab.results import AbReport, AbResult, SideFacts
 from trtgate.baseline import saved_sessions
-from trtgate.bisect import Bisection, Question, Raced, Tried
 from trtgate.compare import Report, compare_records, compare_sessions
 from trtgate.expectations import Expectations
 from trtgate.fleet import Fleet, read_fleet
 from trtgate.records import EngineRecord, Key, pack
-from trtgate.releases import Release
+from trtgate.search.question import Bisection, Question, Raced, Tried
+from trtgate.search.releases import Release
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.bisection import Answer, Kind, Relation, State
 from trtgate.verdict.outcome import Outcome, Reason, Verdict

@@ -21,21 +21,26 @@ import onnx
 import psutil
 import pytest
 
-from trtgate import ab, remote
-from trtgate import worker as serving
 from trtgate.__main__ import main
-from trtgate.ab import TurnMonitor, Turns, choose_engines
+from trtgate.ab.answers import agreements_of
+from trtgate.ab.engines import choose_engines
+from trtgate.ab.rounds import more_rounds_may_decide, verdicts
+from trtgate.ab.run import PROCESSES
+from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
-from trtgate.errors import UserError
 from trtgate.expectations import Expectation
 from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note
+from trtgate.kinds import Availability, UserError
 from trtgate.limits import BUILD_SECONDS
+from trtgate.measure import remote
+from trtgate.measure import worker as serving
+from trtgate.measure.race import NoMonitor, Race
+from trtgate.measure.remote import Worker, WorkerError
 from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
-from trtgate.race import NoMonitor, Race
-from trtgate.remote import Worker, WorkerError
+from trtgate.settings import Settings
 from trtgate.verdict import Outcome
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from . import small_classifier
 from .faults.table import Fault
@@ -237,7 +242,7 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
 
 def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from trtgate.remote import Worker; "
+        "import sys; from pathlib import Path; from trtgate.measure.remote import Worker; "
         f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
@@ -262,10 +267,10 @@ def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None
 
 def test_a_worker_that_is_busy_out_of_turn_disturbs_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
-    monkeypatch.setattr(ab.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     # What each worker has used at each look at it.
     used = {1: iter([0.0, 0.4]), 2: iter([5.0, 5.0, 5.0, 5.0])}
-    monkeypatch.setattr(ab, "cpu_seconds", lambda pid: next(used[pid]))
+    monkeypatch.setattr("trtgate.ab.turns.cpu_seconds", lambda pid: next(used[pid]))
     turns = Turns([1, 2])
     monitor = TurnMonitor(NoMonitor(), turns)
     monitor.start()
@@ -314,10 +319,10 @@ def test_a_noisy_series_of_either_kind_gets_more_rounds(noise: float, second_noi
     first, second = series(noise), {} if second_noise is None else series(second_noise)
     race = Race(first, dict.fromkeys(first, True), statistic="median", end_to_end=second)
     expectation = Expectation({"delta": 0.02})
-    found = {each.metric: each.outcome for each in ab.verdicts(race, expectation)}
+    found = {each.metric: each.outcome for each in verdicts(race, expectation)}
     assert found["latency"] is (Outcome.INCONCLUSIVE if noise else Outcome.PASS)
     assert ("end_to_end" in found) == (second_noise is not None)
-    assert ab.more_rounds_may_decide(race, expectation, races=1) == more
+    assert more_rounds_may_decide(race, expectation, races=1) == more
 
 
 @pytest.mark.parametrize(("rounds", "more"), [(8, True), (15, False)])
@@ -329,7 +334,7 @@ def test_a_slower_side_gets_as_many_rounds_as_many_verdicts_take(rounds: int, mo
         name: tuple(np.full(5, 1e-3 * (factor + 1e-4 * n)) for n in range(rounds)) for name, factor in slower.items()
     }
     race = Race(blocks, dict.fromkeys(names, True), statistic="median")
-    assert ab.more_rounds_may_decide(race, Expectation({"delta": 0.02}), races=4) == more
+    assert more_rounds_may_decide(race, Expectation({"delta": 0.02}), races=4) == more
 
 
 class Describing:
@@ -382,7 +387,7 @@ def build(seed: int, noise: float) -> np.ndarray:
 
 
 def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Outcome], tuple[str, ...]]:
-    found, alike = ab.agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
+    found, alike = agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
     expectation = Expectation({"agreement": 0.9, "cosine": 0.0, "sqnr_db": sqnr_db})
     verdicts = [rule(found["new with old"], expectation, alike) for rule in (fidelity_verdict, agreement_verdict)]
     return [each.outcome for each in verdicts], rebuild_note(alike)
@@ -429,7 +434,9 @@ def arguments(lite0: Workbench, tmp_path: Path) -> list[str]:
 def test_this_environment_against_itself(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    monkeypatch.setitem(PROCESSES, "cpu", 3)
+    # The driver of a race needs no runtime of its own: both sides have theirs.
+    monkeypatch.setattr("trtgate.workbench.available", lambda spec, device: Availability(False, "not here"))
     out, markdown = tmp_path / "ab.json", tmp_path / "ab.md"
     more = ["--new", str(PYTHON), "--rounds", "8", "--rebuilds", "2", "--json", str(out), "--markdown", str(markdown)]
     assert main([*arguments, *more]) == 0
@@ -505,7 +512,10 @@ def test_an_engine_that_loads_no_more(
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
-    few = "import sys; from trtgate import ab, __main__; ab.PROCESSES['cpu'] = 2; sys.exit(__main__.main(sys.argv[1:]))"
+    few = (
+        "import sys; from trtgate.__main__ import main; from trtgate.ab.run import PROCESSES; "
+        "PROCESSES['cpu'] = 2; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", few, *arguments, "--new", str(PYTHON), "--rounds", "500"]
     driver = subprocess.Popen(
         command,

@@ -14,21 +14,23 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from trtgate import ab, environments
 from trtgate.__main__ import main
-from trtgate.ab import AbReport
-from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
-from trtgate.environments import Environments, NotInstallable
-from trtgate.errors import UserError
-from trtgate.journal import Journal, journal_of
-from trtgate.laboratory import Effort, Installed, effort, read_report
+from trtgate.ab.results import AbReport
+from trtgate.ab.run import PROCESSES
+from trtgate.kinds import UserError
 from trtgate.progress import SILENT, Progress
-from trtgate.releases import Release, find_releases
 from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
+from trtgate.search import environments
+from trtgate.search.environments import Environments, NotInstallable
+from trtgate.search.journal import Journal, journal_of
+from trtgate.search.laboratory import Effort, Installed, effort, read_report
+from trtgate.search.question import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
+from trtgate.search.releases import Release, find_releases
+from trtgate.settings import Settings
 from trtgate.verdict.bisection import Kind, Relation, State
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from . import scenes
 from .faults.table import Fault
@@ -348,7 +350,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """Runs the command with something planted; its status, its JSON and what it said."""
-    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    monkeypatch.setitem(PROCESSES, "cpu", 3)
     out = tmp_path / "bisect.json"
 
     def run(kind: str, first_bad: int, *arguments: str, **more: Any) -> tuple[int, dict[str, Any], str]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from trtgate.__main__ import main
-from trtgate.classify import Seen, classify_page, softmax
+from trtgate.commands.classify import Seen, classify_page, softmax
 from trtgate.engines import parse_spec
-from trtgate.race import NoMonitor
+from trtgate.measure.race import NoMonitor
 from trtgate.report import terminal
 from trtgate.report.page import Table
 from trtgate.workbench import Workbench
@@ -52,7 +52,7 @@ def test_classify_command(
     plan_cache: Path, lite0: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Who else uses this machine is not under test, and makes it race for up to twenty times as long.
-    monkeypatch.setattr("trtgate.classify.monitor_for", lambda device: NoMonitor)
+    monkeypatch.setattr("trtgate.commands.classify.monitor_for", lambda device: NoMonitor)
     lite0.plan(parse_spec("onnxruntime-int8"))
     photos = [str(PHOTOS / name) for name in ("goldfish.jpg", "panda.jpg")]
     assert main(["classify", *photos, "--engine", "onnxruntime-int8", "--plan-cache", str(plan_cache)]) == 0

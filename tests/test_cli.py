@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtgate import selftest
 from trtgate.__main__ import main
+from trtgate.commands import selftest
+from trtgate.commands.selftest import HALF, STALL, binomial_upper, compare_statistics, run_selftest, slowed
+from trtgate.commands.sensitivity import group_nodes, sensitivities
 from trtgate.engines import parse_spec
-from trtgate.engines.base import Block
 from trtgate.expectations import Expectation
+from trtgate.kinds import Block
+from trtgate.measure.race import NoMonitor, Schedule
 from trtgate.progress import SILENT
-from trtgate.race import NoMonitor, Schedule
-from trtgate.selftest import HALF, STALL, binomial_upper, compare_statistics, slowed
-from trtgate.sensitivity import group_nodes, sensitivities
 from trtgate.verdict import Outcome
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
@@ -55,7 +55,7 @@ class Throttled(NoMonitor):
 def run_toy(
     delta: float, slowdown: float, absolute_floor_us: float = 0.0, monitor: type[NoMonitor] = NoMonitor
 ) -> selftest.Selftest:
-    return selftest.run_selftest(
+    return run_selftest(
         Toy(),  # type: ignore[arg-type]
         {"input": np.zeros((1, 3, 4, 4), np.float32)},
         model="toy",
@@ -129,7 +129,7 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     expectations = tmp_path / "expectations.toml"
     expectations.write_text("[default]\ndelta = 0.05\n")
     monkeypatch.setattr(Workbench, "engine", lambda self, spec: engine())
-    monkeypatch.setattr("trtgate.__main__.monitor_for", lambda device: monitor)
+    monkeypatch.setattr("trtgate.commands.selftest.monitor_for", lambda device: monitor)
     common = ["--plan-cache", str(lite0.settings.plan_cache), "--expectations", str(expectations)]
     before = expectations.read_text()
     found = main(["selftest", *common, "--races", "4", "--write"])
@@ -166,8 +166,8 @@ def test_limits_that_cannot_be_written(
         fill(small_disk)
         return run_toy(delta=0.05, slowdown=0.1)
 
-    monkeypatch.setattr("trtgate.__main__.Workbench", Bench)
-    monkeypatch.setattr("trtgate.__main__.run_selftest", measure)
+    monkeypatch.setattr("trtgate.commands.selftest.Workbench", Bench)
+    monkeypatch.setattr("trtgate.commands.selftest.run_selftest", measure)
     path = small_disk / "mine.toml"
     path.write_text("[default]\ndelta = 0.05\n")
     if when == "before":
@@ -197,7 +197,7 @@ def test_selftest_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Who else uses this machine is not under test.
-    monkeypatch.setattr("trtgate.__main__.monitor_for", lambda device: NoMonitor)
+    monkeypatch.setattr("trtgate.commands.selftest.monitor_for", lambda device: NoMonitor)
     lite0.plan(parse_spec("onnxruntime-int8"))
     expectations = tmp_path / "expectations.toml"
     expectations.write_text("[quantize.efficientnet_lite0]\nkeep_float = ['_conv_stem']\n")
@@ -225,7 +225,7 @@ def test_nodes_are_grouped_by_their_first_parts() -> None:
 
 @pytest.mark.slow
 def test_sensitivity_finds_what_quantising_everything_costs(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtgate.sensitivity.PHOTOS", 12)
+    monkeypatch.setattr("trtgate.commands.sensitivity.PHOTOS", 12)
     rows = {row.group: row for row in sensitivities(lite0, parse_spec("openvino-int8"), 1, SILENT)}
     assert set(rows) == {"_conv_stem", "_blocks", "_conv_head", "_fc", "(all)"}
     assert rows["_fc"].agreement.sqnr_db > rows["_blocks"].agreement.sqnr_db
@@ -241,14 +241,14 @@ def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch)
         commands.append(command)
         return next(statuses)
 
-    monkeypatch.setattr("trtgate.__main__.run_command", run)
+    monkeypatch.setattr("trtgate.commands.sessions.run_command", run)
     assert main(["sessions", "3", "--save", "before", "--", "--model", "resnet50"]) == 6
     assert len(commands) == 3
     assert commands[0][1:] == ["-m", "pytest", "bench/", "--benchmark-save=before", "--model", "resnet50"]
 
 
 def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtgate.__main__.run_command", lambda command, environment: 1)
+    monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: 1)
     assert main(["sessions", "3", "--save", "before"]) == 1
 
 

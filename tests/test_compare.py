@@ -129,6 +129,26 @@ def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixt
     assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in text
 
 
+@pytest.mark.parametrize(
+    ("enqueue", "slower", "host", "status"),
+    [
+        (0.9e-3, 1.8, 1.7, 7),  # the host's number, and the host was slow
+        (0.9e-3, 1.8, 1.0, 1),  # the host's number, and the host was as fast as ever: a slower driver, say
+        (0.1e-3, 1.8, 1.7, 1),  # a GPU that is kept busy does not care
+        (0.1e-3, 1.0, 1.7, 0),
+    ],
+)
+def test_a_slow_host_is_no_regression_of_what_waits_for_it(
+    enqueue: float, slower: float, host: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = {"control-matmul": 1e-3, "control-copy": 2e-3}
+    sessions("before", 1, enqueue_seconds=enqueue, controls={**gpu, "control-host": 1e-4})
+    after = {"engine": 1e-3 * slower, "enqueue_seconds": enqueue}
+    sessions("after", 6, **after, controls={**gpu, "control-host": 1e-4 * host})
+    assert main(["compare", "before", "after"]) == status
+    assert ("control-host changed by +70.0%, so the host did" in capsys.readouterr().out) == (status == 7)
+
+
 def test_the_layers_that_changed_are_named_the_worst_first(capsys: pytest.CaptureFixture[str]) -> None:
     before = {"conv1": {"ms": 0.4, "type": "int8"}, "conv2": {"ms": 0.3, "type": "int8"}, "fc": {"ms": 0.3, "type": ""}}
     after = {

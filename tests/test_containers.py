@@ -19,20 +19,23 @@ from typing import Any
 import psutil
 import pytest
 
-from trtgate import ab, remote
 from trtgate.__main__ import main
-from trtgate.bisect import Bisection, Question, Raced, Tried, search
-from trtgate.containers import Image, Images, NotPulled, choose_side, find_images
-from trtgate.errors import UserError
-from trtgate.journal import bisection_to_json, journal_of
-from trtgate.laboratory import Installed
+from trtgate.ab.run import PROCESSES
+from trtgate.kinds import UserError
+from trtgate.measure import remote
+from trtgate.measure.containers import Image, choose_side
+from trtgate.measure.remote import Worker, WorkerError
 from trtgate.progress import Progress
-from trtgate.releases import Release
-from trtgate.remote import Worker, WorkerError
 from trtgate.report import terminal
 from trtgate.report.bisections import bisection_page
+from trtgate.search.images import Images, NotPulled, find_images
+from trtgate.search.journal import bisection_to_json, journal_of
+from trtgate.search.laboratory import Installed
+from trtgate.search.question import Bisection, Question, Raced, Tried, search
+from trtgate.search.releases import Release
+from trtgate.settings import Settings
 from trtgate.verdict.bisection import Answer, Kind, Relation, State
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from .faults.table import Fault
 from .standin_index import planted, runtime
@@ -252,7 +255,7 @@ def test_images_are_raced(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    monkeypatch.setitem(PROCESSES, "cpu", 3)
     out = tmp_path / "ab.json"
     arguments = ["--model", "efficientnet_lite0", "--engine", "onnxruntime-int8", "--rounds", "8", "--json", str(out)]
     arguments += ["--plan-cache", str(lite0.settings.plan_cache), "--images", str(few_photos)]

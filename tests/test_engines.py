@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtgate import doctor, engines, judge
+from trtgate import judge
 from trtgate.child import run_in_child
+from trtgate.commands import doctor
 from trtgate.engines import all_specs, available, parse_spec
-from trtgate.engines.base import AVAILABLE, EngineSpec, PrecisionAudit, time_calls
-from trtgate.errors import UserError
+from trtgate.engines.base import time_calls
 from trtgate.expectations import read_expectations
+from trtgate.kinds import AVAILABLE, REFERENCE, EngineSpec, PrecisionAudit, UserError
+from trtgate.measure.monitor import CpuMonitor
+from trtgate.settings import Settings
 from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
-from trtgate.telemetry import CpuMonitor
 from trtgate.verdict import Outcome
 from trtgate.verdict.agreement import compare_logits
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from .conftest import ENGINES
 
@@ -33,7 +35,7 @@ def test_an_engine_answers_like_the_reference(text: str, lite0: Workbench) -> No
     engine = lite0.engine(spec)
     reference, answers = (
         np.concatenate([each.infer(batch)["logits"] for batch in photos.batches(size)])
-        for each, size in ((lite0.engine(engines.base.REFERENCE), 8), (engine, 1))
+        for each, size in ((lite0.engine(REFERENCE), 8), (engine, 1))
     )
     agreement = compare_logits(reference, answers)
     assert agreement.sqnr_db >= FLOORS[spec.precision]
@@ -63,7 +65,7 @@ def test_an_engine_is_built_in_what_was_asked_for(text: str, lite0: Workbench) -
     spec = parse_spec(text)
     audit = lite0.engine(spec).audit()
     assert len(audit.layers) == 50
-    verdict = judge.audit_verdict(audit, lite0.kept_in_float(spec))
+    verdict = judge.audit_verdict(audit, lite0.graphs.kept_in_float(spec))
     assert verdict.outcome is Outcome.PASS, verdict.message
 
 
@@ -81,7 +83,7 @@ def test_a_second_workbench_rebuilds_nothing(lite0: Workbench, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise AssertionError("must not be built again")
 
-    monkeypatch.setattr("trtgate.building.run_in_child", refuse)
+    monkeypatch.setattr("trtgate.build.plan.run_in_child", refuse)
     with Workbench("efficientnet_lite0", lite0.settings) as again:
         plan = again.plan(parse_spec("openvino-int8"))
         assert plan is not None
@@ -107,7 +109,7 @@ def test_an_engine_that_cannot_be_built_fails_alone(lite0: Workbench, monkeypatc
         tries.append(1)
         raise RuntimeError("no kernel for this layer")
 
-    monkeypatch.setattr("trtgate.building.run_in_child", fail)
+    monkeypatch.setattr("trtgate.build.plan.run_in_child", fail)
     broken, sound = parse_spec("openvino-fp32"), parse_spec("onnxruntime-fp32")
     settings = Settings(engines=(sound, broken), batch_sizes=(2,), plan_cache=lite0.settings.plan_cache)
     with Workbench("efficientnet_lite0", settings) as bench:
@@ -164,7 +166,7 @@ def test_what_stays_in_float_comes_from_the_expectations(lite0: Workbench, tmp_p
     settings = Settings(plan_cache=lite0.settings.plan_cache, expectations=read_expectations(path))
     with Workbench("efficientnet_lite0", settings) as bench:
         for text in ("onnxruntime-int8", "openvino-int8"):
-            audit, kept = bench.engine(parse_spec(text)).audit(), bench.kept_in_float(parse_spec(text))
+            audit, kept = bench.engine(parse_spec(text)).audit(), bench.graphs.kept_in_float(parse_spec(text))
             assert audit.histogram["float32"] == 4
             assert judge.audit_verdict(audit, kept).outcome is Outcome.PASS
             # As many others in float are as wrong as if none had been meant to be.
@@ -210,7 +212,7 @@ def test_threads_follow_the_quota(allowed: int, physical: int | None, quota: flo
 
 
 def test_a_quota_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtgate.telemetry.cpu_quota", lambda: 1.0)
+    monkeypatch.setattr("trtgate.measure.monitor.cpu_quota", lambda: 1.0)
     assert any("CPU quota of 1 cores" in note for note in CpuMonitor().notes())
     assert doctor.quota(1.0, 1).state is doctor.State.NOTE
     assert doctor.quota(0.5, 1).state is doctor.State.UNFIT

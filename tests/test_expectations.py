@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, write_delta
+from trtgate.kinds import UserError
 from trtgate.verdict import Outcome
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.paired import decide_paired

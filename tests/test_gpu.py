@@ -19,22 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch.torch_version import TorchVersion
 
-from trtgate import doctor, judge, nvml, options, telemetry
+from trtgate import judge, nvml, options
 from trtgate.__main__ import main
 from trtgate.child import run_in_child
-from trtgate.doctor import State, cuda_findings, gpu_findings
+from trtgate.commands import doctor
+from trtgate.commands.doctor import State, cuda_findings, gpu_findings
 from trtgate.engines import DEFAULT_ENGINES, available, parse_spec
-from trtgate.engines.base import REFERENCE, Availability, Device, EngineUnavailable
 from trtgate.engines.fusing import fuse
 from trtgate.engines.inductor import CACHE_VARIABLE, load_functions
-from trtgate.errors import UserError
+from trtgate.kinds import REFERENCE, Availability, Device, EngineUnavailable, UserError
+from trtgate.measure import monitor as telemetry
+from trtgate.measure.monitor import GpuMonitor
+from trtgate.measure.race import Arm, Block, Schedule, block_length, run_race
 from trtgate.nvml import Gpu, Reading
-from trtgate.race import Arm, Block, Schedule, block_length, run_race
 from trtgate.records import EngineRecord
 from trtgate.report.pages import gpu_table, run_notes
 from trtgate.report.terminal import table_text
 from trtgate.stack import stack, usable_threads
-from trtgate.telemetry import GpuMonitor
 
 from . import child_work, inductor_work
 from .conftest import untrained

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from trtgate.engines import backend, parse_spec
-from trtgate.engines.base import REFERENCE, BuildRequest, GraphKind
-from trtgate.errors import UserError
+from trtgate.engines.base import BuildRequest
 from trtgate.graphs import export, half, quantize
 from trtgate.graphs.quantize import matching_nodes, needs_reduced_range
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.images import sample_crops
+from trtgate.kinds import REFERENCE, GraphKind, UserError
 from trtgate.models.base import Model, Preprocessing, Weights
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Workbench
@@ -111,7 +111,7 @@ def test_pooling_of_the_whole_image_is_quantised_and_maxpool_is_not(resnet50: Pa
 
 
 def test_what_int8_leaves_is_fp16_scales_and_all(lite0: Workbench) -> None:
-    graph = onnx.load(lite0.graph("int8-symmetric-fp16").path)
+    graph = onnx.load(lite0.graphs.of("int8-symmetric-fp16").path)
     types = {value.data_type for value in graph.graph.initializer}
     assert types == {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.INT64}
     assert [node.op_type for node in graph.graph.node].count("Cast") == 2
@@ -128,7 +128,7 @@ def test_zero_points_are_zero_and_activations_int8(resnet50_int8: Path) -> None:
 
 
 def test_asymmetric_is_uint8_with_integer_biases(lite0: Workbench) -> None:
-    graph = onnx.load(lite0.graph("int8-asymmetric").path)
+    graph = onnx.load(lite0.graphs.of("int8-asymmetric").path)
     edges = Edges(graph)
     quantizers = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
     assert {edges.initializers[node.input[2]].data_type for node in quantizers} == {onnx.TensorProto.UINT8}
@@ -174,7 +174,7 @@ def test_the_graphs_that_a_gpu_gets_answer_like_pytorch(kind: GraphKind, lite0: 
     import openvino
 
     photos = lite0.samples("evaluation").first(48)
-    compiled = openvino.Core().compile_model(lite0.graph(kind).path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(lite0.graphs.of(kind).path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     logits = np.concatenate([compiled(batch)[0] for batch in photos.batches(1)])
     reference = np.concatenate([lite0.engine(REFERENCE).infer(batch)["logits"] for batch in photos.batches(8)])
     agreement = compare_logits(reference, logits)
@@ -189,10 +189,10 @@ def test_narrowed_weights_cannot_overflow_and_depthwise_ones_keep_their_bits(
     for reduce_range, dense_bits in ((True, 64), (False, 127)):
         path = tmp_path / "int8.onnx"
         quantize.quantize(
-            lite0.graph("fp32").path,
+            lite0.graphs.of("fp32").path,
             path,
             kind,
-            lite0.ranges(),
+            lite0.graphs.ranges(),
             sample=lite0.samples("calibration")[0],
             reduce_range=reduce_range,
         )
@@ -209,7 +209,7 @@ def test_narrowed_weights_cannot_overflow_and_depthwise_ones_keep_their_bits(
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused(lite0: Workbench, tmp_path: Path) -> None:
-    graph = onnx.load(lite0.graph("fp32").path)
+    graph = onnx.load(lite0.graphs.of("fp32").path)
     weight = next(value for value in graph.graph.initializer if value.name == "_fc.weight")
     values = onnx.numpy_helper.to_array(weight).copy()
     values[0] += 0.1
@@ -223,7 +223,7 @@ def test_entropy_clips_what_min_max_keeps(lite0: Workbench, monkeypatch: pytest.
     monkeypatch.setattr(quantize, "QUANTIZED", ("Gemm", "ReduceMean"))  # the search takes half a second a tensor
     photos = lite0.samples("calibration").first(4)
     minmax, entropy = (
-        quantize.measure_ranges(lite0.graph("fp32").path, photos, method) for method in ("minmax", "entropy")
+        quantize.measure_ranges(lite0.graphs.of("fp32").path, photos, method) for method in ("minmax", "entropy")
     )
     assert minmax.keys() == entropy.keys()
     narrower = [name for name in minmax if entropy[name][1] < 0.999 * minmax[name][1]]
@@ -233,9 +233,9 @@ def test_entropy_clips_what_min_max_keeps(lite0: Workbench, monkeypatch: pytest.
 
 def test_ranges_do_not_depend_on_the_chunks(lite0: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = lite0.samples("calibration").first(5)
-    chunked = quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax")
+    chunked = quantize.measure_ranges(lite0.graphs.of("fp32").path, photos, "minmax")
     monkeypatch.setattr(quantize, "CHUNK", 100)
-    assert quantize.measure_ranges(lite0.graph("fp32").path, photos, "minmax") == chunked
+    assert quantize.measure_ranges(lite0.graphs.of("fp32").path, photos, "minmax") == chunked
 
 
 class Attention(torch.nn.Module):

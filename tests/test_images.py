@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from trtgate import images
-from trtgate.errors import UserError
 from trtgate.images import ImageSet, centre_crop, decode, normalise, read_folder, sample_crops
+from trtgate.kinds import UserError
 from trtgate.models.base import DATA, Preprocessing
 from trtgate.signature import load_tensors, save_tensors
 from trtgate.workbench import Workbench, rows_of

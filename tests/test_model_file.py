@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtgate.ab import AbReport
-from trtgate.bisect import Question, Raced, ask
+from trtgate.ab.results import AbReport
 from trtgate.engines import parse_spec
-from trtgate.errors import UserError
 from trtgate.images import decode, list_folder
-from trtgate.journal import contents_of
-from trtgate.laboratory import read_report
+from trtgate.kinds import UserError
 from trtgate.models.base import DATA
 from trtgate.models.model_file import read_models
 from trtgate.photos import PhotoFolder, Recipe
+from trtgate.search.journal import contents_of
+from trtgate.search.laboratory import read_report
+from trtgate.search.question import Question, Raced, ask
 from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision
 from trtgate.tasks.segmentation import Segmentation, mean_bounds

@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models as torchvision_models
 
-from trtgate.errors import UserError
 from trtgate.files import file_digest
+from trtgate.kinds import UserError
 from trtgate.models import torchvision
 from trtgate.models.base import DATA, image_classes
 from trtgate.models.loading import classes_in, load_model, state_digest
 from trtgate.options import check_files
-from trtgate.workbench import Settings, Workbench
+from trtgate.settings import Settings
+from trtgate.workbench import Workbench
 
 NAME = "squeezenet1_1"  # the smallest of torchvision's files, 5 MB
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trtgate import ab
 from trtgate.__main__ import main
+from trtgate.ab.run import PROCESSES
 from trtgate.records import read_session
 
 from . import networks
@@ -78,7 +78,7 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
 
 SPOILS = """
 import sys
-if "trtgate.worker" in sys.orig_argv:
+if "trtgate.measure.worker" in sys.orig_argv:
     import onnxruntime
     run = onnxruntime.InferenceSession.run
     def spoilt(self, names, given, *more):
@@ -105,7 +105,7 @@ def test_a_runtime_that_spoils_a_channel(
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
 ) -> None:
-    monkeypatch.setitem(ab.PROCESSES, "cpu", 2)
+    monkeypatch.setitem(PROCESSES, "cpu", 2)
     (tmp_path / "sitecustomize.py").write_text(SPOILS)
     script = tmp_path / "python"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
@@ -121,7 +121,7 @@ def test_a_runtime_that_spoils_a_channel(
 def test_a_file_raced_against_itself(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ab.PROCESSES, "cpu", 3)
+    monkeypatch.setitem(PROCESSES, "cpu", 3)
     out = tmp_path / "ab.json"
     status = main(["ab", "--old", str(PYTHON), "--new", str(PYTHON), *given, "--rounds", "5", "--json", str(out)])
     text = capsys.readouterr().out

@@ -13,16 +13,17 @@ from onnx import helper
 
 from trtgate.compare import compare_records
 from trtgate.engines import available, backend, parse_spec
-from trtgate.engines.base import BuildRequest, EngineUnavailable
-from trtgate.errors import UserError
+from trtgate.engines.base import BuildRequest
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
+from trtgate.kinds import EngineUnavailable, UserError
 from trtgate.models.model_file import read_models
 from trtgate.models.onnx_file import REFERENCES, describe, digest_of
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
+from trtgate.settings import Settings
 from trtgate.verdict.outcome import Outcome
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from . import networks
 
@@ -265,7 +266,7 @@ def test_branches_and_biases_of_one_row_can_be_int8(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
     with Workbench("net.onnx", settings) as bench:
         for kind in ("int8-symmetric", "int8-asymmetric"):
-            graph = onnx.load(bench.graph(kind).path)  # type: ignore[arg-type]  # one of the kinds
+            graph = onnx.load(bench.graphs.of(kind).path)  # type: ignore[arg-type]  # one of the kinds
             assert sum(node.op_type == "QuantizeLinear" for node in graph.graph.node) >= 2
 
 
@@ -273,14 +274,14 @@ def test_a_file_that_is_quantised_is_taken_as_it_is(tmp_path: Path) -> None:
     path = networks.save(networks.classifier(), tmp_path / "net.onnx")
     settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")
     with Workbench("net.onnx", settings) as bench:
-        int8 = bench.graph("int8-asymmetric").path.read_bytes()
+        int8 = bench.graphs.of("int8-asymmetric").path.read_bytes()
     (tmp_path / "int8.onnx").write_bytes(int8)
     settings = settings_of(tmp_path, "--model", str(tmp_path / "int8.onnx"), *(f"--engine={engine}" for engine in CPU))
     with Workbench("int8.onnx", settings) as bench:
         assert bench.file is not None
         assert bench.file.own == "int8"
         assert "quantised already" in str(bench.available(parse_spec("openvino-fp32")))
-        assert bench.graph("int8-asymmetric").digest == bench.graph("fp32").digest
+        assert bench.graphs.of("int8-asymmetric").digest == bench.graphs.of("fp32").digest
         assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"int8": 2}
 
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtgate.errors import UserError
-from trtgate.plans import PlanCache, changed_fields, key_of
+from trtgate.build.cache import PlanCache, key_of
+from trtgate.kinds import UserError
+from trtgate.stack import changed_fields
 
 DEPENDS = {"engine": "onnxruntime-int8", "options": {"version": "1.0"}}
 
@@ -90,7 +91,7 @@ def test_a_killed_build_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     script = f"""
 import time
 from pathlib import Path
-from trtgate.plans import PlanCache
+from trtgate.build.cache import PlanCache
 def build(path):
     path.write_bytes(b"half")
     print("building", flush=True)

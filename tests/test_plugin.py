@@ -405,7 +405,7 @@ def test_a_test_that_cannot_be_collected_is_no_pass(run: Run, pytester: pytest.P
 
 FULL = """
 import errno, os, pytest
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 
 @pytest.fixture
 def full():
@@ -455,7 +455,7 @@ def kept(request):
 @pytest.mark.parametrize(
     "error",
     [
-        "from trtgate.errors import UserError; raise UserError('No space left on device in the cache')",
+        "from trtgate.kinds import UserError; raise UserError('No space left on device in the cache')",
         "open('/dev/full', 'w').write('x' * 9999)",
     ],
 )

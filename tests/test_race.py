@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trtgate.engines.base import REFERENCE, Block
 from trtgate.expectations import Expectation
 from trtgate.judge import floor_verdict
-from trtgate.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
+from trtgate.kinds import REFERENCE, Block
+from trtgate.measure.race import Arm, NoMonitor, Race, Schedule, block_length, run_race, warm_up
 from trtgate.records import from_race
 from trtgate.report.pages import run_table
 from trtgate.report.terminal import table_text

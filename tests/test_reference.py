@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trtgate import plugin
-from trtgate.__main__ import ADD
+from trtgate.__main__ import COMMANDS
 from trtgate.options import OPTIONS
 
 REFERENCE = (Path(__file__).resolve().parent.parent / "docs" / "reference.md").read_text()
@@ -51,8 +51,8 @@ def test_the_options_of_pytest() -> None:
 def commands() -> Iterator[tuple[str, set[str]]]:
     """Every command with its options."""
     parsers = argparse.ArgumentParser().add_subparsers()
-    for add in ADD:
-        add(parsers)
+    for command in COMMANDS:
+        command.add(parsers)
     for name, parser in parsers.choices.items():
         inner = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         for more, each in (inner[0] if inner else {"": parser}).items():

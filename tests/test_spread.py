@@ -18,18 +18,20 @@ import psutil
 import pytest
 from torch import nn
 
-from trtgate import judge, spread
+from trtgate import judge
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
+from trtgate.measure import spread
+from trtgate.measure.race import NoMonitor
+from trtgate.measure.remote import Worker, WorkerError
+from trtgate.measure.spread import Spread, schedule_for, unfinished_file
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
-from trtgate.race import NoMonitor
 from trtgate.records import from_json, read_session, to_json
-from trtgate.remote import Worker, WorkerError
-from trtgate.spread import Spread, schedule_for, unfinished_file
+from trtgate.settings import Settings
 from trtgate.verdict import Outcome
 from trtgate.verdict.metrics import Sample
-from trtgate.workbench import Settings, Workbench
+from trtgate.workbench import Workbench
 
 from .faults.table import Fault
 
@@ -207,7 +209,7 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
 # Found by every Python that starts with it on its path; a worker dies before it has imported anything.
 DEADLY = """
 import os, signal
-if b"trtgate.worker" in open("/proc/self/cmdline", "rb").read():
+if b"trtgate.measure.worker" in open("/proc/self/cmdline", "rb").read():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

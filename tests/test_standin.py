@@ -17,7 +17,9 @@ import onnx
 import pytest
 import torch
 
-from trtgate import building, judge
+from trtgate import judge
+from trtgate.build import plan as building
+from trtgate.build.cache import CachedFile, PlanCache
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
 from trtgate.engines.gpu import CAPTURED
@@ -26,9 +28,8 @@ from trtgate.engines.tensorrt import build, inspect, run
 from trtgate.engines.tensorrt.api import Features, TensorRTError
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
-from trtgate.errors import UserError
 from trtgate.graphs import half
-from trtgate.plans import CachedFile, PlanCache
+from trtgate.kinds import UserError
 from trtgate.progress import SILENT
 from trtgate.verdict import Outcome
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtgate.errors import UserError
 from trtgate.expectations import Expectation, read_expectations
+from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled
 from trtgate.tasks.against import decide_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function

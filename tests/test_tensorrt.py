@@ -19,13 +19,13 @@ import pytest
 from trtgate import judge
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane
 from trtgate.engines import available, parse_spec
-from trtgate.engines.base import EngineSpec, PrecisionAudit
 from trtgate.engines.gpu import time_between_events
 from trtgate.engines.tensorrt import api as tensorrt
 from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.kinds import EngineSpec, PrecisionAudit
 from trtgate.signature import BATCH, Signature, TensorSpec
 from trtgate.verdict import Outcome
 

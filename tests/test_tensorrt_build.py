@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from trtgate.engines.base import GraphKind
+from trtgate.kinds import GraphKind
 from trtgate.workbench import Workbench
 
 from .tensorrt_api.fetch import RTX, install
@@ -72,7 +72,7 @@ def graphs(
     lite0: Workbench, resnet50: Path, resnet50_fp16: Path, resnet50_int8_fp16: Path
 ) -> dict[tuple[str, str], Path]:
     kinds: dict[str, GraphKind] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-symmetric-fp16"}
-    lite = {("efficientnet_lite0", name): lite0.graph(kind).path for name, kind in kinds.items()}
+    lite = {("efficientnet_lite0", name): lite0.graphs.of(kind).path for name, kind in kinds.items()}
     resnet = {"fp32": resnet50, "fp16": resnet50_fp16, "int8": resnet50_int8_fp16}
     return {**{("resnet50", name): path for name, path in resnet.items()}, **lite}
 

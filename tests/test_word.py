@@ -821,7 +821,7 @@ def test_a_file_that_cannot_be_written_in_the_end(
 def test_what_was_raced_is_kept_where_the_disk_is_full(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trtgate.__main__.run_ab", lambda *_, **__: scenes.raced())
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", lambda *_, **__: scenes.raced())
     sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
     assert main(["ab", *sides, "--json", str(full_disk / "ab.json")]) == 1
     printed = capsys.readouterr()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.compare import require_own_sessions, require_usable
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.records import SessionRecord, read_session
 from trtgate.verdict.policy import GOOD
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trtgate.engines.base import Device, Engine, Seconds, time_calls
+from trtgate.engines.base import Engine, time_calls
 from trtgate.engines.pytorch import arithmetic, as_torch
+from trtgate.kinds import Device, Seconds
 from trtgate.models.base import Model
 from trtgate.signature import Tensors
 

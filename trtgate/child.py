@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trtgate.engines.base import EngineUnavailable
+from trtgate.kinds import EngineUnavailable
 from trtgate.processes import die_with_parent, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.

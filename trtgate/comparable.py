@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trtgate.measure.race import HOST_CONTROL
 from trtgate.records import MEAN, EngineRecord, medians_of
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -68,17 +69,22 @@ def machine_changed(
     clocks: tuple[float | None, float | None],
 ) -> Verdict | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
-    along before and is not now. `controls` are its `control_changes`."""
+    along before and is not now. `controls` are its `control_changes`; the host's count where an engine waits for it."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
         return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
     clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
+    host_bound = any(record.host_bound for record in (*old, *new))
     for name, change in controls.items():
+        of_host = name.startswith(HOST_CONTROL)
+        if of_host and not host_bound:
+            continue
         limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
         # Work that is bound by memory does not follow the clock of the cores.
-        if min(abs(change), abs(change + clock)) > limit:
-            message = f"{name} changed by {change_text(change)}, so the machine did; measure both sides on it as it is"
+        if min(abs(change), abs(change + (0.0 if of_host else clock))) > limit:
+            what = "the host did, which this engine waits for" if of_host else "the machine did"
+            message = f"{name} changed by {change_text(change)}, so {what}; measure both sides on it as it is"
             return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
     return None
 

@@ -24,11 +24,9 @@ from trtgate.comparable import (
     machine_changed,
     unfinished,
 )
-from trtgate.engines.base import REFERENCE
-from trtgate.errors import UserError
 from trtgate.expectations import Expectation, Expectations
+from trtgate.kinds import REFERENCE, UserError
 from trtgate.layers import LayerChange, changed_layers
-from trtgate.plans import changed_fields
 from trtgate.records import (
     SCHEMA,
     EngineRecord,
@@ -38,7 +36,7 @@ from trtgate.records import (
     verdict_from_json,
     verdict_to_json,
 )
-from trtgate.stack import steady
+from trtgate.stack import changed_fields, steady
 from trtgate.tasks.against import decide_all_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.metrics import (

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.engines import all_specs
-from trtgate.engines.base import PRECISIONS, EngineSpec
-from trtgate.errors import UserError
 from trtgate.files import is_regular, write_synced
 from trtgate.graphs.quantize import QuantizeOptions
+from trtgate.kinds import PRECISIONS, EngineSpec, UserError
 from trtgate.models.loading import is_model
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP

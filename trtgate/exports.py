@@ -9,7 +9,7 @@ from typing import Any
 
 from trtgate.baseline import saved_in
 from trtgate.compare import by_key, require_own_sessions
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.records import EngineRecord, SessionRecord, name_of, read_session
 from trtgate.report.words import metric_words, stack_words
 from trtgate.trend import AGREEMENT, medians

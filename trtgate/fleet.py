@@ -15,9 +15,9 @@ import numpy as np
 
 from trtgate.baseline import saved_in
 from trtgate.compare import Report, by_key, report_from_json, require_own_sessions
-from trtgate.errors import UserError, printable
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import is_regular
+from trtgate.kinds import UserError, printable
 from trtgate.records import EngineRecord, Key, SessionRecord, name_of, read_session
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.models.base import CLASSES, DATA, Preprocessing, image_classes
 from trtgate.signature import INPUT, Tensors
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from trtgate.engines.base import PrecisionAudit
 from trtgate.expectations import Expectation
-from trtgate.race import Race
+from trtgate.kinds import PrecisionAudit
+from trtgate.measure.race import Race
 from trtgate.records import EngineRecord
 from trtgate.verdict.agreement import (
     NOT_FINITE,
@@ -167,15 +167,11 @@ def race_warnings(race: Race, arm: str) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-# As trtexec warns: a hand-over that takes this share of the GPU's time is what is really being measured.
-HOST_BOUND = 0.8
-
-
 def gpu_warnings(record: EngineRecord) -> tuple[str, ...]:
     """When a GPU's number is really that of the host or of the link to it."""
     warnings = []
     enqueue, end_to_end = record.enqueue_seconds, record.value("end_to_end")
-    if enqueue is not None and enqueue > HOST_BOUND * record.latency:
+    if enqueue is not None and record.host_bound:
         warnings.append(
             f"host-bound: handing an inference over takes {enqueue * 1e3:.2f} ms of {record.latency * 1e3:.2f} ms; "
             "this is the CPU's number"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trtgate.build.cache import require_usable
 from trtgate.engines import (
     DEFAULT_ENGINES,
     DEVICES,
@@ -18,15 +19,13 @@ from trtgate.engines import (
     running_here,
     start_probing,
 )
-from trtgate.engines.base import REFERENCE, Device, EngineSpec
-from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.images import list_folder
+from trtgate.kinds import REFERENCE, Device, EngineSpec, UserError
 from trtgate.models.loading import classes_in
 from trtgate.models.model_file import ModelFile, is_file, read_models
 from trtgate.nvml import current_gpu
-from trtgate.plans import require_usable
-from trtgate.workbench import DEFAULT_MODELS, Settings
+from trtgate.settings import DEFAULT_MODELS, Settings
 
 # Flag and keyword arguments of argparse's add_argument, which pytest's addoption shares.
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (

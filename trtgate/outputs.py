@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.baseline import LONGEST_NAME, NUMBERED
-from trtgate.errors import UserError
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import is_regular
+from trtgate.kinds import UserError
 
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
 TITLE = "### trtgate"

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.errors import UserError
 from trtgate.images import Listing, Pixels, decode, resize
+from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled, constant
 from trtgate.signature import Signature, Tensors, TensorSpec
 

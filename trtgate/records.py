@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 
 from trtgate import fields
-from trtgate.engines.base import REFERENCE
-from trtgate.errors import UserError
 from trtgate.expectations import check_section
 from trtgate.fields import DAMAGED, read_json
-from trtgate.race import CONTROL, Race
+from trtgate.kinds import REFERENCE, UserError
+from trtgate.measure.race import CONTROL, Race
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
@@ -41,6 +40,8 @@ KEY = "trtgate"
 SCHEMA = 3
 
 Key = tuple[str, str, int]
+# As trtexec warns: a hand-over that takes this share of the GPU's time is what is really being measured.
+HOST_BOUND = 0.8
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class EngineRecord:
     def latency(self) -> float:
         """Median of the rounds, in seconds; NaN without a round."""
         return float(np.median(self.rounds)) if self.rounds else math.nan
+
+    @property
+    def host_bound(self) -> bool:
+        """Whether the GPU's number is really that of the host, which hands its work over."""
+        return self.enqueue_seconds is not None and self.enqueue_seconds > HOST_BOUND * self.latency
 
     @property
     def images_per_second(self) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.signature import Signature, Tensors, TensorSpec
 
 

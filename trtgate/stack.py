@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from trtgate.engines.base import Device
+from trtgate.kinds import Device
 from trtgate.nvml import current_gpu
 
 # Distribution names whose version makes the stack, in the order they are printed. One runtime can come in several
@@ -213,3 +213,20 @@ def stack(threads: int | None = None, device: Device = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         **{runtime: version_of(runtime) for runtime in DISTRIBUTIONS},
     }
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`field: old -> new` for every leaf that differs, in the order of the names; digests are shortened."""
+    changes = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += changed_fields(before, after, f"{prefix}{name}.")
+        elif before != after:
+            changes.append(f"{prefix}{name}: {_short(before)} -> {_short(after)}")
+    return changes
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 else text

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import cv2
 
-from trtgate.errors import UserError
 from trtgate.images import ImageSet, sample_crops
+from trtgate.kinds import UserError
 from trtgate.models.base import Preprocessing, image_classes
 from trtgate.report.gallery import Photos
 

@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.compare import samples_of
-from trtgate.errors import UserError
-from trtgate.plans import changed_fields
+from trtgate.kinds import UserError
 from trtgate.records import MEAN, EngineRecord, Key, SessionRecord, medians_of
-from trtgate.stack import steady
+from trtgate.stack import changed_fields, steady
 from trtgate.verdict.metrics import BY_NAME, METRICS
 from trtgate.verdict.paired import change_text
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +13,37 @@ import numpy.typing as npt
 import onnx
 
 from trtgate import images, judge
-from trtgate.building import cached_calibration, cached_plan, processor
-from trtgate.engines import DEFAULT_ENGINES, available, backend, controls, parse_spec
-from trtgate.engines.base import (
-    REFERENCE,
-    Availability,
-    Block,
-    BuildRequest,
-    Calibration,
-    Device,
-    Engine,
-    EngineSpec,
-    EngineUnavailable,
-    GraphKind,
-)
-from trtgate.errors import UserError
-from trtgate.expectations import Expectations, read_expectations
-from trtgate.graphs import OPSET, export, fold, half, quantize
+from trtgate.build.cache import CachedFile, PlanCache, key_of
+from trtgate.build.graphs import Graphs
+from trtgate.build.plan import cached_calibration, cached_plan, processor
+from trtgate.engines import available, backend
+from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.graphs.weighted import weighted_nodes
+from trtgate.kinds import REFERENCE, Availability, Block, EngineSpec, EngineUnavailable, UserError
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
+from trtgate.measure import controls
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import SCHEDULES, Arm, Race, run_race
+from trtgate.measure.spread import Spread
 from trtgate.models.base import CLASSES, Model, Weights, image_classes
 from trtgate.models.loading import load_model
 from trtgate.models.model_file import ModelFile
-from trtgate.models.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
-from trtgate.plans import CachedFile, PlanCache, key_of
+from trtgate.models.onnx_file import OnnxFile, first_line
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
-from trtgate.race import SCHEDULES, Arm, Race, run_race
 from trtgate.samples import Samples
+from trtgate.settings import Settings
 from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
-from trtgate.spread import Spread
-from trtgate.stack import cpu_features, usable_threads, version_of
+from trtgate.stack import version_of
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
-from trtgate.telemetry import monitor_for
 from trtgate.verdict.outcome import Reason
 
-DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 # The reference answers in batches: it is arithmetic there, not a measurement.
 REFERENCE_BATCH = 16
 
+
 Logits = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run was asked to do; the fields are the options of pytest and of the command line."""
-
-    models: tuple[str, ...] = DEFAULT_MODELS
-    # Those of the models that a file describes, by name.
-    files: Mapping[str, ModelFile] = field(default_factory=dict)
-    device: Device = "cpu"
-    engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES["cpu"])))
-    batch_sizes: tuple[int, ...] = (1,)
-    streams: int = 1
-    reuse_timing_cache: bool = False
-    rebuild: bool = False
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    images: Path | None = None
-    calibration_images: Path | None = None
-    skip_bad_images: bool = False
-    plan_cache: Path = Path(".trtgate")
-    threads: int = field(default_factory=usable_threads)
-    expectations: Expectations = field(default_factory=read_expectations)
-    # Over how many fresh processes a race is spread; 0: it is run in this very process.
-    processes: int = 0
-
-    def reference(self, model: str) -> EngineSpec:
-        """What the answers and the speed of a model are held against."""
-        return self.files[model].reference(self.device) if model in self.files else REFERENCE
-
-    def sizes_of(self, model: str) -> tuple[int, ...]:
-        """The batch sizes that a model is run at: one that takes no batches has the size 1."""
-        file = self.files[model].file if model in self.files else None
-        return self.batch_sizes if file is None or file.signature.batched else (1,)
-
-    def task(self, model: str) -> str:
-        """The name of a model's task."""
-        return self.files[model].task.name if model in self.files else Classification.name
 
 
 class Workbench:
@@ -106,6 +57,15 @@ class Workbench:
             name, Classification(), architecture=name, weights=settings.weights.get(name)
         )
         self._cache = PlanCache(settings.plan_cache)
+        self.graphs = Graphs(
+            name,
+            settings,
+            self._cache,
+            progress,
+            file=self.described.file,
+            model=lambda: self.model,
+            samples=self.samples,
+        )
         self._made: dict[Any, Any] = {}
         self._exit = contextlib.ExitStack()
 
@@ -184,11 +144,11 @@ class Workbench:
     def available(self, spec: EngineSpec) -> Availability:
         """Whether the engine can run here, and be built of this model."""
         found = available(spec, self.settings.device)
-        return (
-            self.described.available(spec, backend(spec.backend).graph_kind(spec), self.settings.device)
-            if found.ok
-            else found
-        )
+        return self.buildable(spec) if found.ok else found
+
+    def buildable(self, spec: EngineSpec) -> Availability:
+        """Whether the engine can be built of this model, wherever its runtime is."""
+        return self.described.available(spec, backend(spec.backend).graph_kind(spec), self.settings.device)
 
     def samples(self, split: str) -> Samples:
         """The "evaluation" or "calibration" samples, prepared for this model."""
@@ -225,155 +185,12 @@ class Workbench:
             return tuple(each.name for each in image_classes())
         return tuple(named) or tuple(f"class {index}" for index in range(count))
 
-    def graph(self, kind: GraphKind) -> CachedFile:
-        """The ONNX graph of that kind, from the cache or made now."""
-
-        def make() -> CachedFile:
-            try:
-                return self._make_graph(kind)
-            except (UserError, EngineUnavailable):
-                raise
-            except Exception as error:
-                if self.file is None:
-                    raise
-                said = f"no {kind} graph can be made of {self.file.path.name} ({first_line(error)})"
-                raise EngineUnavailable(said) from error
-
-        made: CachedFile = self._once(("graph", kind), make)
-        return made
-
-    def _file_graph(self, file: OnnxFile) -> CachedFile:
-        """The file's own graph at its shape: whatever is to be built of it, where it is not FP32."""
-        depends = {
-            "kind": "own",
-            "model": self.name,
-            "file": file.digest,
-            "inputs": list(map(str, file.signature.inputs)),
-        }
-
-        def build(path: Path) -> None:
-            onnx.save(with_shapes(load_graph(file.path), file.signature.inputs), path)
-
-        text = f"{self.name}: reading {file.path.name}"
-        return self._cached("graphs", text, "graph.onnx", {**depends, "form": FORM, "onnx": version_of("onnx")}, build)
-
-    def _float_graph(self) -> CachedFile:
-        """What INT8 graphs are made of."""
-        fp32 = self.graph("fp32")
-        if self.file is None:
-            return fp32
-        depends = {
-            "kind": "folded",
-            "model": self.name,
-            "fp32": fp32.digest,
-            "form": fold.FORM,
-            "onnxruntime": version_of("onnxruntime"),
-        }
-        text = f"{self.name}: folding constants"
-        folded: CachedFile = self._once(
-            "folded",
-            lambda: self._cached("graphs", text, "graph.onnx", depends, lambda path: fold.fold(fp32.path, path)),
-        )
-        if not weighted_nodes(onnx.load(folded.path, load_external_data=False)):
-            name = self.file.path.name
-            raise EngineUnavailable(f"{name} has no convolution or matrix product with weights that could be INT8")
-        return folded
-
-    def _make_graph(self, kind: GraphKind) -> CachedFile:
-        if self.file is not None and (kind == "fp32" or self.file.own != "fp32"):
-            return self._file_graph(self.file)
-        if kind == "fp32":
-            depends: dict[str, Any] = {
-                "kind": kind,
-                "model": self.name,
-                "weights": self.model.weights.digest,
-                "crop": self.model.preprocessing.crop,
-                "opset": OPSET,
-                "form": export.FORM,
-                "torch": version_of("torch"),
-                "onnx": version_of("onnx"),
-            }
-            return self._cached("graphs", f"{self.name}: exporting ONNX", "graph.onnx", depends, self._export)
-        if kind == "fp16":
-            fp32 = self.graph("fp32")
-            depends = {"kind": kind, "model": self.name, "fp32": fp32.digest, "onnxruntime": version_of("onnxruntime")}
-            text = f"{self.name}: converting to FP16"
-            return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(fp32.path, path))
-        if kind == "int8-symmetric-fp16":
-            int8 = self.graph("int8-symmetric")
-            depends = {"kind": kind, "model": self.name, "int8": int8.digest, "onnxruntime": version_of("onnxruntime")}
-            text = f"{self.name}: converting what INT8 leaves to FP16"
-            return self._cached("graphs", text, "graph.onnx", depends, lambda path: half.convert(int8.path, path))
-        flavour: quantize.Kind = "symmetric" if kind == "int8-symmetric" else "asymmetric"
-        fp32, measured = self._float_graph(), self._ranges_file()
-        options = self.settings.expectations.quantize(self.name)
-        depends = {
-            "kind": kind,
-            "model": self.name,
-            "fp32": fp32.digest,
-            "ranges": measured.digest,
-            "keep_float": list(options.keep_float),
-            "reduce_range": self.reduce_range,
-            "placement": quantize.PLACEMENT,
-            "onnxruntime": version_of("onnxruntime"),
-        }
-
-        def build(path: Path) -> None:
-            ranges, sample = self.ranges(), self.samples("calibration")[0]
-            quantize.quantize(
-                fp32.path, path, flavour, ranges, options.keep_float, sample=sample, reduce_range=self.reduce_range
-            )
-
-        return self._cached("graphs", f"{self.name}: quantising to INT8 ({flavour})", "graph.onnx", depends, build)
-
-    @property
-    def reduce_range(self) -> bool:
-        """Whether INT8 weights must be narrowed for the processor that will run them."""
-        return self.settings.device == "cpu" and quantize.needs_reduced_range(cpu_features())
-
-    def ranges(self) -> quantize.Ranges:
-        """The activation ranges that INT8 graphs are made with, measured on the calibration photos."""
-        found: quantize.Ranges = json.loads(self._ranges_file().path.read_text())
-        return found
-
-    def _ranges_file(self) -> CachedFile:
-        fp32, photos = self._float_graph(), self.samples("calibration")
-        calibration = self.settings.expectations.quantize(self.name).calibration
-        depends = {
-            "model": self.name,
-            "fp32": fp32.digest,
-            "images": photos.digest,
-            "calibration": calibration,
-            "tensors_of": list(quantize.QUANTIZED),
-            "onnxruntime": version_of("onnxruntime"),
-        }
-
-        def build(path: Path) -> None:
-            path.write_text(json.dumps(quantize.measure_ranges(fp32.path, photos, calibration)))
-
-        text = f"{self.name}: calibrating INT8 on {len(photos)} samples ({calibration})"
-        return self._cached("ranges", text, "ranges.json", depends, build)
-
-    def _export(self, path: Path) -> None:
-        export.export(self.model, path)
-
-    def _cached(
-        self, kind: str, text: str, filename: str, depends: Mapping[str, Any], build: Callable[[Path], None]
-    ) -> CachedFile:
-        """From the cache, or built with progress shown."""
-
-        def build_showing(path: Path) -> None:
-            with self.progress.step(text):
-                build(path)
-
-        return self._cache.get_or_build(kind, filename, depends, build_showing)
-
     def _request(self, spec: EngineSpec) -> BuildRequest:
         kind = backend(spec.backend).graph_kind(spec)
         settings = self.settings
         return BuildRequest(
             None if self.file else self.model,
-            self.graph(kind).path if kind is not None else None,
+            self.graphs.of(kind).path if kind is not None else None,
             self.batch_sizes,
             settings.threads,
             settings.device,
@@ -386,28 +203,13 @@ class Workbench:
 
     def _calibration(self, spec: EngineSpec) -> Calibration:
         samples = self.samples("calibration")
-        graph = self.graph("fp32").digest
+        graph = self.graphs.of("fp32").digest
         return cached_calibration(self._cache, self.name, spec, graph, samples.digest, lambda: list(rows_of(samples)))
 
     def _timing_cache(self, spec: EngineSpec) -> Path:
         """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
         stack = {**processor(self.settings.device, self.settings.threads), spec.backend: version_of(spec.backend)}
         return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
-
-    def kept_in_float(self, spec: EngineSpec) -> frozenset[str]:
-        """The names of the nodes that were meant to stay in float in an INT8 engine, and of their outputs.
-
-        Builders call a layer after the one or the other.
-        """
-        if spec.precision != "int8":
-            return frozenset()
-        if self.file is not None and self.file.own != "fp32":
-            graph = onnx.load(self.graph("fp32").path, load_external_data=False)
-            integers = {each.output[0] for each in graph.graph.node if each.op_type == "DequantizeLinear"}
-            return frozenset(each.name for each in weighted_nodes(graph) if each.input[1] not in integers)
-        graph = onnx.load(self._float_graph().path, load_external_data=False)
-        kept = set(quantize.matching_nodes(graph, self.settings.expectations.quantize(self.name).keep_float))
-        return frozenset(kept.union(*(node.output for node in graph.graph.node if node.name in kept)))
 
     def plan(self, spec: EngineSpec) -> CachedFile | None:
         """The engine's plan, from the cache or built now; None for an engine that has none."""
@@ -422,7 +224,7 @@ class Workbench:
     def source(self, spec: EngineSpec) -> dict[str, str]:
         """The digest of what the engine is built from: its graph, or the weights where it needs no graph."""
         kind = backend(spec.backend).graph_kind(spec)
-        return {"weights": self.weights.digest} if kind is None else {"graph": self.graph(kind).digest}
+        return {"weights": self.weights.digest} if kind is None else {"graph": self.graphs.of(kind).digest}
 
     def engine(self, spec: EngineSpec) -> Engine:
         """The loaded engine; it stays loaded until `close`. What failed once fails again without another try."""
@@ -474,7 +276,7 @@ class Workbench:
             return ""
         if spec == self.reference and self.file.own != "fp32":
             return f"the reference runs {self.file.path.name} as it is"
-        graph = onnx.load(self.graph("fp32").path, load_external_data=False)
+        graph = onnx.load(self.graphs.of("fp32").path, load_external_data=False)
         if self.file.own == "fp32" and not weighted_nodes(graph):
             return f"{self.file.path.name} has no convolution or matrix product with weights"
         if reason in {Reason.WRONG_PRECISION, Reason.NOT_TOLD}:
@@ -624,7 +426,7 @@ class Workbench:
         return {
             "engine": spec.id,
             "model": self.name,
-            "graph": str(self.graph(kind).path.resolve()) if kind is not None else None,
+            "graph": str(self.graphs.of(kind).path.resolve()) if kind is not None else None,
             "source": self.source(spec),
             "batch_sizes": list(self.batch_sizes),
             "threads": settings.threads,

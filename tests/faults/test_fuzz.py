@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from trtgate.compare import compare_sessions, report_from_json, report_to_json
-from trtgate.errors import UserError
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.fields import DAMAGED
+from trtgate.kinds import UserError
 from trtgate.models.checkpoints import read_weights
 from trtgate.records import SCHEMA, EngineRecord, pack, read_session, to_json
 from trtgate.verdict.answers import answers_of

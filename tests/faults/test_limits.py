@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from trtgate.building import cached_plan
-from trtgate.engines.base import BuildRequest, EngineSpec, EngineUnavailable
+from trtgate.build.cache import PlanCache
+from trtgate.build.plan import cached_plan
+from trtgate.engines.base import BuildRequest
+from trtgate.kinds import EngineSpec, EngineUnavailable
 from trtgate.limits import Watch
-from trtgate.plans import PlanCache
 from trtgate.progress import SILENT
 
 from .table import ROOT, Fault
@@ -157,7 +158,7 @@ def test_a_cached_plan_that_crashes(fault: Fault, tmp_path: Path, monkeypatch: p
     assert cached_plan(cache, "toy", spec, request, {}, SILENT)
     runtime.write_text(RUNTIME.format(build="pass", load="os.kill(os.getpid(), 11)"))
     assert cached_plan(cache, "toy", spec, request, {}, SILENT), "on this stack it ran: it is not tried each time"
-    monkeypatch.setattr("trtgate.building._stack_key", lambda device: "0" * 64)
+    monkeypatch.setattr("trtgate.build.plan._stack_key", lambda device: "0" * 64)
     for _ in range(2):
         with pytest.raises(EngineUnavailable) as told:
             cached_plan(cache, "toy", spec, request, {}, SILENT)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from tests import networks
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.models import onnx_file
 from trtgate.models.onnx_file import OnnxFile, describe
 from trtgate.samples import Seeded

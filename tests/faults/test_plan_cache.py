@@ -24,10 +24,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtgate import plans
 from trtgate.__main__ import main
-from trtgate.errors import UserError
-from trtgate.plans import Manifest, PlanCache, key_of, parse_manifest, require_usable
+from trtgate.build import cache as plans
+from trtgate.build.cache import Manifest, PlanCache, key_of, parse_manifest, require_usable
+from trtgate.kinds import UserError
 
 from .table import ROOT, Fault
 
@@ -378,7 +378,7 @@ def test_a_cache_that_can_be_none(
 BUILDER = """
 import json, sys, time
 from pathlib import Path
-from trtgate.plans import PlanCache
+from trtgate.build.cache import PlanCache
 def build(path):
     path.write_bytes(b"half")
     print("building", flush=True)

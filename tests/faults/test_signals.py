@@ -24,7 +24,9 @@ from trtgate import __main__ as command
 from trtgate.child import run_in_child
 def work(options):
     run_in_child("compiling", child_work.compile_for_long, Path(sys.argv[1]))
-command.ADD = (lambda commands: commands.add_parser("work").set_defaults(run=work),)
+class Work:
+    add = staticmethod(lambda commands: commands.add_parser("work").set_defaults(run=work))
+command.COMMANDS = (Work,)
 sys.exit(command.main(["work"]))
 """
 CHILD = """

@@ -33,12 +33,12 @@ from trtgate.engines.gpu import CAPTURED, GpuEngine, time_between_events
 from trtgate.engines.pytorch import give_back_memory
 from trtgate.engines.tensorrt import run
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.measure.monitor import GpuMonitor
 from trtgate.models.base import Model
 from trtgate.models.loading import load_model
 from trtgate.nvml import current_gpu
 from trtgate.signature import Tensors
 from trtgate.stack import cuda_facts
-from trtgate.telemetry import GpuMonitor
 
 CROP, SIZES = 64, (1, 8)
 SPIN = 20_000

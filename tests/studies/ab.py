@@ -20,12 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trtgate.ab import AbReport, run_ab
+from trtgate.ab.results import AbReport
+from trtgate.ab.run import run_ab
 from trtgate.options import add_options, read_settings
 from trtgate.progress import SILENT
 from trtgate.report.pages import ab_page
 from trtgate.report.terminal import render
-from trtgate.workbench import Settings
+from trtgate.settings import Settings
 
 SLOW = """
 import time

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataclasses import replace
 
+from trtgate.commands.selftest import SAME, short_warm_up, slowed_arm
 from trtgate.engines import parse_spec
+from trtgate.measure.race import SCHEDULES, Race, run_race
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
-from trtgate.race import SCHEDULES, Race, run_race
-from trtgate.selftest import SAME, short_warm_up, slowed_arm
 from trtgate.verdict import Outcome
 from trtgate.verdict.paired import decide_paired, interval
 from trtgate.verdict.shape import STATISTICS

@@ -21,15 +21,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trtgate.engines import parse_spec
-from trtgate.engines.base import Block, Engine
+from trtgate.engines.base import Engine
 from trtgate.engines.gpu import GpuEngine, time_between_events
 from trtgate.engines.onnxruntime import OnnxRuntimeEngine
+from trtgate.kinds import Block
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import SCHEDULES, Arm, run_race
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
-from trtgate.race import SCHEDULES, Arm, run_race
 from trtgate.signature import Tensors
 from trtgate.stack import stack
-from trtgate.telemetry import monitor_for
 from trtgate.verdict.paired import interval
 from trtgate.workbench import Workbench
 

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.standin_index import PACKAGE, VERSIONS, make_index, planted
-from trtgate import environments
 from trtgate.__main__ import main as trtgate
+from trtgate.search import environments
 
 # Enough for some of their answers to flip.
 PHOTOS = 8

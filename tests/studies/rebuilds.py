@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trtgate.ab import agreements_of
+from trtgate.ab.answers import agreements_of
 
 PHOTOS, CLASSES, BUILDS = 240, 20, 3
 

@@ -37,12 +37,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.studies.drawn import compared
-from trtgate.engines.base import Block, Device, Engine
+from trtgate.engines.base import Engine
 from trtgate.expectations import Expectations, read_expectations
-from trtgate.race import Arm, run_race
+from trtgate.kinds import Block, Device
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import Arm, run_race
+from trtgate.measure.spread import PROCESSES, schedule_for
 from trtgate.records import EngineRecord, Key, from_json, from_race, joined, to_json
-from trtgate.spread import PROCESSES, schedule_for
-from trtgate.telemetry import monitor_for
 from trtgate.verdict.policy import exit_status
 
 Floats = npt.NDArray[np.float64]
@@ -92,7 +93,7 @@ def arms(engine: Engine, batch: Any, share: float) -> tuple[Arm, ...]:
 
 def child(task: Mapping[str, Any]) -> dict[str, Any]:
     """What one fresh process measures: rounds for the gate, or `iterations` in one go."""
-    from trtgate.worker import Worker
+    from trtgate.measure.worker import Worker
 
     worker = Worker(cast(Any, None))
     device: Device = task["job"]["device"]
@@ -245,8 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from trtgate.engines import parse_spec
+    from trtgate.settings import Settings
     from trtgate.signature import save_tensors
-    from trtgate.workbench import Settings, Workbench
+    from trtgate.workbench import Workbench
 
     settings = Settings(models=(options.model,), device=options.device, engines=(parse_spec(options.engine),))
     with (

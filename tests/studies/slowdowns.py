@@ -15,13 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from trtgate.commands.selftest import Slowdown, run_selftest, selftest_lines, summary
 from trtgate.engines import parse_spec
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import SCHEDULES
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
-from trtgate.race import SCHEDULES
-from trtgate.report.terminal import selftest_lines
-from trtgate.selftest import Slowdown, run_selftest, summary
-from trtgate.telemetry import monitor_for
 from trtgate.workbench import Workbench
 
 SLOWDOWNS = (

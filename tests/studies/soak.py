@@ -26,9 +26,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from trtgate.errors import UserError
+from trtgate.build.cache import PlanCache
 from trtgate.files import file_digest
-from trtgate.plans import PlanCache
+from trtgate.kinds import UserError
 from trtgate.records import read_session
 
 SMALL = ("--model=efficientnet_lite0", "--engine=onnxruntime-int8")

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from trtgate import options, race
-from trtgate.engines import backend, controls
-from trtgate.engines.base import BuildRequest, Device, Engine, EngineSpec
+from trtgate import options
+from trtgate.engines import backend
+from trtgate.engines.base import BuildRequest, Engine
+from trtgate.kinds import Device, EngineSpec
+from trtgate.measure import controls, race
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
 

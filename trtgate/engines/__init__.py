@@ -7,9 +7,9 @@ import functools
 import importlib
 from collections.abc import Iterable, Mapping
 
-from trtgate.engines.base import Availability, Backend, Device, EngineSpec
+from trtgate.engines.base import Backend
 from trtgate.engines.probe import PROBE
-from trtgate.errors import UserError
+from trtgate.kinds import Availability, Device, EngineSpec, UserError
 
 BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino", "tensorrt")
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")

@@ -10,74 +10,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from typing_extensions import Self
 
+from trtgate.kinds import (
+    AVAILABLE,
+    ONE_MACHINE,
+    Availability,
+    Block,
+    Device,
+    EngineSpec,
+    GraphKind,
+    LayerTime,
+    PrecisionAudit,
+    Seconds,
+)
 from trtgate.signature import Signature, Tensors
 
 if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
     from trtgate.models.base import Model
-
-Seconds = npt.NDArray[np.float64]
-GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
-Device = Literal["cpu", "cuda"]
-
-# Facts of a GPU that say which one it is and with which driver, not of what kind it is. Plans outlive a driver.
-ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "driver_cuda"})
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
-
-
-@dataclass(frozen=True, order=True)
-class EngineSpec:
-    """What was asked for: a backend at a precision, in one of several ways where there are several.
-
-    `id` is `<backend>-<precision>` or `<backend>-<precision>-<variant>`.
-    """
-
-    backend: str
-    precision: str
-    variant: str = ""
-
-    @property
-    def id(self) -> str:
-        return "-".join(filter(None, (self.backend, self.precision, self.variant)))
-
-    @classmethod
-    def parse(cls, text: str) -> EngineSpec:
-        """The inverse of `id`. Raises ValueError for a text without a precision of PRECISIONS."""
-        backend, _, rest = text.partition("-")
-        precision, _, variant = rest.partition("-")
-        if not backend or precision not in PRECISIONS:
-            raise ValueError(f"{text!r} is not <backend>-<precision>")
-        return cls(backend, precision, variant)
-
-
-REFERENCE = EngineSpec("pytorch", "fp32")
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether an engine can run here; if not, why, and the command that would change that.
-
-    `obsolete` says that the installed version of its runtime is sound but has no such engine any more, `elsewhere` that
-    it runs on another kind of processor.
-    """
-
-    ok: bool
-    reason: str = ""
-    fix: str = ""
-    obsolete: bool = False
-    elsewhere: bool = False
-
-    def __str__(self) -> str:
-        return "available" if self.ok else f"{self.reason}" + (f" (fix: {self.fix})" if self.fix else "")
-
-
-AVAILABLE = Availability(True)
 
 
 def only_on(wanted: Device, device: Device) -> Availability:
@@ -86,10 +39,6 @@ def only_on(wanted: Device, device: Device) -> Availability:
         return AVAILABLE
     name = {"cpu": "CPU", "cuda": "GPU"}[wanted]
     return Availability(False, f"it runs on a {name} only", f"--device {wanted}", elsewhere=True)
-
-
-class EngineUnavailable(Exception):
-    """What looked available turned out not to be: its build or its first run brought down the process that tried."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -135,59 +84,6 @@ class Calibration:
     samples: Callable[[], Sequence[Tensors]]
     read: Callable[[], bytes | None]
     write: Callable[[bytes], None]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Latencies in seconds of n back-to-back inferences.
-
-    `seconds`, float64[n], is the series that is gated: on a CPU the whole call, on a GPU the time between two events
-    around the work. `end_to_end`, float64[m], is host time with both copies; None where it would be the same thing.
-    """
-
-    seconds: Seconds
-    end_to_end: Seconds | None = None
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in.
-
-    `nodes` are the ONNX nodes that went into it, where the runtime tells: names of layers change with its version.
-    """
-
-    name: str
-    seconds: float
-    kind: str = ""
-    nodes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PrecisionAudit:
-    """What the layers that carry the arithmetic (convolutions and matrix products) were really built with.
-
-    `layers` maps a layer's name to its type, "" where the runtime does not tell; `histogram` counts those types. `also`
-    are types that the builder was free to choose instead of what was asked for.
-    """
-
-    asked: str
-    layers: Mapping[str, str] = field(default_factory=dict)
-    also: frozenset[str] = frozenset()
-
-    @property
-    def histogram(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for kind in self.layers.values():
-            counts[kind or "unknown"] = counts.get(kind or "unknown", 0) + 1
-        return dict(sorted(counts.items()))
-
-    def outside(self, allowed: frozenset[str]) -> list[str]:
-        """The names of the layers whose type is known and not among `allowed`."""
-        return [name for name, kind in self.layers.items() if kind and kind not in allowed]
-
-    def unknown(self) -> list[str]:
-        """The names of the layers of which the runtime does not tell what they run in."""
-        return [name for name, kind in self.layers.items() if not kind]
 
 
 class Engine(ABC):

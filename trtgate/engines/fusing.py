@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.optimization import fuse as fold_batch_norms
 
-from trtgate.engines.base import EngineUnavailable
+from trtgate.kinds import EngineUnavailable
 
 ADDITIONS = (torch.add, operator.add, operator.iadd)
 

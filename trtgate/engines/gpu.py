@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trtgate.engines.base import Block, Engine, EngineSpec, Seconds, no_garbage_collection, time_calls
+from trtgate.engines.base import Engine, no_garbage_collection, time_calls
+from trtgate.kinds import Block, EngineSpec, Seconds
 from trtgate.signature import Signature, Tensors
 
 # How an inference that is a CUDA graph is launched, in a record's facts.

@@ -29,18 +29,7 @@ from typing import Any
 import torch
 
 from trtgate.child import run_in_child
-from trtgate.engines.base import (
-    Availability,
-    Backend,
-    BuildRequest,
-    Device,
-    Engine,
-    EngineSpec,
-    GraphKind,
-    PrecisionAudit,
-    only_on,
-    try_out,
-)
+from trtgate.engines.base import Backend, BuildRequest, Engine, only_on, try_out
 from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.engines.pytorch import (
     TorchGpuEngine,
@@ -52,6 +41,7 @@ from trtgate.engines.pytorch import (
     listed,
     on_gpu,
 )
+from trtgate.kinds import Availability, Device, EngineSpec, GraphKind, PrecisionAudit
 from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 

@@ -17,21 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtgate.engines.base import (
-    AVAILABLE,
-    Availability,
-    Backend,
-    BuildRequest,
-    Device,
-    Engine,
-    EngineSpec,
-    GraphKind,
-    LayerTime,
-    PrecisionAudit,
-    Seconds,
-    only_on,
-)
+from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
 from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
+from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind, LayerTime, PrecisionAudit, Seconds
 from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 

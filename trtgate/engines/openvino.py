@@ -10,17 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from trtgate.engines.base import (
-    Availability,
-    Backend,
-    BuildRequest,
-    Device,
-    Engine,
-    EngineSpec,
-    GraphKind,
-    PrecisionAudit,
-    only_on,
-)
+from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
+from trtgate.kinds import Availability, Device, EngineSpec, GraphKind, PrecisionAudit
 from trtgate.signature import Signature, Tensors, contiguous
 from trtgate.stack import cpu_features, version_of
 

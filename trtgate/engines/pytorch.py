@@ -15,20 +15,10 @@ from typing import Any
 
 import torch
 
-from trtgate.engines.base import (
-    AVAILABLE,
-    Availability,
-    Backend,
-    BuildRequest,
-    Device,
-    Engine,
-    EngineSpec,
-    GraphKind,
-    PrecisionAudit,
-    only_on,
-)
+from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
 from trtgate.engines.fusing import fuse
 from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind, PrecisionAudit
 from trtgate.signature import Signature, Tensors, TensorSpec
 from trtgate.stack import cpu_features
 

@@ -38,8 +38,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from trtgate.errors import UserError
 from trtgate.graphs.weighted import OPERATORS, weighted_nodes
+from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 

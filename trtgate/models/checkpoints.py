@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from trtgate.errors import UserError, printable
+from trtgate.kinds import UserError, printable
 
 log = logging.getLogger(__name__)
 

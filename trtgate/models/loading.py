@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.models import torchvision
 from trtgate.models.base import (
     AUXILIARY,

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from trtgate.engines.base import REFERENCE, Availability, Device, EngineSpec
-from trtgate.errors import UserError
 from trtgate.expectations import check_quantize, check_section, known_names
 from trtgate.files import file_digest
 from trtgate.images import list_folder
+from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe

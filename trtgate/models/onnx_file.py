@@ -20,9 +20,8 @@ import onnx.inliner
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from trtgate.child import run_in_child
-from trtgate.engines.base import EngineSpec, EngineUnavailable
-from trtgate.errors import UserError, printable
 from trtgate.files import file_digest
+from trtgate.kinds import EngineSpec, EngineUnavailable, UserError, printable
 from trtgate.models.trial import try_graph
 from trtgate.samples import constant
 from trtgate.signature import BATCH, Signature, TensorSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 from trtgate.models.base import Architecture, Preprocessing
 
 

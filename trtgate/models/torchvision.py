@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from trtgate.errors import UserError
 from trtgate.files import file_digest
+from trtgate.kinds import UserError
 from trtgate.models.base import Architecture, Preprocessing, answering_layer, seeded
 from trtgate.models.checkpoints import State
 

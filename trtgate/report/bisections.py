@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trtgate.bisect import ANSWERS, BUILD, Bisection, Question, Raced
 from trtgate.report.page import Axis, Bar, Bars, Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
 from trtgate.report.words import amount_text, fidelity_text, metric_words
+from trtgate.search.question import ANSWERS, BUILD, Bisection, Question, Raced
 from trtgate.verdict.bisection import Kind, Relation, State
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.outcome import Outcome

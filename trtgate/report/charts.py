@@ -176,7 +176,8 @@ def speedup_chart(records: Sequence[EngineRecord]) -> list[Bars]:
         return []
     bars.sort(key=lambda bar: -bar.value)
     about = (
-        "Eager PyTorch's latency over each engine's, with its interval; a tick is its floor, the line PyTorch itself."
+        "Eager PyTorch's latency over each engine's, with its interval. Each bar begins at 1, PyTorch itself; a red "
+        "tick is its floor."
     )
     return [Bars("speedup", about, Axis("times as fast as PyTorch"), tuple(bars[:BARS]), base=1.0)]
 

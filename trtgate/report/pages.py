@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trtgate.ab import AbReport, SideFacts
+from trtgate.ab.results import AbReport, SideFacts
 from trtgate.blog import BlogRow
-from trtgate.compare import Comparison, Report, Samples
+from trtgate.compare import AGREEMENT, Change, Comparison, Report, Samples
 from trtgate.fleet import Fleet
 from trtgate.records import EngineRecord, name_of
 from trtgate.report.charts import change_chart, engine_parts, speedup_chart
@@ -51,12 +51,19 @@ OUTCOME = Column("verdict", text=True)
 LESS_SURE = f"{MARK} a measurement that is less sure: the notes say why"
 NO_PHOTOS: Mapping[str, Photos] = {}
 NEXT = {
-    Outcome.REGRESSED: "stay with the old stack; what changed in it, and in which layers, stands with each engine",
+    Outcome.REGRESSED: "stay with the old stack; each engine's section shows what changed in it, and in which layers",
     Outcome.INVALID: "make the machine fit (python -m trtgate doctor), then measure both sides again",
     Outcome.INCONCLUSIVE: "measure more (--processes 16 on both sides), or race both stacks (python -m trtgate ab)",
     Outcome.PASS: "the upgrade may go on",
     Outcome.IMPROVED: "the upgrade may go on; save a new baseline",
 }
+# Where nothing that is known of the stack explains it.
+NOTHING_CHANGED = (
+    "both sides tell of the same versions: something else differs between them, or this is one of the few false "
+    "alarms; measure once more"
+)
+# How a change beside two numbers comes about.
+CHANGES = "change: the median of the ratios new / old, round by round or process by process; not of the two columns"
 # Where the reason says more than the verdict does.
 ADVICE = {
     Reason.MISSING: "install what is missing, or add it to acknowledged_missing in expectations.toml",
@@ -124,14 +131,16 @@ def run_headline(records: Sequence[EngineRecord], verdicts: Sequence[Verdict], r
     bad = counted(verdict.outcome for verdict in verdicts if verdict.outcome not in GOOD)
     engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
     floors = f"floors and answers: {bad}" if bad else "floors met"
+    if untrained := list(dict.fromkeys(record.model for record in records if record.weights == "untrained")):
+        floors += f", answers of {', '.join(untrained)} not judged (untrained weights)"
     named = run_verdicts(records, verdicts, report)
     if report is None:
         found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
-        why = found.why if bad or not named else "every floor stands beside the number that met it"
+        why = found.why if bad or not named else "the section of each engine says which floors it met"
         return replace(found, why=why, next="--benchmark-save=before, upgrade, --benchmark-compare=before")
     against = counted(verdict.outcome for verdict in report.verdicts())
-    return _headline(f"against the baseline: {against}; {engines}, {floors}", named)
+    return _explained(_headline(f"against the baseline: {against}; {engines}, {floors}", named), report)
 
 
 def run_verdicts(
@@ -153,6 +162,12 @@ def comparison_verdicts(report: Report) -> list[tuple[str, Verdict]]:
     ]
 
 
+def _explained(found: Headline, report: Report) -> Headline:
+    """The headline of a comparison, with what to think of a regression that no change of the stack explains."""
+    alike = found.next == NEXT[Outcome.REGRESSED] and not report.stack_changes
+    return replace(found, next=NOTHING_CHANGED) if alike else found
+
+
 def _headline(decided: str, named: Sequence[tuple[str, Verdict]]) -> Headline:
     """The worst of all verdicts, what it rests on, and what to do about it."""
     if not named:
@@ -164,8 +179,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Verdict]]) -> Headline:
     rule = ""
     if found.low is not None and found.p is not None:
         rule = (
-            f" (each bound holds with 99.5 %; of whole gates in which nothing changed at most {FAMILY_ALPHA:.0%} say "
-            "REGRESSED)"
+            f" (a bound errs in 0.5 % of cases, if noise is independent from round to round; over all verdicts of a "
+            f"gate in which nothing changed REGRESSED in at most {FAMILY_ALPHA:.0%})"
         )
     advice = ADVICE.get(found.reason, NEXT[found.outcome])
     return Headline(found.outcome, decided, f"{': '.join(filter(None, told))}{rule}", advice)
@@ -358,12 +373,16 @@ def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:
 def _plan_part(record: EngineRecord) -> tuple[Part, ...]:
     """What is known of an engine's plan, and of the types that its layers have."""
     lines = [
-        f"plan: {metric_words(name)} {f'{value:,}' if isinstance(value, int) else value}"
+        f"plan: {metric_words(name)} {f'{value:,}' if isinstance(value, int) else _rounded(value)}"
         for name, value in record.plan.items()
     ]
     if record.layers:
         lines.append("layers: " + ", ".join(f"{count} {kind}" for kind, count in record.layers.items()))
     return (Notes(tuple(lines), "plan", room=Room.DOCUMENT),) if lines else ()
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 # A comparison.
@@ -387,7 +406,7 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
 def comparison_headline(report: Report, *, raced: bool = False) -> Headline:
     """The verdicts of a comparison in one place; `raced` against each other, they cannot be asked for that."""
     decided = counted(verdict.outcome for verdict in report.verdicts()) or "nothing was decided"
-    found = _headline(f"old against new: {decided}", comparison_verdicts(report))
+    found = _explained(_headline(f"old against new: {decided}", comparison_verdicts(report)), report)
     if raced and found.next == NEXT[Outcome.INCONCLUSIVE]:
         return replace(found, next="race more processes (--processes 12), or a quieter machine")
     return found
@@ -426,7 +445,8 @@ def comparison_table(report: Report) -> Table:
 
 def comparison_notes(report: Report) -> list[str]:
     """What the table has no room for: the stack, the reasons, what is missing or new."""
-    lines = ["stack: " + ("; ".join(report.stack_changes) or "nothing changed")]
+    lines = [CHANGES] if report.engines else []
+    lines.append("stack: " + ("; ".join(report.stack_changes) or "nothing changed"))
     if report.limit_changes:
         lines.append(f"expectations changed: {'; '.join(report.limit_changes)}")
     lines += [f"{verdict}: {name}" for name, verdict in report.problems.items()]
@@ -448,7 +468,7 @@ def engine_notes(each: Comparison) -> list[str]:
         if change.metric == "latency" or (change.gated and found.outcome not in GOOD):
             state = "" if change.metric == "latency" else f"{found.outcome.value} ({found.reason.value}), "
             lines.append(f"  {metric_words(change.metric)}: {state}{found.message}")
-        elif change.gated:
+        elif change.gated and not _share_found(change):
             moved = moved_cell(change).text
             fine.append(metric_words(change.metric) + ("" if moved == "-" else f" {moved}"))
     if fine:
@@ -507,14 +527,22 @@ def metrics_table(each: Comparison) -> Table:
             cells(
                 metric_words(change.metric),
                 Cell(amount_text(change.metric, change.old), value=change.old),
-                Cell(amount_text(change.metric, change.new), value=change.new),
-                bounds_cell(change),
+                _share_found(change) or Cell(amount_text(change.metric, change.new), value=change.new),
+                Cell("-") if _share_found(change) else bounds_cell(change),
                 limit,
                 outcome if change.gated else Cell("not gated"),
                 change.verdict.message,
             )
         )
     return Table(columns, tuple(rows), room=Room.DOCUMENT, grouped=0)
+
+
+def _share_found(change: Change) -> Cell | None:
+    """Of an agreement that share itself: it is held against a floor, and not against the old side's."""
+    share = change.verdict.estimate
+    if change.metric != AGREEMENT or change.new is not None or share is None:
+        return None
+    return Cell(f"{share:.1%}", value=share)
 
 
 # An A/B run.
@@ -541,7 +569,9 @@ def ab_page(run: AbReport, photos: Mapping[str, Photos] = NO_PHOTOS) -> Page:
 def ab_notes(run: AbReport) -> list[str]:
     """What the table has no room for: the stacks, what was built, the reasons, the layers."""
     report = run.report
-    lines = ["old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything")]
+    lines = [CHANGES] if report.engines else []
+    lines.append("old -> new: " + ("; ".join(report.stack_changes) or "the same versions of everything"))
+    lines.append(f"on {stack_words(run.stacks['new'])}")
     lines += [f"left out: {engine} ({why})" for engine, why in run.left_out.items()]
     lines += [f"{verdict}: {name}" for name, verdict in report.problems.items()]
     for each in run.results:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from trtgate.report.page import Axis, Bar, Bars, Line, Mark, Plot, failed
+from trtgate.report.page import Axis, Bar, Bars, Line, Mark, Plot
+from trtgate.verdict.outcome import Outcome
 
 # In units of the drawing; as wide as a telephone, so that its text can be read there.
 WIDTH = 400
@@ -24,6 +25,8 @@ ROW = 38
 LETTERS = 52
 TICKS = 5
 COLOURS = 8
+# The classes of verdicts that end a gate with a failure.
+FAILED = {Outcome.REGRESSED: "bad", Outcome.INCONCLUSIVE: "open", Outcome.INVALID: "invalid"}
 
 
 def ticks(low: float, high: float, count: int = TICKS) -> list[float]:
@@ -106,7 +109,7 @@ def _bar(bar: Bar, x: _Scale, at: float, zero: float, lines: int, *, interval: b
     short = bar.label if len(bar.label) <= LETTERS else bar.label[: LETTERS - 1] + "…"
     label = _n(at - 10 - (lines - 1) * LINE)
     yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, label, short, bar.label)
-    colour = "bad" if failed(bar.outcome) else bar.role.value if bar.role else "new"
+    colour = (FAILED.get(bar.outcome) if bar.outcome else None) or (bar.role.value if bar.role else "new")
     place = x.at(bar.value)
     middle = at + 1
     yield Markup('<path class="base" d="M{} {}v12"/>').format(_n(zero), _n(middle - 6))

@@ -157,18 +157,22 @@ def photos_text(agreement: Mapping[str, Any]) -> str:
     return f"{n} photos" if photos == n else f"{n} crops of {photos} photos"
 
 
+RUNTIMES = ("tensorrt", "onnxruntime", "openvino", "torch")
+
+
 def stack_lines(stack: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a run was measured on."""
+    """What a run was measured on, and with which runtimes."""
+    runtimes = [f"{name} {stack[name]}" for name in RUNTIMES if stack.get(name)]
     if stack.get("gpu"):
         return (
-            f"{stack['gpu']}, driver {stack['driver']}, CUDA {stack['cuda']}, torch {stack['torch']}",
+            ", ".join([f"{stack['gpu']}, driver {stack['driver']}, CUDA {stack['cuda']}", *runtimes]),
             f"reference: eager FP32, cuDNN {stack['cudnn']} on without benchmark mode, TF32 off",
         )
-    return (f"{stack['cpu']}, {stack['threads']} threads, torch {stack['torch']}",)
+    return (", ".join([f"{stack['cpu']}, {stack['threads']} threads", *runtimes]),)
 
 
 def stack_words(stack: Mapping[str, Any]) -> str:
     """What tells one machine of a fleet from another: processor, driver and runtimes."""
-    known = {name: stack.get(name) for name in ("driver", "cuda", "tensorrt", "onnxruntime", "openvino", "torch")}
+    known = {name: stack.get(name) for name in ("driver", "cuda", *RUNTIMES)}
     words = [str(stack.get("gpu") or stack.get("cpu")), *(f"{name} {value}" for name, value in known.items() if value)]
     return ", ".join(words)

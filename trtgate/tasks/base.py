@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices

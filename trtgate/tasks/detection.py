@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from trtgate.errors import UserError
 from trtgate.expectations import Expectation
+from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs

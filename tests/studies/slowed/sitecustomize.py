@@ -4,14 +4,15 @@ wait for a tenth of its time more, within what is timed (on a GPU by a kernel th
 import os
 import sys
 
-if os.environ.get("SLOWED") and "trtgate.worker" in sys.orig_argv:
+if os.environ.get("SLOWED") and "trtgate.measure.worker" in sys.orig_argv:
     import time
 
     import numpy as np
 
     from trtgate.engines import backend, parse_spec
-    from trtgate.engines.base import Block, time_calls
+    from trtgate.engines.base import time_calls
     from trtgate.engines.gpu import GpuEngine
+    from trtgate.kinds import Block
 
     NAME, _, SHARE = os.environ["SLOWED"].partition("=")
     found = backend(parse_spec(NAME).backend)

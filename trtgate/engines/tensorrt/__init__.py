@@ -22,21 +22,12 @@ from typing import Any
 
 from trtgate.child import run_in_child
 from trtgate.cuda import driver, runtime
-from trtgate.engines.base import (
-    AVAILABLE,
-    Availability,
-    Backend,
-    BuildRequest,
-    Device,
-    Engine,
-    EngineSpec,
-    GraphKind,
-    only_on,
-)
+from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
 from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
+from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind
 from trtgate.nvml import has_tf32
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trtgate.errors import UserError
+from trtgate.kinds import UserError
 
 if TYPE_CHECKING:
     import tensorrt

@@ -14,8 +14,9 @@ import numpy as np
 from filelock import FileLock
 
 from trtgate.cuda import driver
-from trtgate.engines.base import EngineSpec, GraphKind, try_out
+from trtgate.engines.base import try_out
 from trtgate.engines.tensorrt.api import Features, TensorRTError, logger_class, refusal, start, trt
+from trtgate.kinds import EngineSpec, GraphKind
 from trtgate.signature import Signature, Tensors, contiguous
 
 log = logging.getLogger(__name__)

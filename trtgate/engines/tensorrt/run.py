@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane, closed, driver
-from trtgate.engines.base import EngineSpec, LayerTime, PrecisionAudit
 from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
@@ -29,6 +28,7 @@ from trtgate.engines.tensorrt.api import (
 )
 from trtgate.engines.tensorrt.build import RECIPES
 from trtgate.engines.tensorrt.inspect import BuiltLayer, merged, read_layers, weighted_layers
+from trtgate.kinds import EngineSpec, LayerTime, PrecisionAudit
 from trtgate.layers import own_name
 from trtgate.signature import Signature, Tensors
 

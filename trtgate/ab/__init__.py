@@ -1,0 +1,1 @@
+"""Two stacks raced against each other on one machine, round by round."""

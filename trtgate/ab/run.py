@@ -1,0 +1,101 @@
+"""Two stacks raced against each other on one machine, round by round.
+
+Worker processes of either Python build or load their own plans from the same graphs and photos and take turns: old,
+new, new, old. What drifts in the machine weighs on both, which no two runs one after the other can say. Each side has
+several processes, since two processes of the very same stack differ, and by more than their rounds show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trtgate.ab.engines import LostEngine, choose_engines
+from trtgate.ab.results import AbReport, AbResult
+from trtgate.ab.rounds import schedule_for
+from trtgate.ab.sides import _Sides
+from trtgate.compare import (
+    corrected_comparisons,
+    missing_verdict,
+)
+from trtgate.engines import backend
+from trtgate.kinds import Device
+from trtgate.measure.remote import SIDES, Place, as_place, workers
+from trtgate.progress import Progress
+from trtgate.settings import Settings
+from trtgate.workbench import Workbench
+
+# Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
+# INT8), with single ones 3 % off; 6 a side bear one that is. For a GPU: the fewest that give a bound.
+PROCESSES: dict[Device, int] = {"cpu": 6, "cuda": 3}
+
+
+# Builds a side of an engine whose builder chooses kernels by timing them, and may choose others the next time.
+REBUILDS = 3
+
+
+def run_ab(
+    sides: Mapping[str, Path | Place],
+    settings: Settings,
+    asked: Sequence[str],
+    *,
+    rounds: int | None,
+    rebuilds: int | None,
+    progress: Progress,
+    processes: int | None = None,
+) -> AbReport:
+    """Race every chosen engine of every model at every batch size; `sides` are pythons of environments, or images.
+
+    Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
+    and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
+    otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
+    """
+    places = {side: as_place(place) for side, place in sides.items()}
+    with workers(places) as both:
+        chosen = choose_engines(both, settings, asked)
+    results: list[AbResult] = []
+    missing = {
+        (name, text, size): missing_verdict(name, text, why, settings.expectations)
+        for name in settings.models
+        for text, why in chosen.lost.items()
+        for size in settings.sizes_of(name)
+    }
+    left_out = dict(chosen.left_out)
+    with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
+        given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
+        shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
+        for name in settings.models:
+            with Workbench(name, settings, progress) as bench:
+                for spec in chosen.both:
+                    if not (availability := bench.buildable(spec)).ok:
+                        left_out[f"{name} {spec.id}"] = str(availability)
+                        continue
+                    builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
+                    count = max(processes or PROCESSES[settings.device], builds)
+                    schedule = schedule_for(settings.device, count, rounds)
+                    with contextlib.ExitStack() as running:
+                        with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
+                            both = running.enter_context(workers(places, count, shared))
+                        try:
+                            racing = _Sides(bench, both, Path(folder), schedule, progress)
+                            results += racing.race(spec, builds)
+                        except LostEngine as error:
+                            progress.say(str(error))
+                            missing |= {
+                                (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
+                                for size in bench.batch_sizes
+                            }
+    added = [
+        (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
+    ]
+    corrected = corrected_comparisons([each.comparison for each in results])
+    return AbReport(
+        {side: {**chosen.stacks[side], **places[side].facts} for side in SIDES},
+        left_out,
+        tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
+        missing,
+        tuple(added),
+    )

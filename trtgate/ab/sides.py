@@ -1,0 +1,328 @@
+"""One engine of one model on both sides: built, compared and raced."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtgate import judge
+from trtgate.ab.answers import agreements_of
+from trtgate.ab.engines import LostEngine
+from trtgate.ab.results import AbResult, SideFacts
+from trtgate.ab.rounds import more_rounds_may_decide
+from trtgate.ab.turns import TurnMonitor, Turns
+from trtgate.compare import (
+    ANSWERS,
+    Change,
+    compare_records,
+)
+from trtgate.expectations import Expectation
+from trtgate.kinds import Block, EngineSpec, PrecisionAudit
+from trtgate.layers import changed_layers
+from trtgate.limits import LOAD_SECONDS
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import SCHEDULES, Arm, Race, Schedule, run_race
+from trtgate.measure.remote import SIDES, Sides, WorkerError
+from trtgate.progress import Progress
+from trtgate.records import EngineRecord, from_race
+from trtgate.samples import Samples
+from trtgate.signature import load_tensors, save_tensors
+from trtgate.tasks.against import decide_all_scores
+from trtgate.tasks.base import Outputs
+from trtgate.tasks.classification import Classification
+from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.processes import medians, spread_text, unlucky_builds
+from trtgate.workbench import Workbench, rows_of
+
+# A plan that is there is loaded and run in a process of its own first, and then here.
+OPEN_SECONDS = 2 * LOAD_SECONDS
+
+
+# Enough to tell whether two stacks compute the same; how often an untrained model answers the same says nothing.
+UNTRAINED_PHOTOS = 24
+
+
+class _Sides:
+    """Both sides' workers on one model; each worker has one engine."""
+
+    def __init__(self, bench: Workbench, both: Sides, folder: Path, schedule: Schedule, progress: Progress) -> None:
+        self._bench = bench
+        self._workers = both
+        self._folder = folder
+        self._schedule = schedule
+        self._progress = progress
+        self._given = bench.samples("evaluation")
+        if not bench.weights.trained:
+            self._given = self._given.first(UNTRAINED_PHOTOS)
+        self._samples = self._saved("evaluation", self._given)
+
+    def _saved(self, split: str, samples: Samples) -> Path:
+        """The file that hands samples to the workers, written when the model's first engine asks for it."""
+        path = self._folder / f"{self._bench.name}-{split}"
+        if not path.exists():
+            save_tensors(path, rows_of(samples))
+        return path
+
+    def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
+        """Build, compare answers and race one engine; one result for each batch size."""
+        name = self._bench.name
+        opened: dict[str, list[Any]] = {side: [] for side in SIDES}
+        with self._progress.step(f"{name}: loading {spec.id} on both sides"):
+            for index in range(len(self._workers["old"])):
+                for side in SIDES:
+                    job = self._job(spec, index % builds)
+                    with self._losing(side):
+                        opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
+        size = min(self._bench.batch_sizes)
+        outputs: dict[str, list[Outputs]] = {}
+        with self._progress.step(f"{name}: {spec.id} answers on both sides"):
+            for side in SIDES:
+                with self._losing(side):
+                    outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
+        return [self._at(spec, size, builds, opened, outputs) for size in self._bench.batch_sizes]
+
+    @contextlib.contextmanager
+    def _losing(self, side: str) -> Iterator[None]:
+        """What fails on the new side, after the old one did it, is lost by the upgrade. Raises LostEngine then."""
+        try:
+            yield
+        except WorkerError as error:
+            if side == "old":
+                raise
+            raise LostEngine(str(error)) from error
+
+    def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:
+        return self._workers[side][index].ask(do, progress=self._progress.say, **arguments)
+
+    def _job(self, spec: EngineSpec, rebuild: int) -> dict[str, Any]:
+        calibration = None
+        if spec.variant == "calibrated":
+            calibration = self._saved("calibration", self._bench.samples("calibration"))
+        return self._bench.job(spec, rebuild, calibration, self._samples)
+
+    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Outputs:
+        path = self._folder / f"{side}-{index}"
+        self._ask(side, index, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
+        return list(load_tensors(path))
+
+    def _at(
+        self,
+        spec: EngineSpec,
+        size: int,
+        builds: int,
+        opened: Mapping[str, Sequence[Mapping[str, Any]]],
+        outputs: Mapping[str, Sequence[Outputs]],
+    ) -> AbResult:
+        """One batch size."""
+        settings, name = self._bench.settings, self._bench.name
+        expectation = settings.expectations.of(name, spec.id)
+        race = self._run_race(spec, size, expectation)
+        facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
+        found, alike = self._compared(outputs)
+        records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
+        key = (name, spec.id, size)
+        report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
+        answers = self._answers(found, alike, facts, expectation, self._bench.graphs.kept_in_float(spec))
+        answers += self._kept(outputs, expectation)
+        [compared] = report.engines
+        if not race.complete:
+            compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
+        changes = [Change(each.metric, None, None, each) for each in answers]
+        return AbResult(
+            comparison=replace(
+                compared,
+                changes=(*compared.changes, *changes),
+                layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
+            ),
+            old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
+            new=_side_facts(records["new"], opened["new"][:builds], facts["new"]),
+            agreement={pair: _without_kept(self._bench.task.summary(each)) for pair, each in found.items()},
+            notes=(*self._notes(race, records, builds, facts, expectation), *judge.rebuild_note(alike)),
+            rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
+            end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
+            readings=race.readings,
+            samples={side: self._answering(records[side], outputs[side]) for side in SIDES},
+        )
+
+    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> Sequence[EngineRecord]:
+        """A side's records with its answers, for whoever shows them: what is decided on them has been."""
+        task = self._bench.task
+        if not self._bench.weights.trained or not isinstance(task, Classification):
+            return records
+        reference = self._bench.outputs(self._bench.reference)
+        builds = [task.answers(reference, each, self._given) for each in outputs]
+        return [replace(record, answers=builds[index % len(builds)]) for index, record in enumerate(records)]
+
+    def _records(
+        self,
+        race: Race,
+        side: str,
+        spec: EngineSpec,
+        size: int,
+        opened: Sequence[Mapping[str, Any]],
+        facts: Mapping[str, Any],
+    ) -> list[EngineRecord]:
+        """One record for each process of a side; those that share a plan share what it cost."""
+        found = []
+        for index, told in enumerate(opened):
+            arm = f"{side} {index + 1}"
+            record = from_race(race, self._bench.name, arm, arm, size, self._bench.weights.source)
+            series = {name: values for name, values in record.series.items() if not name.startswith("reference_")}
+            plan = told["plan"]
+            measured = {
+                **told["fresh"],
+                "build_seconds": plan.get("build_seconds"),
+                "plan_bytes": plan.get("bytes"),
+            }
+            series |= {name: (float(value),) for name, value in measured.items() if value is not None}
+            found.append(replace(record, engine=spec.id, reference=self._bench.reference.id, series=series))
+        return found
+
+    def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
+        device, lead_in = self._bench.settings.device, SCHEDULES[self._bench.settings.device].lead_in_iterations
+        pids = [worker.pid for side in SIDES for worker in self._workers[side]]
+        turns = Turns(pids)
+
+        def arm(side: str, index: int) -> Arm:
+            worker = self._workers[side][index]
+            self._ask(side, index, "bind", samples=str(self._samples), size=size)
+
+            def block(n: int) -> Block:
+                with turns.of(worker.pid):
+                    worker.block(spec.id, lead_in)
+                    found = worker.block(spec.id, n)
+                    worker.ask("rest")
+                    return found
+
+            return Arm(f"{side} {index + 1}", block)
+
+        def undecided(race: Race) -> bool:
+            settings = self._bench.settings
+            return more_rounds_may_decide(race, expectation, len(settings.engines) * len(settings.batch_sizes))
+
+        machine = monitor_for(device, pids)
+        order = [SIDES if index % 2 == 0 else SIDES[::-1] for index in range(len(self._workers["old"]))]
+        arms = [arm(side, index) for index, sides in enumerate(order) for side in sides]
+        text = f"{self._bench.name}: racing {spec.id} old against new at batch {size}"
+        with self._progress.step(text) as count:
+            return run_race(
+                arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
+            )
+
+    def _compared(self, outputs: Mapping[str, Sequence[Outputs]]) -> tuple[dict[str, Any], Rebuilt | None]:
+        """What the task finds of new with old and of each with the reference, where the model is trained; and what
+        builds of the old side say of those of the new one, which only a classifier's do.
+
+        `outputs` has the answers of each build of a side.
+        """
+        bench, task = self._bench, self._bench.task
+        reference = bench.outputs(bench.reference) if bench.weights.trained else None
+        if isinstance(task, Classification):
+            logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
+            wanted = None if reference is None else task.logits(reference)
+            return agreements_of(logits, wanted, self._given.clusters, bench.reference_words)
+        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], self._given)}
+        if reference is not None:
+            found |= {
+                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], self._given)
+                for side in SIDES
+            }
+        return found, None
+
+    def _answers(
+        self,
+        found: Mapping[str, Any],
+        alike: Rebuilt | None,
+        facts: Mapping[str, Mapping[str, Any]],
+        expectation: Expectation,
+        kept_in_float: frozenset[str],
+    ) -> tuple[Verdict, ...]:
+        """What is expected of the new side's answers, and of what it was built with."""
+        bench = self._bench
+        audits = {side: _audit(facts[side]) for side in SIDES}
+        if bench.file is not None and not bench.excuse(bench.reference):
+            # Which layers a runtime leaves in float is told by the old side: none may be added.
+            kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
+        verdicts = [] if bench.excuse(bench.reference) else [judge.audit_verdict(audits["new"], kept_in_float)]
+        # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
+        if bench.unsteady:
+            return tuple(verdicts)
+        pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
+        for pair in pairs:
+            builds = alike if pair == "new with old" else None
+            verdicts += [
+                _named(pair, verdict)
+                for verdict in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
+                # How often an untrained model answers the same says nothing.
+                if bench.weights.trained or verdict.metric != "agreement"
+            ]
+        return tuple(verdicts)
+
+    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Verdict, ...]:
+        """Whether the new side lost something that the old one had, by any task but classification: every build of the
+        one against those of the other."""
+        bench, task = self._bench, self._bench.task
+        if isinstance(task, Classification) or bench.unsteady:
+            return ()
+        reference = bench.outputs(bench.reference)
+        old, new = (
+            [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
+        )
+        return (replace(decide_all_scores(old, new, expectation), metric=ANSWERS),)
+
+    def _notes(
+        self,
+        race: Race,
+        records: Mapping[str, Sequence[EngineRecord]],
+        builds: int,
+        facts: Mapping[str, Mapping[str, Any]],
+        expectation: Expectation,
+    ) -> tuple[str, ...]:
+        notes = [*race.notes, *(f"a round was dropped: {reason}" for reason in race.dropped)]
+        for side in SIDES:
+            if builds > 1 and race.complete:
+                # A build's number is that of the processes that run it.
+                rounds = [record.rounds for record in records[side]]
+                each = [np.median(rounds[index::builds], 0) for index in range(builds)]
+                notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
+                notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
+            notes += [f"{side}: {line}" for line in facts[side]["notes"]]
+        notes += [each for each in (self._given.doubt, self._bench.unsteady) if each]
+        if not self._bench.weights.trained:
+            notes.append("untrained weights: top-1 agreement means nothing and is not judged")
+        return tuple(notes)
+
+
+def _audit(facts: Mapping[str, Any]) -> PrecisionAudit:
+    told = facts["audit"]
+    return PrecisionAudit(told["asked"], told["layers"], frozenset(told["also"]))
+
+
+def _without_kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary without what only a comparison with it needs."""
+    return {name: value for name, value in summary.items() if name != "kept"}
+
+
+def _named(pair: str, verdict: Verdict) -> Verdict:
+    return replace(verdict, message=f"{pair}: {verdict.message}")
+
+
+def _side_facts(
+    records: Sequence[EngineRecord], opened: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> SideFacts:
+    """`opened` is what the workers said of one process for each build."""
+    audit = PrecisionAudit(facts["audit"]["asked"], facts["audit"]["layers"])
+    plans = [each["plan"] for each in opened if each["plan"]]
+    return SideFacts(
+        processes=tuple(record.latency for record in records if record.rounds),
+        build_seconds=float(np.median([plan["build_seconds"] for plan in plans])) if plans else None,
+        plan_bytes=plans[0]["bytes"] if plans else None,
+        memory_bytes=int(opened[-1]["fresh"].get("device_memory") or opened[-1]["fresh"]["host_memory"]),
+        layers=audit.histogram,
+    )

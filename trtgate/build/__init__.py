@@ -1,0 +1,1 @@
+"""From a model to the plans of its engines, and the cache that keeps graphs and plans."""

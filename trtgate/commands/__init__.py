@@ -1,0 +1,1 @@
+"""The commands of `python -m trtgate`, a file for each."""

@@ -1,0 +1,61 @@
+"""`python -m trtgate ab`: two environments, or two container images, raced against each other."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from trtgate.ab.results import report_to_json as ab_to_json
+from trtgate.ab.run import PROCESSES, REBUILDS, run_ab
+from trtgate.commands.common import (
+    add_outputs,
+    photos,
+    positive,
+    require_own_outputs,
+    settings_of,
+    show,
+)
+from trtgate.measure.containers import choose_side
+from trtgate.measure.race import Schedule
+from trtgate.measure.remote import SIDES
+from trtgate.options import add_options
+from trtgate.progress import console_progress
+from trtgate.report.pages import ab_page, comparison_verdicts
+from trtgate.verdict.policy import exit_status
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("ab", help="race two environments against each other on this machine")
+    for side in SIDES:
+        text = f"python of the {side} environment, or a container image with its tag"
+        parser.add_argument(f"--{side}", required=True, metavar="PYTHON|IMAGE", help=text)
+    add_options(parser.add_argument)
+    parser.add_argument("--rounds", type=positive, metavar="R", help=f"default {Schedule.rounds}")
+    parser.add_argument(
+        "--rebuilds",
+        type=positive,
+        metavar="K",
+        help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
+    )
+    text = f"a side; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
+    parser.add_argument("--processes", type=positive, metavar="N", help=text)
+    add_outputs(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    require_own_outputs(options)
+    settings = settings_of(options)
+    sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
+    report = run_ab(
+        sides,
+        settings,
+        options.engine,
+        rounds=options.rounds,
+        rebuilds=options.rebuilds,
+        processes=options.processes,
+        progress=console_progress(),
+    )
+    status = exit_status(verdict.outcome for verdict in report.report.verdicts())
+    named = comparison_verdicts(report.report)
+    return show(options, ab_page(report, photos(options)), status, ab_to_json(report), named)

@@ -1,0 +1,99 @@
+"""What several commands share: their options, and how a report is shown and written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trtgate.kinds import UserError
+from trtgate.options import read_settings
+from trtgate.outputs import require_outputs, write_output
+from trtgate.report import github, html, markdown, terminal
+from trtgate.report.gallery import Photos
+from trtgate.report.page import Page
+from trtgate.settings import Settings
+from trtgate.thumbnails import shipped_photos
+from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.policy import EXIT_REGRESSED
+
+# The exit status where nothing was decided.
+MISTAKE = 2
+STORAGE = Path(".benchmarks")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    return read_settings(lambda name: getattr(options, name))
+
+
+def percent(text: str) -> float:
+    """`5%` or `0.05`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give 5% or 0.05") from error
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie between 0 and 100%")
+    return value
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
+
+
+def require_own_outputs(options: argparse.Namespace) -> None:
+    require_outputs({f"--{name}": getattr(options, name, None) for name in ("json", "markdown", "html")})
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the report with charts, one file")
+
+
+def show(
+    options: argparse.Namespace,
+    page: Page,
+    status: int,
+    document: Any = None,
+    named: Sequence[tuple[str, Verdict]] = (),
+    *,
+    publish: bool = True,
+) -> int:
+    """A page on the terminal, in the job's summary where there is one, and in the files that were asked for, of which
+    --json holds the `document`. What is `named` is annotated.
+
+    Gives the exit status: `status`, unless a file could not be written and nothing regressed.
+    """
+    print(terminal.render(page, colour=sys.stdout.isatty()))
+    text = markdown.render(page)
+    if publish:
+        markdown.publish(text)
+    for line in github.annotate(named):
+        print(line)
+    written = [
+        is_written("--json", options.json if document is not None else None, lambda: json.dumps(document, indent=1)),
+        is_written("--markdown", options.markdown, lambda: f"{text}\n"),
+        is_written("--html", options.html, lambda: html.render(page)),
+    ]
+    return status if all(written) or status == EXIT_REGRESSED else MISTAKE
+
+
+def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
+    """Whether an option's file is written, if there is one; told where it could not be."""
+    try:
+        write_output(option, path, make() if path else "")
+    except UserError as error:
+        print(f"trtgate: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def photos(options: argparse.Namespace) -> Mapping[str, Photos]:
+    """Photos for the report that shows some."""
+    return shipped_photos() if options.html else {}

@@ -1,0 +1,147 @@
+"""The nouns that everybody shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
+Device = Literal["cpu", "cuda"]
+
+# Facts of a GPU that say which one it is and with which driver, not of what kind it is. Plans outlive a driver.
+ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "driver_cuda"})
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+
+
+# Escape sequences of a terminal as a whole (ECMA-48: CSI, OSC, and what begins with ESC otherwise), then what is left
+# of control characters: a message quotes file names and other libraries, and must not be able to repaint a terminal.
+_SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text without terminal escape sequences; other control characters but tab and newline become "?"."""
+    return _CONTROLS.sub("?", _SEQUENCES.sub("", text))
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: one sentence that names the file or option, and the fix.
+
+    The command line and the pytest plugin print the sentence without a traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class EngineUnavailable(Exception):
+    """What looked available turned out not to be: its build or its first run brought down the process that tried."""
+
+
+@dataclass(frozen=True, order=True)
+class EngineSpec:
+    """What was asked for: a backend at a precision, in one of several ways where there are several.
+
+    `id` is `<backend>-<precision>` or `<backend>-<precision>-<variant>`.
+    """
+
+    backend: str
+    precision: str
+    variant: str = ""
+
+    @property
+    def id(self) -> str:
+        return "-".join(filter(None, (self.backend, self.precision, self.variant)))
+
+    @classmethod
+    def parse(cls, text: str) -> EngineSpec:
+        """The inverse of `id`. Raises ValueError for a text without a precision of PRECISIONS."""
+        backend, _, rest = text.partition("-")
+        precision, _, variant = rest.partition("-")
+        if not backend or precision not in PRECISIONS:
+            raise ValueError(f"{text!r} is not <backend>-<precision>")
+        return cls(backend, precision, variant)
+
+
+REFERENCE = EngineSpec("pytorch", "fp32")
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine can run here; if not, why, and the command that would change that.
+
+    `obsolete` says that the installed version of its runtime is sound but has no such engine any more, `elsewhere` that
+    it runs on another kind of processor.
+    """
+
+    ok: bool
+    reason: str = ""
+    fix: str = ""
+    obsolete: bool = False
+    elsewhere: bool = False
+
+    def __str__(self) -> str:
+        return "available" if self.ok else f"{self.reason}" + (f" (fix: {self.fix})" if self.fix else "")
+
+
+AVAILABLE = Availability(True)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Latencies in seconds of n back-to-back inferences.
+
+    `seconds`, float64[n], is the series that is gated: on a CPU the whole call, on a GPU the time between two events
+    around the work. `end_to_end`, float64[m], is host time with both copies; None where it would be the same thing.
+    """
+
+    seconds: Seconds
+    end_to_end: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of a built engine as its runtime names it, with the seconds it took and what it ran in.
+
+    `nodes` are the ONNX nodes that went into it, where the runtime tells: names of layers change with its version.
+    """
+
+    name: str
+    seconds: float
+    kind: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PrecisionAudit:
+    """What the layers that carry the arithmetic (convolutions and matrix products) were really built with.
+
+    `layers` maps a layer's name to its type, "" where the runtime does not tell; `histogram` counts those types. `also`
+    are types that the builder was free to choose instead of what was asked for.
+    """
+
+    asked: str
+    layers: Mapping[str, str] = field(default_factory=dict)
+    also: frozenset[str] = frozenset()
+
+    @property
+    def histogram(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for kind in self.layers.values():
+            counts[kind or "unknown"] = counts.get(kind or "unknown", 0) + 1
+        return dict(sorted(counts.items()))
+
+    def outside(self, allowed: frozenset[str]) -> list[str]:
+        """The names of the layers whose type is known and not among `allowed`."""
+        return [name for name, kind in self.layers.items() if kind and kind not in allowed]
+
+    def unknown(self) -> list[str]:
+        """The names of the layers of which the runtime does not tell what they run in."""
+        return [name for name, kind in self.layers.items() if not kind]

@@ -1,0 +1,282 @@
+"""One model's race spread over fresh processes, one after the other; the process is the sample.
+
+Two processes of one stack differ by more than their rounds show, so a run that is saved or compared measures in many.
+Each loads the plans of all engines, races them interleaved for a few rounds at every batch size, and is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trtgate import judge
+from trtgate.kinds import Block, Device, EngineSpec
+from trtgate.measure.monitor import monitor_for
+from trtgate.measure.race import HOST_CONTROL, SCHEDULES, Arm, Schedule, run_race
+from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
+from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
+from trtgate.signature import save_tensors
+from trtgate.stack import stack
+from trtgate.verdict.paired import LOOKS
+
+if TYPE_CHECKING:
+    from trtgate.settings import Settings
+    from trtgate.workbench import Workbench
+
+# How many processes a race is spread over. On a CPU, where processes of one stack differ by 1.3 to 1.8 %, 8 against 8
+# bear one that is far off; on a GPU (0.7 %) the fewest that give a bound at either look.
+PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
+# Of each process. What more rounds of the same process would tell is little beside what another process does.
+ROUNDS = 3
+BLOCK_ITERATIONS = 6
+# What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
+# depend on whether another one of its backend was loaded before. The packages of the model's own modules come on top.
+IMPORTS: Mapping[str, tuple[str, ...]] = {
+    "pytorch": ("torch",),
+    "inductor": ("torch._inductor.compile_fx",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+}
+# At most so many processes import at the same time, each on a core: one after the other that took longer than the races
+# on the host of an H100, and a third of the time on two cores.
+AHEAD = 6
+# A floor asks for this many rounds of all processes together.
+FEWEST_ROUNDS = min(LOOKS)
+# With more processes than this share dead or disturbed the machine is not fit to measure on.
+LOST_SHARE = 0.2
+# A process whose fixed work took this much longer than in the quietest ones of the run met a neighbour: on a virtual
+# machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
+# As many as were planned are run in place of such; what is still loud then counts, and widens the bounds.
+LOUD = 0.15
+# Of the processes, in percent: what is quiet.
+QUIETEST = 10.0
+
+
+def schedule_for(device: Device, count: int) -> Schedule:
+    """The rounds of one of `count` processes: short, since their noise is the process's, and the time goes into more of
+    those."""
+    usual = SCHEDULES[device]
+    return replace(
+        usual,
+        rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)),
+        passes=1,
+        block_iterations=BLOCK_ITERATIONS,
+        warm_up_iterations=BLOCK_ITERATIONS,
+        warm_up_seconds=usual.warm_up_seconds / 4,
+    )
+
+
+def unfinished_file(settings: Settings, model: str) -> Path:
+    """Where the samples of a run are that is not over."""
+    return settings.plan_cache / "unfinished" / f"{model}.json"
+
+
+class Spread:
+    """What the processes measured so far of one model's engines, and how more are run."""
+
+    def __init__(self, bench: Workbench, count: int) -> None:
+        self._bench = bench
+        self._count = count
+        self._sound: dict[tuple[str, int], list[EngineRecord]] = {}
+        self._disturbed: dict[tuple[str, int], list[EngineRecord]] = {}
+        self._failed: dict[str, WorkerError] = {}
+        self._died_in: list[str] = []
+        self._wanted: dict[tuple[str, int], int] = {}
+        self._ready: list[Worker] = []
+        self._at = ""  # the engine that the present process is asked of
+        self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
+        self.lost: list[str] = []
+
+    def record(self, spec: EngineSpec, batch: int) -> EngineRecord:
+        """All processes' measurements of an engine as one record.
+
+        Raises the WorkerError of an engine that no process could load or run.
+        """
+        if spec.id in self._failed:
+            raise self._failed[spec.id]
+        key = (spec.id, batch)
+        sound, disturbed = self._sound.get(key, []), self._disturbed.get(key, [])
+        if self._too_many_lost():
+            whole = [each for each in (*sound, *disturbed) if each.rounds]
+            found = joined(whole) if whole else (*disturbed, self._unmeasured(spec, batch))[0]
+            return replace(found, disturbed=f"{len(self.lost)} processes were lost: {self.lost[-1]}")
+        quiet = [each for each in sound if not self._loud(batch, each)]
+        if len(quiet) >= self._wanted.get(key, 0):
+            return joined(quiet)
+        note = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
+        return replace(found := joined(sound), warnings=(*found.warnings, f"the machine is loud: {note}"))
+
+    def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
+        """What there is of an engine that no process lived long enough to measure."""
+        bench = self._bench
+        reference, weights = bench.reference.id, bench.weights.source
+        return EngineRecord(bench.name, spec.id, batch, weights, {}, complete=False, reference=reference)
+
+    def measured(self, spec: EngineSpec, batch: int) -> bool:
+        """Whether there is a record of an engine that nothing speaks against."""
+        return spec.id not in self._failed and bool(self._sound.get((spec.id, batch))) and not self._too_many_lost()
+
+    def _too_many_lost(self) -> bool:
+        return len(self.lost) > max(1.0, LOST_SHARE * self._count)
+
+    def _loud(self, batch: int, record: EngineRecord) -> bool:
+        """Whether a process's controls took longer than those of the quietest ones."""
+        ran = [each.controls for (_, size), some in self._sound.items() if size == batch for each in some]
+        return any(
+            seconds > (1 + LOUD) * float(np.percentile([each[name] for each in ran], QUIETEST))
+            for name, seconds in record.controls.items()
+            if not name.endswith(MEAN) and name != HOST_CONTROL
+        )
+
+    def _quiet(self, keys: Sequence[tuple[str, int]]) -> int:
+        """How many quiet processes there are of that engine at that batch size that has fewest."""
+        return min(sum(not self._loud(key[1], each) for each in self._sound.get(key, [])) for key in keys)
+
+    def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
+        """Run `count` more processes of these engines, and others in place of those that were lost."""
+        name = self._bench.name
+        self._loaded = self._loaded or specs
+        with (
+            tempfile.TemporaryDirectory(prefix="trtgate-") as folder,
+            self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
+        ):
+            keys = [(spec.id, size) for spec in specs for size in batch_sizes]
+            for key in keys:
+                self._wanted[key] = self._wanted.get(key, 0) + count
+            wanted = max(self._wanted[key] for key in keys)
+            done = run = 0
+            try:
+                while done < wanted and run < 2 * count and not self._too_many_lost():
+                    if not self._ready:
+                        self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
+                    racing = [spec for spec in specs if spec.id not in self._failed]
+                    run += self._process(racing, batch_sizes, Path(folder))
+                    done = self._quiet([key for key in keys if key[0] not in self._failed])
+                    progress(max(0, count - wanted + done), count)
+            finally:
+                for worker in self._ready:
+                    worker.close(wait=False)
+                self._ready.clear()
+
+    def _import_ahead(self, count: int) -> None:
+        """Have so many processes import what their engines need, while nothing is measured; none uses a GPU before it
+        is asked."""
+        self._ready += [self._started() for _ in range(count)]
+        for worker in self._ready:
+            with contextlib.suppress(WorkerError):  # it says so again when it is its turn
+                worker.greet()
+
+    def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
+        """Run one process, and keep what it measured; whether that is sound."""
+        self._at = ""
+        worker = self._ready.pop()
+        try:
+            worker.greet()
+            found = self._measure(worker, specs, batch_sizes, folder)
+        except RequestFailed as error:
+            if self._at in {"", self._bench.reference.id}:
+                raise
+            self._failed[self._at] = error  # the engine is at fault; the others go on without it
+            return False
+        except WorkerError as error:
+            self.lost.append(str(error))
+            if self._at in self._died_in:
+                self._failed[self._at] = error
+            self._died_in.append(self._at)
+            return False
+        finally:
+            worker.close(wait=False)  # it has nothing to put away
+        reasons = [each.disturbed for each in found if each.disturbed or not each.complete]
+        for each in found:
+            (self._disturbed if reasons else self._sound).setdefault((each.engine, each.batch), []).append(each)
+        if reasons:
+            self.lost.append(reasons[0] or "too many rounds were disturbed")
+        else:
+            self._keep()
+        return not reasons
+
+    @functools.cached_property
+    def _stack(self) -> dict[str, Any]:
+        return stack(self._bench.settings.threads, self._bench.settings.device)
+
+    def _keep(self) -> None:
+        """Write down what was measured so far, for whoever ends this run before it is saved."""
+        settings = self._bench.settings
+        path = unfinished_file(settings, self._bench.name)
+        records = [joined(some) for some in self._sound.values() if some]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(unfinished_session(self._stack, records)))
+        beside.replace(path)
+
+    def _started(self) -> Worker:
+        """A process that imports what its engines need, which is no part of their cold start."""
+        bench = self._bench
+        backends = {spec.backend for spec in self._loaded}
+        names = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
+        if bench.file is None:
+            names += sorted({type(each).__module__.partition(".")[0] for each in bench.model.module.modules()})
+        return fresh_worker(list(dict.fromkeys(names)))
+
+    def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
+        """Load the plan that this run has, even one that it built anew."""
+        return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
+
+    def _measure(
+        self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path
+    ) -> list[EngineRecord]:
+        bench, settings = self._bench, self._bench.settings
+        module, samples = folder / "model.pt", folder / "samples"
+        if not samples.exists():
+            given = bench.samples("evaluation")
+            save_tensors(samples, (given[index] for index in range(min(max(batch_sizes), len(given)))))
+            if bench.file is None:
+                torch.save(bench.model, module)
+        controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]
+        fresh = {}
+        for spec in self._loaded:
+            if spec.id not in self._failed:
+                self._at = spec.id
+                fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
+
+        def arm(name: str, share: float = 1.0) -> Arm:
+            def block(n: int) -> Block:
+                self._at = name
+                return worker.block(name, n)
+
+            return Arm(name, block, share)
+
+        # The driver holds the GPU too; on a CPU its own time is counted anyway.
+        ours = [worker.pid, *([os.getpid()] if settings.device == "cuda" else [])]
+        # At both ends of a round, so that what begins or ends within it is seen.
+        before, *after = (arm(name, share) for name, share in controls.items())
+        records = []
+        for size in batch_sizes:
+            worker.ask("bind", samples=str(samples), size=size)
+            race = run_race(
+                [before, *(arm(spec.id) for spec in specs), *after],
+                schedule_for(settings.device, self._count),
+                monitor=monitor_for(settings.device, ours)(),
+                rest=lambda: worker.ask("rest") if settings.device == "cpu" else None,
+            )
+            for spec in specs:
+                record = from_race(race, bench.name, spec.id, bench.reference.id, size, bench.weights.source)
+                measured = dict(fresh[spec.id])
+                if settings.streams > 1:
+                    self._at = spec.id
+                    measured |= worker.ask("throughput", engine=spec.id, streams=settings.streams)
+                numbers = {name: (float(each),) for name, each in measured.items() if each is not None}
+                series = {**record.series, **numbers}
+                warnings = (*race.notes, *([] if race.warm[spec.id] else [judge.RESTLESS]))
+                records.append(replace(record, series=series, warnings=warnings))
+        return records

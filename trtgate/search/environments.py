@@ -1,0 +1,132 @@
+"""An environment for each version of a package: made when it is first needed, kept, and used again.
+
+By uv where that is installed, else by venv and pip. pip reads its own configuration, which uv does not, so what uv
+cannot install is left to pip before it counts as not to be installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtgate.files import locked, write_synced
+from trtgate.kinds import UserError
+from trtgate.processes import last_words
+from trtgate.progress import Progress
+
+# What requirements-worker.txt lists, which a test holds to this: an installed trtgate has no such file.
+WORKER: tuple[str, ...] = ("numpy>=1.26", "onnx>=1.15", "psutil>=5.9", "filelock>=3.12", "typing_extensions>=4.6")
+# In an environment: its python, and where it is whole what it was made of.
+PYTHON = Path("bin", "python")
+READY = "trtgate-ready.json"
+# For another search that makes the same one: TensorRT and its libraries have gigabytes.
+LOCK_SECONDS = 3600.0
+
+
+def require_requirements(path: Path | None) -> None:
+    """Raises UserError for a file of --requirements that cannot be read."""
+    try:
+        if path is not None:
+            path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"--requirements {path} cannot be read ({why}); name a file as pip's -r takes it") from error
+
+
+class NotInstallable(Exception):
+    """A version cannot be installed; the message is the installer's. `what` are the words for it."""
+
+    what = "cannot be installed"
+
+
+@dataclass(frozen=True)
+class Environments:
+    """The environments of one package: in a folder, made with `python`, from the index that pip's options name.
+
+    `requirements` is a file of what is installed along.
+    """
+
+    folder: Path
+    python: Path
+    package: str
+    index: tuple[str, ...]
+    requirements: Path | None
+    progress: Progress
+
+    @functools.cached_property
+    def made_of(self) -> dict[str, str]:
+        """All but the version that an environment depends on."""
+        told = subprocess.run([str(self.python), "-VV"], capture_output=True, text=True, check=False)
+        more = self.requirements.read_text(encoding="utf-8") if self.requirements else ""
+        return {
+            "python": f"{self.python.resolve()} {told.stdout.strip()}",
+            "requirements": "\n".join([*WORKER, more]),
+            # An address may hold a password.
+            "index": hashlib.sha256("\n".join(self.index).encode()).hexdigest(),
+        }
+
+    def sides(self, versions: Iterable[str]) -> dict[str, str]:
+        """The pythons of those versions of which there is an environment."""
+        homes = {version: self._home(self._made_of(version)) for version in versions}
+        return {version: str(home / PYTHON) for version, home in homes.items() if (home / READY).is_file()}
+
+    def get(self, version: str) -> Path:
+        """The python of that version's environment. Raises NotInstallable, and UserError for a folder that cannot be
+        used."""
+        made_of = self._made_of(version)
+        home = self._home(made_of)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS):
+                if not (home / READY).is_file():
+                    with self.progress.step(f"installing {self.package} {version}"):
+                        self._make(home, f"{self.package}=={version}")
+                    write_synced(home / READY, json.dumps(made_of, indent=1).encode())
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise UserError(f"--environments {self.folder} cannot be used ({why}); name a writable folder") from error
+        return home / PYTHON
+
+    def _made_of(self, version: str) -> dict[str, str]:
+        return {"package": self.package, "version": version, **self.made_of}
+
+    def _home(self, made_of: Mapping[str, str]) -> Path:
+        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+        return (self.folder / f"{self.package}-{made_of['version']}-{name}").resolve()
+
+    def _make(self, home: Path, wanted: str) -> None:
+        python = str(home / PYTHON)
+        more = ["-r", str(self.requirements)] if self.requirements else []
+        what = [*self.index, *more, *WORKER, wanted]
+        uv = shutil.which("uv")
+        said = ""
+        if uv:
+            said = self._run(
+                home,
+                [uv, "venv", "--quiet", "--python", str(self.python), str(home)],
+                [uv, "pip", "install", "--quiet", "--python", python, *what],
+            )
+        if not uv or said:
+            said = self._run(
+                home,
+                [str(self.python), "-m", "venv", "--without-pip", str(home)],
+                [str(self.python), "-m", "pip", "--python", python, "install", "--quiet", "--no-input", *what],
+            )
+        if said:
+            shutil.rmtree(home, ignore_errors=True)
+            raise NotInstallable(said)
+
+    def _run(self, home: Path, *commands: Sequence[str]) -> str:
+        """Run commands in a folder that is made anew; what the first one that failed said, or ""."""
+        shutil.rmtree(home, ignore_errors=True)
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return last_words(done.stderr or done.stdout)
+        return ""

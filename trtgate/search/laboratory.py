@@ -1,0 +1,161 @@
+"""Where versions are tried and raced: a side for each, workers, and A/B runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trtgate.ab.results import AbReport
+from trtgate.ab.run import PROCESSES, run_ab
+from trtgate.kinds import UserError, printable
+from trtgate.measure.remote import Worker, WorkerError
+from trtgate.progress import Progress
+from trtgate.search.environments import NotInstallable
+from trtgate.search.question import ANSWERS, BUILD, Question, Raced, Tried, Versions
+from trtgate.settings import Settings
+from trtgate.verdict.bisection import Relation, State, relation_of
+from trtgate.verdict.metrics import BY_NAME
+from trtgate.verdict.outcome import Verdict
+
+# Builds a side, of which the time is asked.
+BUILDS = 3
+# More of everything for what was open.
+AGAIN = 2
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much an A/B run measures."""
+
+    rounds: int | None
+    processes: int
+    rebuilds: int | None
+
+
+def effort(metric: str, processes: int, *, again: bool) -> Effort:
+    """As much as a metric takes: what is not a time is not raced for, and what is the same every time not repeated."""
+    known, factor = BY_NAME.get(metric), AGAIN if again else 1
+    if known is None:
+        return Effort(1, 1, 1)
+    if known.rule == "builds":
+        return Effort(1, BUILDS * factor, BUILDS * factor)
+    return Effort(1 if known.rule == "number" else None, processes * factor, None)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The laboratory on this machine: A/B runs between the sides that `versions` makes.
+
+    `processes` is how many a side has; None: as many as an A/B run.
+    """
+
+    question: Question
+    versions: Versions
+    settings: Settings
+    progress: Progress
+    processes: int | None = None
+
+    def prepare(self, version: str) -> Tried:
+        """As `Laboratory.prepare`."""
+        try:
+            place = self.versions.get(version)
+        except NotInstallable as error:
+            return Tried(State.ABSENT, line_of(str(error)), error.what)
+        engine = self.question.engine
+        try:
+            with contextlib.closing(Worker(self.question.called(version), place)) as worker:
+                try:
+                    worker.greet()
+                except WorkerError as error:
+                    # An environment is made for its worker: if none starts, that is the version's doing. An image may
+                    # have no Python, and says nothing of its engine then.
+                    if isinstance(place, Path):
+                        raise
+                    return Tried(State.ABSENT, line_of(str(error)), "cannot be started")
+                told = worker.ask("describe", device=self.settings.device, engines=[engine])["engines"][engine]
+        except WorkerError as error:
+            return Tried(State.FAILS, line_of(str(error)))
+        return Tried(State.WORKS) if told["ok"] else Tried(State.FAILS, line_of(told["reason"]))
+
+    def race(self, old: str, new: str, *, again: bool) -> Raced:
+        """As `Laboratory.race`."""
+        question, started = self.question, time.monotonic()
+        much = effort(question.metric, self.processes or PROCESSES[question.device], again=again)
+        self.progress.say(f"racing {question.called(old)} against {new}" + (", with more processes" if again else ""))
+        expectations = self.settings.expectations.only(
+            question.model, question.engine, BY_NAME.get(question.metric), question.delta
+        )
+        found = Raced(old, new, Relation.OPEN, again, "", much.processes, 0.0)
+        try:
+            report = run_ab(
+                {"old": self.versions.get(old), "new": self.versions.get(new)},
+                replace(self.settings, expectations=expectations),
+                [question.engine],
+                rounds=much.rounds,
+                rebuilds=much.rebuilds,
+                processes=much.processes,
+                progress=self.progress,
+            )
+        except NotInstallable as error:
+            raise UserError(f"a version that was installed before cannot be now ({error}); run it again") from error
+        except WorkerError as error:
+            found = replace(found, message=line_of(str(error)))
+        else:
+            found = read_report(found, report, question)
+        found = replace(found, seconds=time.monotonic() - started)
+        self.progress.say(f"{old} -> {new}: {found.relation.value}: {found.message}")
+        return found
+
+
+def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
+    """The race with what its A/B run came to. Raises UserError for a metric that was not measured."""
+    raced = replace(raced, stack=report.report.stack_changes)
+    for verdict in report.missing.values():
+        return replace(raced, relation=Relation.LOST, message=line_of(verdict.message))
+    if not report.results:
+        why = "; ".join(report.left_out.values()) or "nothing was measured"
+        raise UserError(f"--engine {question.engine} cannot be raced ({line_of(why)}); give another one")
+    [result] = report.results
+    comparison, answers = result.comparison, result.agreement["new with old"]
+    raced = replace(raced, layers=tuple(map(str, comparison.layers)), answers=answers)
+    if question.metric == BUILD:
+        return replace(raced, relation=Relation.SAME, message="it is built, loaded and run on both sides")
+    if question.metric == ANSWERS:
+        return _answered(raced, answers, question.delta)
+    change = comparison.change(question.metric)
+    if change is None:
+        raise UserError(f"--metric {question.metric} was not measured for {question.engine}; give another one")
+    verdict = change.verdict
+    # Rounds that were disturbed say nothing of a time; sizes do not depend on who else used the machine.
+    if comparison.invalid is not None and BY_NAME[question.metric].unit != "bytes":
+        verdict = replace(verdict, **_reason(comparison.invalid))
+    return replace(
+        raced,
+        relation=relation_of(verdict, question.delta),
+        message=verdict.message,
+        **{name: getattr(verdict, name) for name in ("estimate", "low", "high")},
+        before=change.old,
+        after=change.new,
+    )
+
+
+def _reason(verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
+
+
+def _answered(raced: Raced, answers: Mapping[str, Any], delta: float) -> Raced:
+    """Photos are counted, not sampled: it is on these that a version answers otherwise or does not."""
+    n, changed = answers["n"], answers["n"] - answers["top1"]
+    if not answers.get("finite", True):
+        return replace(raced, relation=Relation.WORSE, message="the logits hold NaN or infinity")
+    message = f"{changed} of {n} answers changed" + (f", {delta:.1%} may" if delta else "")
+    return replace(raced, relation=Relation.WORSE if changed / n > delta else Relation.SAME, message=message)
+
+
+def line_of(text: str) -> str:
+    """What a worker or an installer said, in one printable line."""
+    return " ".join(printable(text).split())
