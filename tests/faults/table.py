@@ -17,7 +17,8 @@ PAGE = ROOT / "docs" / "faults.md"
 INTRODUCTION = """# What was done to it, and what it says
 
 Made from the tests that do these things, by `python -m tests.faults.table`; `make faults` runs them. `...` stands for
-what varies. Status 1 means REGRESSED and nothing else; a mistake of the user's is 4 (pytest) or 2 (a command).
+what varies. Status 1: something regressed or is missing, or a test failed; a mistake of the user's is 4 (pytest) or 2
+(a command).
 """
 
 

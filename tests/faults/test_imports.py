@@ -1,4 +1,4 @@
-"""A backend that cannot be imported, after an upgrade that broke it."""
+"""A backend that cannot be imported, after an upgrade that broke it (0 without a baseline and without --require)."""
 
 from __future__ import annotations
 
