@@ -24,7 +24,7 @@ from trtgate.__main__ import main
 from trtgate.child import run_in_child
 from trtgate.doctor import State, cuda_findings, gpu_findings
 from trtgate.engines import DEFAULT_ENGINES, available, parse_spec
-from trtgate.engines.base import REFERENCE, Availability, Device, EngineUnavailable
+from trtgate.engines.base import REFERENCE, Availability, Device, EngineRefused, EngineUnavailable
 from trtgate.engines.fusing import fuse
 from trtgate.engines.inductor import CACHE_VARIABLE, load_functions
 from trtgate.errors import UserError
@@ -115,6 +115,7 @@ def test_compiled_functions_outlive_their_process(tmp_path: Path, monkeypatch: p
     [
         (child_work.crash, EngineUnavailable, r"compiling crashed its own process \(SIGABRT\)"),
         (child_work.fail, RuntimeError, r"(?s)compiling failed.*no kernel for this layer"),
+        (child_work.refuse, EngineRefused, r"^the runtime could not build it:\n  Error Code 10: .* node conv1$"),
         (child_work.hang, EngineUnavailable, "compiling took longer than 1 s"),
     ],
 )

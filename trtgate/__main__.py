@@ -25,9 +25,9 @@ from trtgate.console import CLOSED, steady_streams
 from trtgate.containers import choose_side, find_images, is_image
 from trtgate.doctor import examine
 from trtgate.engines import DEVICES, available, parse_spec
-from trtgate.engines.base import Device
+from trtgate.engines.base import Device, EngineRefused
 from trtgate.environments import Environments, require_requirements
-from trtgate.errors import UserError
+from trtgate.errors import UserError, printable
 from trtgate.expectations import DEFAULT_PATH, Expectation, read_expectations, require_own, write_delta
 from trtgate.exports import EXPORTS, numbers_of, runners_in
 from trtgate.fleet import read_fleet
@@ -98,8 +98,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         with orderly_endings():
             return run(options)
-    except (UserError, WorkerError) as error:
-        print(f"trtgate: {error}", file=sys.stderr)
+    except (UserError, WorkerError, EngineRefused) as error:
+        print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trtgate import images
 from trtgate.engines import parse_spec
-from trtgate.engines.base import REFERENCE, EngineSpec, EngineUnavailable
+from trtgate.engines.base import REFERENCE, EngineRefused, EngineSpec, EngineUnavailable
 from trtgate.errors import UserError
 from trtgate.models.base import CLASSES, image_classes
 from trtgate.options import add_options, read_settings
@@ -96,7 +96,7 @@ def look(bench: Workbench, photos: Mapping[str, images.Pixels], asked: Sequence[
     for spec in bench.settings.engines:
         try:
             logits[spec.id] = _answers(bench, spec, batches)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, EngineRefused) as error:
             if spec.id in asked:
                 raise UserError(f"--engine {spec.id}: {error}") from error
             left_out[spec.id] = str(error)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtgate.building import cached_calibration, cached_plan
 from trtgate.engines import available, backend
-from trtgate.engines.base import BuildRequest, Calibration, Device, Engine, EngineSpec
+from trtgate.engines.base import BuildRequest, Calibration, Device, Engine, EngineRefused, EngineSpec
 from trtgate.engines.probe import give_home
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
@@ -165,6 +165,8 @@ class Worker:
                 return
             try:
                 answer: dict[str, Any] = {"answer": requests[wanted](**message["with"])}
+            except EngineRefused as error:
+                answer = {"error": str(error)}
             except Exception as error:  # the driver decides what an error of an engine means
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trtgate.engines.base import EngineRefused
 from trtgate.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Features:
         )
 
 
-class TensorRTError(Exception):
+class TensorRTError(EngineRefused):
     """TensorRT refused; the message holds everything that it logged about it."""
 
 
