@@ -44,6 +44,8 @@ VIOLATIONS_FILE = "TRTGATE_STANDIN_VIOLATIONS"
 # As in real plans: tag, zero, serialisation version, zero, size of it all, version.
 HEADER = struct.Struct("<4sIIIQ4B")
 SERIALISATION = 2
+# What the bindings raise where the C++ method returns false: these words are in those of every version.
+NO_PROFILE = "Error in set optimization profile async."
 # Generic kernels of TensorRT-RTX take this much longer, here.
 GENERIC = 1.0
 
@@ -552,10 +554,10 @@ class StandIn:
         if others and not engine.plan.sharing:
             text = f"Profile {index} has been chosen by another IExecutionContext. Use another profileIndex or destroy"
             self._log(engine.logger, "ERROR", text)
-            return False
+            raise RuntimeError(NO_PROFILE)
         if index >= len(engine.plan.profiles):
             self._log(engine.logger, "ERROR", f"there is no profile {index}")
-            return False
+            raise RuntimeError(NO_PROFILE)
         context.profile, context.shape, context.runs, context.captured = index, None, 0, False
         return True
 

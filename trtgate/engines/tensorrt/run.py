@@ -124,10 +124,10 @@ class TensorRTEngine(GpuEngine):
             *(("set_tensor_address", name, int(address)) for name, address in lane.device.items()),
         ]
         for name, *arguments in steps:
-            if not getattr(context, name)(*arguments):
+            if not self._ask(context, name, *arguments):
                 raise refusal(f"{self.spec.id}: {name}{tuple(arguments)} failed", self._logger)
         lane.synchronize()
-        missing = context.infer_shapes()
+        missing = self._ask(context, "infer_shapes")
         if missing:
             raise TensorRTError(f"{self.spec.id}: the shapes of {', '.join(missing)} are not known")
         for name, host in lane.host_out.items():
@@ -135,6 +135,13 @@ class TensorRTEngine(GpuEngine):
             if produced != host.shape:
                 raise TensorRTError(f"{self.spec.id} gives {name} of shape {produced}, wanted is {host.shape}")
         return context
+
+    def _ask(self, context: Any, name: str, *arguments: Any) -> Any:
+        """What a context answers. Some of its methods raise RuntimeError instead, with less than was logged."""
+        try:
+            return getattr(context, name)(*arguments)
+        except RuntimeError as error:
+            raise refusal(f"{self.spec.id}: {name}{arguments} failed", self._logger, str(error)) from error
 
     def _enqueuer(self, context: Any, handle: int) -> Callable[[], None]:
         execute = context.execute_async_v3
