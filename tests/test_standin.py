@@ -196,6 +196,50 @@ def test_what_is_no_plan_of_this_version(
         load("tensorrt-fp32", spoil(plan))
 
 
+@pytest.mark.parametrize("package", BINDINGS)
+def test_engines_side_by_side_have_one_logger(
+    package: str, install: Install, graphs: dict[str, onnx.ModelProto], caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorRT keeps the first for what has none, and does not keep it alive: it must outlive every engine."""
+    install(package)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    first, second = (load("tensorrt-fp32", plan) for _ in range(2))
+    first.close()
+    del first
+    with second, load("tensorrt-fp32", plan) as third:
+        third.infer(INPUTS)
+        context = second._engine.create_execution_context()
+        assert context.set_optimization_profile_async(1, 1)
+        assert not context.set_input_shape("input", (9, 3, small.CROP, small.CROP))
+        del context
+        assert "outside of profile" in str(tensorrt.refusal("", second._logger))
+    assert VIOLATIONS == []
+    assert "differs from one already registered" not in caplog.text
+
+
+@pytest.mark.parametrize("package", BINDINGS)
+def test_plugins_are_registered_before_a_graph_or_a_plan_is_read(
+    package: str, install: Install, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    found = install(package)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    assert found.without_plugins == []
+    found = install(package)  # as another process, which has nothing but the plan
+    load("tensorrt-fp32", plan).close()
+    assert found.without_plugins == []
+
+
+def test_an_error_tells_the_last_problems_once(install: Install) -> None:
+    """A builder may log one for each kernel that it cannot use."""
+    found = install(NEWEST_10)
+    logger = tensorrt.fresh_logger()
+    for number in range(99):
+        logger.log(found.module.ILogger.Severity.ERROR, f"kernel {number // 2} cannot be used")
+    said = str(tensorrt.refusal("it could not", logger)).splitlines()
+    assert said == ["it could not:", *(f"  kernel {number} cannot be used" for number in range(42, 50))]
+    assert "gave no reason" in str(tensorrt.refusal("it could not", logger))
+
+
 # What the stand-in does not let pass.
 
 
@@ -236,6 +280,9 @@ def test_trap_a_runtime_or_logger_that_goes_first(install: Install, graphs: dict
     assert VIOLATIONS == ["a runtime is gone before its engine"]
     VIOLATIONS.clear()
     engine._logger = None
+    tensorrt.process_logger.cache_clear()
+    assert VIOLATIONS == ["a logger is gone that the plugin library keeps"]
+    VIOLATIONS.clear()
     with pytest.raises(TensorRTError):
         engine.infer(small.signature().blank(2))
     context = engine._engine.create_execution_context()

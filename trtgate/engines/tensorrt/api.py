@@ -41,6 +41,8 @@ PLAN_TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 SERIALISATION_AT = slice(8, 12)
 SIZE_AT = slice(16, 24)
 VERSION_AT = slice(24, 28)
+# Of what was logged in the message of an error.
+SHOWN_PROBLEMS = 8
 
 
 @functools.cache
@@ -124,12 +126,42 @@ def logger_class() -> type[Any]:
                 self.warnings.append(msg)
             log.log(logging.WARNING if severity == levels.WARNING else logging.DEBUG, "TensorRT: %s", msg)
 
+        def forget(self) -> None:
+            """Begin anew: what is said from now on is about something else."""
+            self.problems.clear()
+            self.warnings.clear()
+
     return Log
 
 
+@functools.cache
+def process_logger() -> Any:
+    """The one logger of this process, which is never given up; NVIDIA's plugins are registered with it.
+
+    As long as anything is left of what was made with a first logger, TensorRT keeps that one for what has no logger of
+    its own, and warns of every other; its plugin library keeps it for good. Neither keeps it alive.
+    """
+    logger = logger_class()()
+    # Some ONNX operators are plugins: 8.6's InstanceNormalization, RoiAlign, NVIDIA's own for detection.
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    return logger
+
+
+def fresh_logger() -> Any:
+    """The process's logger, which has forgotten what was said before."""
+    logger = process_logger()
+    logger.forget()
+    return logger
+
+
 def refusal(what: str, logger: Any, *more: str) -> TensorRTError:
-    """The error to raise when a call returned None or False."""
-    reasons = [*more, *logger.problems] or ["TensorRT gave no reason"]
+    """The error to raise when a call returned None or False; its reasons are told once.
+
+    A builder logs an error for each kernel that it cannot use, and goes on: the last say why it did not.
+    """
+    reasons = [*more, *list(dict.fromkeys(logger.problems))[-SHOWN_PROBLEMS:]] or ["TensorRT gave no reason"]
+    logger.forget()
     return TensorRTError("\n  ".join([f"{what}:", *reasons]))
 
 

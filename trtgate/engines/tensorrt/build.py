@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from trtgate.cuda import driver
 from trtgate.engines.base import EngineSpec, GraphKind, try_out
-from trtgate.engines.tensorrt.api import Features, TensorRTError, logger_class, refusal, start, trt
+from trtgate.engines.tensorrt.api import Features, TensorRTError, fresh_logger, refusal, start, trt
 from trtgate.signature import Signature, Tensors, contiguous
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def build_plan(
     `calibrator` is made by `make_calibrator`. `compute_capability` ("SM89") is for TensorRT-RTX on a machine without a
     GPU. Raises TensorRTError with all parser errors, or with what the builder logged.
     """
-    features, recipe, logger = Features.of(trt), RECIPES[spec], logger_class()()
+    features, recipe, logger = Features.of(trt), RECIPES[spec], fresh_logger()
     builder = start(trt.Builder, logger)
     if not features.strongly_typed:
         graph = for_old_parser(graph, widen=recipe.graph == "int8-symmetric-fp16")

@@ -2,7 +2,7 @@
 
 Nothing but our own reference keeps an execution context alive, and it owns the memory that a CUDA graph captured from
 it goes on using. So a lane owns its context and then its graph, and everything goes in this order: graph, context,
-buffers, engine, runtime, logger.
+buffers, engine, runtime. The logger is the process's, and stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
     TensorRTError,
-    logger_class,
+    fresh_logger,
     refusal,
     require_own_plan,
     start,
@@ -80,7 +80,7 @@ class TensorRTEngine(GpuEngine):
         self._version = require_own_plan(plan)
         self._captured: dict[int, str] = {}
         driver()  # TensorRT takes the context that is current
-        self._logger = logger_class()()
+        self._logger = fresh_logger()
         self._settings: Any = None
         self._runtime: Any = start(trt.Runtime, self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
@@ -112,6 +112,7 @@ class TensorRTEngine(GpuEngine):
         """An execution context with the profile, the shape and the addresses of a lane."""
         if size not in self._sizes:
             raise TensorRTError(f"{self.spec.id} was built for batches of {self._sizes}, not of {size}")
+        self._logger.forget()
         settings = () if self._settings is None else (self._settings,)
         context = self._engine.create_execution_context(*settings)
         if context is None:
