@@ -300,6 +300,24 @@ def test_trap_a_timing_cache_that_goes_first(
     assert VIOLATIONS == ["a timing cache is gone before the builder's config that it was given to"]
 
 
+@pytest.mark.parametrize("content", [b"damaged", b"another stack"])
+def test_timings_that_cannot_be_used_are_made_anew(
+    content: bytes,
+    install: Install,
+    graphs: dict[str, onnx.ModelProto],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    install(NEWEST_10)
+    timings = tmp_path / "timings"
+    timings.write_bytes(content)
+    for kept in (b"t", b"tt"):
+        plan_of("tensorrt-fp32", graphs["fp32"], timing_cache=timings)
+        assert timings.read_bytes() == kept
+    assert caplog.text.count("damaged or from another stack") == 1
+    assert VIOLATIONS == []
+
+
 @pytest.mark.parametrize(("package", "shares"), [(EIGHT, False), (TEN, True), (ELEVEN, True)])
 def test_trap_two_contexts_on_one_profile(
     package: str,

@@ -393,9 +393,15 @@ class StandIn:
         return len(config._state["profiles"]) - 1
 
     def _timing_cache(self, config: Any, content: bytes) -> Any:
+        if content.startswith(b"damaged"):
+            return None
         return self._with("ITimingCache", {"content": bytes(content)})
 
     def _set_timing_cache(self, config: Any, cache: Any, ignore_mismatch: bool) -> bool:
+        if cache is None:
+            raise TypeError("set_timing_cache(): incompatible function arguments")
+        if cache._state["content"].startswith(b"another stack"):
+            return False
         config._state["timing"] = weakref.ref(cache)
         return True
 

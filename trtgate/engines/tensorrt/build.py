@@ -271,8 +271,11 @@ def read_timings(config: Any, path: Path) -> Any:
     with FileLock(f"{path}.lock"):
         known = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(known)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        log.warning("%s is from another stack; building without it", path)
+    # Damaged ones are None in some versions, which set_timing_cache does not take, and empty in others.
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        log.warning("%s is damaged or from another stack; building without it, and making it anew", path)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
 
