@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from trtgate.errors import UserError
 from trtgate.graphs import half
 from trtgate.plans import CachedFile, PlanCache
 from trtgate.progress import SILENT
+from trtgate.stack import TENSORRT_CHOICE, version_of
 from trtgate.verdict import Outcome
 
 from . import small_classifier as small
@@ -415,15 +417,40 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: both[name])
     for choice, wanted in ((None, "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx")):
         forget()
-        monkeypatch.delenv(tensorrt.CHOICE, raising=False)
+        monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
         if choice:
-            monkeypatch.setenv(tensorrt.CHOICE, choice)
+            monkeypatch.setenv(TENSORRT_CHOICE, choice)
         assert tensorrt.installed() is both[wanted]
     forget()
-    monkeypatch.setenv(tensorrt.CHOICE, "rtx")
+    monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
     with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
         tensorrt.installed()
     forget()
+
+
+@pytest.mark.parametrize(
+    ("choice", "there", "wanted"),
+    [
+        (None, {"tensorrt": "11.4", "tensorrt-rtx": "1.7"}, "11.4"),
+        ("tensorrt", {"tensorrt-cu12": "10.13", "tensorrt-rtx": "1.7"}, "10.13"),
+        ("tensorrt_rtx", {"tensorrt": "11.4", "tensorrt-rtx": "1.7"}, "1.7"),
+        ("tensorrt_rtx_bindings", {"tensorrt": "11.4", "tensorrt-rtx-cu13-bindings": "1.7"}, "1.7"),
+        (None, {"tensorrt-rtx-cu13-bindings": "1.7"}, "1.7"),
+    ],
+)
+def test_the_stack_tells_the_version_of_the_one_that_is_used(
+    choice: str | None, there: dict[str, str], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in there:
+            raise metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
+    if choice:
+        monkeypatch.setenv(TENSORRT_CHOICE, choice)
+    assert version_of("tensorrt") == wanted
 
 
 # What a plan is keyed by.

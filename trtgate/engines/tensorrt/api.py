@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtgate.engines.base import EngineRefused
 from trtgate.errors import UserError
+from trtgate.stack import TENSORRT_CHOICE
 
 if TYPE_CHECKING:
     import tensorrt
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 # In the order of preference: TensorRT, TensorRT-RTX, and RTX where only its bindings and libraries are installed.
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-# Names the module to use where several are installed.
-CHOICE = "TRTGATE_TENSORRT"
 # How a plan begins. Integers are little-endian; its version is a byte each for major, minor, patch and build.
 PLAN_TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 SERIALISATION_AT = slice(8, 12)
@@ -52,9 +51,9 @@ def installed() -> ModuleType:
     Raises ImportError saying why each candidate could not be imported, and UserError for a name that is none of
     MODULES.
     """
-    choice = os.environ.get(CHOICE)
+    choice = os.environ.get(TENSORRT_CHOICE)
     if choice and choice not in MODULES:
-        raise UserError(f"{CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
+        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
     reasons = []
     for name in (choice,) if choice else MODULES:
         try:
