@@ -537,3 +537,39 @@ def test_the_check_says_what_does_not_hold(
     text = capsys.readouterr().out
     assert "DOES NOT HOLD: tensorrt-fp32: answers like ONNX Runtime at batch 4" in text
     assert "DOES NOT HOLD: tensorrt-fp16: was built as asked" in text
+
+
+def test_the_check_tells_where_the_process_ended(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """TensorRT may bring it down: what was seen until then is in the file, and what was looked at last."""
+    install(NEWEST_10)
+
+    def crash(engine: TensorRTEngine) -> None:
+        raise SystemExit  # nothing that is caught
+
+    monkeypatch.setattr(TensorRTEngine, "audit", crash)
+    with pytest.raises(SystemExit):
+        check_tensorrt.main(["--out", str(tmp_path / "report.json")])
+    *before, last = json.loads((tmp_path / "report.json").read_text())["checks"]
+    assert all(each["holds"] for each in before)
+    assert last == {"assumption": "tensorrt-fp32: was built as asked", "holds": False, "seen": "the process ended here"}
+
+
+def test_the_check_without_tensorrt_is_a_sentence(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name}")
+
+    forget()
+    monkeypatch.setattr(tensorrt.importlib, "import_module", missing)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 2
+    said = capsys.readouterr().err
+    assert "TensorRT cannot be imported" in said
+    assert "pip install -r requirements-gpu.txt" in said
+    monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
+    forget()
+    assert check_tensorrt.main([]) == 2
+    assert "TRTGATE_TENSORRT=rtx is not a TensorRT" in capsys.readouterr().err
+    forget()
