@@ -29,6 +29,7 @@ from trtgate.engines.base import (
     EngineUnavailable,
     GraphKind,
 )
+from trtgate.engines.gpu import GpuEngine
 from trtgate.errors import UserError
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.graphs import OPSET, export, fold, half, quantize
@@ -436,12 +437,25 @@ class Workbench:
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
                 return self._said_of(spec, error)
             self._exit.enter_context(made)
+            try:
+                self._require_lanes(made)
+            except Exception as error:
+                made.close()  # what it holds is for the others
+                return self._said_of(spec, error)
             return self._not_as_asked(spec, made) or made
 
         engine: Engine | Exception = self._once(("engine", spec), load)
         if isinstance(engine, Exception):
             raise engine
         return engine
+
+    def _require_lanes(self, engine: Engine) -> None:
+        """Have an engine on a GPU take what it needs at every batch size: where memory runs out later, in the middle of
+        a race, there would be no race at all."""
+        if isinstance(engine, GpuEngine):
+            for size in self.batch_sizes:
+                with within(LOAD_SECONDS, f"{self.name}: {engine.spec.id} at batch {size}"):
+                    engine.lane(size)
 
     def _said_of(self, spec: EngineSpec, error: Exception) -> Exception:
         """What a runtime cannot do with a user's file is a reason to leave that engine out, and no failure of ours."""
