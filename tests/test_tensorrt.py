@@ -391,6 +391,17 @@ def test_a_timing_cache_of_another_stack_is_not_used(
 # What goes wrong.
 
 
+def test_an_output_that_is_as_long_as_what_is_found_is_refused_before_it_is_built(
+    install: Callable[[str], FakeTensorRT],
+) -> None:
+    fake = install(NEWEST_10)
+    boxes = TensorSpec("boxes", "float32", (-1, 4))
+    signature = dataclasses.replace(SIGNATURE, outputs=(*SIGNATURE.outputs, boxes))
+    with pytest.raises(TensorRTError, match="the shapes of boxes depend on what goes in"):
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+    assert not fake.configs
+
+
 def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> None:
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]

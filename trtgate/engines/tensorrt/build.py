@@ -79,6 +79,7 @@ def build_plan(
     `calibrator` is made by `make_calibrator`. `compute_capability` ("SM89") is for TensorRT-RTX on a machine without a
     GPU. Raises TensorRTError with all parser errors, or with what the builder logged.
     """
+    _refuse_open_outputs(signature)
     features, recipe, logger = Features.of(trt), RECIPES[spec], fresh_logger()
     builder = start(trt.Builder, logger)
     if not features.strongly_typed:
@@ -177,6 +178,13 @@ def _profile(builder: Any, size: int, signature: Signature) -> Any:
         if each.at(1) != each.at(2):
             profile.set_shape(each.name, each.at(1), each.at(size), each.at(size))
     return profile
+
+
+def _refuse_open_outputs(signature: Signature) -> None:
+    """Raises TensorRTError for an output whose shape depends on what goes in: no buffer is as long as it."""
+    names = [each.name for each in signature.outputs if -1 in each.shape]
+    if names:
+        raise TensorRTError(f"the shapes of {', '.join(names)} depend on what goes in, and no buffer is made for that")
 
 
 def _refuse_shape_inputs(network: Any) -> None:
