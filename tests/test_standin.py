@@ -412,6 +412,15 @@ def test_a_driver_that_is_too_old_is_told_in_a_sentence(install: Install, graphs
     assert "nullptr" not in str(raised.value)
 
 
+def test_of_what_is_longer_than_its_header_says_tensorrt_is_the_judge(
+    install: Install, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    install(NEWEST_10)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    with pytest.raises(TensorRTError, match=r"cannot load the plan(.|\n)*header.size == blobSize failed"):
+        load("tensorrt-fp32", plan + b"more")
+
+
 def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {name: type(name, (), {"Builder": None, "__name__": name}) for name in ("tensorrt", "tensorrt_rtx")}
     monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: both[name])

@@ -200,7 +200,7 @@ def require_own_plan(plan: bytes) -> str:
     """
     version = plan_version(plan)
     size = int.from_bytes(plan[SIZE_AT], "little")
-    if size != len(plan):
+    if size > len(plan):  # of more than there should be TensorRT itself is the judge: no older plan has been seen here
         raise TensorRTError(f"this TensorRT plan is not whole: {len(plan)} bytes, its header says {size}")
     here = PLAN_TAGS[b"vtrt" if installed().__name__.startswith("tensorrt_rtx") else b"ftrt"]
     wrote, numbers = PLAN_TAGS[plan[:4]], installed().__version__
