@@ -597,6 +597,12 @@ def test_names_may_be_separated_by_a_control_character() -> None:
     assert weighted_layers(read_layers(text), ("conv1", "fc")) == {"conv1": "float16", "fc": "float16"}
 
 
+@pytest.mark.parametrize("text", ["", '{"Layers": [', "[]", "{}"])
+def test_what_the_inspector_answers_may_be_nothing_to_read(text: str) -> None:
+    with pytest.raises(TensorRTError, match="inspector's answer cannot be read"):
+        read_layers(text)
+
+
 def test_names_alone_are_no_audit() -> None:
     with pytest.raises(TensorRTError, match="DETAILED"):
         read_layers('{"Layers": ["conv1 + relu"]}')

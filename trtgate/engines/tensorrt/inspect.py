@@ -79,9 +79,12 @@ def kernel_type(tactic: str) -> str:
 def read_layers(text: str, profile: int = 0) -> list[BuiltLayer]:
     """The layers of one optimisation profile in the inspector's JSON, of TensorRT 8.6 to 11.
 
-    Raises TensorRTError for an engine that was built without detailed profiling verbosity.
+    Raises TensorRTError for an engine that was built without detailed profiling verbosity, and for what is no JSON.
     """
-    layers = json.loads(text, strict=False)["Layers"]  # a name may hold the separator of the metadata as it is
+    try:
+        layers = json.loads(text, strict=False)["Layers"]  # a name may hold the separator of the metadata as it is
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise TensorRTError(f"the engine inspector's answer cannot be read ({error!r}): {text[:80]!r}") from error
     if any(isinstance(layer, str) for layer in layers):
         raise TensorRTError("the engine knows only the names of its layers; build it with DETAILED verbosity")
     if any(PROFILE.search(layer["Name"]) for layer in layers):  # all profiles are listed, one after the other
