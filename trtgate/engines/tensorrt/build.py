@@ -123,10 +123,10 @@ REDUCTIONS = frozenset(f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod"
 
 
 def for_old_parser(graph: bytes, *, widen: bool) -> bytes:
-    """The graph as the parsers of TensorRT 8.6 and 9 read it right.
+    """The graph as the parser of TensorRT 8.6 reads it right.
 
-    They ignore the axes of a reduction unless they are an attribute, and reduce over all of them. With `widen`, what is
-    FP16 becomes FP32: they read the scales of Q/DQ nodes as FP32 whatever they are, and the builder types by flags.
+    It ignores the axes of a reduction unless they are an attribute, and reduces over all of them. With `widen`, what is
+    FP16 becomes FP32: it reads the scales of Q/DQ nodes as FP32 whatever they are, and the builder types by flags.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
