@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from trtgate.kinds import EngineRefused
+
 
 def crash() -> None:
     os.abort()
@@ -16,6 +18,10 @@ def crash() -> None:
 
 def fail() -> None:
     raise ValueError("no kernel for this layer")
+
+
+def refuse() -> None:
+    raise EngineRefused("the runtime could not build it:\n  Error Code 10: no implementation for node conv1")
 
 
 def hang() -> None:

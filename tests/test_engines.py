@@ -12,10 +12,11 @@ import pytest
 from trtgate import judge
 from trtgate.child import run_in_child
 from trtgate.commands import doctor
-from trtgate.engines import all_specs, available, parse_spec
+from trtgate.engines import all_specs, available, backend, parse_spec
 from trtgate.engines.base import time_calls
+from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.expectations import read_expectations
-from trtgate.kinds import AVAILABLE, REFERENCE, EngineSpec, PrecisionAudit, UserError
+from trtgate.kinds import AVAILABLE, REFERENCE, EngineRefused, EngineSpec, PrecisionAudit, UserError
 from trtgate.measure.monitor import CpuMonitor
 from trtgate.settings import Settings
 from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
@@ -117,6 +118,34 @@ def test_an_engine_that_cannot_be_built_fails_alone(lite0: Workbench, monkeypatc
         with pytest.raises(RuntimeError, match="no kernel"):
             bench.engine(broken)
     assert len(tries) == 1
+
+
+def test_an_engine_that_has_no_room_at_a_batch_size_fails_alone(
+    lite0: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lanes are made before the race, in which all engines would fail with it."""
+    broken, sound = parse_spec("openvino-fp32"), parse_spec("onnxruntime-fp32")
+    closed = []
+
+    class Small(GpuEngine):
+        def new_lane(self, size: int) -> Lane:
+            raise EngineRefused(f"no room for batches of {size}")
+
+        def audit(self) -> PrecisionAudit:
+            return PrecisionAudit("fp32")
+
+        def close(self) -> None:
+            super().close()
+            closed.append(1)
+
+    maker = type(backend("openvino"))
+    monkeypatch.setattr(maker, "load", lambda self, spec, request, plan: Small(spec, request.signature))
+    settings = Settings(engines=(sound, broken), batch_sizes=(2,), plan_cache=lite0.settings.plan_cache)
+    with Workbench("efficientnet_lite0", settings) as bench:
+        assert bench.loadable() == (sound,)
+        assert closed
+        with pytest.raises(EngineRefused, match="no room for batches of 2"):
+            bench.engine(broken)
 
 
 def test_ids_are_parsed_and_unknown_ones_refused() -> None:

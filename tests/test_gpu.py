@@ -27,7 +27,7 @@ from trtgate.commands.doctor import State, cuda_findings, gpu_findings
 from trtgate.engines import DEFAULT_ENGINES, available, parse_spec
 from trtgate.engines.fusing import fuse
 from trtgate.engines.inductor import CACHE_VARIABLE, load_functions
-from trtgate.kinds import REFERENCE, Availability, Device, EngineUnavailable, UserError
+from trtgate.kinds import REFERENCE, Availability, Device, EngineRefused, EngineUnavailable, UserError
 from trtgate.measure import monitor as telemetry
 from trtgate.measure.monitor import GpuMonitor
 from trtgate.measure.race import Arm, Block, Schedule, block_length, run_race
@@ -116,6 +116,7 @@ def test_compiled_functions_outlive_their_process(tmp_path: Path, monkeypatch: p
     [
         (child_work.crash, EngineUnavailable, r"compiling crashed its own process \(SIGABRT\)"),
         (child_work.fail, RuntimeError, r"(?s)compiling failed.*no kernel for this layer"),
+        (child_work.refuse, EngineRefused, r"^the runtime could not build it:\n  Error Code 10: .* node conv1$"),
         (child_work.hang, EngineUnavailable, "compiling took longer than 1 s"),
     ],
 )

@@ -503,6 +503,23 @@ def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pyte
     assert run("--benchmark-compare=before", "--continue-on-collection-errors").ret == 4
 
 
+def test_what_a_runtime_refuses_is_a_failure_in_its_own_words(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_zz="""
+from trtgate.kinds import EngineRefused
+
+def test_refused():
+    raise EngineRefused("the runtime could not build it:\\n  Error Code 10: no implementation for node conv1")
+"""
+    )
+    result = run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["the runtime could not build it:", "  Error Code 10: no implementation for node conv1"]
+    )
+    result.stdout.no_fnmatch_line("*raise EngineRefused*")
+
+
 def test_a_mistake_hides_no_regression(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     pytester.makepyfile(test_zz=FULL.format(error="raise UserError('the disk is full; make room')"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.graphs import half
 from trtgate.kinds import UserError
 from trtgate.progress import SILENT
+from trtgate.stack import TENSORRT_CHOICE, version_of
 from trtgate.verdict import Outcome
 
 from . import small_classifier as small
@@ -197,6 +199,50 @@ def test_what_is_no_plan_of_this_version(
         load("tensorrt-fp32", spoil(plan))
 
 
+@pytest.mark.parametrize("package", BINDINGS)
+def test_engines_side_by_side_have_one_logger(
+    package: str, install: Install, graphs: dict[str, onnx.ModelProto], caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorRT keeps the first for what has none, and does not keep it alive: it must outlive every engine."""
+    install(package)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    first, second = (load("tensorrt-fp32", plan) for _ in range(2))
+    first.close()
+    del first
+    with second, load("tensorrt-fp32", plan) as third:
+        third.infer(INPUTS)
+        context = second._engine.create_execution_context()
+        assert context.set_optimization_profile_async(1, 1)
+        assert not context.set_input_shape("input", (9, 3, small.CROP, small.CROP))
+        del context
+        assert "outside of profile" in str(tensorrt.refusal("", second._logger))
+    assert VIOLATIONS == []
+    assert "differs from one already registered" not in caplog.text
+
+
+@pytest.mark.parametrize("package", BINDINGS)
+def test_plugins_are_registered_before_a_graph_or_a_plan_is_read(
+    package: str, install: Install, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    found = install(package)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    assert found.without_plugins == []
+    found = install(package)  # as another process, which has nothing but the plan
+    load("tensorrt-fp32", plan).close()
+    assert found.without_plugins == []
+
+
+def test_an_error_tells_the_last_problems_once(install: Install) -> None:
+    """A builder may log one for each kernel that it cannot use."""
+    found = install(NEWEST_10)
+    logger = tensorrt.fresh_logger()
+    for number in range(99):
+        logger.log(found.module.ILogger.Severity.ERROR, f"kernel {number // 2} cannot be used")
+    said = str(tensorrt.refusal("it could not", logger)).splitlines()
+    assert said == ["it could not:", *(f"  kernel {number} cannot be used" for number in range(42, 50))]
+    assert "gave no reason" in str(tensorrt.refusal("it could not", logger))
+
+
 # What the stand-in does not let pass.
 
 
@@ -237,6 +283,9 @@ def test_trap_a_runtime_or_logger_that_goes_first(install: Install, graphs: dict
     assert VIOLATIONS == ["a runtime is gone before its engine"]
     VIOLATIONS.clear()
     engine._logger = None
+    tensorrt.process_logger.cache_clear()
+    assert VIOLATIONS == ["a logger is gone that the plugin library keeps"]
+    VIOLATIONS.clear()
     with pytest.raises(TensorRTError):
         engine.infer(small.signature().blank(2))
     context = engine._engine.create_execution_context()
@@ -252,6 +301,24 @@ def test_trap_a_timing_cache_that_goes_first(
     monkeypatch.setattr(build, "read_timings", lambda config, path: give(config, path) and None)
     plan_of("tensorrt-fp32", graphs["fp32"], timing_cache=tmp_path / "timings")
     assert VIOLATIONS == ["a timing cache is gone before the builder's config that it was given to"]
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"another stack"])
+def test_timings_that_cannot_be_used_are_made_anew(
+    content: bytes,
+    install: Install,
+    graphs: dict[str, onnx.ModelProto],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    install(NEWEST_10)
+    timings = tmp_path / "timings"
+    timings.write_bytes(content)
+    for kept in (b"t", b"tt"):
+        plan_of("tensorrt-fp32", graphs["fp32"], timing_cache=timings)
+        assert timings.read_bytes() == kept
+    assert caplog.text.count("damaged or from another stack") == 1
+    assert VIOLATIONS == []
 
 
 @pytest.mark.parametrize(("package", "shares"), [(EIGHT, False), (TEN, True), (ELEVEN, True)])
@@ -346,20 +413,54 @@ def test_a_driver_that_is_too_old_is_told_in_a_sentence(install: Install, graphs
     assert "nullptr" not in str(raised.value)
 
 
+def test_of_what_is_longer_than_its_header_says_tensorrt_is_the_judge(
+    install: Install, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    install(NEWEST_10)
+    plan = plan_of("tensorrt-fp32", graphs["fp32"])
+    with pytest.raises(TensorRTError, match=r"cannot load the plan(.|\n)*header.size == blobSize failed"):
+        load("tensorrt-fp32", plan + b"more")
+
+
 def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {name: type(name, (), {"Builder": None, "__name__": name}) for name in ("tensorrt", "tensorrt_rtx")}
     monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: both[name])
     for choice, wanted in ((None, "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx")):
         forget()
-        monkeypatch.delenv(tensorrt.CHOICE, raising=False)
+        monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
         if choice:
-            monkeypatch.setenv(tensorrt.CHOICE, choice)
+            monkeypatch.setenv(TENSORRT_CHOICE, choice)
         assert tensorrt.installed() is both[wanted]
     forget()
-    monkeypatch.setenv(tensorrt.CHOICE, "rtx")
+    monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
     with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
         tensorrt.installed()
     forget()
+
+
+@pytest.mark.parametrize(
+    ("choice", "there", "wanted"),
+    [
+        (None, {"tensorrt": "11.4", "tensorrt-rtx": "1.7"}, "11.4"),
+        ("tensorrt", {"tensorrt-cu12": "10.13", "tensorrt-rtx": "1.7"}, "10.13"),
+        ("tensorrt_rtx", {"tensorrt": "11.4", "tensorrt-rtx": "1.7"}, "1.7"),
+        ("tensorrt_rtx_bindings", {"tensorrt": "11.4", "tensorrt-rtx-cu13-bindings": "1.7"}, "1.7"),
+        (None, {"tensorrt-rtx-cu13-bindings": "1.7"}, "1.7"),
+    ],
+)
+def test_the_stack_tells_the_version_of_the_one_that_is_used(
+    choice: str | None, there: dict[str, str], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in there:
+            raise metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
+    if choice:
+        monkeypatch.setenv(TENSORRT_CHOICE, choice)
+    assert version_of("tensorrt") == wanted
 
 
 # What a plan is keyed by.
@@ -446,3 +547,39 @@ def test_the_check_says_what_does_not_hold(
     text = capsys.readouterr().out
     assert "DOES NOT HOLD: tensorrt-fp32: answers like ONNX Runtime at batch 4" in text
     assert "DOES NOT HOLD: tensorrt-fp16: was built as asked" in text
+
+
+def test_the_check_tells_where_the_process_ended(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """TensorRT may bring it down: what was seen until then is in the file, and what was looked at last."""
+    install(NEWEST_10)
+
+    def crash(engine: TensorRTEngine) -> None:
+        raise SystemExit  # nothing that is caught
+
+    monkeypatch.setattr(TensorRTEngine, "audit", crash)
+    with pytest.raises(SystemExit):
+        check_tensorrt.main(["--out", str(tmp_path / "report.json")])
+    *before, last = json.loads((tmp_path / "report.json").read_text())["checks"]
+    assert all(each["holds"] for each in before)
+    assert last == {"assumption": "tensorrt-fp32: was built as asked", "holds": False, "seen": "the process ended here"}
+
+
+def test_the_check_without_tensorrt_is_a_sentence(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name}")
+
+    forget()
+    monkeypatch.setattr(tensorrt.importlib, "import_module", missing)
+    assert check_tensorrt.main(["--out", str(tmp_path / "report.json")]) == 2
+    said = capsys.readouterr().err
+    assert "TensorRT cannot be imported" in said
+    assert "pip install -r requirements-gpu.txt" in said
+    monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
+    forget()
+    assert check_tensorrt.main([]) == 2
+    assert "TRTGATE_TENSORRT=rtx is not a TensorRT" in capsys.readouterr().err
+    forget()

@@ -391,6 +391,17 @@ def test_a_timing_cache_of_another_stack_is_not_used(
 # What goes wrong.
 
 
+def test_an_output_that_is_as_long_as_what_is_found_is_refused_before_it_is_built(
+    install: Callable[[str], FakeTensorRT],
+) -> None:
+    fake = install(NEWEST_10)
+    boxes = TensorSpec("boxes", "float32", (-1, 4))
+    signature = dataclasses.replace(SIGNATURE, outputs=(*SIGNATURE.outputs, boxes))
+    with pytest.raises(TensorRTError, match="the shapes of boxes depend on what goes in"):
+        build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+    assert not fake.configs
+
+
 def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> None:
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]
@@ -550,6 +561,46 @@ def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     verdict = judge.audit_verdict(PrecisionAudit("fp16", layers), ())
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "layer1.0.conv1" in verdict.message
+
+
+def test_a_block_that_the_compiler_made_does_not_tell_what_it_computes_in() -> None:
+    """TensorRT-RTX makes a whole network one layer, 8.6 that of a transformer: what comes in is the network's input."""
+    layer = {
+        "Name": "{ForeignNode[fc.bias...fc_1]}",
+        "LayerType": "Myelin",
+        "Inputs": [{"Name": "input", "Format/Datatype": "Row major linear FP32"}],
+        "Outputs": [{"Name": "logits", "Format/Datatype": "Row major linear FP32"}],
+        "TacticValue": "0x0000000000000000",
+        "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: fc]",
+    }
+    layers = weighted_layers(read_layers(json.dumps({"Layers": [layer]})), ("conv1", "fc"))
+    assert layers == {"conv1": "", "fc": ""}
+    for asked in ("fp32", "fp16", "int8"):  # no false alarm, and no pass
+        assert judge.audit_verdict(PrecisionAudit(asked, layers), ()).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_kernel_that_names_its_operands_is_believed_before_a_narrower_skip_connection() -> None:
+    layer = {
+        "Name": "conv1 + add",
+        "LayerType": "CaskConvolution",
+        "Inputs": [{"Name": "x", "Format/Datatype": "Half"}, {"Name": "skip", "Format/Datatype": "Int8"}],
+        "Outputs": [{"Name": "y", "Format/Datatype": "Half"}],
+        "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x32_stage4",
+    }
+    layers = weighted_layers(read_layers(json.dumps({"Layers": [layer]})), ("conv1",))
+    assert layers == {"conv1": "float16"}
+
+
+def test_names_may_be_separated_by_a_control_character() -> None:
+    text = json.dumps(INSPECTED_10).replace("\\u001f", "\x1e")
+    assert "\x1e" in text
+    assert weighted_layers(read_layers(text), ("conv1", "fc")) == {"conv1": "float16", "fc": "float16"}
+
+
+@pytest.mark.parametrize("text", ["", '{"Layers": [', "[]", "{}"])
+def test_what_the_inspector_answers_may_be_nothing_to_read(text: str) -> None:
+    with pytest.raises(TensorRTError, match="inspector's answer cannot be read"):
+        read_layers(text)
 
 
 def test_names_alone_are_no_audit() -> None:

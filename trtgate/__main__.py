@@ -23,7 +23,7 @@ from trtgate.commands import (
 )
 from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
 
@@ -59,8 +59,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         with orderly_endings():
             return run(options)
-    except (UserError, WorkerError) as error:
-        print(f"trtgate: {error}", file=sys.stderr)
+    except (UserError, WorkerError, EngineRefused) as error:
+        print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)

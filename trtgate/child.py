@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trtgate.kinds import EngineUnavailable
+from trtgate.kinds import EngineRefused, EngineUnavailable
 from trtgate.processes import die_with_parent, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
@@ -41,8 +41,8 @@ def run_in_child(
     """`function(*arguments)` in a fresh process, which is gone when this returns; all of them must be picklable.
 
     With `progress` the function gets a keyword argument of that name whose calls arrive here. Raises EngineUnavailable
-    when the process crashes or says nothing for `timeout` seconds, and RuntimeError with the child's traceback when the
-    function raises.
+    when the process crashes or says nothing for `timeout` seconds, EngineRefused when the function raises that, and
+    RuntimeError with the child's traceback when it raises anything else.
     """
     ours, theirs = multiprocessing.Pipe()
     # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
@@ -82,6 +82,8 @@ def _listen(what: str, pipe: Connection, progress: Callable[[int, int], None] | 
             progress(*value)
         elif kind == "failed":
             raise RuntimeError(f"{what} failed:\n{value}")
+        elif kind == "refused":
+            raise EngineRefused(value)
         else:
             return value
 
@@ -97,6 +99,8 @@ def work(descriptor: int) -> None:
     try:
         function, arguments, with_progress = pipe.recv()
         result = ("done", function(*arguments, **({"progress": show} if with_progress else {})))
+    except EngineRefused as error:
+        result = ("refused", str(error))
     except Exception:  # whatever it is, the parent is told
         result = ("failed", traceback.format_exc())
     pipe.send(result)

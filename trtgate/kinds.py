@@ -45,6 +45,13 @@ class EngineUnavailable(Exception):
     """What looked available turned out not to be: its build or its first run brought down the process that tried."""
 
 
+class EngineRefused(Exception):
+    """A runtime would not build, load or run an engine; the message is a sentence and the runtime's own words.
+
+    For the user, who is shown no traceback: it would only say where in our code the runtime was asked.
+    """
+
+
 @dataclass(frozen=True, order=True)
 class EngineSpec:
     """What was asked for: a backend at a precision, in one of several ways where there are several.

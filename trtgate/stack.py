@@ -24,12 +24,15 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
     "triton": ("triton",),
     "pycuda": ("pycuda",),
     "numpy": ("numpy",),
     "opencv": ("opencv-python-headless", "opencv-python"),
 }
+
+# Names the module to use where TensorRT and TensorRT-RTX are both installed.
+TENSORRT_CHOICE = "TRTGATE_TENSORRT"
 
 # Fields that change from run to run and explain nothing.
 NOISE = frozenset({"node"})
@@ -59,8 +62,12 @@ INSTRUCTION_SETS = (
 
 
 def version_of(runtime: str) -> str | None:
-    """The installed version of one of DISTRIBUTIONS, or None."""
-    for distribution in DISTRIBUTIONS[runtime]:
+    """The installed version of one of DISTRIBUTIONS, or None; of TensorRT and TensorRT-RTX that which is used."""
+    distributions = DISTRIBUTIONS[runtime]
+    if runtime == "tensorrt" and (choice := os.environ.get(TENSORRT_CHOICE)):
+        rtx = choice != "tensorrt"
+        distributions = tuple(name for name in distributions if name.startswith("tensorrt-rtx") is rtx)
+    for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -18,6 +18,7 @@ from trtgate.build.graphs import Graphs
 from trtgate.build.plan import cached_calibration, cached_plan, processor
 from trtgate.engines import available, backend
 from trtgate.engines.base import BuildRequest, Calibration, Engine
+from trtgate.engines.gpu import GpuEngine
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.kinds import REFERENCE, Availability, Block, EngineSpec, EngineUnavailable, UserError
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
@@ -238,12 +239,25 @@ class Workbench:
             except Exception as error:  # kept for whoever asks for this engine; the others can still race
                 return self._said_of(spec, error)
             self._exit.enter_context(made)
+            try:
+                self._require_lanes(made)
+            except Exception as error:
+                made.close()  # what it holds is for the others
+                return self._said_of(spec, error)
             return self._not_as_asked(spec, made) or made
 
         engine: Engine | Exception = self._once(("engine", spec), load)
         if isinstance(engine, Exception):
             raise engine
         return engine
+
+    def _require_lanes(self, engine: Engine) -> None:
+        """Have an engine on a GPU take what it needs at every batch size: where memory runs out later, in the middle of
+        a race, there would be no race at all."""
+        if isinstance(engine, GpuEngine):
+            for size in self.batch_sizes:
+                with within(LOAD_SECONDS, f"{self.name}: {engine.spec.id} at batch {size}"):
+                    engine.lane(size)
 
     def _said_of(self, spec: EngineSpec, error: Exception) -> Exception:
         """What a runtime cannot do with a user's file is a reason to leave that engine out, and no failure of ours."""

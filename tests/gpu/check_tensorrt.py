@@ -2,8 +2,8 @@
 
 Needs what the tensorrt-* engines need (`python -m trtgate doctor`) and requirements.txt. Builds and runs a classifier
 of a few layers in every way that trtgate builds one, and says of each assumption whether it holds. Takes some minutes
-and writes one file to attach to a report: nothing in it but versions, the GPU's name and what was seen. Status 1 if
-something does not hold.
+and writes one file to attach to a report: nothing in it but versions, the GPU's name and what was seen. It is written
+as it goes, so that it also tells where a crash was. Status 1 if something does not hold, 2 if TensorRT cannot be used.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.inspect import read_layers, weighted_layers
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.graphs import half
+from trtgate.kinds import Availability, UserError
 from trtgate.layers import own_name
 from trtgate.nvml import current_gpu
 from trtgate.stack import cuda_needs
@@ -46,18 +47,26 @@ PHOTOS = small.photos(max(SIZES))
 
 
 class Report:
-    """What was assumed, and what was seen."""
+    """What was assumed, and what was seen; `keep` is called with both whenever there is more."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[list[dict[str, Any]]], object]) -> None:
         self.found: list[dict[str, Any]] = []
+        self._keep = keep
+
+    def note(self, more: dict[str, Any]) -> None:
+        """Keep what is no check."""
+        self.found.append(more)
+        self._keep(self.found)
 
     def check(self, assumption: str, look: Callable[[], tuple[bool, str]]) -> None:
-        """Look, and note what was seen; an exception is something seen, too."""
+        """Look, and note what was seen; an exception is something seen, too, and so is that nothing comes after it."""
+        self.note({"assumption": assumption, "holds": False, "seen": "the process ended here"})
         try:
             holds, seen = look()
         except Exception as error:  # whatever TensorRT throws belongs into the report
             holds, seen = False, f"{type(error).__name__}: {error}"
-        self.found.append({"assumption": assumption, "holds": bool(holds), "seen": seen})
+        self.found.pop()
+        self.note({"assumption": assumption, "holds": bool(holds), "seen": seen})
         print(f"{'holds' if holds else 'DOES NOT HOLD'}: {assumption}: {seen}", flush=True)
 
 
@@ -90,29 +99,35 @@ def check_engine(report: Report, text: str, plan: bytes, wanted: np.ndarray) -> 
             )
         how = dict(engine.facts()["launched_as"])
         report.check(f"{text}: is captured in a CUDA graph", lambda: (set(how.values()) == {CAPTURED}, str(how)))
-        inspector = engine._engine.create_engine_inspector()
-        text_without = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        report.check(
-            f"{text}: without a context the inspector tells no types",
-            lambda: (not any(weighted_layers(read_layers(text_without), WEIGHTED).values()), "none told"),
-        )
-        for size in SIZES:
+
+        def untold() -> tuple[bool, str]:
+            inspector = engine._engine.create_engine_inspector()
+            without = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+            told = weighted_layers(read_layers(without), WEIGHTED)
+            return not any(told.values()), str(told)
+
+        def told(size: int) -> tuple[bool, str]:
             found = weighted_layers(engine._layers(size), WEIGHTED)
+            return set(found) == set(WEIGHTED) and all(found.values()), str(found)
+
+        def built() -> tuple[bool, str]:
+            audit = judge.audit_verdict(engine.audit(), ())
+            return audit.outcome is Outcome.PASS, f"{audit.outcome.name}: {audit.message}"
+
+        def profiled() -> tuple[bool, str]:
+            names = {layer.name for layer in engine._layers(max(SIZES))}
+            times = engine.layer_times({"input": PHOTOS})
+            return {own_name(each.name) for each in times} <= names, f"{len(times)} of {len(names)}"
+
+        # Each looks by itself: what one of them does not find keeps no other from being looked at.
+        report.check(f"{text}: without a context the inspector tells no types", untold)
+        for size in SIZES:
             report.check(
                 f"{text}: with a context it tells the type of every weighted node at batch {size}",
-                lambda found=found: (set(found) == set(WEIGHTED) and all(found.values()), str(found)),
+                lambda size=size: told(size),
             )
-        audit = judge.audit_verdict(engine.audit(), ())
-        report.check(
-            f"{text}: was built as asked",
-            lambda: (audit.outcome is Outcome.PASS, f"{audit.outcome.name}: {audit.message}"),
-        )
-        names = {layer.name for layer in engine._layers(max(SIZES))}
-        times = engine.layer_times({"input": PHOTOS})
-        report.check(
-            f"{text}: the profiler's layers are the inspector's",
-            lambda: ({own_name(each.name) for each in times} <= names, f"{len(times)} of {len(names)}"),
-        )
+        report.check(f"{text}: was built as asked", built)
+        report.check(f"{text}: the profiler's layers are the inspector's", profiled)
         report.check(
             f"{text}: a context that replaces one that was profiled answers the same",
             lambda: ((error := answers(engine, max(SIZES))) <= tolerance, f"off by {error:.2e}"),
@@ -152,9 +167,10 @@ def check_plan(report: Report, plan: bytes, again: bytes, wanted: np.ndarray) ->
 
 def check_trtexec(report: Report, folder: Path, model: onnx.ModelProto, plan: bytes) -> None:
     """Our latency beside that of TensorRT's own tool, where it is there."""
-    tool = shutil.which("trtexec") or shutil.which("tensorrt_rtx")
+    name = "tensorrt_rtx" if installed().__name__.startswith("tensorrt_rtx") else "trtexec"  # neither loads the other's
+    tool = shutil.which(name)
     if tool is None:
-        report.check("latency is trtexec's", lambda: (True, "not tried: trtexec is not on the path"))
+        report.check("latency is trtexec's", lambda: (True, f"not tried: {name} is not on the path"))
         return
     (folder / "plan.engine").write_bytes(plan)
     shape = f"input:{max(SIZES)}x3x{small.CROP}x{small.CROP}"
@@ -230,13 +246,20 @@ def everything(report: Report) -> None:
             again = build_plan(spec, made["fp32"].SerializeToString(), SIZES, small.signature())
             check_plan(report, plans[spec.id], again, wanted)
             check_trtexec(report, folder, made["fp32"], plans[spec.id])
-    report.found.append({"features": {name: getattr(features, name) for name in features.__dataclass_fields__}})
+    report.note({"features": {name: getattr(features, name) for name in features.__dataclass_fields__}})
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("check_tensorrt.json"))
     options = parser.parse_args(arguments)
+    try:
+        found = backend("tensorrt").available(parse_spec("tensorrt-fp32"), "cuda")
+    except UserError as error:
+        found = Availability(False, str(error))
+    if not found.ok:
+        print(f"check_tensorrt: {found}", file=sys.stderr)
+        return 2
     gpu = current_gpu()
     facts = {
         "module": installed().__name__,
@@ -248,11 +271,14 @@ def main(arguments: list[str] | None = None) -> int:
     if facts["gpu"]:
         del facts["gpu"]["gpu_uuid"]
     print(facts)
-    report = Report()
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        options.out.write_text(json.dumps({**facts, "checks": found}, indent=1) + "\n")
+
+    report = Report(keep)
     everything(report)
     checks = [each for each in report.found if "holds" in each]
     failed = [each for each in checks if not each["holds"]]
-    options.out.write_text(json.dumps({**facts, "checks": report.found}, indent=1) + "\n")
     print(f"{len(checks) - len(failed)} of {len(checks)} assumptions hold; attach {options.out} to a report")
     return 1 if failed else 0
 

@@ -1,6 +1,7 @@
 """Prints the API of TensorRT's bindings as JSON: `python dump.py BINDINGS.so`. Run in a process of its own.
 
-Every class with its methods' signatures and properties as pybind11 documents them, and every enumeration's members.
+Every class with its methods' signatures and properties as pybind11 documents them, every enumeration's members, and the
+functions of the module.
 """
 
 from __future__ import annotations
@@ -100,7 +101,11 @@ def main() -> None:
     module = load(path)
     version = re.search(r'__version__ = "([^"]+)"', (path.parent / "__init__.py").read_text())
     classes = {name: describe(value) for name, value in vars(module).items() if inspect.isclass(value)}
-    print(json.dumps({"version": version[1] if version else "", "module": module.__name__, "classes": classes}))
+    functions = {
+        name: signatures(name, value.__doc__ or "") for name, value in vars(module).items() if inspect.isbuiltin(value)
+    }
+    described = {"module": module.__name__, "classes": classes, "functions": functions}
+    print(json.dumps({"version": version[1] if version else "", **described}))
 
 
 def read_api(path: Path) -> dict[str, Any]:

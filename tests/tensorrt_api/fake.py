@@ -45,11 +45,14 @@ class FakeModule:
         self.__version__ = api["version"]
         self._behaviour = behaviour or {}
         self.used: set[str] = set()
+        self._functions: Mapping[str, Any] = api["functions"]
         self._classes: dict[str, Any] = {}
         for name, described in api["classes"].items():
             self._classes[name] = self._make(name, described, api["classes"])
 
     def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self._functions:
+            return lambda *arguments, **keywords: self._call_function(name, arguments, keywords)
         if name.startswith("_") or name not in self._classes:
             raise AttributeError(f"module {self.__name__} {self.__version__} has no attribute {name}")
         return self._classes[name]
@@ -75,6 +78,14 @@ class FakeModule:
         instance = cls.__new__(cls)
         object.__setattr__(instance, "_values", {})
         return instance
+
+    def _call_function(self, name: str, arguments: Any, keywords: Any) -> Any:
+        """One call of a function of the module, checked as a method is."""
+        self.used.add(name)
+        returns = check(name, self._functions[name], arguments, keywords, bound=False)
+        return (
+            self._behaviour[name](*arguments, **keywords) if name in self._behaviour else self._default(name, returns)
+        )
 
     def call(self, instance: Any, name: str, overloads: list[Any], arguments: Any, keywords: Any) -> Any:
         """One call of a method: checked against its overloads, then answered."""
@@ -169,15 +180,18 @@ class _Fake(metaclass=_FakeMeta):
         self._values[name] = value
 
 
-def check(full: str, overloads: list[Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
-    """The return type of the overload that takes these arguments. Raises TypeError when none does."""
+def check(
+    full: str, overloads: list[Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any], *, bound: bool = True
+) -> str:
+    """The return type of the overload that takes these arguments, the first of which is the instance that a `bound`
+    method is called of. Raises TypeError when none does."""
     for overload in overloads:
         wanted = overload["arguments"]
         names = [name for name, *_ in wanted]
         given = dict(zip(names, arguments, strict=False)) | dict(keywords)
         required = {name for name, _, optional in wanted if not optional}
         fits = len(arguments) <= len(names) and required <= set(given) <= set(names)
-        if fits and all(accepts(kind, given[name]) for name, kind, _ in wanted[1:] if name in given):
+        if fits and all(accepts(kind, given[name]) for name, kind, _ in wanted[bound:] if name in given):
             return str(overload["returns"])
     raise TypeError(f"{full} takes {[each['arguments'] for each in overloads]}, was given {arguments[1:]} {keywords}")
 
@@ -192,6 +206,9 @@ ACCEPTED: dict[str, Callable[[Any], bool]] = {
     "Dims": lambda value: isinstance(value, tuple | list),
     "tuple": lambda value: isinstance(value, tuple),
     "list": lambda value: isinstance(value, list),
+    # void *, for which pybind11 takes whatever it made itself.
+    "capsule": lambda value: value is None or isinstance(value, _Fake),
+    "CapsuleType": lambda value: value is None or isinstance(value, _Fake),
 }
 
 

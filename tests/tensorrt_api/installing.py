@@ -14,6 +14,7 @@ from trtgate.engines.tensorrt import api, build, run
 CACHES = (
     api.installed,
     api.logger_class,
+    api.process_logger,
     build._progress_monitor_class,
     build._calibrator_class,
     run._profiler_class,

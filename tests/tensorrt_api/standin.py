@@ -9,7 +9,8 @@ Where NVIDIA documents that something must not be done, doing it has the documen
 - the inspector tells no types of a dynamic engine until it has a context; 8.6 lists the layers of every profile;
 - 8.6 reads a ReduceMean whose axes are an input as one over all axes, and Q/DQ scales as FP32 whatever they are;
 - a capture before a first enqueue fails, and so does a second one of the same context;
-- a logger, runtime or engine that is gone before what was made with it is a violation;
+- a logger, runtime or engine that is gone before what was made with it is a violation, and so is the first logger that
+  goes while anything lives that was made meanwhile, with whichever; another logger is warned of;
 - TensorRT-RTX runs slow generic kernels unless it is asked for eager specialisation, and a graph keeps them; without
   REQUIRE_USER_ALLOCATION it is not capturable.
 
@@ -44,6 +45,8 @@ VIOLATIONS_FILE = "TRTGATE_STANDIN_VIOLATIONS"
 # As in real plans: tag, zero, serialisation version, zero, size of it all, version.
 HEADER = struct.Struct("<4sIIIQ4B")
 SERIALISATION = 2
+# What the bindings raise where the C++ method returns false: these words are in those of every version.
+NO_PROFILE = "Error in set optimization profile async."
 # Generic kernels of TensorRT-RTX take this much longer, here.
 GENERIC = 1.0
 
@@ -272,10 +275,16 @@ class StandIn:
         self.rtx = api["module"] == "tensorrt_rtx"
         self.tag = b"vtrt" if self.rtx else b"ftrt"
         self.old = not self.rtx and self.version[0] < 10
+        # The logger of what has none, and what keeps it the one.
+        self._first: weakref.ref[Any] | None = None
+        self._living: weakref.WeakSet[Any] = weakref.WeakSet()
+        # What was read while NVIDIA's plugins were not registered.
+        self.plugins, self.without_plugins = False, list[str]()
         state = self._state
         self.module = FakeModule(
             api,
             {
+                "init_libnvinfer_plugins": self._init_plugins,
                 "Builder.__init__": self._builder,
                 "Builder.create_network": self._create_network,
                 "Builder.create_builder_config": self._create_config,
@@ -341,7 +350,24 @@ class StandIn:
 
     # Building.
 
+    def _init_plugins(self, logger: Any, namespace: str) -> bool:
+        self.plugins = True
+        when_gone(logger, violate, "a logger is gone that the plugin library keeps")
+        return True
+
+    def _register(self, made: Any, logger: Any) -> None:
+        """The first logger stays TensorRT's own until nothing is left that was made meanwhile."""
+        if not self._living:
+            self._first = weakref.ref(logger)
+        elif self._first is not None and self._first() is None:
+            violate("TensorRT's logger is gone while builders or runtimes live")
+        elif self._first is not None and self._first() is not logger:
+            text = "The logger passed in differs from one already registered for an existing builder or runtime."
+            logger.log(self.module.ILogger.Severity.WARNING, text)
+        self._living.add(made)
+
     def _builder(self, builder: Any, logger: Any) -> None:
+        self._register(builder, logger)
         object.__setattr__(builder, "_state", {"logger": weakref.ref(logger)})
 
     def _create_network(self, builder: Any, flags: int = 0) -> Any:
@@ -367,9 +393,15 @@ class StandIn:
         return len(config._state["profiles"]) - 1
 
     def _timing_cache(self, config: Any, content: bytes) -> Any:
+        if content.startswith(b"damaged"):
+            return None
         return self._with("ITimingCache", {"content": bytes(content)})
 
     def _set_timing_cache(self, config: Any, cache: Any, ignore_mismatch: bool) -> bool:
+        if cache is None:
+            raise TypeError("set_timing_cache(): incompatible function arguments")
+        if cache._state["content"].startswith(b"another stack"):
+            return False
         config._state["timing"] = weakref.ref(cache)
         return True
 
@@ -388,6 +420,8 @@ class StandIn:
     def _parse(self, parser: Any, model: bytes, path: str | None = None) -> bool:
         state, network = parser._state, parser._state["network"]()
         assert network is not None
+        if not self.plugins:
+            self.without_plugins.append("a graph")
         graph = onnx.load_from_string(bytes(model))
         version = operator_set(graph)
         if self.old and version > 17:
@@ -479,9 +513,12 @@ class StandIn:
     # Loading.
 
     def _runtime(self, runtime: Any, logger: Any) -> None:
+        self._register(runtime, logger)
         object.__setattr__(runtime, "_state", {"logger": weakref.ref(logger)})
 
     def _deserialize(self, runtime: Any, blob: Any) -> Any:
+        if not self.plugins:
+            self.without_plugins.append("a plan")
         plan, logger = bytes(blob), runtime._state["logger"]
         problem = self._problem(plan)
         if problem:
@@ -552,10 +589,10 @@ class StandIn:
         if others and not engine.plan.sharing:
             text = f"Profile {index} has been chosen by another IExecutionContext. Use another profileIndex or destroy"
             self._log(engine.logger, "ERROR", text)
-            return False
+            raise RuntimeError(NO_PROFILE)
         if index >= len(engine.plan.profiles):
             self._log(engine.logger, "ERROR", f"there is no profile {index}")
-            return False
+            raise RuntimeError(NO_PROFILE)
         context.profile, context.shape, context.runs, context.captured = index, None, 0, False
         return True
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trtgate import images
 from trtgate.engines import parse_spec
-from trtgate.kinds import REFERENCE, EngineSpec, EngineUnavailable, UserError
+from trtgate.kinds import REFERENCE, EngineRefused, EngineSpec, EngineUnavailable, UserError
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import SCHEDULES, Race, run_race
 from trtgate.models.base import CLASSES, image_classes
@@ -96,7 +96,7 @@ def look(bench: Workbench, photos: Mapping[str, images.Pixels], asked: Sequence[
     for spec in bench.settings.engines:
         try:
             logits[spec.id] = _answers(bench, spec, batches)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, EngineRefused) as error:
             if spec.id in asked:
                 raise UserError(f"--engine {spec.id}: {error}") from error
             left_out[spec.id] = str(error)

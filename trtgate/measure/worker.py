@@ -26,7 +26,7 @@ from trtgate.build.plan import cached_calibration, cached_plan
 from trtgate.engines import available, backend
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.probe import give_home
-from trtgate.kinds import Device, EngineSpec
+from trtgate.kinds import Device, EngineRefused, EngineSpec
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
 from trtgate.processes import come_to_rest, die_with_parent
@@ -166,6 +166,8 @@ class Worker:
                 return
             try:
                 answer: dict[str, Any] = {"answer": requests[wanted](**message["with"])}
+            except EngineRefused as error:
+                answer = {"error": str(error)}
             except Exception as error:  # the driver decides what an error of an engine means
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}

@@ -21,7 +21,7 @@ from trtgate.compare import (
     require_usable,
 )
 from trtgate.console import CLOSED, Steady
-from trtgate.kinds import UserError, printable
+from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.options import add_options
 from trtgate.outputs import kept_elsewhere, require_outputs, write_output
@@ -196,8 +196,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.user_properties += properties(found["record"])  # those of --junit-xml
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(error, WorkerError):
-        report.longrepr = str(error)
+    if isinstance(error, WorkerError | EngineRefused):
+        report.longrepr = printable(str(error))
     sentence = mistake_in(error) if error is not None else None
     if sentence is not None:
         report.longrepr = sentence  # it is for the user; a traceback would only hide it

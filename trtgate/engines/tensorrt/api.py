@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, UserError
+from trtgate.stack import TENSORRT_CHOICE
 
 if TYPE_CHECKING:
     import tensorrt
@@ -33,13 +34,13 @@ log = logging.getLogger(__name__)
 
 # In the order of preference: TensorRT, TensorRT-RTX, and RTX where only its bindings and libraries are installed.
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-# Names the module to use where several are installed.
-CHOICE = "TRTGATE_TENSORRT"
 # How a plan begins. Integers are little-endian; its version is a byte each for major, minor, patch and build.
 PLAN_TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 SERIALISATION_AT = slice(8, 12)
 SIZE_AT = slice(16, 24)
 VERSION_AT = slice(24, 28)
+# Of what was logged in the message of an error.
+SHOWN_PROBLEMS = 8
 
 
 @functools.cache
@@ -49,9 +50,9 @@ def installed() -> ModuleType:
     Raises ImportError saying why each candidate could not be imported, and UserError for a name that is none of
     MODULES.
     """
-    choice = os.environ.get(CHOICE)
+    choice = os.environ.get(TENSORRT_CHOICE)
     if choice and choice not in MODULES:
-        raise UserError(f"{CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
+        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
     reasons = []
     for name in (choice,) if choice else MODULES:
         try:
@@ -99,7 +100,7 @@ class Features:
         )
 
 
-class TensorRTError(Exception):
+class TensorRTError(EngineRefused):
     """TensorRT refused; the message holds everything that it logged about it."""
 
 
@@ -123,12 +124,42 @@ def logger_class() -> type[Any]:
                 self.warnings.append(msg)
             log.log(logging.WARNING if severity == levels.WARNING else logging.DEBUG, "TensorRT: %s", msg)
 
+        def forget(self) -> None:
+            """Begin anew: what is said from now on is about something else."""
+            self.problems.clear()
+            self.warnings.clear()
+
     return Log
 
 
+@functools.cache
+def process_logger() -> Any:
+    """The one logger of this process, which is never given up; NVIDIA's plugins are registered with it.
+
+    As long as anything is left of what was made with a first logger, TensorRT keeps that one for what has no logger of
+    its own, and warns of every other; its plugin library keeps it for good. Neither keeps it alive.
+    """
+    logger = logger_class()()
+    # Some ONNX operators are plugins: 8.6's InstanceNormalization, RoiAlign, NVIDIA's own for detection.
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    return logger
+
+
+def fresh_logger() -> Any:
+    """The process's logger, which has forgotten what was said before."""
+    logger = process_logger()
+    logger.forget()
+    return logger
+
+
 def refusal(what: str, logger: Any, *more: str) -> TensorRTError:
-    """The error to raise when a call returned None or False."""
-    reasons = [*more, *logger.problems] or ["TensorRT gave no reason"]
+    """The error to raise when a call returned None or False; its reasons are told once.
+
+    A builder logs an error for each kernel that it cannot use, and goes on: the last say why it did not.
+    """
+    reasons = [*more, *list(dict.fromkeys(logger.problems))[-SHOWN_PROBLEMS:]] or ["TensorRT gave no reason"]
+    logger.forget()
     return TensorRTError("\n  ".join([f"{what}:", *reasons]))
 
 
@@ -168,7 +199,7 @@ def require_own_plan(plan: bytes) -> str:
     """
     version = plan_version(plan)
     size = int.from_bytes(plan[SIZE_AT], "little")
-    if size != len(plan):
+    if size > len(plan):  # of more than there should be TensorRT itself is the judge: no older plan has been seen here
         raise TensorRTError(f"this TensorRT plan is not whole: {len(plan)} bytes, its header says {size}")
     here = PLAN_TAGS[b"vtrt" if installed().__name__.startswith("tensorrt_rtx") else b"ftrt"]
     wrote, numbers = PLAN_TAGS[plan[:4]], installed().__version__

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from trtgate.cuda import driver
 from trtgate.engines.base import try_out
-from trtgate.engines.tensorrt.api import Features, TensorRTError, logger_class, refusal, start, trt
+from trtgate.engines.tensorrt.api import Features, TensorRTError, fresh_logger, refusal, start, trt
 from trtgate.kinds import EngineSpec, GraphKind
 from trtgate.signature import Signature, Tensors, contiguous
 
@@ -80,7 +80,8 @@ def build_plan(
     `calibrator` is made by `make_calibrator`. `compute_capability` ("SM89") is for TensorRT-RTX on a machine without a
     GPU. Raises TensorRTError with all parser errors, or with what the builder logged.
     """
-    features, recipe, logger = Features.of(trt), RECIPES[spec], logger_class()()
+    _refuse_open_outputs(signature)
+    features, recipe, logger = Features.of(trt), RECIPES[spec], fresh_logger()
     builder = start(trt.Builder, logger)
     if not features.strongly_typed:
         graph = for_old_parser(graph, widen=recipe.graph == "int8-symmetric-fp16")
@@ -123,10 +124,10 @@ REDUCTIONS = frozenset(f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod"
 
 
 def for_old_parser(graph: bytes, *, widen: bool) -> bytes:
-    """The graph as the parsers of TensorRT 8.6 and 9 read it right.
+    """The graph as the parser of TensorRT 8.6 reads it right.
 
-    They ignore the axes of a reduction unless they are an attribute, and reduce over all of them. With `widen`, what is
-    FP16 becomes FP32: they read the scales of Q/DQ nodes as FP32 whatever they are, and the builder types by flags.
+    It ignores the axes of a reduction unless they are an attribute, and reduces over all of them. With `widen`, what is
+    FP16 becomes FP32: it reads the scales of Q/DQ nodes as FP32 whatever they are, and the builder types by flags.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -178,6 +179,13 @@ def _profile(builder: Any, size: int, signature: Signature) -> Any:
         if each.at(1) != each.at(2):
             profile.set_shape(each.name, each.at(1), each.at(size), each.at(size))
     return profile
+
+
+def _refuse_open_outputs(signature: Signature) -> None:
+    """Raises TensorRTError for an output whose shape depends on what goes in: no buffer is as long as it."""
+    names = [each.name for each in signature.outputs if -1 in each.shape]
+    if names:
+        raise TensorRTError(f"the shapes of {', '.join(names)} depend on what goes in, and no buffer is made for that")
 
 
 def _refuse_shape_inputs(network: Any) -> None:
@@ -272,8 +280,11 @@ def read_timings(config: Any, path: Path) -> Any:
     with FileLock(f"{path}.lock"):
         known = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(known)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        log.warning("%s is from another stack; building without it", path)
+    # Damaged ones are None in some versions, which set_timing_cache does not take, and empty in others.
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        log.warning("%s is damaged or from another stack; building without it, and making it anew", path)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
 
 

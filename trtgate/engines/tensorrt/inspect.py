@@ -38,6 +38,9 @@ TYPE_WORDS = {
 # The narrowest first: a layer computes in the narrowest type that comes in.
 NARROWEST = ("int8", "float8", "float16", "bfloat16", "float32")
 CONVOLUTIONS = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected", re.IGNORECASE)
+# What the builder's compiler (Myelin) made of many nodes in one; TensorRT-RTX makes a whole network one of these. What
+# goes in says nothing about the types inside.
+COMPILED = re.compile(r"myelin|foreignnode", re.IGNORECASE)
 # A weight's quantisation that went into its convolution.
 QUANTISED = re.compile(r"QuantizeLinear|QuantLinear")
 
@@ -76,9 +79,12 @@ def kernel_type(tactic: str) -> str:
 def read_layers(text: str, profile: int = 0) -> list[BuiltLayer]:
     """The layers of one optimisation profile in the inspector's JSON, of TensorRT 8.6 to 11.
 
-    Raises TensorRTError for an engine that was built without detailed profiling verbosity.
+    Raises TensorRTError for an engine that was built without detailed profiling verbosity, and for what is no JSON.
     """
-    layers = json.loads(text)["Layers"]
+    try:
+        layers = json.loads(text, strict=False)["Layers"]  # a name may hold the separator of the metadata as it is
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise TensorRTError(f"the engine inspector's answer cannot be read ({error!r}): {text[:80]!r}") from error
     if any(isinstance(layer, str) for layer in layers):
         raise TensorRTError("the engine knows only the names of its layers; build it with DETAILED verbosity")
     if any(PROFILE.search(layer["Name"]) for layer in layers):  # all profiles are listed, one after the other
@@ -102,14 +108,18 @@ def _profile_of(name: str) -> int:
 def arithmetic(layer: Mapping[str, Any]) -> str:
     """What a layer computes in, or "" where nothing tells.
 
-    Three witnesses: the types of what comes in, the kernel's name, and that a quantised weight went into it.
+    Three witnesses: the types of what comes in, the kernel's name, and that a quantised weight went into it. A kernel
+    that names its operands is believed first: what comes in may be a skip connection of a narrower type.
     """
+    tactic = str(layer.get("TacticName") or "")
+    kernel = kernel_type(tactic)
+    if PAIRS.search(tactic) or COMPILED.search(f"{layer.get('LayerType')} {layer['Name']}"):
+        return kernel
     types = [tensor_type(tensor) for tensor in layer.get("Inputs", [])]
     weights = layer.get("Weights")
     if isinstance(weights, dict) and "Type" in weights:
         types.append(TYPE_WORDS.get(str(weights["Type"]).lower(), ""))
     told = next((kind for kind in NARROWEST if kind in types), "")
-    kernel = kernel_type(str(layer.get("TacticName") or ""))
     if kernel and (not told or (told, kernel) == ("float32", "tf32")):
         return kernel
     if not told and QUANTISED.search(layer["Name"]) and CONVOLUTIONS.search(str(layer.get("LayerType"))):

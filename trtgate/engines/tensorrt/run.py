@@ -2,7 +2,7 @@
 
 Nothing but our own reference keeps an execution context alive, and it owns the memory that a CUDA graph captured from
 it goes on using. So a lane owns its context and then its graph, and everything goes in this order: graph, context,
-buffers, engine, runtime, logger.
+buffers, engine, runtime. The logger is the process's, and stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
     TensorRTError,
-    logger_class,
+    fresh_logger,
     refusal,
     require_own_plan,
     start,
@@ -80,7 +80,7 @@ class TensorRTEngine(GpuEngine):
         self._version = require_own_plan(plan)
         self._captured: dict[int, str] = {}
         driver()  # TensorRT takes the context that is current
-        self._logger = logger_class()()
+        self._logger = fresh_logger()
         self._settings: Any = None
         self._runtime: Any = start(trt.Runtime, self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
@@ -112,6 +112,7 @@ class TensorRTEngine(GpuEngine):
         """An execution context with the profile, the shape and the addresses of a lane."""
         if size not in self._sizes:
             raise TensorRTError(f"{self.spec.id} was built for batches of {self._sizes}, not of {size}")
+        self._logger.forget()
         settings = () if self._settings is None else (self._settings,)
         context = self._engine.create_execution_context(*settings)
         if context is None:
@@ -124,10 +125,10 @@ class TensorRTEngine(GpuEngine):
             *(("set_tensor_address", name, int(address)) for name, address in lane.device.items()),
         ]
         for name, *arguments in steps:
-            if not getattr(context, name)(*arguments):
+            if not self._ask(context, name, *arguments):
                 raise refusal(f"{self.spec.id}: {name}{tuple(arguments)} failed", self._logger)
         lane.synchronize()
-        missing = context.infer_shapes()
+        missing = self._ask(context, "infer_shapes")
         if missing:
             raise TensorRTError(f"{self.spec.id}: the shapes of {', '.join(missing)} are not known")
         for name, host in lane.host_out.items():
@@ -135,6 +136,13 @@ class TensorRTEngine(GpuEngine):
             if produced != host.shape:
                 raise TensorRTError(f"{self.spec.id} gives {name} of shape {produced}, wanted is {host.shape}")
         return context
+
+    def _ask(self, context: Any, name: str, *arguments: Any) -> Any:
+        """What a context answers. Some of its methods raise RuntimeError instead, with less than was logged."""
+        try:
+            return getattr(context, name)(*arguments)
+        except RuntimeError as error:
+            raise refusal(f"{self.spec.id}: {name}{arguments} failed", self._logger, str(error)) from error
 
     def _enqueuer(self, context: Any, handle: int) -> Callable[[], None]:
         execute = context.execute_async_v3
