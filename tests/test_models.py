@@ -296,6 +296,17 @@ def test_untrained_networks_answer_to_their_input() -> None:
     assert not torch.equal(first, second)
 
 
+def test_untrained_vision_transformers_take_photos_of_their_recipes_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    # ViT-H/14 has no weights for the 224 pixels that its builder is made for.
+    monkeypatch.setattr(torchvision, "_draw_constant_head", lambda _: None)
+    names = [name for name in torchvision.names() if name.startswith("vit_")]
+    assert "vit_h_14" in names
+    for name in names:
+        with torch.device("meta"):
+            made = torchvision.architecture(name, torchvision.recipes(name)[0])
+            assert made.module(torch.zeros(2, 3, made.preprocessing.crop, made.preprocessing.crop)).shape == (2, 1000)
+
+
 def test_a_misspelt_model_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match="resnet50"):
         load_model("resnet_50")
