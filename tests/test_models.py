@@ -20,6 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models as torchvision_models
 
+from trtgate import workbench
+from trtgate.engines import parse_spec
+from trtgate.engines.base import REFERENCE
 from trtgate.errors import UserError
 from trtgate.files import file_digest
 from trtgate.models import torchvision
@@ -305,6 +308,17 @@ def test_untrained_vision_transformers_take_photos_of_their_recipes_size(monkeyp
         with torch.device("meta"):
             made = torchvision.architecture(name, torchvision.recipes(name)[0])
             assert made.module(torch.zeros(2, 3, made.preprocessing.crop, made.preprocessing.crop)).shape == (2, 1000)
+
+
+def test_a_network_too_large_for_a_graph_is_left_out_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(workbench, "LARGEST", 4_000_000)
+    with Workbench(NAME, Settings(plan_cache=tmp_path)) as bench:
+        assert bench.available(REFERENCE).ok  # PyTorch runs the module, which needs no graph
+        for text in ("onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16"):
+            said = str(bench.available(parse_spec(text)))
+            assert said == f"{NAME} has 0.0 GB of weights, and graphs of more than 2 GB are not supported"
 
 
 def test_a_misspelt_model_gets_a_suggestion() -> None:

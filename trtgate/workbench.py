@@ -37,7 +37,7 @@ from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.models.base import CLASSES, Model, Weights, image_classes
 from trtgate.models.loading import load_model
 from trtgate.models.model_file import ModelFile
-from trtgate.models.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
+from trtgate.models.onnx_file import FORM, LARGEST, OnnxFile, first_line, load_graph, with_shapes
 from trtgate.plans import CachedFile, PlanCache, key_of
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
@@ -184,11 +184,15 @@ class Workbench:
     def available(self, spec: EngineSpec) -> Availability:
         """Whether the engine can run here, and be built of this model."""
         found = available(spec, self.settings.device)
-        return (
-            self.described.available(spec, backend(spec.backend).graph_kind(spec), self.settings.device)
-            if found.ok
-            else found
-        )
+        if not found.ok:
+            return found
+        kind = backend(spec.backend).graph_kind(spec)
+        if kind is not None and self.file is None and self.model.size > LARGEST:
+            gigabytes = f"{self.model.size / 1e9:.1f} GB"
+            return Availability(
+                False, f"{self.name} has {gigabytes} of weights, and graphs of more than 2 GB are not supported"
+            )
+        return self.described.available(spec, kind, self.settings.device)
 
     def samples(self, split: str) -> Samples:
         """The "evaluation" or "calibration" samples, prepared for this model."""
