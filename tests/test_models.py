@@ -299,6 +299,19 @@ def test_untrained_networks_answer_to_their_input() -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_untrained_activations_neither_vanish_nor_leave_fp16(name: str) -> None:
+    model = load_model(name)
+    largest: list[float] = []
+    for layer in model.module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: largest.append(float(output.abs().max())))
+    with torch.inference_mode():
+        first, second = model.module(torch.randn(2, 3, model.preprocessing.crop, model.preprocessing.crop))
+    assert 0.1 < min(largest) <= max(largest) < 1000
+    assert (first - second).abs().max() > 0.01 * first.abs().max()
+
+
 def test_untrained_vision_transformers_take_photos_of_their_recipes_size(monkeypatch: pytest.MonkeyPatch) -> None:
     # ViT-H/14 has no weights for the 224 pixels that its builder is made for.
     monkeypatch.setattr(torchvision, "_draw_constant_head", lambda _: None)

@@ -49,7 +49,7 @@ def architecture(name: str, recipe: Any, state: State | None = None, size: int |
     options: dict[str, Any] = {}
     if name in TRANSFORMS_INPUT:
         # Both were trained by others, on photos normalised in another way; the network converts.
-        options |= {"transform_input": True, "init_weights": state is None}
+        options |= {"transform_input": True, "init_weights": False}
     elif name.startswith("vgg"):
         options["init_weights"] = state is None
     preprocessing = _as_preprocessing(recipe)
@@ -61,6 +61,8 @@ def architecture(name: str, recipe: Any, state: State | None = None, size: int |
         module: torch.nn.Module = models.get_model(name, weights=None, **options)
         if state is None:
             _draw_constant_head(module)
+            if name in TRANSFORMS_INPUT:
+                _draw_convolutions(module)
     return Architecture(module, preprocessing)
 
 
@@ -70,6 +72,14 @@ def _draw_constant_head(module: torch.nn.Module) -> None:
     assert isinstance(weight, torch.Tensor)
     if not weight.any():
         torch.nn.init.normal_(weight, std=0.02)
+
+
+def _draw_convolutions(module: torch.nn.Module) -> None:
+    """As torchvision draws them, Inception's activations grow to 4e11, beyond FP16, and GoogLeNet's vanish at 1e-12;
+    by He's rule they keep their size."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def recipes(name: str) -> list[Any]:
