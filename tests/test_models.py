@@ -332,6 +332,8 @@ def test_a_network_too_large_for_a_graph_is_left_out_with_a_sentence(
         for text in ("onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16"):
             said = str(bench.available(parse_spec(text)))
             assert said == f"{NAME} has 0.0 GB of weights, and graphs of more than 2 GB are not supported"
+        with pytest.raises(UserError, match=r"of weights, and graphs of more than 2 GB"):  # selftest, sensitivity
+            bench.graph("fp32")
 
 
 def test_a_misspelt_model_gets_a_suggestion() -> None:

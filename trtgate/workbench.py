@@ -187,12 +187,17 @@ class Workbench:
         if not found.ok:
             return found
         kind = backend(spec.backend).graph_kind(spec)
-        if kind is not None and self.file is None and self.model.size > LARGEST:
-            gigabytes = f"{self.model.size / 1e9:.1f} GB"
-            return Availability(
-                False, f"{self.name} has {gigabytes} of weights, and graphs of more than 2 GB are not supported"
-            )
+        if kind is not None and self._too_large:
+            return Availability(False, self._too_large)
         return self.described.available(spec, kind, self.settings.device)
+
+    @property
+    def _too_large(self) -> str:
+        """Why no graph can be made of it; empty if one can."""
+        if self.file is not None or self.model.size <= LARGEST:
+            return ""
+        gigabytes = f"{self.model.size / 1e9:.1f} GB"
+        return f"{self.name} has {gigabytes} of weights, and graphs of more than 2 GB are not supported"
 
     def samples(self, split: str) -> Samples:
         """The "evaluation" or "calibration" samples, prepared for this model."""
@@ -287,6 +292,8 @@ class Workbench:
         if self.file is not None and (kind == "fp32" or self.file.own != "fp32"):
             return self._file_graph(self.file)
         if kind == "fp32":
+            if self._too_large:
+                raise UserError(self._too_large)
             depends: dict[str, Any] = {
                 "kind": kind,
                 "model": self.name,
