@@ -325,6 +325,33 @@ def test_a_convolution_before_a_concat_is_int8_too(tmp_path: Path) -> None:
     assert compare_logits(reference, logits).sqnr_db > 20
 
 
+def test_a_normalisation_behind_a_pooling_is_no_layer_in_float(tmp_path: Path) -> None:
+    # As DenseNet's transitions are: ONNX Runtime writes it as a convolution, which is none that could be INT8.
+    module = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 1), torch.nn.AvgPool2d(2, 2)),
+        *(torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Conv2d(16, 10, 1)),
+        *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+    )
+    model = Model(
+        "dense",
+        module.eval().requires_grad_(False),
+        Preprocessing(resize=36, crop=32),
+        Weights("untrained", "", ""),
+        10,
+    )
+    graphs = {"fp32": tmp_path / "fp32.onnx", "int8": tmp_path / "int8.onnx"}
+    export.export(model, graphs["fp32"])
+    photos = sample_crops("calibration", model.preprocessing).first(8)
+    ranges = quantize.measure_ranges(graphs["fp32"], photos, "minmax")
+    quantize.quantize(graphs["fp32"], graphs["int8"], "asymmetric", ranges, sample=photos[0], reduce_range=True)
+    for precision, kind in (("fp32", "float32"), ("int8", "int8")):
+        spec = parse_spec(f"onnxruntime-{precision}")
+        request, plan = BuildRequest(None, graphs[precision], (1,), 1, signature=model.signature), tmp_path / precision
+        backend("onnxruntime").build(spec, request, plan)
+        with backend("onnxruntime").load(spec, request, plan) as engine:
+            assert engine.audit().layers == dict.fromkeys(["0", "2", "6"], kind)
+
+
 def test_a_mask_made_while_running_becomes_fp16_too(attention: Model, attention_graph: Path, tmp_path: Path) -> None:
     import onnxruntime
 

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models as torchvision_models
 
+from trtgate.engines import parse_spec
 from trtgate.files import file_digest
-from trtgate.kinds import UserError
+from trtgate.kinds import REFERENCE, UserError
 from trtgate.models import torchvision
 from trtgate.models.base import DATA, image_classes
 from trtgate.models.loading import classes_in, load_model, state_digest
@@ -295,6 +296,43 @@ def test_untrained_networks_answer_to_their_input() -> None:
     with torch.inference_mode():
         first, second = model.module(torch.randn(2, 3, 224, 224))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_untrained_activations_neither_vanish_nor_leave_fp16(name: str) -> None:
+    model = load_model(name)
+    largest: list[float] = []
+    for layer in model.module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: largest.append(float(output.abs().max())))
+    with torch.inference_mode():
+        first, second = model.module(torch.randn(2, 3, model.preprocessing.crop, model.preprocessing.crop))
+    assert 0.1 < min(largest) <= max(largest) < 1000
+    assert (first - second).abs().max() > 0.01 * first.abs().max()
+
+
+def test_untrained_vision_transformers_take_photos_of_their_recipes_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    # ViT-H/14 has no weights for the 224 pixels that its builder is made for.
+    monkeypatch.setattr(torchvision, "_draw_constant_head", lambda _: None)
+    names = [name for name in torchvision.names() if name.startswith("vit_")]
+    assert "vit_h_14" in names
+    for name in names:
+        with torch.device("meta"):
+            made = torchvision.architecture(name, torchvision.recipes(name)[0])
+            assert made.module(torch.zeros(2, 3, made.preprocessing.crop, made.preprocessing.crop)).shape == (2, 1000)
+
+
+def test_a_network_too_large_for_a_graph_is_left_out_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("trtgate.build.graphs.LARGEST", 4_000_000)
+    with Workbench(NAME, Settings(plan_cache=tmp_path)) as bench:
+        assert bench.available(REFERENCE).ok  # PyTorch runs the module, which needs no graph
+        for text in ("onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16"):
+            said = str(bench.available(parse_spec(text)))
+            assert said == f"{NAME} has 0.0 GB of weights, and graphs of more than 2 GB are not supported"
+        with pytest.raises(UserError, match=r"of weights, and graphs of more than 2 GB"):  # selftest, sensitivity
+            bench.graphs.of("fp32")
 
 
 def test_a_misspelt_model_gets_a_suggestion() -> None:

@@ -149,7 +149,10 @@ class Workbench:
 
     def buildable(self, spec: EngineSpec) -> Availability:
         """Whether the engine can be built of this model, wherever its runtime is."""
-        return self.described.available(spec, backend(spec.backend).graph_kind(spec), self.settings.device)
+        kind = backend(spec.backend).graph_kind(spec)
+        if kind is not None and self.graphs.too_large:
+            return Availability(False, self.graphs.too_large)
+        return self.described.available(spec, kind, self.settings.device)
 
     def samples(self, split: str) -> Samples:
         """The "evaluation" or "calibration" samples, prepared for this model."""

@@ -1,14 +1,16 @@
 """Which of torchvision's classifiers pass the suite untrained: finite answers, the precision asked for, a plan.
 
-    python tests/studies/classifiers.py [--engine E] ... [MODEL] ...
+    python tests/studies/classifiers.py [--engine E] ... [--minutes N] [--logs DIR] [MODEL] ...
 
-Without models all of torchvision's are run, one process each, and each is a line of the table that is printed.
-Nothing is downloaded. The FP16 graph, which only a GPU runs, is made and compared with the FP32 graph on the CPU.
+Without models all of torchvision's are run, one process each, and each is a line of the table that is printed, with
+the sentences of what was skipped; what was said in full goes to DIR. Nothing is downloaded. The FP16 graph, which only
+a GPU runs, is made and compared with the FP32 graph on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -19,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
-LIMIT_SECONDS = 3600
 
 HALF = """
 import sys, warnings
@@ -43,27 +44,37 @@ def offline(folder: Path) -> dict[str, str]:
     return {**os.environ, "TORCH_HOME": str(folder), "https_proxy": nowhere, "http_proxy": nowhere}
 
 
-def row(model: str, engines: list[str], folder: Path) -> str:
+def row(model: str, engines: list[str], folder: Path, minutes: float, logs: Path | None = None) -> str:
     """One model's line."""
     chosen = [word for engine in engines for word in ("--engine", engine)]
     cache = folder / "plans"
     start = time.monotonic()
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "bench/", "-q", "-p", "no:cacheprovider", "--model", model, *chosen),
-            *("-k", "finite or precision or plan", "--plan-cache", str(cache), "-rfEs"),
-        ],
-        cwd=ROOT,
-        env=offline(folder),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
+    command = [
+        *(sys.executable, "-m", "pytest", "bench/", "-q", "-p", "no:cacheprovider", "--model", model, *chosen),
+        *("-k", "finite or precision or plan", "--plan-cache", str(cache), "-rfEs"),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=offline(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        try:
+            said, _ = run.communicate(timeout=60 * minutes)
+        except subprocess.TimeoutExpired:
+            run.terminate()  # it ends what it has started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.communicate(timeout=60)
+            return f"| {model} | not run in {minutes:g} minutes | - | {time.monotonic() - start:.0f} |"
+        finally:
+            run.kill()
     seconds = time.monotonic() - start
-    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", run.stdout)
-    failed = re.findall(r"^(?:FAILED|ERROR) \S+::(\S+)", run.stdout, re.MULTILINE)
-    outcome = ", ".join(f"{count} {what}" for count, what in counts) or "none"
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
+        (logs / f"{model}.txt").write_text(said)
+    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", said)
+    failed = re.findall(r"^(?:FAILED|ERROR) \S+::(\S+)", said, re.MULTILINE)
+    skipped = dict.fromkeys(re.findall(r"^SKIPPED \[\d+\] \S+ (?:[\w-]+: )?(.*)", said, re.MULTILINE))
+    outcome = "; ".join(
+        filter(None, [", ".join(f"{count} {what}" for count, what in counts) or "none", *failed, *skipped])
+    )
     graphs = [path for path in cache.glob("graphs/*/graph.onnx") if '"kind": "fp32"' in _manifest(path)]
     error = "-"
     if graphs:
@@ -71,7 +82,7 @@ def row(model: str, engines: list[str], folder: Path) -> str:
             [sys.executable, "-c", HALF, str(graphs[0])], cwd=ROOT, capture_output=True, text=True, check=False
         )
         error = made.stdout.strip() or made.stderr.strip().splitlines()[-1][:80]
-    return f"| {model} | {outcome}{': ' + ', '.join(failed) if failed else ''} | {error} | {seconds:.0f} |"
+    return f"| {model} | {outcome} | {error} | {seconds:.0f} |"
 
 
 def _manifest(graph: Path) -> str:
@@ -85,11 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--engine", action="append", default=[])
+    parser.add_argument("--minutes", type=float, default=60.0, help="give a model up after so many")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what each run said")
     options = parser.parse_args()
     print("| model | outcome | FP16 graph: largest error | seconds |\n| --- | --- | ---: | ---: |", flush=True)
     for model in options.models or models.list_models(module=models):
         with tempfile.TemporaryDirectory(prefix="trtgate-classifiers-") as folder:
-            print(row(model, options.engine or list(ENGINES), Path(folder)), flush=True)
+            engines = options.engine or list(ENGINES)
+            print(row(model, engines, Path(folder), options.minutes, options.logs), flush=True)
 
 
 if __name__ == "__main__":

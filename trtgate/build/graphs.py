@@ -14,7 +14,7 @@ from trtgate.graphs import OPSET, export, fold, half, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.kinds import EngineSpec, EngineUnavailable, GraphKind, UserError
 from trtgate.models.base import Model
-from trtgate.models.onnx_file import FORM, OnnxFile, first_line, load_graph, with_shapes
+from trtgate.models.onnx_file import FORM, LARGEST, OnnxFile, first_line, load_graph, with_shapes
 from trtgate.progress import Progress
 from trtgate.samples import Samples
 from trtgate.settings import Settings
@@ -63,6 +63,13 @@ class Graphs:
             self._made[kind] = make()
         return self._made[kind]
 
+    @property
+    def too_large(self) -> str:
+        """Why no graph can be made of the model; empty if one can."""
+        if self._file is not None or (size := self._model().size) <= LARGEST:
+            return ""
+        return f"{self._name} has {size / 1e9:.1f} GB of weights, and graphs of more than 2 GB are not supported"
+
     def _file_graph(self, file: OnnxFile) -> CachedFile:
         """The file's own graph at its shape: whatever is to be built of it, where it is not FP32."""
         depends = {
@@ -104,6 +111,8 @@ class Graphs:
         if self._file is not None and (kind == "fp32" or self._file.own != "fp32"):
             return self._file_graph(self._file)
         if kind == "fp32":
+            if self.too_large:
+                raise UserError(self.too_large)
             depends: dict[str, Any] = {
                 "kind": kind,
                 "model": self._name,

@@ -24,6 +24,7 @@ from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,8 @@ def load_session(plan: Path, threads: int, providers: list[Any], profile: Path |
 def layer_types(plan: Path) -> dict[str, str]:
     """The type that each convolution and matrix product of an optimised graph computes in, by module name.
 
-    A product of two activations, as in attention, is none of them: nobody asks for it in INT8.
+    A product of two activations, as in attention, is none of them: nobody asks for it in INT8. Nor is a normalisation
+    behind a pooling, which ONNX Runtime writes as a convolution of one weight a channel where channels are in blocks.
     """
     import onnx
 
@@ -225,9 +227,19 @@ def layer_types(plan: Path) -> dict[str, str]:
     for node in graph.node:
         if node.op_type in INTEGER_OPERATORS:
             layers[module_name(node.name)] = "int8"
-        elif node.name in weighted:
+        elif node.name in weighted and not _is_normalisation(node):
             layers[module_name(node.name)] = weights.get(node.input[1], "float32")
     return layers
+
+
+def _is_normalisation(node: onnx.NodeProto) -> bool:
+    """Whether a convolution was a BatchNormalization; its names are those that NchwcTransformer gives."""
+    return (
+        node.op_type == "Conv"
+        and node.domain == "com.microsoft.nchwc"
+        and module_name(node.name).endswith("_bn")
+        and module_name(node.input[1]) == "bn_scale"
+    )
 
 
 def runs_on(spec: EngineSpec, device: Device) -> Device:

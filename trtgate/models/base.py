@@ -70,6 +70,11 @@ class Model:
         photos = TensorSpec(INPUT, "float32", (BATCH, 3, crop, crop))
         return Signature((photos,), (TensorSpec(OUTPUT, "float32", (BATCH, self.classes)),))
 
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        return sum(each.nbytes for each in self.module.state_dict().values())
+
 
 class Architecture(NamedTuple):
     """An untrained module, what it wants of a photo, and the weights that come with it."""

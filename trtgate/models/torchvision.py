@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 DOWNLOAD_STALL_S = 5.0
 # What torchvision's builders set when they are given weights.
 TRANSFORMS_INPUT = ("inception_v3", "googlenet")
+# Those that have a position for each patch, and take photos of one size only.
+POSITIONED = re.compile(r"vit_\w_\d+")
 
 
 def names() -> list[str]:
@@ -40,25 +42,27 @@ def names() -> list[str]:
 def architecture(name: str, recipe: Any, state: State | None = None, size: int | None = None) -> Architecture:
     """The network as torchvision's own builder makes it for the weights of a recipe, untrained.
 
-    `size` is that of the photos where the weights, `state`, decide it.
+    `size` is that of the photos where the weights, `state`, decide it; else they have the recipe's.
     """
     from torchvision import models
 
     options: dict[str, Any] = {}
     if name in TRANSFORMS_INPUT:
         # Both were trained by others, on photos normalised in another way; the network converts.
-        options |= {"transform_input": True, "init_weights": state is None}
+        options |= {"transform_input": True, "init_weights": False}
     elif name.startswith("vgg"):
         options["init_weights"] = state is None
     preprocessing = _as_preprocessing(recipe)
-    if size is not None:
-        options["image_size"] = size
-        if size != preprocessing.crop:
-            preprocessing = replace(preprocessing, resize=size, crop=size)
+    if size is not None and size != preprocessing.crop:
+        preprocessing = replace(preprocessing, resize=size, crop=size)
+    if POSITIONED.fullmatch(name):
+        options["image_size"] = preprocessing.crop
     with seeded():
         module: torch.nn.Module = models.get_model(name, weights=None, **options)
         if state is None:
             _draw_constant_head(module)
+            if name in TRANSFORMS_INPUT:
+                _draw_convolutions(module)
     return Architecture(module, preprocessing)
 
 
@@ -68,6 +72,14 @@ def _draw_constant_head(module: torch.nn.Module) -> None:
     assert isinstance(weight, torch.Tensor)
     if not weight.any():
         torch.nn.init.normal_(weight, std=0.02)
+
+
+def _draw_convolutions(module: torch.nn.Module) -> None:
+    """As torchvision draws them, Inception's activations grow to 4e11, beyond FP16, and GoogLeNet's vanish at 1e-12;
+    by He's rule they keep their size."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def recipes(name: str) -> list[Any]:
@@ -94,7 +106,7 @@ def recipe_of(name: str, weights_file: Path, state: State) -> tuple[Any, int | N
 
 def size_of(name: str, state: State) -> int | None:
     """The height and width of the photos that a Vision Transformer's positions stand for."""
-    if not re.fullmatch(r"vit_\w_\d+", name):
+    if not POSITIONED.fullmatch(name):
         return None
     patch = int(name.rpartition("_")[2])
     positions = next((value for key, value in state.items() if key.endswith("encoder.pos_embedding")), None)
