@@ -448,12 +448,22 @@ def comparison_notes(report: Report) -> list[str]:
     lines = [CHANGES] if report.engines else []
     lines.append("stack: " + ("; ".join(report.stack_changes) or "nothing changed"))
     if report.limit_changes:
-        lines.append(f"expectations changed: {'; '.join(report.limit_changes)}")
+        lines.append(f"expectations changed: {'; '.join(_alike(report.limit_changes))}")
     lines += [f"{verdict}: {name}" for name, verdict in report.problems.items()]
     for each in report.engines:
         lines += engine_notes(each)
     lines += missing_notes(report)
     return lines + [f"new: {name_of(key)} has no baseline" for key in report.added]
+
+
+def _alike(changes: Sequence[str]) -> list[str]:
+    """Changes of expectations, each said once for all engines that it is one of."""
+    engines: dict[str, list[str]] = {}
+    for text in changes:
+        engine, _, change = text.partition(": ")
+        engines.setdefault(change, []).append(engine)
+    more = {change: f" and {len(names) - 1} more" if len(names) > 1 else "" for change, names in engines.items()}
+    return [f"{change} ({names[0]}{more[change]})" for change, names in engines.items()]
 
 
 def engine_notes(each: Comparison) -> list[str]:
