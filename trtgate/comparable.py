@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trtgate.kinds import CLOCK_MOVED
 from trtgate.measure.race import HOST_CONTROL
 from trtgate.records import MEAN, EngineRecord, medians_of
 from trtgate.verdict.metrics import Pairing
@@ -17,8 +18,6 @@ from trtgate.verdict.paired import change_text
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
-# A clock that moved by less than this explains nothing.
-CLOCK_MOVED = 0.01
 
 
 def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Verdict | None:

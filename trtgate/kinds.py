@@ -17,6 +17,9 @@ Device = Literal["cpu", "cuda"]
 # Facts of a GPU that say which one it is and with which driver, not of what kind it is. Plans outlive a driver.
 ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "driver_cuda"})
 
+# A clock that moves by less than this share explains nothing; by more between blocks it is worth a note: lock it.
+CLOCK_MOVED = 0.01
+
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from trtgate.kinds import Device
+from trtgate.kinds import CLOCK_MOVED, Device
 from trtgate.measure.race import Monitor
 from trtgate.nvml import Gpu, Reading, current_gpu
 from trtgate.stack import cpu_quota, quota_note, usable_threads
@@ -110,8 +110,6 @@ class CpuMonitor:
 THROTTLING = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 # Another process that keeps more than this percentage of the multiprocessors busy disturbs a round.
 OTHERS_DISTURB = 1
-# A clock that moves by more than this share between blocks is worth a note: lock it.
-CLOCK_MOVED = 0.01
 
 
 class GpuMonitor:

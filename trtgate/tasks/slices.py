@@ -7,12 +7,13 @@ told by the number of samples in which it is deaf: no nearer to the reference th
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from trtgate import fields
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -87,8 +88,7 @@ def _along(power: Floats, axis: int) -> Floats:
 
 def _pack(values: Floats) -> dict[str, Any]:
     # Masked with the lowest number there is, a power has no float32.
-    raw = np.minimum(values, np.finfo(np.float32).max).astype("<f4").tobytes()
-    return {"n": len(values), "base64": base64.b64encode(zlib.compress(raw, 9)).decode("ascii")}
+    return {"n": len(values), "base64": fields.packed(np.minimum(values, np.finfo(np.float32).max))}
 
 
 def _unpack(values: Mapping[str, Any]) -> Floats:
@@ -96,13 +96,7 @@ def _unpack(values: Mapping[str, Any]) -> Floats:
     n = values["n"]
     if type(n) is not int or not 0 <= n <= MOST:
         raise ValueError("powers: n is no length of an axis")
-    try:
-        raw = zlib.decompressobj().decompress(base64.b64decode(values["base64"], validate=True), 4 * n + 1)
-    except zlib.error as error:
-        raise ValueError(f"powers cannot be unpacked ({error})") from error
-    if len(raw) != 4 * n:
-        raise ValueError("powers do not have the length of their axis")
-    return np.frombuffer(raw, "<f4").astype(np.float64)
+    return fields.unpacked("powers", base64.b64decode(values["base64"], validate=True), n)
 
 
 def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
