@@ -84,7 +84,7 @@ def machine_changed(
         if min(abs(change), abs(change + (0.0 if of_host else clock))) > limit:
             what = "the host did, which this engine waits for" if of_host else "the machine did"
             message = f"{name} changed by {change_text(change)}, so {what}; measure both sides on it as it is"
-            return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
+            return Verdict(Outcome.INVALID, Reason.HOST_CHANGED if of_host else Reason.MACHINE_CHANGED, message)
     return None
 
 

@@ -382,23 +382,30 @@ def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]
     return [replace(each, changes=tuple(some)) for each, some in zip(comparisons, changes, strict=True)]
 
 
+# Units of metrics that are times, or made of them.
+OF_TIME = frozenset({"s", "1/s", "x"})
 OPEN_BY_NOISE = frozenset({Reason.INTERVAL_TOO_WIDE, Reason.PROCESS_SPREAD, Reason.ONE_OF_MANY})
 
 
 def lenient(comparison: Comparison) -> Comparison:
-    """The reference's comparison with those times passed that noise, or chance among many, leaves open; what was
-    measured too seldom to prove anything is no pass."""
+    """The reference's comparison with those times passed that noise, or chance among many, leaves open, and all of
+    them where they are those of a host that is not as it was; what was measured too seldom to prove anything is no
+    pass."""
     if comparison.key[1] != REFERENCE.id:
         return comparison
+    invalid = comparison.invalid
+    of_host = invalid is not None and invalid.reason is Reason.HOST_CHANGED
 
     def passed(verdict: Verdict) -> Verdict:
-        if verdict.reason not in OPEN_BY_NOISE or verdict.metric not in BY_NAME:
+        metric = BY_NAME.get(verdict.metric)
+        if metric is None or not (verdict.reason in OPEN_BY_NOISE or (of_host and metric.unit in OF_TIME)):
             return verdict
-        message = f"the yardstick, which fails only by a proven regression: {verdict.message}"
+        why = invalid.message if invalid is not None and of_host else verdict.message
+        message = f"the yardstick, which fails only by a proven regression: {why}"
         return replace(verdict, outcome=Outcome.PASS, reason=Reason.YARDSTICK, message=message)
 
     changes = tuple(replace(each, verdict=passed(each.verdict)) for each in comparison.changes)
-    return replace(comparison, changes=changes)
+    return replace(comparison, changes=changes, invalid=None if of_host else invalid)
 
 
 def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Verdict]:

@@ -54,6 +54,7 @@ class Reason(enum.Enum):
     # INVALID
     DISTURBED = "disturbed"
     MACHINE_CHANGED = "machine_changed"
+    HOST_CHANGED = "host_changed"
     NOT_COMPARABLE = "not_comparable"
     NO_RECORDS = "no_records"
     DIFFERENT_PHOTOS = "different_photos"
