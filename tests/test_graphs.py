@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from trtgate.models.base import Model, Preprocessing, Weights
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Workbench
 
+from . import networks
 from .conftest import untrained
 
 
@@ -84,6 +86,25 @@ def test_at_a_residual_add_only_the_skip_is_quantised(resnet50_int8: Path) -> No
             assert skip == f"{block}.downsample.0"
         else:
             assert edges.nodes[skip].op_type == "Relu"
+
+
+def test_the_constant_of_a_hard_swish_stays_in_float() -> None:
+    """It is no residual addition: Q/DQ there would stand between a convolution and its activation."""
+    make = onnx.helper.make_node
+    three = onnx.numpy_helper.from_array(np.array(3, np.float32))
+    nodes = [
+        make("Conv", ["image", "w"], ["made"], "conv", pads=[1, 1, 1, 1]),
+        make("Constant", [], ["three"], "three", value=three),
+        make("Add", ["made", "three"], ["moved"], "hard swish"),
+        make("Add", ["made", "six"], ["shifted"], "shift"),
+        make("Mul", ["moved", "shifted"], ["active"], "mul"),
+        make("Conv", ["active", "w"], ["again"], "conv2", pads=[1, 1, 1, 1]),
+        make("Add", ["again", "image"], ["out"], "residual"),
+    ]
+    sides: tuple[int, list[Any]] = (onnx.TensorProto.FLOAT, ["N", 3, 8, 8])
+    weights = {"w": networks.random(3, 3, 3, 3), "six": np.float32(6)}
+    graph = networks.network(nodes, {"image": sides}, {"out": sides}, weights)
+    assert quantize.not_quantized(graph) == ["hard swish", "shift"]
 
 
 def test_nothing_is_rounded_between_a_convolution_and_its_activation(resnet50_int8: Path) -> None:

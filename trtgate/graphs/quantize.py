@@ -51,7 +51,7 @@ Ranges = Mapping[str, tuple[float, ...]]
 QUANTIZED = (*OPERATORS, "Add", "GlobalAveragePool")
 # Raised whenever the rules below put a Q/DQ node elsewhere or give it other bits, so that cached graphs of the old
 # rules are not reused.
-PLACEMENT = 4
+PLACEMENT = 5
 # Migacz's numbers: a histogram of 2048 bins, reduced to the 128 levels of one sign.
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
@@ -192,17 +192,23 @@ def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
 def not_quantized(graph: onnx.ModelProto) -> list[str]:
     """The names of the QUANTIZED nodes that stay in float whoever asks.
 
-    These are products of two activations, as in attention, and additions that no convolution's output goes into: those
-    of a bias behind a matrix product, with which it is computed, and the residual stream of a transformer, whose
-    range is too wide for 8 bits.
+    These are products of two activations, as in attention, and additions that are no residual ones of a convolution's
+    output: those of a bias behind a matrix product, with which it is computed; the residual stream of a transformer,
+    whose range is too wide for 8 bits; and those of a constant, as a hard swish begins with, where Q/DQ would stand
+    between a convolution and its activation (TensorRT-RTX 1.7 refuses such a graph).
     """
     producers = {output: node.op_type for node in graph.graph.node for output in node.output}
+    constants = {each.name for each in graph.graph.initializer}
+    constants |= {name for name, kind in producers.items() if kind == "Constant"}
     weighted = {node.name for node in weighted_nodes(graph)}
     return [
         node.name
         for node in graph.graph.node
         if (node.op_type in OPERATORS and node.name not in weighted)
-        or (node.op_type == "Add" and "Conv" not in {producers.get(name) for name in node.input})
+        or (
+            node.op_type == "Add"
+            and ("Conv" not in {producers.get(name) for name in node.input} or not constants.isdisjoint(node.input))
+        )
     ]
 
 
