@@ -497,6 +497,18 @@ def test_what_comes_after_the_end_of_a_run_is_not_missing(run: Run, pytester: py
     result.stdout.fnmatch_lines(["MISSING: toy fast-int8*, toy slow-fp32*: not measured: the run was cut off"])
 
 
+@pytest.mark.parametrize("stop", ["-x", "--maxfail=1"])
+def test_the_page_of_a_run_that_was_cut_off_is_no_pass(run: Run, pytester: pytest.Pytester, stop: str) -> None:
+    first = AGREEMENT.replace("record, gate", "gate").replace("record.model, record.engine", '"toy", "fast-int8"')
+    met = first.replace("REGRESSED", "PASS").replace("BELOW_FLOOR", "FLOOR_MET")
+    pytester.makepyfile(test_first=met, test_second="def test_second():\n    assert False\n")
+    result = run(stop, "--html=page.html")
+    assert result.ret == 1
+    headline = Path("page.html").read_text().partition("<header")[2].partition("</header>")[0]
+    assert "PASS" not in headline
+    assert "the run was cut off" in headline
+
+
 def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     pytester.makepyfile(test_toy="import nowhere_at_all\n", test_more="def test_more():\n    pass\n")

@@ -186,11 +186,14 @@ def samples_of(old: Iterable[SessionRecord], new: Iterable[SessionRecord]) -> Sa
     return Samples(by_key(old), by_key(new))
 
 
+SAVE_AGAIN = "save a sound one, with the old stack"
+
+
 def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
     """Raises UserError when the baseline's own run failed, or when it was measured on another CPU or GPU."""
     if baseline.unfit:
         raise UserError(
-            f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); save a sound one"
+            f"baseline {baseline.path} must not be used: its own run failed ({baseline.unfit[0]}); {SAVE_AGAIN}"
         )
     bad = [
         each
@@ -200,7 +203,7 @@ def require_usable(baseline: SessionRecord, stack: Mapping[str, Any]) -> None:
     ]
     if bad:
         raise UserError(
-            f"baseline {baseline.path} must not be used: its own run failed ({bad[0].message}); save a sound one"
+            f"baseline {baseline.path} must not be used: its own run failed ({bad[0].message}); {SAVE_AGAIN}"
         )
     if baseline.partial:
         raise UserError(

@@ -27,9 +27,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from trtgate.stack import changed_fields
-from trtgate.kinds import UserError
 from trtgate.files import file_digest, is_regular, locked, sync, write_synced
+from trtgate.kinds import UserError
+from trtgate.stack import changed_fields
 
 log = logging.getLogger(__name__)
 

@@ -123,7 +123,8 @@ class Graphs:
                 "torch": version_of("torch"),
                 "onnx": version_of("onnx"),
             }
-            return self._cached("graphs", f"{self._name}: exporting ONNX", "graph.onnx", depends, lambda path: export.export(self._model(), path))
+            text = f"{self._name}: exporting ONNX"
+            return self._cached("graphs", text, "graph.onnx", depends, lambda path: export.export(self._model(), path))
         if kind == "fp16":
             fp32 = self.of("fp32")
             depends = {"kind": kind, "model": self._name, "fp32": fp32.digest, "onnxruntime": version_of("onnxruntime")}
@@ -209,4 +210,3 @@ class Graphs:
                 build(path)
 
         return self._cache.get_or_build(kind, filename, depends, build_showing)
-

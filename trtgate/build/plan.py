@@ -11,18 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trtgate.build.cache import CachedFile, PlanCache, key_of
 from trtgate.child import run_in_child
 from trtgate.engines import backend
-from trtgate.kinds import Device, EngineSpec
 from trtgate.engines.base import BuildRequest, Calibration, no_progress, try_out
-from trtgate.kinds import UserError
 from trtgate.files import write_synced
+from trtgate.kinds import Device, EngineSpec, UserError
 from trtgate.limits import LOAD_SECONDS
-from trtgate.stack import changed_fields
-from trtgate.build.cache import CachedFile, PlanCache, key_of
 from trtgate.progress import Progress
 from trtgate.signature import Tensors
-from trtgate.stack import cpu_model, cuda_facts, stack, steady, version_of
+from trtgate.stack import changed_fields, cpu_model, cuda_facts, stack, steady, version_of
 
 log = logging.getLogger(__name__)
 

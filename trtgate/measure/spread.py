@@ -109,7 +109,7 @@ class Spread:
         if self._too_many_lost():
             whole = [each for each in (*sound, *disturbed) if each.rounds]
             found = joined(whole) if whole else (*disturbed, self._unmeasured(spec, batch))[0]
-            return replace(found, disturbed=f"{len(self.lost)} processes were lost: {self.lost[-1]}")
+            return replace(found, disturbed=f"{len(self.lost)} processes do not count: {self.lost[-1]}")
         quiet = [each for each in sound if not self._loud(batch, each)]
         if len(quiet) >= self._wanted.get(key, 0):
             return joined(quiet)

@@ -298,6 +298,7 @@ class Gate:
             baseline=[str(session.path) for session in self.baseline],
             samples=samples_of(self.baseline, [mine]) if report else None,
             photos=photos,
+            cut_off=self.cut_off,
         )
 
     @property

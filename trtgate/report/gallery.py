@@ -76,11 +76,13 @@ def _gallery(model: str, group: Sequence[_Said], photos: Photos | None) -> Galle
     order = [int(index) for index in np.argsort(-differ, kind="stable") if differ[index]]
     pictures = tuple(_picture(index, group, photos) for index in order[:SHOWN])
     left = f", of which the {SHOWN} that most engines differ on are shown" if len(order) > SHOWN else ""
+    alone = all(each.old is None for each in group)
+    who = "engines and reference" if alone else "old, new and reference"
     about = (
-        f"{len(order)} of {differ.size} samples on which old, new and reference do not all give one answer{left}. The "
+        f"{len(order)} of {differ.size} samples on which {who} do not all give one answer{left}. The "
         "margin is the logit of the answer less that of the next best class."
     )
-    names = ["engine", "reference", *(["this run"] if all(each.old is None for each in group) else ["old", "new"])]
+    names = ["engine", "reference", *(["this run"] if alone else ["old", "new"])]
     columns = tuple(Column(name, text=True) for name in names)
     return Gallery(model, about, columns, pictures)
 

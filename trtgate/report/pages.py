@@ -57,6 +57,13 @@ NEXT = {
     Outcome.PASS: "the upgrade may go on",
     Outcome.IMPROVED: "the upgrade may go on; save a new baseline",
 }
+# After a run without a baseline.
+SAVE = "--benchmark-save=before, upgrade, --benchmark-compare=before"
+NO_BASELINE = {
+    Outcome.REGRESSED: "mend that first: this run can be no baseline",
+    Outcome.INVALID: "make the machine fit (python -m trtgate doctor) and run again: this run can be no baseline",
+    Outcome.INCONCLUSIVE: "measure more (more photos, a quieter machine): this run can be no baseline of others",
+}
 # Where nothing that is known of the stack explains it.
 NOTHING_CHANGED = (
     "both sides tell of the same versions: something else differs between them, or this is one of the few false "
@@ -87,9 +94,11 @@ def run_page(
     baseline: Sequence[str] = (),
     samples: Samples | None = None,
     photos: Mapping[str, Photos] = NO_PHOTOS,
+    cut_off: str = "",
 ) -> Page:
     """What a run measured and decided, `verdicts` being those of its own tests; `report` is that on its baseline,
-    `baseline` the names of its files and `samples` the records of both. `facts` are those of each model and engine."""
+    `baseline` the names of its files and `samples` the records of both. `facts` are those of each model and engine,
+    `cut_off` says that the run did not come to its end."""
     bad = [
         f"{record.name}: {verdict}" for record in records for verdict in record.verdicts if verdict.outcome not in GOOD
     ]
@@ -123,10 +132,12 @@ def run_page(
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
-    return Page("", run_headline(records, verdicts, report), tuple(sections))
+    return Page("", run_headline(records, verdicts, report, cut_off), tuple(sections))
 
 
-def run_headline(records: Sequence[EngineRecord], verdicts: Sequence[Verdict], report: Report | None) -> Headline:
+def run_headline(
+    records: Sequence[EngineRecord], verdicts: Sequence[Verdict], report: Report | None, cut_off: str = ""
+) -> Headline:
     """What was decided, first; then what to do next."""
     bad = counted(verdict.outcome for verdict in verdicts if verdict.outcome not in GOOD)
     engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
@@ -134,11 +145,13 @@ def run_headline(records: Sequence[EngineRecord], verdicts: Sequence[Verdict], r
     if untrained := list(dict.fromkeys(record.model for record in records if record.weights == "untrained")):
         floors += f", answers of {', '.join(untrained)} not judged (untrained weights)"
     named = run_verdicts(records, verdicts, report)
+    if cut_off:
+        named.append(("", Verdict(Outcome.INVALID, Reason.NO_RECORDS, cut_off)))
     if report is None:
         found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
-        why = found.why if bad or not named else "the section of each engine says which floors it met"
-        return replace(found, why=why, next="--benchmark-save=before, upgrade, --benchmark-compare=before")
+        why = found.why if bad or cut_off or not named else "the section of each engine says which floors it met"
+        return replace(found, why=why, next=NO_BASELINE.get(found.outcome, SAVE) if found.outcome else SAVE)
     against = counted(verdict.outcome for verdict in report.verdicts())
     return _explained(_headline(f"against the baseline: {against}; {engines}, {floors}", named), report)
 
