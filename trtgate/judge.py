@@ -62,7 +62,7 @@ def agreement_verdict(agreement: Agreement, expectation: Expectation, builds: Re
 
 @about("fidelity")
 def fidelity_verdict(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Verdict:
-    """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_decision`."""
+    """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_verdict`."""
     verdict = _fidelity(agreement, expectation)
     return _within_rebuilds(verdict) if builds is not None and builds.logits else verdict
 

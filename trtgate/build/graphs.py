@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,9 +64,9 @@ class Graphs:
             self._made[kind] = make()
         return self._made[kind]
 
-    @property
+    @functools.cached_property
     def too_large(self) -> str:
-        """Why no graph can be made of the model; empty if one can."""
+        """Why no graph can be made of the model; empty if one can. Every test asks, and all weights are looked at."""
         if self._file is not None or (size := self._model().size) <= LARGEST:
             return ""
         return f"{self._name} has {size / 1e9:.1f} GB of weights, and graphs of more than 2 GB are not supported"

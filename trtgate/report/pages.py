@@ -546,12 +546,13 @@ def metrics_table(each: Comparison) -> Table:
     for change in each.changes:
         limit = Cell("-") if change.delta is None else Cell(f"{change.delta:.1%}", value=change.delta)
         outcome = Cell(change.verdict.outcome.value if change.gated else "not gated", change.verdict.outcome)
+        share = _share_found(change)
         rows.append(
             cells(
                 metric_words(change.metric),
                 Cell(amount_text(change.metric, change.old), value=change.old),
-                _share_found(change) or Cell(amount_text(change.metric, change.new), value=change.new),
-                Cell("-") if _share_found(change) else bounds_cell(change),
+                share or Cell(amount_text(change.metric, change.new), value=change.new),
+                Cell("-") if share else bounds_cell(change),
                 limit,
                 outcome if change.gated else Cell("not gated"),
                 change.verdict.message,
