@@ -149,6 +149,15 @@ def test_a_slow_host_is_no_regression_of_what_waits_for_it(
     assert ("control-host changed by +70.0%, so the host did" in capsys.readouterr().out) == (status == 7)
 
 
+def test_a_machine_that_changed_is_told_before_its_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever came first in the record: what no engine can be judged on says more than what this one cannot."""
+    for name, first, by in (("before", 1, 1.0), ("after", 6, 1.7)):
+        controls = {"control-host": 1e-4 * by, "control-matmul": 1e-3 * by, "control-copy": 2e-3}
+        sessions(name, first, enqueue_seconds=0.9e-3, controls=controls)
+    assert main(["compare", "before", "after"]) == 7
+    assert "INVALID (machine_changed)" in capsys.readouterr().out
+
+
 def test_a_slow_host_fails_no_yardstick_beside_other_engines(capsys: pytest.CaptureFixture[str]) -> None:
     """Seen on an H100: eager PyTorch, which its host hands over kernel by kernel, took 5 ms in place of 2.7."""
     both, gpu = ("pytorch-fp32", "onnxruntime-int8"), {"control-matmul": 1e-3, "control-copy": 2e-3}

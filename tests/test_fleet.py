@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trtgate.__main__ import main
-from trtgate.compare import report_from_json, report_to_json
+from trtgate.compared import report_from_json, report_to_json
 from trtgate.records import read_session, verdict_to_json
 from trtgate.report import markdown
 from trtgate.verdict import Outcome, Reason, Verdict

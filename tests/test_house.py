@@ -24,7 +24,7 @@ DOING = (
     "search",
     "workbench",
 )
-DECIDING = ("baseline", "comparable", "compare", "fleet", "records", "report", "trend", "verdict")
+DECIDING = ("baseline", "comparable", "compare", "compared", "fleet", "records", "report", "trend", "verdict")
 # Where both meet.
 ABOVE = ("commands", "plugin", "__main__")
 # What the deciding column may know of the other one: what a race is, and what an A/B run or a search found.

@@ -43,6 +43,11 @@ CONTROLS = {"control-matmul": 1e-3, "control-copy": 2e-3}
 SLOWER = {**CONTROLS, "control-matmul": 1.05e-3}
 
 
+def of_host(control: float, enqueue: float) -> dict[str, Any]:
+    """A GPU's engine, by what handing it over takes."""
+    return {"controls": {**CONTROLS, "control-host": control}, "enqueue_seconds": enqueue}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "cause", "detail"),
     [
@@ -52,6 +57,9 @@ SLOWER = {**CONTROLS, "control-matmul": 1.05e-3}
         # Fixed work that moved the other way, or hardly, explains nothing.
         ({"controls": CONTROLS}, {"controls": {**CONTROLS, "control-matmul": 0.95e-3}}, "unexplained", ""),
         ({"controls": CONTROLS}, {"controls": {**CONTROLS, "control-copy": 2.01e-3}}, "unexplained", ""),
+        # The host's explains what waits for the host.
+        (of_host(1e-4, 0.9e-3), of_host(1.05e-4, 0.9e-3), "machine", "control-host +5.0%"),
+        (of_host(1e-4, 0.1e-3), of_host(1.05e-4, 0.1e-3), "unexplained", ""),
     ],
 )  # fmt: skip
 def test_a_step_is_found_and_put_down_to_something(

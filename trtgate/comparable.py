@@ -75,7 +75,7 @@ def machine_changed(
         return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
     clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
     host_bound = any(record.host_bound for record in (*old, *new))
-    for name, change in controls.items():
+    for name, change in sorted(controls.items(), key=lambda each: each[0].startswith(HOST_CONTROL)):
         of_host = name.startswith(HOST_CONTROL)
         if of_host and not host_bound:
             continue
@@ -98,3 +98,12 @@ def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
     """Log ratios new / old of the fixed work that both sides have: of medians over the records that have it."""
     before, after = (medians_of([record.controls for record in side]) for side in (old, new))
     return {name: float(np.log(after[name] / value)) for name, value in before.items() if name in after}
+
+
+def own_controls(record: EngineRecord) -> dict[str, float]:
+    """The fixed work that an engine can have moved with: the host's only where it waits for the host."""
+    return {
+        name: seconds
+        for name, seconds in record.controls.items()
+        if record.host_bound or not name.startswith(HOST_CONTROL)
+    }

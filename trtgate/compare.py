@@ -7,14 +7,12 @@ runner of a fleet.
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from trtgate import fields
 from trtgate.comparable import (
     CONTROL_MOVED,
     clock_moved,
@@ -25,16 +23,14 @@ from trtgate.comparable import (
     unfinished,
 )
 from trtgate.expectations import Expectation, Expectations
+from trtgate.judge import FLOORS, recorded_floors
 from trtgate.kinds import REFERENCE, UserError
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.records import (
-    SCHEMA,
     EngineRecord,
     Key,
     SessionRecord,
     name_of,
-    verdict_from_json,
-    verdict_to_json,
 )
 from trtgate.stack import changed_fields, steady
 from trtgate.tasks.against import decide_all_scores
@@ -54,7 +50,7 @@ from trtgate.verdict.metrics import (
     within,
 )
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.paired import change_text, decide_floor
+from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
 
@@ -335,31 +331,12 @@ def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expec
         for record in records:
             if not record.limits or all(record.limits.get(name) == expectation[name] for name in FLOORS):
                 continue
-            verdicts = [each for each in _floors(record, expectation) if each.outcome not in GOOD]
+            verdicts = [each for each in recorded_floors(record, expectation) if each.outcome not in GOOD]
             if verdicts:
                 verdict = worst(verdicts)
                 message = f"its own run had other floors; by today's: {verdict.message}"
                 found[f"{name_of(key)} floors"] = replace(verdict, message=message)
     return found
-
-
-FLOORS = ("speedup", "agreement", "cosine", "sqnr_db")
-
-
-def _floors(record: EngineRecord, expectation: Expectation) -> Iterable[Verdict]:
-    """A record's numbers against the floors that hold now."""
-    if not record.is_reference and record.rounds:
-        rounds = (np.asarray(each) for each in (record.reference_rounds, record.rounds))
-        yield decide_floor(*rounds, floor=expectation["speedup"])
-    bounds = (("low", "high", "agreement"), ("cosine", "cosine", "cosine"), ("sqnr_db", "sqnr_db", "sqnr_db"))
-    for low, high, name in bounds:
-        floor, least, most = expectation.number(name), record.agreement.get(low), record.agreement.get(high)
-        if least is None or most is None or least >= floor:
-            continue
-        outcome, reason = (
-            (Outcome.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
-        )
-        yield Verdict(outcome, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
 
 
 def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str, Verdict]:
@@ -375,10 +352,10 @@ def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str
     return {"the comparison": Verdict(Outcome.INVALID, Reason.NO_RECORDS, message)}
 
 
-def corrected_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction over all their gated verdicts."""
+def corrected_comparisons(comparisons: Sequence[Comparison], others: int = 0) -> list[Comparison]:
+    """The comparisons with Holm's correction over all their gated verdicts, and so many of other engines."""
     gated = [(i, j) for i, each in enumerate(comparisons) for j, change in enumerate(each.changes) if change.gated]
-    verdicts = holm([comparisons[i].changes[j].verdict for i, j in gated])
+    verdicts = holm([comparisons[i].changes[j].verdict for i, j in gated], others)
     changes = [list(each.changes) for each in comparisons]
     for (i, j), verdict in zip(gated, verdicts, strict=True):
         changes[i][j] = replace(changes[i][j], verdict=verdict)
@@ -605,122 +582,3 @@ def missing_verdict(model: str, engine: str, why: str, expectations: Expectation
     if any(fnmatch.fnmatch(name, pattern) for pattern in expectations.acknowledged_missing):
         return Verdict(Outcome.PASS, Reason.ACKNOWLEDGED, f"as acknowledged ({why})")
     return Verdict(Outcome.REGRESSED, Reason.MISSING, why)
-
-
-def report_to_json(report: Report) -> dict[str, Any]:
-    """A comparison as plain JSON values; `report_from_json` reads it."""
-    return {
-        "schema": SCHEMA,
-        "sessions": list(report.sessions),
-        "stack_changes": list(report.stack_changes),
-        "limit_changes": list(report.limit_changes),
-        "engines": [comparison_to_json(each) for each in report.engines],
-        "missing": [
-            {"model": key[0], "engine": key[1], "batch": key[2], "decision": verdict_to_json(verdict)}
-            for key, verdict in report.missing.items()
-        ],
-        "problems": {name: verdict_to_json(verdict) for name, verdict in report.problems.items()},
-        "added": [list(key) for key in report.added],
-    }
-
-
-def comparison_to_json(each: Comparison) -> dict[str, Any]:
-    """One engine's comparison as plain JSON values."""
-    return {
-        "model": each.key[0],
-        "engine": each.key[1],
-        "batch": each.key[2],
-        "metrics": {
-            change.metric: {
-                "old": change.old,
-                "new": change.new,
-                "gated": change.gated,
-                "delta": change.delta,
-                "decision": verdict_to_json(change.verdict),
-            }
-            for change in each.changes
-        },
-        "invalid": verdict_to_json(each.invalid) if each.invalid else None,
-        "old_reference": each.old_reference,
-        "new_reference": each.new_reference,
-        "old_clock_mhz": each.old_clock,
-        "new_clock_mhz": each.new_clock,
-        "controls": dict(each.controls),
-        "layers": [str(layer) for layer in each.layers],
-        "baseline_differs": each.baseline_differs,
-        "decision": verdict_to_json(each.verdict),
-    }
-
-
-def report_from_json(values: Any) -> Report:
-    """A comparison from JSON values, without the layers, which are kept as text.
-
-    Raises one of `fields.DAMAGED` for anything that `report_to_json` does not write: an engine twice, a verdict that
-    its own metrics do not bear out, a metric that nobody knows, another schema.
-    """
-    given = fields.table("the comparison", values)
-    schema = fields.count("schema", given["schema"])
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema}, where this trtgate reads {SCHEMA}; compare again")
-    engines = fields.listed(_comparison_from_json)("engines", given["engines"])
-    missing = fields.listed(_missing_from_json)("missing", given["missing"])
-    added = fields.listed(_added_from_json)("added", given["added"])
-    keys = Counter([*(each.key for each in engines), *(key for key, _ in missing), *added])
-    for key, times in keys.items():
-        if times > 1:
-            raise ValueError(f"{name_of(key)} is there twice")
-    problems = fields.mapped(lambda _, value: verdict_from_json(value))("problems", given["problems"])
-    return Report(
-        engines=engines,
-        missing=dict(missing),
-        problems={**nothing_compared([each.key for each in engines], [*dict(missing), *added]), **problems},
-        added=added,
-        stack_changes=fields.listed(fields.text)("stack_changes", given["stack_changes"]),
-        limit_changes=fields.listed(fields.text)("limit_changes", given["limit_changes"]),
-        sessions=fields.listed(fields.line)("sessions", given["sessions"]),
-    )
-
-
-def _key_from_json(given: Mapping[str, Any]) -> Key:
-    model, engine = (fields.label(name, given[name]) for name in ("model", "engine"))
-    return model, engine, fields.batch("batch", given["batch"])
-
-
-def _missing_from_json(name: str, value: Any) -> tuple[Key, Verdict]:
-    given = fields.table(name, value)
-    return _key_from_json(given), verdict_from_json(given["decision"])
-
-
-def _added_from_json(name: str, value: Any) -> Key:
-    return _key_from_json(dict(zip(("model", "engine", "batch"), fields.items(name, value), strict=True)))
-
-
-def _comparison_from_json(name: str, value: Any) -> Comparison:
-    given = fields.table(name, value)
-    measured = fields.optional(fields.positive)
-    each = Comparison(
-        key=_key_from_json(given),
-        changes=tuple(_change_from_json(*item) for item in fields.table("metrics", given["metrics"]).items()),
-        invalid=fields.optional(lambda _, invalid: verdict_from_json(invalid))("invalid", given["invalid"]),
-        old_reference=measured("old_reference", given["old_reference"]),
-        new_reference=measured("new_reference", given["new_reference"]),
-        old_clock=measured("old_clock_mhz", given["old_clock_mhz"]),
-        new_clock=measured("new_clock_mhz", given["new_clock_mhz"]),
-        controls=fields.mapped(fields.number)("controls", given["controls"]),
-        baseline_differs=fields.text("baseline_differs", given["baseline_differs"]),
-    )
-    if verdict_from_json(given["decision"]) != each.verdict:
-        raise ValueError(f"{name_of(each.key)} has a verdict that is not the worst of its metrics")
-    return each
-
-
-def _change_from_json(metric: str, value: Any) -> Change:
-    if metric not in {*BY_NAME, ANSWERS, AGREEMENT, ACCURACY}:
-        raise ValueError(f"{metric} is no metric")
-    given = fields.table(metric, value)
-    old, new = (fields.optional(fields.ratio)(f"{metric}.{side}", given[side]) for side in ("old", "new"))
-    verdict = verdict_from_json(given["decision"])
-    if verdict.metric != metric:
-        raise ValueError(f"the verdict on {metric} is one on {verdict.metric or 'nothing'}")
-    delta = fields.optional(fields.number)(f"{metric}.delta", given.get("delta"))
-    return Change(metric, old, new, verdict, fields.flag(f"{metric}.gated", given["gated"]), delta)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from trtgate.baseline import saved_in
-from trtgate.compare import Report, by_key, report_from_json, require_own_sessions
+from trtgate.compare import Report, by_key, require_own_sessions
+from trtgate.compared import report_from_json
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import is_regular
 from trtgate.kinds import UserError, printable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
@@ -135,7 +135,30 @@ def floor_verdict(record: EngineRecord, expectation: Expectation) -> Verdict:
         return disturbed(record.disturbed)
     if not record.complete:
         return unfinished(record.dropped_rounds)
+    return _speedup_floor(record, expectation)
+
+
+def _speedup_floor(record: EngineRecord, expectation: Expectation) -> Verdict:
     return decide_floor(np.asarray(record.reference_rounds), np.asarray(record.rounds), floor=expectation["speedup"])
+
+
+# What `recorded_floors` reads.
+FLOORS = ("speedup", "agreement", "cosine", "sqnr_db")
+
+
+def recorded_floors(record: EngineRecord, expectation: Expectation) -> Iterator[Verdict]:
+    """The numbers that a record kept against floors that hold now, which need not be those of its own run."""
+    if not record.is_reference and record.rounds:
+        yield _speedup_floor(record, expectation)
+    bounds = (("low", "high", "agreement"), ("cosine", "cosine", "cosine"), ("sqnr_db", "sqnr_db", "sqnr_db"))
+    for low, high, name in bounds:
+        floor, least, most = expectation.number(name), record.agreement.get(low), record.agreement.get(high)
+        if least is None or most is None or least >= floor:
+            continue
+        outcome, reason = (
+            (Outcome.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
+        )
+        yield Verdict(outcome, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
 
 
 def disturbed(why: str) -> Verdict:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trtgate.comparable import own_controls
 from trtgate.compare import samples_of
 from trtgate.kinds import UserError
 from trtgate.records import MEAN, EngineRecord, Key, SessionRecord, medians_of
@@ -162,7 +163,7 @@ def _series(
     for start, at, end in zip(ends, ends[1:], ends[2:], strict=False):
         before, after = float(np.median(values[start:at])), float(np.median(values[at:end]))
         controls = [
-            [medians_of([each.controls for each in measured[index][key]]) for index in indices[a:b]]
+            [medians_of([own_controls(each) for each in measured[index][key]]) for index in indices[a:b]]
             for a, b in ((start, at), (at, end))
         ]
         cause, detail = "machine", _machine(metric, math.log(after / before), *controls)

@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from trtgate.compare import compare_sessions, report_from_json, report_to_json
+from trtgate.compare import compare_sessions
+from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.kinds import UserError

@@ -11,7 +11,7 @@ from trtgate.compare import (
     Report,
     nothing_compared,
 )
-from trtgate.compare import report_to_json as compared_to_json
+from trtgate.compared import report_to_json as compared_to_json
 from trtgate.records import EngineRecord, Key
 from trtgate.stack import changed_fields, steady
 from trtgate.verdict.outcome import Verdict

@@ -14,7 +14,8 @@ from trtgate.commands.common import (
     require_own_outputs,
     show,
 )
-from trtgate.compare import compare_sessions, report_to_json, samples_of
+from trtgate.compare import compare_sessions, samples_of
+from trtgate.compared import report_to_json
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.report.pages import comparison_page, comparison_verdicts
 from trtgate.verdict.policy import exit_status

@@ -17,6 +17,7 @@ from trtgate.compare import (
     Report,
     compare_records,
     compare_sessions,
+    corrected_comparisons,
     lenient,
     samples_of,
 )
@@ -266,16 +267,20 @@ class Gate:
         mine.append([without_answers(record)])
         old, new = ({record.key: side} for side in mine)
         found = compare_records(old, new, self.settings.expectations, "sessions", {}).engines[0]
+        [found] = corrected_comparisons([found], self._others(found))
         alone = all(key[1] == record.engine for each in self.baseline for key in each.engines)
         return found if alone else lenient(found)
+
+    def _others(self, comparison: Comparison) -> int:
+        """How many verdicts the report will hold on other engines, of which nothing may be known yet."""
+        return (len(self.baseline[0].engines) - 1) * len(comparison.changes)
 
     def is_open(self, record: EngineRecord) -> bool:
         """Whether more processes of this engine may decide something against the baseline."""
         comparison = self.comparison(record)
         if comparison is None:
             return False
-        # The report corrects for all its verdicts; of those of other models nothing is known yet.
-        family = sum(len(each.engines) for each in self.baseline[:1]) * len(comparison.changes)
+        family = len(comparison.changes) + self._others(comparison)
         return any(more_may_decide(verdict, family) for verdict in comparison.verdicts)
 
     def as_session(self) -> SessionRecord:

@@ -33,20 +33,20 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 FAMILY_ALPHA = 0.01
 
 
-def holm(verdicts: Sequence[Verdict], alpha: float = FAMILY_ALPHA) -> list[Verdict]:
+def holm(verdicts: Sequence[Verdict], others: int = 0) -> list[Verdict]:
     """The verdicts of one gate, with every REGRESSED that so many verdicts could have produced by chance opened.
 
     Holm's step-down procedure (1979) over all verdicts that have a p: of m of them the smallest must stay below
     alpha / m, the next below alpha / (m - 1), and so on. PASS needs no correction: a gate passes when all pass, so more
-    of them make that rarer.
+    of them make that rarer. `others` is how many verdicts of that gate are not known yet.
     """
     tested = sorted((each.p, index) for index, each in enumerate(verdicts) if each.p is not None)
-    corrected, largest = list(verdicts), 0.0
+    corrected, largest, family = list(verdicts), 0.0, len(tested) + others
     for rank, (p, index) in enumerate(tested):
-        largest = max(largest, p * (len(tested) - rank))
+        largest = max(largest, p * (family - rank))
         verdict = verdicts[index]
-        if verdict.outcome is Outcome.REGRESSED and largest > alpha:
-            of = f"one of {len(tested)} verdicts" if len(tested) > 1 else "a verdict"
+        if verdict.outcome is Outcome.REGRESSED and largest > FAMILY_ALPHA:
+            of = f"one of {family} verdicts" if family > 1 else "a verdict"
             message = f"{verdict.message}: {of} may say so by chance ({min(1.0, largest):.1%})"
             corrected[index] = replace(
                 verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.ONE_OF_MANY, message=message
