@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -939,14 +940,16 @@ SLOWDOWNS = {
 }
 
 
-def process(generator: np.random.Generator, share: float, factor: float, statistic: str) -> Sample:
+def process(
+    generator: np.random.Generator, share: float, factor: float, statistic: str, noise: float = 0.02
+) -> Sample:
     """15 rounds of 50 calls around 2 ms in one process, a share of them slower."""
     from trtgate.verdict.shape import by_block
 
     own = 2e-3 * np.exp(generator.normal(0, 0.005))
     blocks = []
     for _ in range(15):
-        calls = own * np.exp(np.abs(generator.normal(0, 0.02, 50)))
+        calls = own * np.exp(np.abs(generator.normal(0, noise, 50)))
         calls[generator.random(50) < share] *= factor
         blocks.append(calls)
     series = {"latency": by_block(blocks, statistic), "typical": by_block(blocks, "midmean")}
@@ -976,6 +979,21 @@ def test_no_slowdown_hides(name: str, statistic: str) -> None:
         assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
         caught += Outcome.REGRESSED in outcomes
     assert caught >= 19
+
+
+def test_a_stall_hides_behind_no_tail_of_its_machine() -> None:
+    """Where the slowest calls take 1.4 times as long as the typical one, as on two loud cores of a Xeon."""
+    metric = BY_NAME["tail"]
+    generator = np.random.default_rng(0)
+    outcomes = Counter[Outcome]()
+    for _ in range(40):
+        old = [process(generator, 0.0, 1.0, "minimum", noise=0.2) for _ in range(5)]
+        new = [process(generator, 0.02, 2.0, "minimum", noise=0.2) for _ in range(5)]
+        found = decide(metric, old, new, Limits(metric.delta, 2e-6), "sessions")
+        assert found is not None
+        outcomes[found.outcome] += 1
+    assert outcomes[Outcome.PASS] == 0
+    assert outcomes[Outcome.REGRESSED] >= 20
 
 
 def test_nothing_slower_passes() -> None:

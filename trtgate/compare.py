@@ -46,6 +46,7 @@ from trtgate.verdict.metrics import (
     decide,
     decide_numbers,
     joined_numbers,
+    limits_on,
     median,
     within,
 )
@@ -450,7 +451,7 @@ def _compare(
             lost = clocks[1] is None and pairing != "interleaved"
             gated = gated and (lost or (clock_moved(clocks) and _clock_bound(controls, clocks, before, after)))
         middles = _middle(metric.name, before), _middle(metric.name, after)
-        changes.append(Change(metric.name, *middles, verdict, gated, limits.delta))
+        changes.append(Change(metric.name, *middles, verdict, gated, limits_on(metric, limits, before).delta))
     answers, differs = _answers(old, new, expectation)
     return Comparison(
         key=key,
