@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate.__main__ import main
 from trtgate.compare import compare_records
@@ -462,3 +463,79 @@ def test_times_of_builds_are_proven_or_open(old: tuple[float, ...], new: tuple[f
 
         edit(name, built)
     assert main(["compare", "before", "after"]) == status
+
+
+GPU_CONTROLS = {"control-matmul": 1e-3, "control-copy": 2e-3, "control-host": 1e-4}
+
+
+def of_a_gpu(name: str, first: int, engine: str, cold: float | None, host: float, others: float) -> None:
+    """Sessions of an engine that keeps the GPU busy by itself, on a host of that speed that others use too."""
+    series = {} if cold is None else {"cold_start": (cold,)}
+    controls = {**GPU_CONTROLS, "control-host": 1e-4 * host}
+    sessions(name, first, engines=(engine,), series=series, controls=controls, enqueue_seconds=1e-5)
+    for number in range(5):
+        edit(name, lambda records, index: records[0].update(readings={"others_cores": others}), [number])
+
+
+@pytest.mark.fault(
+    done="other processes keep the host's cores busy beside a GPU, and engines load more slowly",
+    said="cold start: INVALID (host_changed)",
+    status="7",
+    kept="the table",
+)
+@pytest.mark.parametrize(
+    ("cold", "host", "others", "status"),
+    [
+        (1.5, 1.1, 0.0, 7),  # the host was slow
+        (1.5, 1.0, 8.0, 7),  # or others used it
+        (1.5, 1.0, 0.1, 1),  # nobody did
+        (0.5, 1.1, 8.0, 0),  # what is as fast as ever is so in spite of them
+        (None, 1.1, 8.0, 1),  # what is not measured any more is missing
+    ],
+)
+def test_a_cold_start_beside_a_busy_host_blames_no_stack(
+    cold: float | None, host: float, others: float, status: int, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    """Seen on an H100 with 8 of its 16 cores busy: latencies stood still, cold starts took up to four times as long."""
+    of_a_gpu("before", 1, "tensorrt-fp16", 0.5, 1.0, 0.0)
+    of_a_gpu("after", 6, "tensorrt-fp16", cold, host, others)
+    found, text = main(["compare", "before", "after"]), capsys.readouterr().out
+    assert found == status
+    if status == 7:
+        fault.check(found, text)
+
+
+def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:
+    """Whatever its host did meanwhile."""
+    for name, first, cold, host in (("before", 1, 0.5, 1.0), ("after", 6, None, 1.7)):
+        series = {} if cold is None else {"cold_start": (cold,)}
+        both = ("pytorch-fp32", "tensorrt-fp16")
+        controls = {**GPU_CONTROLS, "control-host": 1e-4 * host}
+        sessions(name, first, engines=both, series=series, controls=controls)
+        for number in range(5):
+            edit(name, lambda records, index, by=host: waits_for_its_host(records[0], by), [number])
+    assert main(["compare", "before", "after"]) == 1
+
+
+def test_what_may_be_missing_is_judged_where_it_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text('acknowledged_missing = ["resnet50 openvino-fp32"]\n[default]\n')
+    sessions("before", 1, engines=("onnxruntime-int8", "openvino-fp32"))
+    sessions("after", 6, engines=("onnxruntime-int8", "openvino-fp32"))
+    edit("after", lambda records, index: scale(records[1], 2.0) if index else records.pop(1), range(5))
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) in {1, 6}
+    assert "openvino-fp32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reference", ["pytorch-fp32", "onnxruntime-fp32-cpu"])
+def test_a_yardstick_alone_judges_no_upgrade(reference: str) -> None:
+    Path("mine.toml").write_text('acknowledged_missing = ["* tensorrt-*"]\n[default]\n')
+    sessions("before", 1, engines=(reference, "tensorrt-fp16"), reference=4e-3)
+    sessions("after", 6, engines=(reference,))
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == 7
+
+
+def test_another_number_of_processors_is_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, changes={"logical_cpus": 8})
+    sessions("after", 6, changes={"logical_cpus": 64})
+    assert main(["compare", "before", "after"]) == 7
+    assert "logical_cpus differs (8, then 64)" in capsys.readouterr().out

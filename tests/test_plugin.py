@@ -313,6 +313,25 @@ def test_trap_a_regression_counts_whichever_tests_run(run: Run, options: tuple[s
     result.stdout.fnmatch_lines(["*fast-int8*REGRESSED*"])
 
 
+@pytest.mark.fault(
+    done="a comparison of which a part of the tests was run, nothing slower",
+    said="INVALID (not_comparable): it did not judge everything",
+    status="7",
+    kept="the table",
+)
+@pytest.mark.parametrize(
+    "options",
+    [("-k", "not floor"), ("--deselect", "test_toy.py::test_speedup_floor"), ("test_toy.py::test_latency",)],
+    ids=lambda options: options[0],
+)
+def test_trap_a_part_of_the_tests_lets_no_upgrade_pass(run: Run, options: tuple[str, ...], fault: Fault) -> None:
+    """A floor that is not met is 1 where it is asked for, and is not known to be met where it is not."""
+    assert run("--benchmark-save=before").ret == 0
+    result = run("--benchmark-compare=before", *options, floor=9.0)
+    fault.check(*told(result))
+    assert "the upgrade may go on" not in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trtgate.kinds import CLOCK_MOVED
+from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU
 from trtgate.measure.race import HOST_CONTROL
 from trtgate.records import MEAN, EngineRecord, medians_of
 from trtgate.verdict.metrics import Pairing
@@ -86,6 +86,22 @@ def machine_changed(
             message = f"{name} changed by {change_text(change)}, so {what}; measure both sides on it as it is"
             return Verdict(Outcome.INVALID, Reason.HOST_CHANGED if of_host else Reason.MACHINE_CHANGED, message)
     return None
+
+
+def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:
+    """How the host beside a GPU was another one for one side, so that its times say nothing of the stack; "" where it
+    was not, and where it is the processor itself."""
+    moved = [
+        f"{name} changed by {change_text(change)}"
+        for name, change in controls.items()
+        if name.startswith(HOST_CONTROL)
+        and abs(change) > np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
+    ]
+    gpu = any(name.startswith(HOST_CONTROL) for record in (*old, *new) for name in record.controls)
+    most = max((record.readings.get("others_cores", 0.0) for record in (*old, *new)), default=0.0)
+    if gpu and most > OTHERS_ON_CPU:
+        moved.append(f"other processes used {most:.1f} of its cores")
+    return moved[0] if moved else ""
 
 
 def clock_moved(clocks: tuple[float | None, float | None]) -> bool:

@@ -6,7 +6,6 @@ runner of a fleet.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,13 +17,14 @@ from trtgate.comparable import (
     clock_moved,
     control_changes,
     disturbed,
+    host_changed,
     incomparable,
     machine_changed,
     unfinished,
 )
 from trtgate.expectations import Expectation, Expectations
 from trtgate.judge import FLOORS, recorded_floors
-from trtgate.kinds import REFERENCE, UserError
+from trtgate.kinds import YARDSTICKS, UserError
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.records import (
     EngineRecord,
@@ -59,7 +59,7 @@ from trtgate.verdict.share_drop import decide_share_drop
 HARDWARE = ("cpu", "machine", "gpu")
 # Fields of the stack that are settings of the run rather than what is upgraded: with another one the sides cannot be
 # compared. (Absent from records of schema 1, where they are not known.)
-SETTINGS = ("threads", "device", "cpu_features", "cpu_quota")
+SETTINGS = ("threads", "device", "cpu_features", "cpu_quota", "logical_cpus")
 FAILED = frozenset({Outcome.REGRESSED, Outcome.INVALID})
 ANSWERS = "answers"
 AGREEMENT = "agreement"
@@ -256,7 +256,11 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     skipped = {name: reason for session in new for name, reason in session.skipped.items()}
     before, after = by_key(old), by_key(new)
     # An engine that came and went is no engine to rely on: what one new session lacks is missing.
-    whole = {key: records for key, records in after.items() if len(records) == len(new) or key not in before}
+    whole = {
+        key: records
+        for key, records in after.items()
+        if len(records) == len(new) or key not in before or expectations.acknowledges(key[0], key[1])
+    }
     gone = {
         f"{key[0]} {key[1]}": f"not in {len(new) - len(records)} of {len(new)} sessions"
         for key, records in after.items()
@@ -310,7 +314,7 @@ def compare_records(
     }
     added = tuple(key for key in new if key not in old)
     corrected = corrected_comparisons(engines)
-    if pairing != "interleaved" and any(each.key[1] != REFERENCE.id for each in engines):
+    if pairing != "interleaved" and any(each.key[1] not in YARDSTICKS for each in engines):
         corrected = list(map(lenient, corrected))
     return Report(
         engines=tuple(corrected),
@@ -346,9 +350,9 @@ def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str
     All that is missing may be acknowledged; nobody was asked whether the rest is still as fast.
     """
     keys = list(compared)
-    if any(key[1] != REFERENCE.id for key in keys) or (keys and not list(others)):
+    if any(key[1] not in YARDSTICKS for key in keys) or (keys and not list(others)):
         return {}
-    what = f"nothing but {REFERENCE.id}" if keys else "no engine"
+    what = f"nothing but {', '.join(sorted({key[1] for key in keys}))}" if keys else "no engine"
     message = f"{what} was compared, so no upgrade was judged; measure what both sides have"
     return {"the comparison": Verdict(Outcome.INVALID, Reason.NO_RECORDS, message)}
 
@@ -366,20 +370,23 @@ def corrected_comparisons(comparisons: Sequence[Comparison], others: int = 0) ->
 # Units of metrics that are times, or made of them.
 OF_TIME = frozenset({"s", "1/s", "x"})
 OPEN_BY_NOISE = frozenset({Reason.INTERVAL_TOO_WIDE, Reason.PROCESS_SPREAD, Reason.ONE_OF_MANY})
+# What a time that was measured may be short of a PASS for.
+BY_ITS_TIME = OPEN_BY_NOISE | {Reason.SLOWER, Reason.FAR_BEYOND_SPREAD, Reason.TOO_FEW_BUILDS, Reason.UNDERPOWERED}
 
 
 def lenient(comparison: Comparison) -> Comparison:
     """The reference's comparison with those times passed that noise, or chance among many, leaves open, and all of
     them where they are those of a host that is not as it was; what was measured too seldom to prove anything is no
     pass."""
-    if comparison.key[1] != REFERENCE.id:
+    if comparison.key[1] not in YARDSTICKS:
         return comparison
     invalid = comparison.invalid
     of_host = invalid is not None and invalid.reason is Reason.HOST_CHANGED
 
     def passed(verdict: Verdict) -> Verdict:
         metric = BY_NAME.get(verdict.metric)
-        if metric is None or not (verdict.reason in OPEN_BY_NOISE or (of_host and metric.unit in OF_TIME)):
+        open_ = verdict.reason in OPEN_BY_NOISE | {Reason.HOST_CHANGED}
+        if metric is None or not (open_ or (of_host and metric.unit in OF_TIME and verdict.reason in BY_ITS_TIME)):
             return verdict
         why = invalid.message if invalid is not None and of_host else verdict.message
         message = f"the yardstick, which fails only by a proven regression: {why}"
@@ -436,6 +443,7 @@ def _compare(
     invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
         invalid = machine_changed(old, new, controls, clocks)
+    busy_host = "" if pairing == "interleaved" else host_changed(old, new, controls)
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
@@ -445,6 +453,9 @@ def _compare(
             verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
         if verdict is None:
             continue
+        if metric.of_host and busy_host and verdict.reason in BY_ITS_TIME:
+            message = f"{busy_host}, so the host did, whose time this is: {verdict.message}"
+            verdict = replace(verdict, outcome=Outcome.INVALID, reason=Reason.HOST_CHANGED, message=message)
         gated = limits.delta is not None
         if metric.name == "cycles":
             # A clock that is not told any more is missing; else the cycles count where they are what moved.
@@ -579,7 +590,6 @@ NOT_MEASURED = "renamed, deselected or not asked for?"
 
 def missing_verdict(model: str, engine: str, why: str, expectations: Expectations) -> Verdict:
     """On an engine that the old side has and the new one lacks: REGRESSED unless the file says that this is meant."""
-    name = f"{model} {engine}"
-    if any(fnmatch.fnmatch(name, pattern) for pattern in expectations.acknowledged_missing):
+    if expectations.acknowledges(model, engine):
         return Verdict(Outcome.PASS, Reason.ACKNOWLEDGED, f"as acknowledged ({why})")
     return Verdict(Outcome.REGRESSED, Reason.MISSING, why)

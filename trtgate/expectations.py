@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fnmatch
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -136,10 +137,10 @@ class Expectations:
         section = {**section, "engines": {**engines, engine: {**engines.get(engine, {}), **own}}}
         return replace(self, table={**self.table, "acknowledged_missing": [], "models": {**models, model: section}})
 
-    @property
-    def acknowledged_missing(self) -> tuple[str, ...]:
-        """Patterns of "MODEL ENGINE" that a baseline may have and a run may lack."""
-        return tuple(self.table.get("acknowledged_missing", ()))
+    def acknowledges(self, model: str, engine: str) -> bool:
+        """Whether a baseline may have that engine and a run may lack it."""
+        patterns = self.table.get("acknowledged_missing", ())
+        return any(fnmatch.fnmatch(f"{model} {engine}", pattern) for pattern in patterns)
 
     def quantize(self, model: str) -> QuantizeOptions:
         """How the INT8 graphs of `model` are made."""

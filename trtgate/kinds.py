@@ -19,6 +19,9 @@ ONE_MACHINE = frozenset({"gpu_uuid", "gpu_memory_mib", "vbios", "driver", "drive
 
 # A clock that moves by less than this share explains nothing; by more between blocks it is worth a note: lock it.
 CLOCK_MOVED = 0.01
+# Of one core, by processes that are not ours or by other machines of the host, in the median round: more than this, and
+# single iterations wait for somebody else's. The doctor's threshold, a race's and a comparison's are this one.
+OTHERS_ON_CPU = 0.5
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
@@ -81,6 +84,8 @@ class EngineSpec:
 
 
 REFERENCE = EngineSpec("pytorch", "fp32")
+# What others are held against and no upgrade is about: eager PyTorch, and beside a GPU the processor's ONNX Runtime.
+YARDSTICKS = frozenset({REFERENCE.id, EngineSpec("onnxruntime", "fp32", "cpu").id})
 
 
 @dataclass(frozen=True)

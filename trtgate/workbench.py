@@ -24,7 +24,7 @@ from trtgate.kinds import REFERENCE, Availability, Block, EngineSpec, EngineUnav
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.measure import controls
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import SCHEDULES, Arm, Race, run_race
+from trtgate.measure.race import SCHEDULES, Arm, Race, briefly, run_race
 from trtgate.measure.spread import Spread
 from trtgate.models.base import CLASSES, Model, Weights, image_classes
 from trtgate.models.loading import load_model
@@ -389,7 +389,7 @@ class Workbench:
             with controls.control_arms(device) as control, self.progress.step(text) as count:
                 return run_race(
                     [*arms, *control],
-                    SCHEDULES[device],
+                    briefly(SCHEDULES[device]),
                     undecided=undecided,
                     monitor=monitor_for(device)(),
                     rest=come_to_rest if device == "cpu" else lambda: None,

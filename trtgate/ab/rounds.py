@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from trtgate.expectations import Expectation
 from trtgate.kinds import Device
-from trtgate.measure.race import SCHEDULES, Race, Schedule
+from trtgate.measure.race import SCHEDULES, TAIL_CALLS, Race, Schedule
 from trtgate.measure.remote import SIDES
 from trtgate.records import from_race
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
@@ -33,6 +33,7 @@ def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule
         lead_in_iterations=0,
         passes=1,
         alike=True,
+        fewest_calls=TAIL_CALLS // processes,
     )
 
 

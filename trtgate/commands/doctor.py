@@ -17,8 +17,8 @@ import rich.table
 from rich.text import Text
 
 from trtgate.engines import DEVICES, all_specs, available, running_here
-from trtgate.kinds import CLOCK_MOVED, Availability, Device, EngineSpec
-from trtgate.measure.monitor import OTHERS_DISTURB, OTHERS_ON_CPU, THROTTLING, CpuMonitor
+from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU, Availability, Device, EngineSpec
+from trtgate.measure.monitor import OTHERS_DISTURB, THROTTLING, CpuMonitor
 from trtgate.nvml import Gpu, Reading, current_gpu
 from trtgate.options import choose_device, with_required
 from trtgate.report import markdown

@@ -34,7 +34,7 @@ from trtgate.engines.base import Engine
 from trtgate.expectations import Expectation, require_own, write_delta
 from trtgate.kinds import Block, Device, UserError
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import SCHEDULES, Arm, Monitor, Race, Schedule, run_race
+from trtgate.measure.race import SCHEDULES, TAIL_CALLS, Arm, Monitor, Race, Schedule, run_race
 from trtgate.options import add_options, default_device
 from trtgate.progress import SILENT, Progress, console_progress
 from trtgate.records import from_race, verdict_to_json
@@ -52,7 +52,7 @@ from trtgate.workbench import Workbench
 
 def short_warm_up(schedule: Schedule) -> Schedule:
     """The engine is warm after its first race; later ones only need to settle."""
-    return dataclasses.replace(schedule, warm_up_seconds=0.05, warm_up_limit_seconds=1.0)
+    return dataclasses.replace(schedule, warm_up_seconds=0.05, warm_up_limit_seconds=1.0, fewest_calls=TAIL_CALLS)
 
 
 # The smallest delta is the one at which this share of A/A races would have passed.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from trtgate.kinds import CLOCK_MOVED, Device
+from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU, Device
 from trtgate.measure.race import Monitor
 from trtgate.nvml import Gpu, Reading, current_gpu
 from trtgate.stack import cpu_quota, quota_note, usable_threads
@@ -18,9 +18,6 @@ from trtgate.stack import cpu_quota, quota_note, usable_threads
 # Other processes using more than this share of one core, in the median round, are worth a note. Such rounds still
 # count: the verdict rests on what both arms suffered alike.
 OTHERS_NOTED = 0.1
-# Of one core, by processes that are not ours or by other machines of the host, in the median round: more than this, and
-# single iterations wait for somebody else's. The doctor's threshold and a race's are this one.
-OTHERS_ON_CPU = 0.5
 
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -113,7 +110,8 @@ OTHERS_DISTURB = 1
 
 
 class GpuMonitor:
-    """Objects to rounds in which the GPU throttled or another process used it; notes what else moves its clock.
+    """Objects to rounds in which the GPU throttled or another process used it; notes what else moves its clock, and who
+    else used the host.
 
     Another process is one that is neither this one nor one of its `workers`.
     """
@@ -121,6 +119,7 @@ class GpuMonitor:
     def __init__(self, gpu: Gpu, workers: Sequence[int] = ()) -> None:
         self._gpu = gpu
         self._workers = workers
+        self._host = CpuMonitor([worker for worker in workers if worker != os.getpid()])
         self._round: list[Reading] = []
         self._readings: list[Reading] = []
         self._seen = 0
@@ -128,6 +127,7 @@ class GpuMonitor:
         self.start()
 
     def start(self) -> None:
+        self._host.start()
         self._round = []
         share, self._seen = self._gpu.used_by_others(self._seen, self._workers)
         if self._readings:  # what the driver told late is of the round before
@@ -137,6 +137,7 @@ class GpuMonitor:
         self._round.append(self._gpu.read())
 
     def stop(self) -> str | None:
+        self._host.stop()
         self._readings += self._round
         throttled = THROTTLING & frozenset[str]().union(*(reading.reasons for reading in self._round))
         if throttled:
@@ -180,7 +181,8 @@ class GpuMonitor:
             name: [value for each in self._readings if (value := read(each)) is not None]
             for name, read in series.items()
         }
-        return {name: float(statistics.median(values)) for name, values in found.items() if values}
+        medians = {name: float(statistics.median(values)) for name, values in found.items() if values}
+        return {**medians, "others_cores": self._host.others()}
 
 
 def monitor_for(device: Device, workers: Sequence[int] = ()) -> Callable[[], Monitor]:

@@ -22,7 +22,7 @@ import torch
 from trtgate import judge
 from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import HOST_CONTROL, SCHEDULES, Arm, Schedule, run_race
+from trtgate.measure.race import HOST_CONTROL, SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
 from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
 from trtgate.signature import save_tensors
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
-BLOCK_ITERATIONS = 6
 # What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
 # depend on whether another one of its backend was loaded before. The packages of the model's own modules come on top.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
@@ -67,11 +66,9 @@ def schedule_for(device: Device, count: int) -> Schedule:
     those."""
     usual = SCHEDULES[device]
     return replace(
-        usual,
+        briefly(usual),
         rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)),
         passes=1,
-        block_iterations=BLOCK_ITERATIONS,
-        warm_up_iterations=BLOCK_ITERATIONS,
         warm_up_seconds=usual.warm_up_seconds / 4,
     )
 

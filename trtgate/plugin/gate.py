@@ -255,7 +255,10 @@ class Gate:
             for key, verdict in report.missing.items():
                 if verdict.outcome is Outcome.REGRESSED and (why := self._kept_from(key)):
                     missing[key] = Verdict(Outcome.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
-            self._report = replace(report, missing=missing)
+            problems = dict(report.problems)
+            if partial := self.partial():
+                problems["this run"] = _in_part(partial[0])
+            self._report = replace(report, missing=missing, problems=problems)
         return self._report
 
     def comparison(self, record: EngineRecord) -> Comparison | None:
@@ -372,6 +375,12 @@ class Gate:
             (self.unsaved or self.unwritten) and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
         )
         return int(pytest.ExitCode.USAGE_ERROR) if mistaken else decided
+
+
+def _in_part(why: str) -> Verdict:
+    """On a comparison of a run that is not whole: its floors, answers or engines were not all asked for."""
+    message = f"it did not judge everything ({why}); run all of bench/"
+    return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
 
 
 def without_answers(record: EngineRecord) -> EngineRecord:

@@ -1,8 +1,8 @@
 """What many iterations come to in one number: the fastest, the typical, the slowest calls.
 
 The fastest call is the most sensitive number there is on a CPU, and blind to a change that leaves some calls alone. So
-two more stand beside it, and between them nothing hides: what half of the calls share moves the midmean, what one call
-in fifty suffers moves the mean of the slowest twentieth.
+two more stand beside it: what half of the calls share moves the midmean, what one call in fifty suffers moves the mean
+of the slowest twentieth. What is rarer, or longer than TAIL_CAP counts, moves neither.
 """
 
 from __future__ import annotations
