@@ -29,7 +29,7 @@ from trtgate.ab.run import PROCESSES
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
-from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note
+from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note, same_as_before
 from trtgate.kinds import Availability, UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.measure import remote
@@ -39,7 +39,7 @@ from trtgate.measure.remote import Worker, WorkerError
 from trtgate.processes import come_to_rest
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.settings import Settings
-from trtgate.verdict import Outcome
+from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.workbench import Workbench
 
 from . import small_classifier
@@ -412,6 +412,24 @@ def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:
     outcomes, note = judged(old, [*old[:2], odd], sqnr_db=5)
     assert outcomes[0] is Outcome.PASS, "within what is expected, and still told"
     assert note[0].startswith("answers changed by more")
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        (Reason.BELOW_FLOOR, Outcome.PASS),
+        (Reason.TOO_FEW_IMAGES, Outcome.PASS),
+        (Reason.NOT_FINITE, Outcome.REGRESSED),
+        (Reason.WRONG_PRECISION, Outcome.REGRESSED),
+    ],
+)
+def test_a_floor_that_both_sides_miss_with_the_same_answers_is_not_the_upgrades(
+    reason: Reason, outcome: Outcome
+) -> None:
+    """Seen with a classifier of two classes: one photo's INT8 logits at a cosine of 0.72, on either side the same."""
+    found = same_as_before(Verdict(Outcome.REGRESSED, reason, "as it is"))
+    assert found.outcome is outcome
+    assert found.message.endswith("as it is")
 
 
 # For real.
