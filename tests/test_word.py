@@ -940,9 +940,7 @@ SLOWDOWNS = {
 }
 
 
-def process(
-    generator: np.random.Generator, share: float, factor: float, statistic: str, noise: float = 0.02
-) -> Sample:
+def process(generator: np.random.Generator, share: float, factor: float, statistic: str, noise: float = 0.02) -> Sample:
     """15 rounds of 50 calls around 2 ms in one process, a share of them slower."""
     from trtgate.verdict.shape import by_block
 

@@ -35,6 +35,11 @@ def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Ve
     for given, record in zip(inputs, both, strict=True):
         if "streams" in record.throughput:
             given["streams"] = f"{record.throughput['streams']:g}"
+    streams = [
+        {each["streams"] for each in side if "streams" in each} for side in (inputs[: len(old)], inputs[len(old) :])
+    ]
+    if streams[0] and not all("streams" in each for each in inputs[len(old) :]):
+        return _cannot(f"the old side ran --streams {min(streams[0])}, the new one none; give both the same")
     for name in dict.fromkeys(name for each in inputs for name in each):
         values = {each[name] for each in inputs if name in each}
         if len(values) > 1:

@@ -465,7 +465,7 @@ class Workbench:
             found["calibration photos"] = self.samples("calibration").digest
             recipe = repr(self.settings.expectations.quantize(self.name))
             found["INT8 recipe"] = hashlib.sha256(recipe.encode()).hexdigest()
-        return found
+        return found | ({"task": self.described.task_digest} if self.described.task_digest else {})
 
 
 def rows_of(samples: Samples) -> Iterator[Tensors]:

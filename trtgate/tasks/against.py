@@ -48,6 +48,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     """Raises one of `fields.DAMAGED` for what is no summary of a comparison."""
     for key, read in (("task", fields.line), ("n", fields.batch), ("finite", fields.flag), ("text", fields.text)):
         read(key, summary[key])
+    fields.text("doubt", summary.get("doubt", ""))
     scores_in(summary)
     kept = fields.table("kept", summary.get("kept", {}))
     if "powers" in kept:
@@ -99,10 +100,13 @@ def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
             return _judged(False, f"{text}, and were noise before")
         lost = new.value < ENOUGH_DB and min(old.value, ENOUGH_DB) - new.value > LOST_DB
         return _judged(lost, f"{text}, {LOST_DB:g} dB may be lost")
-    allowed = expectation.number("max_answers_lost")
-    if old.key in {"", "cosine"} or new.value >= old.value - allowed:
+    share = expectation.number("max_answers_lost")
+    own = old.key == "metric"
+    # A metric of the user's own has a scale of its own.
+    allowed = share * abs(old.value) if own else share
+    if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
-    text = f"{text}, {allowed:.1%} may be lost"
+    text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
     if new.high is not None and new.high >= old.value - allowed:
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
     return _judged(True, text)
@@ -117,13 +121,33 @@ def _judged(lost: bool, text: str) -> Verdict:
 def decide_all_scores(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], expectation: Expectation
 ) -> Verdict:
-    """`decide_scores` on several sessions or builds a side: the worst of the new ones, each against the old one that it
-    looks best beside, since builds of one version may answer differently."""
-    best = [
-        min((decide_scores(each, other, expectation) for each in old), key=lambda found: -SEVERE.index(found.outcome))
-        for other in new
-    ]
-    return worst(best)
+    """`decide_scores` on several sessions or builds a side: the worst of two questions.
+
+    The typical new one is held against the typical old one, and each new one against the worst old one but one, since
+    builds of one version may answer differently: so a single old one that answers worse than its like excuses nothing,
+    and several of them no new side that is usually so.
+    """
+    before, after = (ranked_scores(side, expectation) for side in (old, new))
+    low, typical = before[min(1, len(before) - 1)], before[len(before) // 2]
+    return worst(
+        [
+            decide_scores(typical, after[(len(after) - 1) // 2], expectation),
+            *(decide_scores(low, each, expectation) for each in after),
+        ]
+    )
 
 
-SEVERE = (Outcome.REGRESSED, Outcome.INVALID, Outcome.INCONCLUSIVE, Outcome.PASS)
+def ranked_scores(summaries: Sequence[Mapping[str, Any]], expectation: Expectation) -> list[Mapping[str, Any]]:
+    """The sessions by how many of the others have answers that they lost, the worst first; the typical one stands at
+    len // 2, of an even number the better of the middle two."""
+
+    def place(new: Mapping[str, Any]) -> tuple[int, float]:
+        outcomes = [decide_scores(old, new, expectation).outcome for old in summaries]
+        return -sum(outcome is not Outcome.PASS for outcome in outcomes), _worth(new)
+
+    return sorted(summaries, key=place)
+
+
+def _worth(summary: Mapping[str, Any]) -> float:
+    """How good the scores are on the whole, where none is lost for certain."""
+    return sum(min(score.value, ENOUGH_DB) for score in scores_in(summary).values() if score.unit in {"dB", "%"})

@@ -147,11 +147,7 @@ class Scores:
         ]
         if not decided:
             return Verdict(Outcome.PASS, Reason.NO_FLOOR, self.text)
-        found = worst(decided)
-        if found.outcome is Outcome.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
-            # On noise a detector finds nothing, and a narrow type rounds nothing badly.
-            found = replace(found, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
-            return replace(found, message=f"{found.message}; but {self.doubt}")
+        found = doubted(worst(decided), self.doubt, expectation)
         if found.outcome is not Outcome.PASS:
             return found
         return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
@@ -196,8 +192,18 @@ class Scores:
             "same": self.same,
             "text": self.text,
             "scores": [score.to_json() for score in self.scores],
+            **({"doubt": self.doubt} if self.doubt else {}),
             **({"kept": dict(self.kept)} if self.kept else {}),
         }
+
+
+def doubted(verdict: Verdict, doubt: str, expectation: Expectation) -> Verdict:
+    """What is REGRESSED on samples that tell little is INCONCLUSIVE for an engine of a narrow type: on noise a detector
+    finds nothing, and such a type rounds nothing badly."""
+    if verdict.outcome is not Outcome.REGRESSED or not doubt or expectation.number("sqnr_db") >= ENOUGH_DB:
+        return verdict
+    message = f"{verdict.message}; but {doubt}"
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES, message=message)
 
 
 # Scores of outputs that are compared element by element.
