@@ -13,7 +13,7 @@ from trtgate.workbench import Workbench
 
 
 @pytest.mark.with_reference
-def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
+def test_answers_are_finite(engine: Engine, workbench: Workbench, kept_reference: None) -> None:
     size = min(workbench.batch_sizes)
     outputs = engine.infer(workbench.batch(size))
     for each in workbench.signature.outputs:

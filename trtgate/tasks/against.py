@@ -10,7 +10,9 @@ from typing import Any
 from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
-from trtgate.tasks.slices import ENOUGH_DB, lost_slices
+from trtgate.tasks.detection import boxes_again, boxes_from_json
+from trtgate.tasks.sketch import compare_sketches, sketches_in
+from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
@@ -53,6 +55,10 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     kept = fields.table("kept", summary.get("kept", {}))
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
+    fields.mapped(fields.number)("floors", summary.get("floors", {}))
+    sketches_in(kept.get("sketch", {}))
+    if "boxes" in kept:
+        boxes_from_json(kept["boxes"])
 
 
 def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Verdict:
@@ -70,6 +76,8 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
     if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    if "sketch" in kept[0]:
+        return _decide_own(old, kept, expectation)
     before, after = scores_in(old), scores_in(new)
     for one, other in ((before, after), (after, before)):
         one |= {
@@ -89,6 +97,40 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
         more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
+
+
+def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
+    """Whether a reference still gives the old one's answers, of which `summary` is: by the floors that hold for it."""
+    if "sketch" not in kept[1]:
+        return Verdict(
+            Outcome.REGRESSED, Reason.MISSING, "the reference's own answers were kept before and are not now"
+        )
+    floors = Expectation({**expectation.values, **summary.get("floors", {})})
+    old, new = (sketches_in(side["sketch"]) for side in kept)
+    found: list[Score] = []
+    for name, sketch in old.items():
+        scores = compare_sketches(name, sketch, new[name]) if name in new else []
+        if scores is None:
+            message = f"the reference's own answers: NaN or infinity in {name} elsewhere than before"
+            return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
+        if name not in new:
+            return Verdict(Outcome.REGRESSED, Reason.MISSING, f"the reference had an output {name} before")
+        found += scores
+    if all("boxes" in side for side in kept):
+        again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
+        found += [again] if again else []
+    decided = [each for score in found if (each := score.decide(floors)) is not None]
+    bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
+    if floors.number("sqnr_db") >= ENOUGH_DB:
+        bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
+    if bad:
+        message = f"the reference's own answers are others: {'; '.join(bad[:4])}"
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
+    text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
+    message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
+    if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 
 
 def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:

@@ -48,6 +48,10 @@ class Task(Protocol):
     def summary(self, found: Any) -> Summary:
         """What a record keeps of it, as JSON values."""
 
+    def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
+        """What the reference's record keeps of its own answers, which a later one's are held against: fields of the
+        record by name."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -109,6 +113,9 @@ LEAST = "-inf"
 EXAMPLES_SHOWN = 10
 # The score of an output whose length depends on the data; it is 1 where it is not given.
 SAME_SHAPE = "share of answers of the same shape"
+# Beside a reference of zeros anything is infinitely wrong; less than this is zero.
+NOTHING = 1e-3
+NO_SIGNAL_DB = -200.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +202,11 @@ class Scores:
             **({"doubt": self.doubt} if self.doubt else {}),
             **({"kept": dict(self.kept)} if self.kept else {}),
         }
+
+
+def own_summary(task: str, n: int, kept: Mapping[str, Any]) -> Summary:
+    """A summary of the reference's own answers to n samples, of which nothing but what is kept is compared."""
+    return {"task": task, "n": n, "finite": True, "same": True, "text": "its own", "scores": [], "kept": dict(kept)}
 
 
 def doubted(verdict: Verdict, doubt: str, expectation: Expectation) -> Verdict:
