@@ -375,6 +375,14 @@ def test_streams_of_the_old_side_alone_are_no_regression(capsys: pytest.CaptureF
     assert main(["compare", "after", "before"]) == 0
 
 
+def test_sessions_that_tell_no_digest_of_their_task_still_tell_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, agreement={"n": 240, "top1": 240, "top5": 240, "low": 0.98, "high": 1.0})
+    sessions("after", 6, scores=scored("sqnr_db", 50.0))
+    for sides in (("before", "after"), ("after", "before")):
+        assert main(["compare", *sides]) == 7
+        assert "tasks differ between the sides (classification, tensors)" in " ".join(capsys.readouterr().out.split())
+
+
 SCORES = {"task": "tensors", "n": 8, "finite": True, "same": False, "text": "so much"}
 
 
