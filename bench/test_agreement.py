@@ -1,19 +1,23 @@
 """Does the engine still give the reference's answers?"""
 
+from dataclasses import replace
+
 import pytest
 
 from fixtures.engines import Settle
 from trtgate import judge
 from trtgate.engines.base import Engine
 from trtgate.expectations import Expectation
+from trtgate.kinds import EngineSpec
 from trtgate.plugin.gate import Gate
 from trtgate.tasks.base import Scores
 from trtgate.verdict.agreement import Agreement, measure_accuracy
+from trtgate.verdict.outcome import Verdict
 from trtgate.workbench import Workbench
 
 
 @pytest.mark.with_reference
-def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
+def test_answers_are_finite(engine: Engine, workbench: Workbench, kept_reference: None) -> None:
     size = min(workbench.batch_sizes)
     outputs = engine.infer(workbench.batch(size))
     for each in workbench.signature.outputs:
@@ -21,6 +25,21 @@ def test_answers_are_finite(engine: Engine, workbench: Workbench) -> None:
         assert each.fits(array.shape, size), f"{engine.spec.id} answers {each.name} of shape {array.shape}"
     bad = workbench.not_finite(outputs)
     assert not bad, f"{engine.spec.id} answers NaN or infinity in {', '.join(bad)} on the first samples"
+
+
+@pytest.mark.with_reference
+@pytest.mark.larger_batches
+def test_answers_of_larger_batches(
+    in_batches: list[Verdict],
+    workbench: Workbench,
+    spec: EngineSpec,
+    batch_size: int,
+    gate: Gate,
+    request: pytest.FixtureRequest,
+) -> None:
+    for verdict in in_batches:
+        told = replace(verdict, message=f"in batches of {batch_size}: {verdict.message}")
+        gate.settle(request.node, told, workbench.name, spec.id, batch_size)
 
 
 @pytest.mark.task("classification")

@@ -57,6 +57,9 @@ def test_a_run_ends_with_the_table_and_saves_what_it_measured(quick: list[str], 
     assert 2 <= len(record["processes"]) <= 4 or result.returncode == 7
     assert set(record["digests"]) == {"weights", "evaluation photos", "calibration photos", "INT8 recipe"}
     assert record["answers"]
+    [reference] = [b["extra_info"]["trtgate"] for b in document["benchmarks"] if "pytorch-fp32" in b["name"]]
+    assert reference["answers"]
+    assert not reference["agreement"]
     assert document["machine_info"]["trtgate"]["onnxruntime"]
     assert document["trtgate"]["partial"] == []
 

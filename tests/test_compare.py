@@ -339,6 +339,8 @@ SOME = {"weights": "w" * 20, "evaluation photos": "p" * 20}
         (SOME, {**SOME, "evaluation photos": "v" * 20}),
         (SOME, {}),
         (SOME, {"weights": SOME["weights"]}),
+        ({**SOME, "task": "t" * 20}, {**SOME, "task": "u" * 20}),
+        ({**SOME, "task": "t" * 20}, SOME),
     ],
 )
 @pytest.mark.parametrize("which", [range(5), [3]], ids=["all", "one"])
@@ -364,6 +366,82 @@ def test_another_number_of_streams_is_another_measurement(before: int, after: in
     for name, first, streams in (("before", 1, before), ("after", 6, after)):
         sessions(name, first, series={"throughput": (500.0 * streams,)}, throughput={"streams": streams})
     assert main(["compare", "before", "after"]) == 7
+
+
+def test_streams_of_the_old_side_alone_are_no_regression(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, series={"throughput": (2000.0,)}, throughput={"streams": 4})
+    sessions("after", 6)
+    assert main(["compare", "before", "after"]) == 7
+    assert "the old side ran --streams 4, the new one none" in " ".join(capsys.readouterr().out.split())
+    assert main(["compare", "after", "before"]) == 0
+
+
+def test_sessions_that_tell_no_digest_of_their_task_still_tell_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, agreement={"n": 240, "top1": 240, "top5": 240, "low": 0.98, "high": 1.0})
+    sessions("after", 6, scores=scored("sqnr_db", 50.0))
+    for sides in (("before", "after"), ("after", "before")):
+        assert main(["compare", *sides]) == 7
+        assert "tasks differ between the sides (classification, tensors)" in " ".join(capsys.readouterr().out.split())
+
+
+SCORES = {"task": "tensors", "n": 8, "finite": True, "same": False, "text": "so much"}
+
+
+def scored(key: str, value: float, **more: Any) -> dict[str, Any]:
+    unit = {"sqnr_db": "dB", "agreement": "%", "mean_iou": "%"}.get(key, "")
+    score = {"name": key, "of": "y", "value": value, "key": key, "unit": unit, "low": None, "high": None}
+    return {**SCORES, "scores": [{**score, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit", "status"),
+    [
+        ("mean_iou", 0.6, 0.5, 1),
+        ("mean_ap", 0.4, 0.3, 1),
+        ("metric", 3.0, 2.0, 1),
+        ("sqnr_db", 5.0, 4.0, 1),
+        ("cosine", 0.2, 0.1, 1),
+        ("mean_iou", 0.9, 0.5, 0),
+    ],
+)
+def test_floors_of_today_hold_for_scores(
+    key: str, value: float, limit: float, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expectations = tmp_path / "today.toml"
+    expectations.write_text("[default]\nmean_iou = 0.7\nmean_ap = 0.5\nmetric = 5\n")
+    sessions("before", 1, scores=scored(key, value))
+    sessions("after", 6, scores=scored(key, value), limits={key: limit})
+    assert main(["compare", "before", "after", "--expectations", str(expectations)]) == status
+    assert ("by today's: " in " ".join(capsys.readouterr().out.split())) == bool(status)
+
+
+def test_a_floor_that_samples_cannot_prove_is_open_today_too() -> None:
+    for name, first in (("before", 1), ("after", 6)):
+        sessions(name, first, scores=scored("agreement", 0.86, low=0.8, high=0.9), limits={"agreement": 0.5})
+    assert main(["compare", "before", "after"]) == 6
+    doubted = {**scored("sqnr_db", 5.0), "doubt": "the samples say little"}
+    sessions("seeded", 11, scores=doubted, limits={"sqnr_db": 1.0})
+    sessions("again", 16, scores=doubted, limits={"sqnr_db": 1.0})
+    assert main(["compare", "seeded", "again"]) == 6
+
+
+@pytest.mark.parametrize(("low", "high", "status"), [(0.02, 0.06, 1), (0.0, 0.06, 6), (-0.01, 0.01, 0)])
+def test_a_drop_of_accuracy_that_an_own_run_allowed_counts_today(low: float, high: float, status: int) -> None:
+    kept = {"n": 300, "engine_top1": 200, "reference_top1": 212, "drop": 0.04, "drop_low": low, "drop_high": high}
+    for name, first in (("before", 1), ("after", 6)):
+        sessions(name, first, accuracy=kept, limits={"max_accuracy_drop": 0.5})
+    assert main(["compare", "before", "after"]) == status
+
+
+def test_an_old_side_whose_scores_contradict_each_other_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions("before", 1, scores=scored("sqnr_db", 50.0))
+    sessions("after", 6, scores=scored("sqnr_db", 50.0))
+    edit("before", lambda records, index: records[0].update(scores=scored("sqnr_db", 25.0)), [2])
+    assert main(["compare", "before", "after"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "sqnr_db of y went from 50.0 dB to 25.0 dB" in text
+    edit("after", lambda records, index: records[0].update(scores=scored("sqnr_db", 25.0)), range(5))
+    assert main(["compare", "before", "after"]) == 1
 
 
 def test_floors_of_today_hold_for_runs_that_had_others(capsys: pytest.CaptureFixture[str]) -> None:

@@ -369,3 +369,37 @@ def test_a_search_goes_on_only_with_the_same_contents(tmp_path: Path) -> None:
     write(tmp_path, text.replace("[detection]", "[quantize]\ncalibration = 'entropy'\n[detection]\nthreshold = 0.4"))
     note()
     assert len(set(seen)) == len(seen) - 1
+
+
+# What decides how answers are compared.
+
+
+def test_sides_that_differ_in_how_answers_are_compared_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def f(a, b):\n    return 1.0\n")
+
+    def digests(text: str) -> dict[str, str]:
+        settings = settings_of(tmp_path, "--model", str(write(tmp_path, text)), "--engine", "onnxruntime-fp32")
+        with Workbench("mine", settings) as bench:
+            return bench.digests(parse_spec("onnxruntime-fp32"))
+
+    texts = [
+        "",
+        'task = "classification"\n',
+        'task = "segmentation"\n',
+        'task = "segmentation"\n[segmentation]\nthreshold = 0.4\n',
+        '[tensors]\nmetric = "own:f"\n',
+    ]
+    found = [digests(text) for text in texts]
+    assert len({each["task"] for each in found}) == len(texts)
+    assert {tuple(sorted(each)) for each in found} == {("evaluation photos", "task", "weights")}
+    named = digests('task = "classification"\n[classification]\nclasses = ["a", "b", "c", "d", "e"]\n')
+    assert named["task"] == found[1]["task"]
+    assert digests("[limits]\ncosine = 0.5\n")["task"] == found[0]["task"]
+    (tmp_path / "own.py").write_text("def f(a, b):\n    return 2.0\n")
+    assert digests(texts[-1])["task"] != found[-1]["task"]
+
+
+def test_a_network_of_torchvisions_has_one_task(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('model = "resnet18"\n')
+    assert read_models([str(path)], [])["mine"].task_digest == ""

@@ -49,6 +49,9 @@ def test_a_file_is_gated_with_no_edit(given: list[str], tmp_path: Path) -> None:
     assert {(each["name"], each["of"]) for each in record.scores["scores"]} == {
         (name, of) for name in ("cosine", "SQNR", "worst element") for of in ("map", "boxes")
     }
+    reference = session.engines["heads.onnx@1x3x32x32", "onnxruntime-fp32", 1]
+    assert set(reference.scores["kept"]["sketch"]) == {"map", "boxes"}
+    assert "task" in record.digests
 
 
 @pytest.mark.parametrize(

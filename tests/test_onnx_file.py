@@ -22,7 +22,7 @@ from trtgate.models.onnx_file import REFERENCES, describe, digest_of
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
 from trtgate.settings import Settings
-from trtgate.verdict.outcome import Outcome
+from trtgate.verdict.outcome import Outcome, Reason
 from trtgate.workbench import Workbench
 
 from . import networks
@@ -378,3 +378,56 @@ def test_a_saved_session_keeps_what_finds_it(tmp_path: Path) -> None:
     for spoil in ({"scores": 3}, {"n": 0}, {"kept": {"powers": {"boxes": {"axes": [{"n": 3, "base64": "!"}]}}}}):
         with pytest.raises(DAMAGED):
             record({**good, **spoil})
+
+
+@pytest.mark.parametrize("wrong", ["negated", "rounded", "same"])
+def test_a_runtime_that_changes_reference_and_engine_alike(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade of the runtime that the reference is run by: each side's answers agree with its own reference's."""
+    import onnxruntime
+
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    specs = [parse_spec("onnxruntime-fp32"), parse_spec("onnxruntime-int8")]
+    rounds = tuple(1e-3 * (1 + 0.001 * index) for index in range(15))
+
+    def side(folder: Path) -> dict[Any, list[EngineRecord]]:
+        arguments = ["--model", str(path), "--shape", "x=1x3x32x32", *(f"--engine={spec.id}" for spec in specs)]
+        settings = settings_of(folder, *arguments)
+        found = {}
+        with Workbench(settings.models[0], settings) as bench:
+            samples, reference = bench.samples("evaluation"), bench.outputs(bench.reference)
+            facts = {"onnxruntime-fp32": bench.task.own(reference, samples)}
+            compared = bench.task.compare(reference, bench.outputs(specs[1]), samples)
+            facts["onnxruntime-int8"] = {"scores": bench.task.summary(compared)}
+            for spec in specs:
+                key = (bench.name, spec.id, 1)
+                series = {"latency": rounds, "reference_latency": rounds, "typical": rounds}
+                made = EngineRecord(
+                    *key, "onnx", series, digests=bench.digests(spec), reference=specs[0].id, **facts[spec.id]
+                )
+                found[key] = [from_json(json.loads(json.dumps(to_json(made))))]
+        return found
+
+    old = side(tmp_path / "old")
+    run = onnxruntime.InferenceSession.run
+    factors = {"negated": -1, "rounded": np.float32(1 + 1e-6), "same": 1}
+
+    def changed(self: Any, *arguments: Any) -> list[Any]:
+        found = run(self, *arguments)
+        # Calibration asks for more, and is to find the same ranges.
+        return [np.asarray(each * factors[wrong], each.dtype) for each in found] if len(found) == 2 else found
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", changed)
+    report = compare_records(old, side(tmp_path / "new"), read_expectations(), "sessions", {})
+    reference, engine = (each.change("answers") for each in report.engines)
+    assert reference is not None
+    assert engine is not None
+    assert engine.verdict.outcome is Outcome.PASS
+    if wrong == "negated":
+        assert reference.verdict.outcome is Outcome.REGRESSED
+        assert "the reference's own answers are others: SQNR of map is" in reference.verdict.message
+        assert "SQNR of boxes is" in reference.verdict.message
+    else:
+        assert reference.verdict.outcome is Outcome.PASS, reference.verdict
+        assert reference.verdict.reason is (Reason.SAME_ANSWERS if wrong == "same" else Reason.ANSWERS_KEPT)

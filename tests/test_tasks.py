@@ -15,7 +15,7 @@ import pytest
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled
-from trtgate.tasks.against import decide_scores, scores_in
+from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
 from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
 from trtgate.tasks.segmentation import Segmentation
@@ -279,6 +279,39 @@ def test_boxes_found_again_need_not_have_been_missed_before() -> None:
     assert against(DETECTION, unsure, unsure, sure).outcome is Outcome.REGRESSED
 
 
+def summary_of(decibels: float) -> dict[str, Any]:
+    """A summary of one output with that SQNR."""
+    score = {"name": "SQNR", "of": "y", "value": decibels, "key": "sqnr_db", "unit": "dB", "low": None, "high": None}
+    return {"task": "tensors", "n": 8, "finite": True, "same": False, "text": f"{decibels} dB", "scores": [score]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [
+        ([50, 50, 50, 50, 25], [25] * 5, Outcome.REGRESSED),
+        ([50, 50, 50, 50, 25], [25], Outcome.REGRESSED),
+        ([50, 50, 50, 50, 25], [50] * 4 + [25], Outcome.REGRESSED),
+        ([50, 25], [25, 25], Outcome.REGRESSED),
+        ([25, 50], [50, 50], Outcome.PASS),
+        ([50, 50, 50, 50, 25], [50] * 5, Outcome.PASS),
+        # One that answers better than its like makes no loss.
+        ([40, 40, 40, 40, 55], [40] * 5, Outcome.PASS),
+        # Builds that differ, on either side; not a new side that is usually as bad as the old one was at times.
+        ([50, 50, 50, 25, 25], [50, 50, 25, 25, 50], Outcome.PASS),
+        ([50, 50, 50, 25, 25], [25, 25, 25, 50, 50], Outcome.REGRESSED),
+        ([50, 40, 45, 50, 42], [42, 50, 45, 40, 50], Outcome.PASS),
+        # Beyond rounding all are alike.
+        ([100, 90, 65], [64, 61, 70], Outcome.PASS),
+    ],
+)
+def test_one_old_side_that_is_bad_excuses_nothing(old: list[float], new: list[float], outcome: Outcome) -> None:
+    before, after = ([summary_of(each) for each in side] for side in (old, new))
+    for turned in (before, before[::-1]):
+        assert decide_all_scores(turned, after, NARROW).outcome is outcome
+        ranks = [each["scores"][0]["value"] for each in ranked_scores(turned, NARROW)]
+        assert ranks == sorted(old) or min(old) > 60
+
+
 # The user's own code.
 
 
@@ -296,6 +329,26 @@ def test_a_metric_that_is_no_number_is_told_and_infinity_keeps_its_sign() -> Non
     for task, value in ((best, np.inf), (worst, -np.inf)):
         summary = json.loads(json.dumps(task.summary(task.compare(reference, reference, samples)), allow_nan=False))
         assert scores_in(summary)["metric", ""].value == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [
+        (-0.001, -0.025, Outcome.REGRESSED),
+        (-0.001, -0.00102, Outcome.PASS),
+        (75.0, 74.96, Outcome.PASS),
+        (75.0, 72.0, Outcome.REGRESSED),
+        (np.inf, np.inf, Outcome.PASS),
+        (np.inf, 1e9, Outcome.REGRESSED),
+        (-np.inf, -np.inf, Outcome.PASS),
+        (0.0, 0.0, Outcome.PASS),
+        (0.5, np.inf, Outcome.PASS),
+    ],
+)
+def test_of_a_metric_of_any_scale_a_share_may_be_lost(old: float, new: float, outcome: Outcome) -> None:
+    reference, values = rows(4), iter((old, new))
+    verdict = against(TensorsTask(lambda a, b: next(values)), reference, rounded(reference), rounded(reference))
+    assert verdict.outcome is outcome, verdict
 
 
 def test_each_folder_has_its_own_modules(tmp_path: Path) -> None:

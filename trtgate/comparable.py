@@ -35,11 +35,23 @@ def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Ve
     for given, record in zip(inputs, both, strict=True):
         if "streams" in record.throughput:
             given["streams"] = f"{record.throughput['streams']:g}"
+    streams = [
+        {each["streams"] for each in side if "streams" in each} for side in (inputs[: len(old)], inputs[len(old) :])
+    ]
+    if streams[0] and not all("streams" in each for each in inputs[len(old) :]):
+        return _cannot(f"the old side ran --streams {min(streams[0])}, the new one none; give both the same")
+    if len(tasks := sorted({task for record in both if (task := _task(record))})) > 1:
+        return _cannot(f"tasks differ between the sides ({', '.join(tasks)})")
     for name in dict.fromkeys(name for each in inputs for name in each):
         values = {each[name] for each in inputs if name in each}
         if len(values) > 1:
             return _cannot(f"{name} differ between the sides ({', '.join(sorted(value[:12] for value in values))})")
     return None
+
+
+def _task(record: EngineRecord) -> str:
+    """What a record's answers were compared by; "" where it has none."""
+    return str(record.scores["task"]) if record.scores else "classification" if record.agreement else ""
 
 
 def _cannot(message: str) -> Verdict:

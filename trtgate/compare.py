@@ -33,7 +33,7 @@ from trtgate.records import (
     name_of,
 )
 from trtgate.stack import changed_fields, steady
-from trtgate.tasks.against import decide_all_scores
+from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.metrics import (
     BY_NAME,
@@ -539,7 +539,8 @@ def _answers(
     the old side's own records differ by, where that is proven.
 
     Several builds of one version may answer differently: each of the new side's has to be as good as the typical one
-    of the old (see `answers.ranked`), so that neither the best nor the worst of them decides.
+    of the old (see `answers.ranked`, and `against.decide_all_scores` for what is no classifier), so that neither the
+    best nor the worst of them decides.
     """
     lost = expectation.number("max_answers_lost")
     changes, differs = [], []
@@ -574,6 +575,8 @@ def _answers(
             verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "answers were compared before and are not now")
         else:
             verdict = decide_all_scores(scored[0], scored[1], expectation)
+            order = ranked_scores(scored[0], expectation)
+            differs.append(decide_scores(order[-1], order[0], expectation))
         changes.append(Change(ANSWERS, None, None, replace(verdict, metric=ANSWERS)))
     if any(record.accuracy for record in old) and not all(record.accuracy for record in new):
         verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "accuracy was measured before and is not now")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
@@ -13,6 +13,8 @@ from trtgate.expectations import Expectation
 from trtgate.kinds import PrecisionAudit
 from trtgate.measure.race import Race
 from trtgate.records import EngineRecord
+from trtgate.tasks.against import scores_in
+from trtgate.tasks.base import doubted
 from trtgate.verdict.agreement import (
     NOT_FINITE,
     NOTHING,
@@ -152,7 +154,7 @@ def _speedup_floor(record: EngineRecord, expectation: Expectation) -> Verdict:
 
 
 # What `recorded_floors` reads.
-FLOORS = ("speedup", "agreement", "cosine", "sqnr_db")
+FLOORS = ("speedup", "agreement", "cosine", "sqnr_db", "mean_ap", "mean_iou", "metric", "max_accuracy_drop")
 
 
 def recorded_floors(record: EngineRecord, expectation: Expectation) -> Iterator[Verdict]:
@@ -168,6 +170,31 @@ def recorded_floors(record: EngineRecord, expectation: Expectation) -> Iterator[
             (Outcome.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
         )
         yield Verdict(outcome, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
+    yield from _score_floors(record.scores, expectation)
+    yield from _accuracy_floor(record.accuracy, expectation)
+
+
+def _score_floors(scores: Mapping[str, Any], expectation: Expectation) -> Iterator[Verdict]:
+    """The kept scores of a task that is no classifier's, where they do not reach today's floors for certain."""
+    if not scores.get("scores") or not scores["finite"]:
+        return
+    for score in scores_in(scores).values():
+        verdict = score.decide(expectation)
+        if verdict is None or verdict.outcome is Outcome.PASS:
+            continue
+        yield doubted(verdict, str(scores.get("doubt", "")), expectation)
+
+
+def _accuracy_floor(accuracy: Mapping[str, Any], expectation: Expectation) -> Iterator[Verdict]:
+    """The kept drop of labelled accuracy, where it is not certain to be within what may be lost today."""
+    allowed, low, high = expectation.number("max_accuracy_drop"), accuracy.get("drop_low"), accuracy.get("drop_high")
+    if low is None or high is None or high <= allowed:
+        return
+    outcome, reason = (
+        (Outcome.REGRESSED, Reason.BELOW_FLOOR) if low > allowed else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
+    )
+    text = f"labelled top-1 fell by {low * 100:.1f} to {high * 100:.1f} points, {allowed * 100:.1f} are allowed"
+    yield Verdict(outcome, reason, text)
 
 
 def disturbed(why: str) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -326,19 +326,30 @@ class Workbench:
         assert isinstance(self.task, Classification)
         return self.task.logits(self.outputs(spec))
 
+    def outputs_at(self, spec: EngineSpec, size: int) -> list[Outputs]:
+        """The answers to the first evaluation samples in one or two full batches of `size`. Where there are fewer
+        samples than that they are repeated, so that every place in a batch is told of: a list for each repetition."""
+        n = len(self.samples("evaluation"))
+        count = 2 * size if n >= 2 * size else size
+        rows = self._answers(spec, [index % n for index in range(count)], size)
+        return [rows[start : start + n] for start in range(0, count, n)]
+
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
+        return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))
+
+    def _answers(self, spec: EngineSpec, chosen: Sequence[int], size: int) -> Outputs:
+        """The answers to the chosen evaluation samples in batches of `size`."""
         engine, samples = self.engine(spec), self.samples("evaluation")
-        size = batch or min(self.batch_sizes)
         rows: list[Tensors] = []
 
         def infer(inputs: Tensors) -> Tensors:
             with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
                 return engine.infer(inputs)
 
-        with self.progress.step(f"{self.name}: {spec.id} answers on {len(samples)} samples") as count:
-            for row in answers(infer, self.signature, rows_of(samples), size):
+        with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
+            for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
                 rows.append(row)
-                count(len(rows), len(samples))
+                count(len(rows), len(chosen))
         return rows
 
     def _reference_outputs(self) -> Outputs:
@@ -465,7 +476,7 @@ class Workbench:
             found["calibration photos"] = self.samples("calibration").digest
             recipe = repr(self.settings.expectations.quantize(self.name))
             found["INT8 recipe"] = hashlib.sha256(recipe.encode()).hexdigest()
-        return found
+        return found | ({"task": self.described.task_digest} if self.described.task_digest else {})
 
 
 def rows_of(samples: Samples) -> Iterator[Tensors]:

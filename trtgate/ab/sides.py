@@ -80,13 +80,18 @@ class _Sides:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
                         opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
-        size = min(self._bench.batch_sizes)
+        return [
+            self._at(spec, size, builds, opened, self._outputs(spec, size, builds)) for size in self._bench.batch_sizes
+        ]
+
+    def _outputs(self, spec: EngineSpec, size: int, builds: int) -> dict[str, list[Outputs]]:
+        """The answers of each build of both sides, in batches of that size."""
         outputs: dict[str, list[Outputs]] = {}
-        with self._progress.step(f"{name}: {spec.id} answers on both sides"):
+        with self._progress.step(f"{self._bench.name}: {spec.id} answers on both sides at batch {size}"):
             for side in SIDES:
                 with self._losing(side):
                     outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
-        return [self._at(spec, size, builds, opened, outputs) for size in self._bench.batch_sizes]
+        return outputs
 
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import json
 import math
 import re
 import sys
@@ -67,6 +68,9 @@ class ModelFile:
     quantize: Mapping[str, Any] = field(default_factory=dict)
     # Stands for the TOML with all that it names, but for the network and the samples.
     digest: str = ""
+    # Stands for what decides how answers are compared: the task, its section, the user's code and annotations. Empty
+    # for a network of torchvision's, of which there is one way.
+    task_digest: str = ""
 
     def reference(self, device: Device) -> EngineSpec:
         """What its answers and its speed are held against."""
@@ -209,6 +213,7 @@ def _of_onnx(
                 limits=table.get("limits", {}),
                 quantize=table.get("quantize", {}),
                 digest=digest,
+                task_digest=_task_digest(table, folder),
             )
         )
     return found
@@ -280,14 +285,33 @@ def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
 
 def _digest(path: Path, table: Mapping[str, Any]) -> str:
     """SHA-256 over a TOML, the files that its tasks name, and the user's own code beside it."""
-    sections = [table[task] for task in TASKS if task in table]
-    named = [each.get(key) for each in sections for key in ("classes", "annotations")]
-    code = path.parent.glob("*.py") if any("metric" in each or "decode" in each for each in sections) else []
     digest = hashlib.sha256(path.read_bytes())
-    for each in [*(path.parent / name for name in named if isinstance(name, str)), *sorted(code)]:
-        if each.is_file():
-            digest.update(f"{each.name}:{file_digest(each)};".encode())
+    sections = [table[task] for task in TASKS if task in table]
+    _add_files(digest, [each for section in sections for each in _named_files(section, path.parent)])
     return digest.hexdigest()
+
+
+def _task_digest(table: Mapping[str, Any], folder: Path) -> str:
+    """SHA-256 over what decides how answers are compared; what classes are called does not."""
+    task = str(table.get("task", "tensors"))
+    section = {key: value for key, value in table.get(task, {}).items() if key != "classes"}
+    digest = hashlib.sha256(json.dumps([task, section], sort_keys=True, default=str).encode())
+    _add_files(digest, _named_files(section, folder))
+    return digest.hexdigest()
+
+
+def _named_files(section: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The files that a task's section names, and where it names code all code beside it, which that may import."""
+    named = [folder / name for key in ("classes", "annotations") if isinstance(name := section.get(key), str)]
+    if "metric" in section or "decode" in section:
+        packages = [each.parent for each in folder.glob("*/__init__.py")]
+        named += sorted({*folder.glob("*.py"), *(each for package in packages for each in package.rglob("*.py"))})
+    return [each for each in named if each.is_file()]
+
+
+def _add_files(digest: hashlib._Hash, files: Sequence[Path]) -> None:
+    for each in files:
+        digest.update(f"{each.name}:{file_digest(each)};".encode())
 
 
 def _check(path: Path, table: Mapping[str, Any]) -> None:

@@ -126,7 +126,9 @@ def run_page(
         title = f"answers, against {whose} on {', '.join(sorted(map(photos_text, compared.values())))}"
         floors = {(record.model, record.engine): record.limits.get("agreement") for record in records}
         sections.append(Section(title, (answers_table(facts or {}, floors),)))
-    if scored := {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}:
+    scored = {key: each["scores"] for key, each in (facts or {}).items() if each.get("scores")}
+    # The reference's own are compared with a baseline's alone.
+    if scored := {key: each for key, each in scored.items() if "sketch" not in each.get("kept", {})}:
         title = "answers, against the reference's"
         sections.append(Section(title, (Notes(tuple(score_lines(scored)), "answers"),)))
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))

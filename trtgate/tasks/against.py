@@ -10,7 +10,9 @@ from typing import Any
 from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
-from trtgate.tasks.slices import ENOUGH_DB, lost_slices
+from trtgate.tasks.detection import boxes_again, boxes_from_json
+from trtgate.tasks.sketch import compare_sketches, sketches_in
+from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
@@ -48,10 +50,15 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     """Raises one of `fields.DAMAGED` for what is no summary of a comparison."""
     for key, read in (("task", fields.line), ("n", fields.batch), ("finite", fields.flag), ("text", fields.text)):
         read(key, summary[key])
+    fields.text("doubt", summary.get("doubt", ""))
     scores_in(summary)
     kept = fields.table("kept", summary.get("kept", {}))
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
+    fields.mapped(fields.number)("floors", summary.get("floors", {}))
+    sketches_in(kept.get("sketch", {}))
+    if "boxes" in kept:
+        boxes_from_json(kept["boxes"])
 
 
 def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Verdict:
@@ -69,6 +76,8 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
     if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    if "sketch" in kept[0]:
+        return _decide_own(old, kept, expectation)
     before, after = scores_in(old), scores_in(new)
     for one, other in ((before, after), (after, before)):
         one |= {
@@ -90,6 +99,40 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
 
 
+def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
+    """Whether a reference still gives the old one's answers, of which `summary` is: by the floors that hold for it."""
+    if "sketch" not in kept[1]:
+        return Verdict(
+            Outcome.REGRESSED, Reason.MISSING, "the reference's own answers were kept before and are not now"
+        )
+    floors = Expectation({**expectation.values, **summary.get("floors", {})})
+    old, new = (sketches_in(side["sketch"]) for side in kept)
+    found: list[Score] = []
+    for name, sketch in old.items():
+        scores = compare_sketches(name, sketch, new[name]) if name in new else []
+        if scores is None:
+            message = f"the reference's own answers: NaN or infinity in {name} elsewhere than before"
+            return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
+        if name not in new:
+            return Verdict(Outcome.REGRESSED, Reason.MISSING, f"the reference had an output {name} before")
+        found += scores
+    if all("boxes" in side for side in kept):
+        again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
+        found += [again] if again else []
+    decided = [each for score in found if (each := score.decide(floors)) is not None]
+    bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
+    if floors.number("sqnr_db") >= ENOUGH_DB:
+        bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
+    if bad:
+        message = f"the reference's own answers are others: {'; '.join(bad[:4])}"
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
+    text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
+    message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
+    if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
+        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
+
+
 def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
     if new is None:
         return Verdict(Outcome.REGRESSED, Reason.MISSING, f"{old.label} was measured before and is not now")
@@ -99,10 +142,13 @@ def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
             return _judged(False, f"{text}, and were noise before")
         lost = new.value < ENOUGH_DB and min(old.value, ENOUGH_DB) - new.value > LOST_DB
         return _judged(lost, f"{text}, {LOST_DB:g} dB may be lost")
-    allowed = expectation.number("max_answers_lost")
-    if old.key in {"", "cosine"} or new.value >= old.value - allowed:
+    share = expectation.number("max_answers_lost")
+    own = old.key == "metric"
+    # A metric of the user's own has a scale of its own.
+    allowed = share * abs(old.value) if own else share
+    if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
-    text = f"{text}, {allowed:.1%} may be lost"
+    text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
     if new.high is not None and new.high >= old.value - allowed:
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
     return _judged(True, text)
@@ -117,13 +163,33 @@ def _judged(lost: bool, text: str) -> Verdict:
 def decide_all_scores(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], expectation: Expectation
 ) -> Verdict:
-    """`decide_scores` on several sessions or builds a side: the worst of the new ones, each against the old one that it
-    looks best beside, since builds of one version may answer differently."""
-    best = [
-        min((decide_scores(each, other, expectation) for each in old), key=lambda found: -SEVERE.index(found.outcome))
-        for other in new
-    ]
-    return worst(best)
+    """`decide_scores` on several sessions or builds a side: the worst of two questions.
+
+    The typical new one is held against the typical old one, and each new one against the worst old one but one, since
+    builds of one version may answer differently: so a single old one that answers worse than its like excuses nothing,
+    and several of them no new side that is usually so.
+    """
+    before, after = (ranked_scores(side, expectation) for side in (old, new))
+    low, typical = before[min(1, len(before) - 1)], before[len(before) // 2]
+    return worst(
+        [
+            decide_scores(typical, after[(len(after) - 1) // 2], expectation),
+            *(decide_scores(low, each, expectation) for each in after),
+        ]
+    )
 
 
-SEVERE = (Outcome.REGRESSED, Outcome.INVALID, Outcome.INCONCLUSIVE, Outcome.PASS)
+def ranked_scores(summaries: Sequence[Mapping[str, Any]], expectation: Expectation) -> list[Mapping[str, Any]]:
+    """The sessions by how many of the others have answers that they lost, the worst first; the typical one stands at
+    len // 2, of an even number the better of the middle two."""
+
+    def place(new: Mapping[str, Any]) -> tuple[int, float]:
+        outcomes = [decide_scores(old, new, expectation).outcome for old in summaries]
+        return -sum(outcome is not Outcome.PASS for outcome in outcomes), _worth(new)
+
+    return sorted(summaries, key=place)
+
+
+def _worth(summary: Mapping[str, Any]) -> float:
+    """How good the scores are on the whole, where none is lost for certain."""
+    return sum(min(score.value, ENOUGH_DB) for score in scores_in(summary).values() if score.unit in {"dB", "%"})

@@ -48,6 +48,10 @@ class Task(Protocol):
     def summary(self, found: Any) -> Summary:
         """What a record keeps of it, as JSON values."""
 
+    def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
+        """What the reference's record keeps of its own answers, which a later one's are held against: fields of the
+        record by name."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -109,6 +113,9 @@ LEAST = "-inf"
 EXAMPLES_SHOWN = 10
 # The score of an output whose length depends on the data; it is 1 where it is not given.
 SAME_SHAPE = "share of answers of the same shape"
+# Beside a reference of zeros anything is infinitely wrong; less than this is zero.
+NOTHING = 1e-3
+NO_SIGNAL_DB = -200.0
 
 
 @dataclass(frozen=True)
@@ -147,11 +154,7 @@ class Scores:
         ]
         if not decided:
             return Verdict(Outcome.PASS, Reason.NO_FLOOR, self.text)
-        found = worst(decided)
-        if found.outcome is Outcome.REGRESSED and self.doubt and expectation.number("sqnr_db") < ENOUGH_DB:
-            # On noise a detector finds nothing, and a narrow type rounds nothing badly.
-            found = replace(found, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES)
-            return replace(found, message=f"{found.message}; but {self.doubt}")
+        found = doubted(worst(decided), self.doubt, expectation)
         if found.outcome is not Outcome.PASS:
             return found
         return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
@@ -196,8 +199,23 @@ class Scores:
             "same": self.same,
             "text": self.text,
             "scores": [score.to_json() for score in self.scores],
+            **({"doubt": self.doubt} if self.doubt else {}),
             **({"kept": dict(self.kept)} if self.kept else {}),
         }
+
+
+def own_summary(task: str, n: int, kept: Mapping[str, Any]) -> Summary:
+    """A summary of the reference's own answers to n samples, of which nothing but what is kept is compared."""
+    return {"task": task, "n": n, "finite": True, "same": True, "text": "its own", "scores": [], "kept": dict(kept)}
+
+
+def doubted(verdict: Verdict, doubt: str, expectation: Expectation) -> Verdict:
+    """What is REGRESSED on samples that tell little is INCONCLUSIVE for an engine of a narrow type: on noise a detector
+    finds nothing, and such a type rounds nothing badly."""
+    if verdict.outcome is not Outcome.REGRESSED or not doubt or expectation.number("sqnr_db") >= ENOUGH_DB:
+        return verdict
+    message = f"{verdict.message}; but {doubt}"
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES, message=message)
 
 
 # Scores of outputs that are compared element by element.

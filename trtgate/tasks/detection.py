@@ -5,6 +5,7 @@ The truth is what the reference found, or what people marked.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,23 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.tasks.base import (
+    Metric,
+    Outputs,
+    Score,
+    Scores,
+    Summary,
+    own_scores,
+    own_summary,
+    require_paired,
+    spoilt_outputs,
+)
+from trtgate.tasks.sketch import sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -187,6 +200,14 @@ class Detection:
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
 
+    def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
+        read: set[str] = set()
+        found = [self._decoded(row, read).above(self.threshold) for row in reference]
+        unread = [name for name in reference[0] if name not in read] if read else []
+        rows = [{name: row[name] for name in unread} for row in reference]
+        kept = {**kept_of(reference, reference, samples, unread), "sketch": sketches_of(rows)}
+        return {"scores": own_summary(self.name, len(reference), {**kept, "boxes": boxes_to_json(found)})}
+
 
 class _Read(dict[str, npt.NDArray[Any]]):
     """Outputs of a sample that note by name which of them are read."""
@@ -273,6 +294,46 @@ def _average_precision(truth: Sequence[Detections], found: Sequence[Detections],
     best = np.maximum.accumulate(precision[::-1])[::-1] if marks else precision
     recall = right / total
     return float(np.sum(np.diff(np.concatenate([[0.0], recall])) * best)) if marks else 0.0
+
+
+# Boxes that are kept at most, of the first samples: 500 KB of a session.
+MOST_BOXES = 20_000
+
+
+def boxes_to_json(found: Sequence[Detections]) -> dict[str, Any]:
+    """Detections of samples as JSON values; the inverse of `boxes_from_json`."""
+    totals = np.cumsum([len(each.scores) for each in found])
+    kept = found[: max(1, int(np.sum(totals <= MOST_BOXES)))]
+    rows = [np.concatenate([each.boxes, each.scores[:, None], each.labels[:, None]], 1)[:MOST_BOXES] for each in kept]
+    largest = np.finfo(np.float32).max
+    numbers = np.clip(np.concatenate(rows).reshape(-1), -largest, largest)
+    return {"counts": [len(each) for each in rows], "base64": fields.packed(numbers)}
+
+
+def boxes_from_json(values: Mapping[str, Any]) -> list[Detections]:
+    """Detections from JSON values. Raises one of `fields.DAMAGED` for anything that `boxes_to_json` does not write."""
+    counts = fields.listed(fields.count)("counts", values["counts"])
+    total = sum(counts)
+    if total > MOST_BOXES:
+        raise ValueError(f"{total} boxes are too many")
+    table = fields.unpacked("boxes", base64.b64decode(values["base64"], validate=True), 6 * total).reshape(total, 6)
+    if not (np.isfinite(table[:, 5]).all() and (np.abs(table[:, 5]) < LARGEST_LABEL).all()):
+        raise ValueError("labels of boxes are no whole numbers")
+    parts = np.split(table, np.cumsum(counts)[:-1]) if counts else []
+    return [Detections(each[:, :4], each[:, 4], each[:, 5].astype(np.int64)) for each in parts]
+
+
+LARGEST_LABEL = 2.0**62
+
+
+def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score | None:
+    """The share of old detections that are found again, and no others beside; None where there are none at all."""
+    found, clusters = [], []
+    for index, (wanted, mine) in enumerate(zip(old, new, strict=False)):
+        hits, extra = matched(wanted, mine)
+        found += [*hits, *[False] * extra]
+        clusters += [index] * (len(hits) + extra)
+    return _share(found, clusters) if found else None
 
 
 def read_coco(path: Path) -> dict[str, Detections]:

@@ -11,7 +11,18 @@ import numpy.typing as npt
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
-from trtgate.tasks.base import Metric, Outputs, Score, Scores, Summary, own_scores, require_paired, spoilt_outputs
+from trtgate.tasks.base import (
+    Metric,
+    Outputs,
+    Score,
+    Scores,
+    Summary,
+    own_scores,
+    own_summary,
+    require_paired,
+    spoilt_outputs,
+)
+from trtgate.tasks.sketch import sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -102,6 +113,12 @@ class Segmentation:
 
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
+
+    def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
+        others = [name for name in reference[0] if name != self.output]
+        rows = [{**row, self.output: self.classes(row[self.output])} for row in reference]
+        kept = {**kept_of(reference, reference, samples, others), "sketch": sketches_of(rows)}
+        return {"scores": own_summary(self.name, len(reference), kept)}
 
 
 def mean_bounds(shares: list[float]) -> tuple[float, float]:

@@ -152,6 +152,27 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     return _named(name, certain), _named(name, perhaps)
 
 
+def changed_slices(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The slices of outputs whose own power alone says that they are other ones than before, whatever the whole looks
+    like. Both are the `kept` of references. Raises ValueError for what is none."""
+    found = []
+    for name, before in old["powers"].items():
+        after = new["powers"].get(name)
+        if after is None or len(before["axes"]) != len(after["axes"]) or before.get("integers"):
+            continue
+        some = []
+        for axis in range(len(before["axes"]) // 2):
+            was, now = (_unpack(side["axes"][2 * axis]) for side in (before, after))
+            if len(was) != len(now) or len(was) < 2:
+                continue
+            # No noise that is less makes the one of the other.
+            noise = (np.sqrt(was) - np.sqrt(now)) ** 2
+            apart = (noise * ratio(EXACT_SLICE_DB) > was) & (noise * ratio(ROUNDING_DB) > was.mean())
+            some.append((axis, apart, noise))
+        found += _named(name, some)
+    return found
+
+
 def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float) -> list[str]:
     """The slices of outputs whose noise grew as no rounding makes it: "boxes, 7 along axis 0 of a sample".
 

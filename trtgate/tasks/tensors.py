@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ import numpy as np
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
+    NO_SIGNAL_DB,
+    NOTHING,
     SAME_SHAPE,
     Metric,
     Outputs,
@@ -20,9 +22,11 @@ from trtgate.tasks.base import (
     Scores,
     Summary,
     own_scores,
+    own_summary,
     require_paired,
     spoilt_outputs,
 )
+from trtgate.tasks.sketch import sketches_of
 from trtgate.tasks.slices import Pair, powers_of
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -60,6 +64,10 @@ class TensorsTask:
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
 
+    def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
+        kept = {**kept_of(reference, reference, samples), "sketch": sketches_of(reference)}
+        return {"scores": own_summary(self.name, len(reference), kept)}
+
 
 def compare_outputs(
     names: Sequence[str], reference: Outputs, got: Outputs, spoilt: Sequence[str] = ()
@@ -77,11 +85,11 @@ def compare_outputs(
     return scores, unmeasured
 
 
-def kept_of(reference: Outputs, got: Outputs, samples: Samples) -> dict[str, Any]:
-    """What a later comparison needs of all outputs, as JSON values."""
+def kept_of(reference: Outputs, got: Outputs, samples: Samples, names: Collection[str] | None = None) -> dict[str, Any]:
+    """What a later comparison needs of all outputs, as JSON values; the powers only of those of `names`, if given."""
     digest = hashlib.sha256("\0".join(samples.names).encode() + samples.digest.encode()).hexdigest()
     powers = {}
-    for name in reference[0]:
+    for name in reference[0] if names is None else names:
         alike = [(a, b) for a, b in _pairs(name, reference, got) if a.shape == b.shape]
         if alike and (found := powers_of(alike, len(reference))):
             powers[name] = found
@@ -145,8 +153,3 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         # As one minus its error over the largest of the reference, so that more is better here, too.
         Score("worst element", name, 1 - off / largest if largest else float(off <= NOTHING)),
     ]
-
-
-# Beside a reference of zeros anything is infinitely wrong; less than this is zero.
-NOTHING = 1e-3
-NO_SIGNAL_DB = -200.0

@@ -1,0 +1,145 @@
+"""Answers in larger batches, which a wrong kernel may spoil alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fixtures.engines import decide_in_batches
+from trtgate.engines import parse_spec
+from trtgate.expectations import Expectation
+from trtgate.tasks.batches import decide_batch, decide_finite
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.tensors import TensorsTask
+from trtgate.verdict.outcome import Outcome, Reason
+from trtgate.workbench import Workbench
+
+from . import networks
+from .test_bench import ROOT
+from .test_onnx_file import settings_of
+from .test_tasks import EXACT, NARROW, Some, areas, changed, rounded, rows
+
+Wrong = Callable[[np.ndarray], np.ndarray]
+
+
+def samples(count: int) -> Any:
+    return Some(count)
+
+
+def last_negated(array: np.ndarray) -> np.ndarray:
+    found = array.copy()
+    found[-1] = -found[-1]
+    return found
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, wrong: Wrong, more_than: int = 1) -> None:
+    """A runtime that is wrong in batches of more than so many."""
+    import onnxruntime
+
+    run = onnxruntime.InferenceSession.run
+
+    def spoilt(self: Any, *arguments: Any) -> list[Any]:
+        return [wrong(each) if each.ndim and len(each) > more_than else each for each in run(self, *arguments)]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", spoilt)
+
+
+@pytest.mark.parametrize("network", [networks.heads, networks.classifier])
+@pytest.mark.parametrize("batch", [4, 32])
+@pytest.mark.parametrize(
+    ("wrong", "outcome"),
+    [
+        (lambda array: array, Outcome.PASS),
+        (lambda array: -array, Outcome.REGRESSED),
+        (lambda array: array[::-1], Outcome.REGRESSED),
+        (last_negated, Outcome.REGRESSED),
+        (lambda array: np.full_like(array, np.nan), Outcome.REGRESSED),
+    ],
+    ids=["sound", "negated", "in another order", "the last place", "nan"],
+)
+def test_a_runtime_that_is_wrong_in_batches_alone(
+    network: Any, batch: int, wrong: Wrong, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = networks.save(network(), tmp_path / "net.onnx")
+    text = 'model = "net.onnx"\ntask = "classification"\n' if network is networks.classifier else 'model = "net.onnx"\n'
+    (tmp_path / "net.toml").write_text(text)
+    shape = [] if network is networks.classifier else ["--shape", "x=1x3x32x32"]
+    spec = parse_spec("onnxruntime-fp32")
+    arguments = ["--model", str(path.with_suffix(".toml")), *shape, f"--engine={spec.id}"]
+    settings = settings_of(tmp_path, *arguments, "--batch-size", "1", "--batch-size", str(batch))
+    spoil(monkeypatch, wrong)
+    with Workbench(settings.models[0], settings) as bench:
+        assert len(bench.outputs(spec)) == 8
+        passes = bench.outputs_at(spec, batch)
+        # 8 samples: every place of a batch is told of.
+        assert sum(map(len, passes)) == {4: 8, 32: 32}[batch]
+        verdicts = decide_in_batches(bench, spec, batch, settings.expectations.of(bench.name, spec.id))
+    outcomes = {each.outcome for each in verdicts}
+    assert (Outcome.REGRESSED in outcomes) == (outcome is Outcome.REGRESSED), verdicts
+    assert outcome is Outcome.REGRESSED or outcomes == {Outcome.PASS}
+
+
+def test_what_few_samples_leave_open_is_held_against_the_smallest_batch() -> None:
+    task, reference = Segmentation("m"), areas(3, 32, 32, count=8)
+    narrow = rounded(reference, 0.1)
+    strict = Expectation({**NARROW.values, "agreement": 0.9999, "mean_iou": 0.0})
+    [verdict] = decide_batch(task, reference, narrow, narrow, samples(8), strict)
+    assert (verdict.outcome, verdict.reason) == (Outcome.PASS, Reason.SAME_ANSWERS)
+    [verdict] = decide_batch(task, reference, narrow, changed(narrow, np.s_[:], 0, "m"), samples(8), strict)
+    assert verdict.outcome is Outcome.REGRESSED
+
+
+def test_a_classifiers_few_photos_leave_agreement_open_and_fail_no_gate() -> None:
+    task, reference = Classification("y"), rows(10, count=16)
+    verdicts = decide_batch(task, reference, reference, rounded(reference), samples(16), EXACT)
+    assert [each.outcome for each in verdicts] == [Outcome.PASS, Outcome.PASS]
+    wrong = [{"y": -row["y"]} if index == 15 else row for index, row in enumerate(reference)]
+    verdicts = decide_batch(task, reference, reference, wrong, samples(16), EXACT)
+    assert Outcome.REGRESSED in [each.outcome for each in verdicts]
+
+
+def test_untrained_answers_are_held_against_those_of_the_smallest_batch() -> None:
+    task, alone = Classification("y"), rows(10, count=16)
+    for got, outcome in (
+        (rounded(alone), Outcome.PASS),
+        (alone[::-1], Outcome.REGRESSED),
+        (changed(alone, 3, np.nan), Outcome.REGRESSED),
+    ):
+        [verdict] = decide_batch(task, None, alone, got, samples(16), EXACT)
+        assert (verdict.outcome, verdict.metric) == (outcome, "fidelity")
+
+
+def test_of_a_network_that_does_not_repeat_itself_only_what_is_no_number_counts() -> None:
+    reference = rows(4)
+    assert decide_finite(reference, rows(4)).outcome is Outcome.PASS
+    assert decide_finite(reference, changed(reference, 2, np.inf)).reason is Reason.NOT_FINITE
+    task = TensorsTask()
+    [verdict] = decide_batch(task, reference, reference, changed(reference, 2, np.inf), samples(8), EXACT)
+    assert verdict.reason is Reason.NOT_FINITE
+
+
+@pytest.mark.parametrize(("sizes", "status"), [((1, 4), 1), ((1,), 0)])
+def test_the_bench_asks_at_every_batch_size_but_the_smallest(
+    sizes: tuple[int, ...],
+    status: int,
+    tmp_path: Path,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = networks.save(networks.heads(), tmp_path / "heads.onnx")
+    monkeypatch.chdir(ROOT)
+    spoil(monkeypatch, lambda array: -array)
+    given = ["--model", str(path), "--shape", "x=1x3x32x32", "--device", "cpu", "--engine", "onnxruntime-fp32"]
+    asked = [word for size in sizes for word in ("--batch-size", str(size))]
+    result = pytester.runpytest_inprocess(
+        "bench/", *given, *asked, "--plan-cache", str(tmp_path / "plans"), "-k", "test_agreement.py"
+    )
+    said = "\n".join(result.outlines + result.errlines)
+    assert result.ret == status, said
+    assert ("in batches of 4: " in said) == (status == 1)
+    assert "in batches of 1" not in said

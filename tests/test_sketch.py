@@ -1,0 +1,261 @@
+"""The reference's own answers: what is kept of them, and what a later reference's are by that."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trtgate.expectations import Expectation, read_expectations
+from trtgate.fields import DAMAGED
+from trtgate.tasks.against import decide_all_scores, decide_scores, require_scores
+from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, Detections, from_outputs
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.sketch import SIZE, Sketch, compare_sketches, sketch_of
+from trtgate.tasks.tensors import TensorsTask
+from trtgate.verdict.answers import Answers, decide_answers
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
+
+from .test_tasks import Some, changed, rounded, rows
+
+FLOORS = read_expectations().of("net.onnx", "onnxruntime-fp32")
+
+
+def normal(seed: int, shape: tuple[int, ...], count: int) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape) for _ in range(count)]
+
+
+def value(old: list[np.ndarray], new: list[np.ndarray]) -> float:
+    """The one score of two references' answers, through the JSON of their sessions."""
+    sides = [json.loads(json.dumps(sketch_of("y", each).to_json(), allow_nan=False)) for each in (old, new)]
+    scores = compare_sketches("y", *map(Sketch.from_json, sides))
+    assert scores is not None
+    [score] = scores
+    return score.value
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+# Few samples with many elements, and the other way round.
+SHAPES = st.sampled_from([((3, 40, 40), 8), ((7,), 5000), ((2, 5), 1), ((1000,), 40), ((3, 17, 5), 200)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, SHAPES)
+def test_a_sketch_keeps_the_norm(seed: int, given: tuple[tuple[int, ...], int]) -> None:
+    arrays = normal(seed, *given)
+    found = sketch_of("y", arrays)
+    exact = sum(float(np.sum(each**2)) for each in arrays)
+    assert found.power.sum() == pytest.approx(exact)
+    assert float((found.sums**2).sum()) == pytest.approx(exact, rel=0.25)
+    assert found.sums.size <= max(SIZE, len(arrays))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, SHAPES, st.floats(-5, 110))
+def test_noise_is_estimated_within_a_decibel(seed: int, given: tuple[tuple[int, ...], int], decibels: float) -> None:
+    arrays = normal(seed, *given)
+    noise = normal(seed + 1, *given)
+    scale = 10 ** (-decibels / 20)
+    other = [a + scale * b for a, b in zip(arrays, noise, strict=True)]
+    signal, exact = (sum(float(np.sum(each**2)) for each in side) for side in (arrays, noise))
+    assert value(arrays, other) == pytest.approx(decibels + 10 * np.log10(signal / exact), abs=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, SHAPES)
+def test_the_same_answers_have_no_noise(seed: int, given: tuple[tuple[int, ...], int]) -> None:
+    arrays = normal(seed, *given)
+    assert value(arrays, arrays) == np.inf
+    assert value([1e38 * each for each in arrays], [1e38 * each for each in arrays]) == np.inf
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.floats(0, 1))
+def test_of_integers_the_share_that_is_equal_is_estimated(seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    arrays = [random.integers(-5, 5, (30, 40)) for _ in range(20)]
+    other = [np.where(random.random(each.shape) < share, each, each + 1) for each in arrays]
+    exact = float(np.mean([np.mean(a == b) for a, b in zip(arrays, other, strict=True)]))
+    assert value(arrays, other) == pytest.approx(exact, abs=0.1)
+    assert value(arrays, arrays) == 1
+
+
+def test_where_a_value_stands_and_in_which_sample_counts() -> None:
+    arrays = normal(0, (6, 8), 40)
+    for other in (arrays[::-1], [each[::-1] for each in arrays], [-each for each in arrays]):
+        assert value(arrays, list(other)) < 0
+    assert value([np.zeros((3, 4))] * 8, [np.zeros((3, 4))] * 8) == np.inf
+    assert value([np.zeros((3, 4))] * 8, [np.ones((3, 4))] * 8) == -200
+
+
+def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
+    assert value([np.array(2.0)] * 3, [np.array(2.0)] * 3) == np.inf
+    assert value([np.zeros((0, 4))] * 3, [np.zeros((0, 4))] * 3) == np.inf
+    assert value([np.zeros((0, 4), np.int64)] * 3, [np.zeros((0, 4), np.int64)] * 3) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"power": "!"},
+        {"width": 0},
+        {"width": 10**9},
+        {"shapes": []},
+        {"shapes": [[-1]] * 8},
+        {"marks": ["\n"] * 8},
+        {"integers": 3},
+        {"sums": ""},
+    ],
+)
+def test_a_damaged_sketch_is_told(spoil: dict[str, Any]) -> None:
+    task, reference = TensorsTask(), rows(4, 3)
+    summary = own(task, reference)
+    require_scores(summary)
+    summary["kept"]["sketch"]["y"].update(spoil)
+    with pytest.raises(DAMAGED):
+        require_scores(summary)
+
+
+# What is decided on them.
+
+
+def own(task: Task, outputs: Outputs) -> dict[str, Any]:
+    """What the reference's record keeps, as a session has it."""
+    samples: Any = Some(len(outputs))
+    return json.loads(json.dumps(task.own(outputs, samples)["scores"], allow_nan=False))  # type: ignore[no-any-return]
+
+
+def judged(task: Task, old: Outputs, new: Outputs, floors: Expectation = FLOORS) -> Verdict:
+    return decide_scores(own(task, old), own(task, new), floors)
+
+
+def negated(outputs: Outputs) -> list[dict[str, Any]]:
+    return [{name: -array for name, array in row.items()} for row in outputs]
+
+
+def test_a_reference_that_negates_its_answers_is_a_regression_that_names_them() -> None:
+    task, reference = TensorsTask(), [{**a, **b} for a, b in zip(rows(8, 4), rows(5, name="z"), strict=True)]
+    for new in (negated(reference), [{**row, "y": -row["y"]} for row in reference]):
+        verdict = judged(task, reference, new)
+        assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+        assert "the reference's own answers are others: SQNR of y is -6." in verdict.message
+        assert "the floor 60.0 dB" in verdict.message
+    assert "SQNR of z" not in verdict.message
+
+
+def test_the_same_reference_passes_and_so_does_one_that_rounds_otherwise() -> None:
+    task, reference = TensorsTask(), rows(8, 40)
+    assert judged(task, reference, reference).reason is Reason.SAME_ANSWERS
+    verdict = judged(task, reference, rounded(reference))
+    assert (verdict.outcome, verdict.reason) == (Outcome.PASS, Reason.ANSWERS_KEPT)
+    assert judged(task, reference, rounded(reference, 1e-2)).outcome is Outcome.REGRESSED
+    # A file of a narrow type, which the reference runs as it is, has the floors of that type.
+    before, after = own(task, reference), own(task, rounded(reference, 1e-2))
+    before["floors"] = {"sqnr_db": 30.0, "agreement": 0.96}
+    assert decide_scores(before, after, FLOORS).outcome is Outcome.PASS
+    assert decide_scores(before, own(task, negated(reference)), FLOORS).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, -3e38])
+def test_a_reference_that_has_no_number_where_it_had_one(wrong: float) -> None:
+    task, reference = TensorsTask(), rows(8, 4)
+    masked = changed(reference, np.s_[::2], wrong)
+    assert judged(task, masked, rounded(masked)).outcome is Outcome.PASS
+    for old, new in ((reference, changed(reference, np.s_[3, 2], wrong)), (masked, reference), (masked, rows(8, 4))):
+        assert judged(task, old, new).reason is Reason.NOT_FINITE
+
+
+def test_quiet_scores_of_a_reference_that_are_gone_beside_loud_boxes() -> None:
+    task, reference = TensorsTask(), [{"y": each["y"] * 1e5} for each in rows(84, 200)]
+    for row in reference:
+        row["y"][4:] /= 1e4
+    assert judged(task, reference, rounded(reference)).outcome is Outcome.PASS
+    verdict = judged(task, reference, changed(reference, np.s_[40], 0))
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "y, 40 along axis 0 of a sample is another one than before" in verdict.message
+
+
+def test_answers_of_other_shapes_are_judged_by_their_share() -> None:
+    task, found = TensorsTask(), rows(5, 4, count=40)
+    for count, outcome in ((1, Outcome.INCONCLUSIVE), (20, Outcome.REGRESSED), (40, Outcome.REGRESSED)):
+        verdict = judged(task, found, [*rows(6, 4, count=count), *rounded(found[count:])])
+        assert verdict.outcome is outcome, verdict
+        assert "share of answers of the same shape of y" in verdict.message
+
+
+def test_integers_of_a_reference() -> None:
+    task = TensorsTask()
+    reference = [{"ids": np.arange(200) * (index + 1)} for index in range(8)]
+    assert judged(task, reference, [{"ids": row["ids"].copy()} for row in reference]).outcome is Outcome.PASS
+    verdict = judged(task, reference, [{"ids": row["ids"] + (np.arange(200) % 5 == 0)} for row in reference])
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "equal elements of ids is 8" in verdict.message
+
+
+def test_a_segmenters_reference_is_judged_by_its_classes() -> None:
+    task, reference = Segmentation("y"), [{**a, **b} for a, b in zip(rows(3, 30, 30), rows(9, name="z"), strict=True)]
+    assert "SQNR of z" in judged(task, reference, [{**row, "z": 1.01 * row["z"]} for row in reference]).message
+    louder = [{**row, "y": 3 * row["y"]} for row in reference]
+    assert judged(task, reference, louder).outcome is Outcome.PASS
+    verdict = judged(task, reference, [{**row, "y": -row["y"]} for row in reference])
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "equal elements of y" in verdict.message
+    assert "SQNR" not in verdict.message
+
+
+def boxes(count: int = 40) -> list[dict[str, Any]]:
+    random = np.random.default_rng(3)
+    found = []
+    for _ in range(count):
+        corners = random.uniform(0, 400, (6, 2))
+        found.append({"boxes": np.concatenate([corners, corners + 50], 1), "scores": random.uniform(0.6, 1, 6)})
+    return found
+
+
+def test_a_detectors_reference_is_judged_by_its_boxes_in_any_order() -> None:
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy")), boxes()
+    turned = [{name: array[::-1].copy() for name, array in row.items()} for row in reference]
+    assert judged(task, reference, turned).outcome is Outcome.PASS
+    verdict = judged(task, reference, [{**row, "boxes": row["boxes"] + 200} for row in reference])
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "boxes found again is 0" in verdict.message
+    # Of so many only the first samples' are kept.
+    many = [{"boxes": np.tile(row["boxes"], (100, 1)), "scores": np.tile(row["scores"], 100)} for row in reference]
+    require_scores(own(task, many))
+    nothing = [{"boxes": np.zeros((0, 4)), "scores": np.zeros(0)} for _ in range(40)]
+    assert judged(task, nothing, nothing).outcome is Outcome.PASS
+    assert judged(task, nothing, reference).outcome is Outcome.REGRESSED
+    assert len(Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)).scores) == 0
+
+
+def test_a_reference_without_a_sketch_any_more_is_missing() -> None:
+    task, reference = TensorsTask(), rows(4)
+    bare = own(task, negated(reference))
+    del bare["kept"]["sketch"]
+    assert decide_scores(own(task, reference), bare, FLOORS).reason is Reason.MISSING
+    assert decide_scores(own(task, rows(4, name="z")), own(task, reference), FLOORS).reason is Reason.MISSING
+
+
+def test_one_of_several_new_references_is_enough() -> None:
+    task, reference = TensorsTask(), rows(8, 4)
+    good, bad = own(task, reference), own(task, negated(reference))
+    assert decide_all_scores([good] * 5, [good] * 5, FLOORS).outcome is Outcome.PASS
+    assert decide_all_scores([good] * 5, [good, good, bad, good, good], FLOORS).outcome is Outcome.REGRESSED
+    # Nor does one old one that is another excuse it.
+    assert decide_all_scores([good, bad, good, good, good], [bad] * 5, FLOORS).outcome is Outcome.REGRESSED
+
+
+def test_a_classifiers_reference_keeps_its_answers() -> None:
+    task = Classification("y")
+    reference = rows(10, count=240)
+    samples: Any = Some(240)
+    old, new = (Answers.from_json(task.own(each, samples)["answers"]) for each in (reference, negated(reference)))
+    assert decide_answers(old, old).outcome is Outcome.PASS
+    assert decide_answers(old, new).outcome is Outcome.REGRESSED

@@ -1,0 +1,57 @@
+"""Answers in larger batches: they have to be as right as those of the smallest, which is judged on all samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trtgate.expectations import Expectation
+from trtgate.samples import Samples
+from trtgate.tasks.against import decide_scores
+from trtgate.tasks.base import Outputs, Task, spoilt_outputs
+from trtgate.tasks.classification import Classification
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
+
+
+def decide_batch(
+    task: Task, reference: Outputs | None, alone: Outputs, got: Outputs, samples: Samples, expectation: Expectation
+) -> list[Verdict]:
+    """What is expected of answers to some samples in a larger batch, `alone` being the engine's in the smallest.
+
+    They are held against the reference's by the floors that hold for all samples. What so few leave open, or fail in
+    the smallest batch too, is held against the engine's own answers there, and so is all without a `reference`, as
+    where the weights are untrained.
+    """
+    if reference is None:
+        return [_like_alone(task, alone, got, samples, expectation)]
+    found, before = (task.compare(reference, each, samples) for each in (got, alone))
+    decided = []
+    for verdict, other in zip(task.decide(found, expectation), task.decide(before, expectation), strict=True):
+        if verdict.outcome is Outcome.PASS or (other.outcome is Outcome.PASS and verdict.outcome is Outcome.REGRESSED):
+            decided.append(verdict)
+        elif isinstance(task, Classification):
+            decided.append(_like_alone(task, alone, got, samples, expectation))
+        else:
+            again = decide_scores(task.summary(before), task.summary(found), expectation)
+            decided.append(replace(again, metric=verdict.metric))
+    return decided
+
+
+def _like_alone(task: Task, alone: Outputs, got: Outputs, samples: Samples, expectation: Expectation) -> Verdict:
+    """A classifier's logits against the engine's own in the smallest batch: how alike each photo's are."""
+    found = task.compare(alone, got, samples)
+    if not found.finite:
+        message = "NaN or infinity elsewhere than in the engine's own answers in the smallest batch"
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message, metric="fidelity")
+    floor = expectation.number("cosine")
+    text = f"worst cosine {found.cosine:.4f} to the engine's own answers in the smallest batch: the floor is {floor:g}"
+    if found.measured and found.cosine < floor:
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, text, metric="fidelity")
+    return Verdict(Outcome.PASS, Reason.FLOOR_MET, text, metric="fidelity")
+
+
+def decide_finite(reference: Outputs, got: Outputs) -> Verdict:
+    """Of a network whose answers are not compared: whether NaN and infinity stand where the reference has them."""
+    if spoilt := spoilt_outputs(reference, got):
+        message = f"{', '.join(spoilt)}: NaN or infinity elsewhere than in the reference's"
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message, metric="fidelity")
+    return Verdict(Outcome.PASS, Reason.NO_FLOOR, "finite where the reference's answers are", metric="fidelity")

@@ -1,0 +1,164 @@
+"""What a session keeps of the reference's own answers: small sketches, by which a later one is told from it.
+
+A count sketch adds every element, with a random sign, to a random one of a few numbers. The squared distance of two
+sketches is that of the answers themselves, but for some percent. Integers are sketched as which value stands where, so
+that the squared distance is twice the number of elements that differ.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtgate import fields
+from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, Outputs, Score
+from trtgate.verdict.shares import share_bounds
+
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+
+# Numbers that the sketches of one output have together, over all samples: the noise power is then known to 2 %.
+SIZE = 4096
+# Elements at once, so that the memory stays flat.
+CHUNK = 1 << 20
+# What is as large is a mask and no number: only where it stands is kept.
+MASK = 1e30
+# No session has more samples: what a damaged file says is not believed beyond this.
+MOST = 10_000_000
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One output's answers to N samples: `shapes`, where in each there is no number (`marks`, digests, "" for
+    nowhere), and float64[N] `power`, float64[N,W] `sums`; of integers the power is the number of elements."""
+
+    integers: bool
+    shapes: tuple[tuple[int, ...], ...]
+    marks: tuple[str, ...]
+    power: Floats
+    sums: Floats
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; the inverse of `from_json`."""
+        largest = np.finfo(np.float32).max
+        return {
+            "integers": self.integers,
+            "shapes": [list(each) for each in self.shapes],
+            "marks": list(self.marks),
+            "power": fields.packed(np.minimum(self.power, largest)),
+            "width": self.sums.shape[1],
+            "sums": fields.packed(np.clip(self.sums, -largest, largest).reshape(-1)),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Sketch:
+        """A sketch from JSON values. Raises one of `fields.DAMAGED` for anything that `to_json` does not write."""
+        shapes = fields.listed(fields.listed(fields.count))("shapes", values["shapes"])
+        marks = fields.listed(fields.line)("marks", values["marks"])
+        n, width = len(shapes), fields.batch("width", values["width"])
+        if len(marks) != n or not 1 <= n <= MOST or width > SIZE:
+            raise ValueError("a sketch is of as many shapes as marks, and no wider than it can be")
+        power = fields.unpacked("power", base64.b64decode(values["power"], validate=True), n)
+        sums = fields.unpacked("sums", base64.b64decode(values["sums"], validate=True), n * width)
+        if not (np.isfinite(power).all() and np.isfinite(sums).all() and (power >= 0).all()):
+            raise ValueError("a sketch holds finite numbers, and powers from 0 on")
+        return cls(fields.flag("integers", values["integers"]), shapes, marks, power, sums.reshape(n, width))
+
+
+def sketch_of(name: str, arrays: Sequence[npt.NDArray[Any]]) -> Sketch:
+    """The sketch of one output's answers, one array for each sample, of at least one."""
+    integers, width = arrays[0].dtype.kind != "f", max(1, SIZE // len(arrays))
+    power, sums, marks = np.zeros(len(arrays)), np.zeros((len(arrays), width)), []
+    for index, array in enumerate(arrays):
+        seed = int.from_bytes(hashlib.sha256(f"{name}\0{index}".encode()).digest()[:8], "little")
+        places = hashlib.sha256()
+        none = True
+        for keys, values, odd in _elements(array.reshape(-1), seed, integers=integers):
+            power[index] += float(np.sum(values * values))
+            signs = 1.0 - 2.0 * (keys & np.uint64(1)).astype(np.float64)
+            buckets = ((keys >> np.uint64(32)) % np.uint64(width)).astype(np.int64)
+            sums[index] += np.bincount(buckets, signs * values, width)
+            none &= not odd.any()
+            places.update(odd.tobytes())
+        marks.append("" if none else places.hexdigest()[:16])
+    return Sketch(integers, tuple(tuple(each.shape) for each in arrays), tuple(marks), power, sums)
+
+
+def _elements(
+    flat: npt.NDArray[Any], seed: int, *, integers: bool
+) -> Iterator[tuple[Keys, Floats, npt.NDArray[np.int8]]]:
+    """Random keys of the elements, their values, and what is no number (int8: 0 for a number, else which), in parts."""
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        keys = _mixed(np.arange(start, start + part.size, dtype=np.uint64) * GOLDEN + np.uint64(seed))
+        if integers:
+            yield _mixed(keys ^ part.astype(np.int64).view(np.uint64)), np.ones(part.size), np.zeros(part.size, np.int8)
+            continue
+        values = part.astype(np.float64)
+        nan = np.isnan(values)
+        odd = np.where(nan, 1, np.where(np.abs(values) >= MASK, np.where(values > 0, 2, 3), 0)).astype(np.int8)
+        yield keys, np.where(odd == 0, values, 0.0), odd
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(keys: Keys) -> Keys:
+    """splitmix64, which is the same with every version of numpy."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: Keys = keys ^ (keys >> np.uint64(31))
+    return found
+
+
+def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
+    """How alike two references' answers to the same samples are; None where one has NaN or infinity elsewhere.
+
+    As `tensors.compare_output`: of the answers of one shape, and how many are where not all are. Raises ValueError for
+    answers to other samples.
+    """
+    if len(old.shapes) != len(new.shapes) or old.sums.shape != new.sums.shape:
+        raise ValueError(f"{len(old.shapes)} answers cannot be compared with {len(new.shapes)}")
+    alike = np.array([a == b and old.integers == new.integers for a, b in zip(old.shapes, new.shapes, strict=True)])
+    same = all(a == b for a, b, fits in zip(old.marks, new.marks, alike, strict=True) if fits)
+    if not same or (any(new.marks) and not any(old.marks)):
+        return None
+    scores = []
+    if not alike.all():
+        share = float(alike.mean())
+        scores.append(Score(SAME_SHAPE, name, share, "agreement", "%", *share_bounds(share, len(alike))))
+    if not alike.any():
+        return scores
+    signal, noise = float(old.power[alike].sum()), float(((old.sums - new.sums)[alike] ** 2).sum())
+    if old.integers:
+        return [*scores, Score("equal elements", name, _equal(signal, noise), "agreement", "%")]
+    return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
+
+
+def _equal(count: float, distance: float) -> float:
+    return max(0.0, 1 - distance / 2 / count) if count else 1.0
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not signal or not noise:
+        return math.inf if noise <= NOTHING**2 else NO_SIGNAL_DB
+    return 10 * math.log10(signal / noise)
+
+
+def sketches_of(outputs: Outputs) -> dict[str, Any]:
+    """The sketches of all outputs by name, as JSON values."""
+    return {name: sketch_of(name, [np.asarray(row[name]) for row in outputs]).to_json() for name in outputs[0]}
+
+
+def sketches_in(values: Any) -> dict[str, Sketch]:
+    """The inverse of `sketches_of`. Raises one of `fields.DAMAGED` for anything else."""
+    return {
+        fields.line("an output", name): Sketch.from_json(each) for name, each in fields.table("sketch", values).items()
+    }
