@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from trtgate.measure.race import NoMonitor
 from trtgate.report import terminal
 from trtgate.report.page import Table
 from trtgate.workbench import Workbench
+
+from .faults.table import Fault
 
 PHOTOS = Path(__file__).resolve().parent.parent / "data" / "evaluation"
 
@@ -85,3 +88,38 @@ def test_what_cannot_be_classified_is_one_sentence(
     error = capsys.readouterr().err.splitlines()
     assert said in error[-1]
     assert not any("Traceback" in line for line in error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["classify", "pipe"], "pipe cannot be read (it is no regular file); give a photo"),
+        (["classify", "a.jpg", "--model", "pipe.toml"], "--model pipe.toml cannot be read (it is no regular file)"),
+        (["classify", "a.jpg", "--model", "pipe.onnx"], "--model pipe.onnx is no regular file"),
+        (["classify", "a.jpg", "--weights", "efficientnet_lite0=pipe"], "--weights: pipe cannot be read"),
+        (["classify", "a.jpg", "--expectations", "pipe"], "pipe is no regular file"),
+        (["bisect", "--package", "onnxruntime", "--requirements", "pipe"], "--requirements pipe cannot be read"),
+    ],
+)
+@pytest.mark.fault(
+    done="a pipe where a photo, a model, weights, limits or requirements are to be read",
+    said="pipe... regular file",
+    status="2",
+    kept="everything; nothing is waited for",
+)
+def test_a_pipe_is_not_waited_for(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe", "pipe.toml", "pipe.onnx"):
+        os.mkfifo(name)
+    more = ["--good", "1.22.0", "--bad", "1.23.0"] if "bisect" in arguments else []
+    status = main([*arguments, *more, "--device", "cpu", "--plan-cache", str(tmp_path / "plans")])
+    told = capsys.readouterr().err
+    assert named in told
+    fault.check(status, told)

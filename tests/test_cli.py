@@ -233,18 +233,42 @@ def test_sensitivity_finds_what_quantising_everything_costs(lite0: Workbench, mo
     assert all(math.isfinite(row.latency) for row in rows.values())
 
 
-def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commands: list[list[str]] = []
     statuses = iter([0, 6, 0])
+    storage = tmp_path / "storage"
+    storage.mkdir()
 
     def run(command: list[str], environment: object) -> int:
         commands.append(command)
+        (storage / f"000{len(commands)}_before.json").touch()
         return next(statuses)
 
     monkeypatch.setattr("trtgate.commands.sessions.run_command", run)
-    assert main(["sessions", "3", "--save", "before", "--", "--model", "resnet50"]) == 6
+    arguments = ["--model", "resnet50", "--benchmark-storage", str(storage)]
+    assert main(["sessions", "3", "--save", "before", "--", *arguments]) == 6
     assert len(commands) == 3
-    assert commands[0][1:] == ["-m", "pytest", "bench/", "--benchmark-save=before", "--model", "resnet50"]
+    assert commands[0][1:] == ["-m", "pytest", "bench/", "--benchmark-save=before", *arguments]
+
+
+@pytest.mark.parametrize("argument", ["--version", "--benchmark-save=other"])
+@pytest.mark.fault(
+    done="`sessions N --save NAME` with an option of pytest's that runs nothing, or saves under another name",
+    said="session 1 saved nothing as zzz in ...; leave options out that run no test or save elsewhere",
+    status="2",
+    kept="nothing; no more sessions are run",
+)
+def test_sessions_that_save_nothing_are_no_success(
+    argument: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    def run(command: list[str], environment: object) -> int:
+        if "other" in argument:
+            (tmp_path / "0001_other.json").touch()
+        return 0
+
+    monkeypatch.setattr("trtgate.commands.sessions.run_command", run)
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"--benchmark-storage=file://{tmp_path}")
+    fault.check(main(["sessions", "3", "--save", "zzz", "--", argument]), capsys.readouterr().err)
 
 
 def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate.__main__ import main
-from trtgate.compare import compare_records
+from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
+from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
 from trtgate.records import EngineRecord, Key
-from trtgate.verdict.outcome import Reason
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import exit_status
 
 
@@ -617,3 +619,79 @@ def test_another_number_of_processors_is_another_machine(capsys: pytest.CaptureF
     sessions("after", 6, changes={"logical_cpus": 64})
     assert main(["compare", "before", "after"]) == 7
     assert "logical_cpus differs (8, then 64)" in capsys.readouterr().out
+
+
+DAMAGES: dict[str, dict[str, Any]] = {
+    "agreement.low": {"agreement": {"n": 4, "top1": 3, "low": "x"}},
+    "agreement.cosine": {"agreement": {"n": 4, "top1": 3, "cosine": "x"}},
+    "agreement.sqnr_db": {"agreement": {"n": 4, "top1": 3, "sqnr_db": [1]}},
+    "agreement.photos": {"agreement": {"n": 4, "top1": 3, "photos": "many"}},
+    "agreement.n": {"agreement": {"n": 10**400, "top1": 3}},
+    "accuracy.drop": {"accuracy": {"n": 4, "engine_top1": 3, "drop": "x"}},
+    "accuracy.reference_top1": {"accuracy": {"n": 4, "engine_top1": 3, "reference_top1": []}},
+    "batch": {"batch": 10**400},
+    "layers.int8": {"layers": {"int8": 10**400}},
+    "throughput.streams": {"throughput": {"streams": 1e300}},
+    "dropped_rounds": {"dropped_rounds": 10**400},
+}
+
+
+@pytest.mark.parametrize("field", DAMAGES)
+@pytest.mark.fault(
+    done="a number of a saved session that is a text, a list, or too large for anything that can be counted",
+    said="saved session ... is damaged ('ValueError: ... must be ...'); delete it and save a new one",
+    status="2",
+    kept="everything; nothing is compared",
+)
+def test_every_number_of_a_record_is_checked(field: str, capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    save(1, "before")
+    save(2, "after")
+    [path] = Path(".benchmarks/Linux").glob("*_after.json")
+    document = json.loads(path.read_text())
+    document["benchmarks"][0]["extra_info"]["trtgate"] |= DAMAGES[field]
+    path.write_text(json.dumps(document))
+    status = main(["compare", "before", "after", "--html", "out.html"])
+    told = capsys.readouterr().err
+    assert field in told
+    fault.check(status, told)
+
+
+@pytest.mark.parametrize("given", ["a/" * 3000, "a" * 5000])
+@pytest.mark.parametrize("command", ["compare", "promote", "report"])
+def test_a_name_that_no_path_can_have_is_one_sentence(
+    given: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(1, "before")
+    more = {"compare": ["before"], "promote": ["--to", "new"], "report": []}[command]
+    assert main([command, given, *more]) == 2
+    told = capsys.readouterr().err
+    assert "give one of them" in told
+    for option in ("--storage", "--json"):
+        if command == "compare":
+            assert main(["compare", "before", "before", option, given]) == 2
+            assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_searched_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def unsearchable(*_: object) -> NoReturn:
+        raise OSError(errno.EINVAL, "Invalid argument", "/proc/1")
+
+    save(1, "before")
+    monkeypatch.setattr("trtgate.baseline.saved_in", unsearchable)
+    assert main(["compare", str(tmp_path), "before"]) == 2
+    assert "cannot be searched for sessions (Invalid argument: /proc/1); name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_verdicts_on_one_metric_the_worst_is_written(order: int) -> None:
+    bad = Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, "new with old: SQNR 3 dB", metric=ANSWERS)
+    good = Verdict(Outcome.PASS, Reason.FLOOR_MET, "new with PyTorch: fine", metric=ANSWERS)
+    slower = Verdict(Outcome.REGRESSED, Reason.SLOWER, "slower", 1.2, 1.1, 1.3, metric="latency")
+    answers = [Change(ANSWERS, None, None, each) for each in (bad, good)][::order]
+    report = Report((Comparison(("m", "e", 1), (answers[0], Change("latency", 1.0, 1.2, slower), answers[1])),), {}, {})
+    document = report_to_json(report)
+    [engine] = document["engines"]
+    assert engine["metrics"][ANSWERS]["decision"]["message"] == bad.message
+    assert report_from_json(document).engines[0].verdict == report.engines[0].verdict

@@ -322,6 +322,16 @@ def test_a_comparison_that_no_compare_can_have_written(
     assert max(map(len, text.splitlines())) < 400
 
 
+def test_a_trend_of_a_runners_folder_tells_what_its_comparison_said(capsys: pytest.CaptureFixture[str]) -> None:
+    path = compared_runner()
+    assert main(["report", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert f"{path / 'verdict.json'} says PASS; this is a trend and decides nothing; for that, name the folder" in told
+    (path / "verdict.json").write_text("{")
+    assert main(["report", str(path)]) == 0
+    assert "verdict.json is damaged" in capsys.readouterr().out
+
+
 def test_a_comparison_of_other_sessions_says_nothing_of_these(capsys: pytest.CaptureFixture[str]) -> None:
     """The same engines, measured again after the comparison was written."""
     runner = compared_runner()

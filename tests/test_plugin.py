@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ def test_what_could_not_be_told_becomes_no_baseline(run: Run, capsys: pytest.Cap
     capsys.readouterr()
     fault.check(main(["promote", "after", "--to", "baselines/new"]), capsys.readouterr().err)
     assert main(["promote", "before", "--to", "baselines/old"]) == 0
+    result = run("--benchmark-compare")  # nor that of a comparison that names none
+    result.stdout.fnmatch_lines(["baseline: *0001_before.json", "stepped over for a baseline: *0002_after.json *"])
     fleet = Path("fleet/l4")
     fleet.mkdir(parents=True)
     shutil.copy(saved("after"), fleet)
@@ -361,7 +364,7 @@ def test_trap_a_look_at_the_cache_is_no_comparison(run: Run, pytester: pytest.Py
     refused(pytester.runpytest_inprocess(*options), "--cache-show")
 
 
-@pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures"])
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-only", "--setup-plan", "--fixtures", "--help", "-VV"])
 @pytest.mark.fault(
     done="`--collect-only`, `--setup-plan` and others with which nothing is decided",
     said="--benchmark-compare with ... would decide nothing; drop",
@@ -371,8 +374,97 @@ def test_trap_a_look_at_the_cache_is_no_comparison(run: Run, pytester: pytest.Py
 def test_trap_options_with_which_nothing_is_decided(run: Run, option: str, fault: Fault) -> None:
     run("--benchmark-save=before")
     result = run(option, "--benchmark-compare=before")
-    refused(result, option)
+    refused(result, option.replace("-VV", "--version"))
     fault.check(*told(result))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--noconftest",), "--noconftest leaves out the conftest.py"),
+        (("-p", "no:python"), "-p no:python leaves out what bench/ is run with; drop it"),
+        (("-p", "no:skipping"), "-p no:skipping leaves out"),
+        (("--stepwise",), "--stepwise ends a run as if"),
+        (("--sw-skip",), "--stepwise-skip ends a run as if"),
+        (("--max-warnings=0",), "--max-warnings ends with status 6"),
+        (("--benchmark-compare-fail=mean:1%",), "set limits in expectations.toml"),
+        (("--benchmark-group-by=nothing",), "--benchmark-group-by=nothing: give group, name"),
+        (
+            ("--benchmark-group-by=param:nothing",),
+            "param:nothing: not every benchmark has that parameter; they have name",
+        ),
+        (("--benchmark-histogram=h",), "--benchmark-histogram needs pygal, which is not installed"),
+        (("--benchmark-cprofile=ncalls", "--benchmark-cprofile-dump=x"), "--benchmark-cprofile-dump would profile"),
+        (("--benchmark-storage=elasticsearch+http://here/x",), "sessions are files here; name a folder"),
+        (("-o", "python_functions=bench"), "no test was collected; name bench/"),
+        (("--ignore=test_toy.py",), "no test was collected; name bench/"),
+        (("--benchmark-save=before",), "--benchmark-save=before would add this run to its own baseline"),
+    ],
+)
+@pytest.mark.fault(
+    done="a comparison with `--noconftest`, `--stepwise`, `--benchmark-compare-fail` and others that bench/ cannot be "
+    "run or ended with, or saved under its baseline's own name",
+    said="ERROR: ...",
+    status="4",
+    kept="nothing is measured; the baseline is as it was",
+)
+def test_trap_options_that_spoil_a_comparison(
+    run: Run, options: tuple[str, ...], said: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytest_benchmark.histogram", None)
+    run("--benchmark-save=before")
+    slower = {**PLAN, "fast-int8": 1.4e-3}
+    result = run("--benchmark-compare=before", *options, plan=slower, without=("xdist",))
+    refused(result, said)
+    fault.check(*told(result))
+    assert len(list(Path(".benchmarks").rglob("*.json"))) == 1
+
+
+def test_trap_a_fixture_that_nobody_defines(run: Run, pytester: pytest.Pytester) -> None:
+    run("--benchmark-save=before")
+    pytester.makepyfile(test_more="def test_more(workbench):\n    pass\n")
+    result = run("--benchmark-compare=before")
+    refused(result, "test_more.py::test_more: nothing defines its fixture workbench")
+    assert "against the baseline" not in told(result)[1]
+
+
+FAILING = """
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_{hook}(config):
+    raise KeyError("x")
+"""
+
+
+@pytest.mark.parametrize("hook", ["group_stats", "scale_unit"])
+@pytest.mark.parametrize("saving", [(), ("--benchmark-save=after",)])
+@pytest.mark.fault(
+    done="pytest-benchmark failing at its own end of the session",
+    said="against the baseline: ...pytest-benchmark...could not ...(KeyError: 'x')",
+    status="4 or 1",
+    kept="the table, and the status of what regressed",
+)
+def test_what_pytest_benchmark_fails_with_hides_no_verdict(
+    run: Run,
+    pytester: pytest.Pytester,
+    hook: str,
+    saving: tuple[str, ...],
+    fault: Fault,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run("--benchmark-save=before")
+    pytester.makeconftest(CONFTEST + FAILING.format(hook=hook))
+    for latency, status in ((1e-3, 4), (1.4e-3, 1)):
+        result = run("--benchmark-compare=before", *saving, plan={**PLAN, "fast-int8": latency})
+        text = "\n".join([*result.outlines, *result.errlines])
+        assert result.ret == status
+        assert "against the baseline: " in text
+        assert "could not " in text
+        assert "(KeyError: 'x')" in " ".join(text.split())
+        assert ("fast-int8" in text and "REGRESSED" in text) == (status == 1)
+    if saving and hook == "group_stats":
+        assert list(tmp_path.glob("trtgate-*/0001_after.json"))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from trtgate.commands import (
 )
 from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
+from trtgate.files import path_mistake
 from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
@@ -61,6 +62,11 @@ def _main(arguments: Sequence[str] | None) -> int:
             return run(options)
     except (UserError, WorkerError, EngineRefused) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
+        return MISTAKE
+    except OSError as error:
+        if (sentence := path_mistake(error)) is None:
+            raise
+        print(f"trtgate: {printable(sentence)}", file=sys.stderr)
         return MISTAKE
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)

@@ -17,18 +17,20 @@ from trtgate.verdict.policy import GOOD
 
 # Of a file or a folder, on Linux.
 LONGEST_NAME = 255
+LONGEST_PATH = 4096
 NUMBERED = re.compile(r"(\d{4,})_(.+)\.json")
 
 
-def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -> list[Path]:
-    """The files of the baseline, oldest first.
+def find_baseline(storage: Path, wanted: str | bool, stack: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
+    """The files of the baseline, oldest first, and why newer sessions than those were stepped over.
 
     `wanted` is a file, a number (`0007`), a name given to --benchmark-save (all sessions of that name), or True for
     the newest sound session of this machine. Raises UserError when there is none, naming what there is.
     """
     if wanted is True:
-        return [_newest(storage, stack)]
-    return find_named(storage, str(wanted))
+        path, stepped_over = _newest(storage, stack)
+        return [path], stepped_over
+    return find_named(storage, str(wanted)), []
 
 
 def find_named(storage: Path, name: str) -> list[Path]:
@@ -36,8 +38,19 @@ def find_named(storage: Path, name: str) -> list[Path]:
 
     Raises UserError naming what there is, and where a name means more than one thing: with a slash in it, it is a path.
     """
-    if not name or "\0" in name or max(map(len, map(os.fsencode, Path(name).parts)), default=0) > LONGEST_NAME:
+    long = len(os.fsencode(name)) >= LONGEST_PATH
+    if not name or "\0" in name or long or max(map(len, map(os.fsencode, Path(name).parts)), default=0) > LONGEST_NAME:
         raise UserError("a session has a name, a number, a file or a folder; give one of them")
+    try:
+        return _find_named(storage, name)
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be searched for sessions ({error.strerror}: {error.filename}); name a file, or a folder of "
+            "them"
+        ) from error
+
+
+def _find_named(storage: Path, name: str) -> list[Path]:
     path, saved = Path(name), [] if "/" in name else saved_in(storage)
     meant = {what: files for what, files in _meanings(saved, name).items() if files}
     if os.path.lexists(path):
@@ -105,14 +118,14 @@ def promote(files: Sequence[Path], to: Path) -> list[Path]:
     return copies
 
 
-def require_save_name(name: str) -> None:
-    """Raises UserError for a name of --benchmark-save that `find_named` could not tell from something else."""
+def require_save_name(name: str, option: str = "--benchmark-save=") -> None:
+    """Raises UserError for a name of an option that `find_named` could not tell from something else."""
     if name.isdigit():
-        raise UserError(f"--benchmark-save={name} would be taken for a session's number; give it a letter")
+        raise UserError(f"{option}{name} would be taken for a session's number; give it a letter")
     if os.path.lexists(name):
-        raise UserError(f"--benchmark-save={name} is also the name of a file or folder here; choose another")
-    if not name.isprintable() or len(os.fsencode(name)) > LONGEST_NAME - len("00000000_.json"):
-        raise UserError(f"--benchmark-save={name[:40]!r} cannot be a file's name; give a short one in one line")
+        raise UserError(f"{option}{name} is also the name of a file or folder here; choose another")
+    if not name or not name.isprintable() or len(os.fsencode(name)) > LONGEST_NAME - len("00000000_.json"):
+        raise UserError(f"{option}{name[:40]!r} cannot be a file's name; give a short one in one line")
 
 
 def require_sound(session: SessionRecord) -> None:
@@ -159,15 +172,21 @@ def saved_in(storage: Path) -> list[Path]:
     return sorted(files, key=lambda path: (int(path.name.split("_", 1)[0]), path.lstat().st_mtime))
 
 
-def _newest(storage: Path, stack: Mapping[str, Any]) -> Path:
+def _newest(storage: Path, stack: Mapping[str, Any]) -> tuple[Path, list[str]]:
+    """The newest session that may be a baseline of this machine, and why those after it may not.
+
+    By the rule of `promote`: after a night that could not tell, each later one would be held against what had moved.
+    """
     reasons = []
     for path in reversed(saved_in(storage)):
         try:
-            require_usable(read_session(path), stack)
+            session = read_session(path)
+            require_usable(session, stack)
+            require_sound(session)
         except UserError as error:
             reasons.append(str(error))
             continue
-        return path
+        return path, reasons
     raise UserError(
         f"--benchmark-compare: {storage} holds no session that this machine can be compared with"
         + (f"; the newest: {reasons[0]}" if reasons else "; save one with --benchmark-save=before")

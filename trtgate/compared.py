@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trtgate import fields
@@ -11,6 +11,7 @@ from trtgate.compare import ACCURACY, AGREEMENT, ANSWERS, Change, Comparison, Re
 from trtgate.records import SCHEMA, Key, name_of, verdict_from_json, verdict_to_json
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.policy import worst
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
                 "delta": change.delta,
                 "decision": verdict_to_json(change.verdict),
             }
-            for change in each.changes
+            for change in _worst_of_each(each.changes)
         },
         "invalid": verdict_to_json(each.invalid) if each.invalid else None,
         "old_reference": each.old_reference,
@@ -56,6 +57,17 @@ def comparison_to_json(each: Comparison) -> dict[str, Any]:
         "baseline_differs": each.baseline_differs,
         "decision": verdict_to_json(each.verdict),
     }
+
+
+def _worst_of_each(changes: Sequence[Change]) -> list[Change]:
+    """One change a metric, that with the worst verdict: answers may be compared in several ways under one name."""
+    found: dict[str, Change] = {}
+    for change in sorted(changes, key=lambda each: not each.gated):
+        known = found.get(change.metric)
+        if known is None or (known.gated <= change.gated and worst([known.verdict, change.verdict]) is change.verdict):
+            found[change.metric] = change
+    # In their own order: the first of the worst is the one that decides.
+    return [change for change in changes if any(change is each for each in found.values())]
 
 
 def report_from_json(values: Any) -> Report:

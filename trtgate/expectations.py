@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fnmatch
+import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,7 @@ from trtgate.engines import all_specs
 from trtgate.files import is_regular, write_synced
 from trtgate.graphs.quantize import QuantizeOptions
 from trtgate.kinds import PRECISIONS, EngineSpec, UserError
-from trtgate.models.loading import is_model
+from trtgate.models.loading import is_model, model_names
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.metrics import BY_NAME, METRICS, Limits, Metric
@@ -25,6 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 DEFAULT_PATH = shipped("bench") / "expectations.toml"
 
 
@@ -126,6 +129,29 @@ class Expectations:
             table[key] = {**known, **{name: _merged(each, known.get(name, {})) for name, each in more.items() if each}}
         return Expectations(self.path, table, self.own.union(own))
 
+    def require_models(self, known: Iterable[str], folders: Iterable[Path] | None = None) -> None:
+        """Raises UserError for a section that means none of the `known` models and no other one either: misspelt, it
+        would leave the model that it means to other limits.
+
+        Others are torchvision's, and what a TOML beside this file or in the working directory describes. A section of
+        an ONNX file is only held to the files in `folders` too, and where it nearly has a known name; without them
+        not at all: where models are only read of, their files need not be there.
+        """
+        names = dict.fromkeys(name for each in known for name in (each, _file_name(each)))
+        beside = [Path(), self.path.parent, *(folders or ())]
+        for section in ("models", "quantize"):
+            for model in self.table.get(section, {}):
+                file = _file_name(model)
+                if model in names or file in names:
+                    continue
+                of_file = file.endswith(".onnx")
+                near = difflib.get_close_matches(model, names if of_file else [*names, *model_names()], 1, 0.6)
+                there = any((each / file).is_file() for each in beside) if of_file else _is_described(model, beside)
+                if there or (of_file and (folders is None or not near)) or (not of_file and is_model(model)):
+                    continue
+                hint = f"did you mean {_key(near[0])}?" if near else "give one that --model takes"
+                raise UserError(f"{self.path}: [{section}.{_key(model)}] names no model, here or elsewhere; {hint}")
+
     def only(self, model: str, engine: str, metric: Metric | None, delta: float) -> Expectations:
         """The same for a question about one metric of one engine (None: about what is no metric): it is gated at
         `delta` and nothing beside it but the latency, which always has a limit, and nothing may be missing."""
@@ -154,6 +180,25 @@ def _file_name(model: str) -> str:
     return model.partition("@")[0]
 
 
+def _is_described(model: str, folders: Iterable[Path]) -> bool:
+    """Whether a TOML in one of the folders is that model's."""
+    files = [path for folder in folders for path in folder.glob("*.toml")]
+    return any(path.stem == model or _name_in(path) == model for path in files)
+
+
+def _name_in(path: Path) -> str:
+    """The `name` that a model's TOML gives itself; "" for what is none."""
+    try:
+        return str(tomllib.loads(path.read_bytes().decode("utf-8")).get("name", "")) if path.is_file() else ""
+    except (OSError, ValueError, RecursionError):
+        return ""
+
+
+def _key(name: str) -> str:
+    """A name as TOML has it in a header."""
+    return name if BARE.fullmatch(name) else json.dumps(name)
+
+
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Two sections in one, level by level."""
     found = {**under, **over}
@@ -172,13 +217,23 @@ def _parses(engine: str) -> bool:
 
 
 def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
-    """Read and check the file. Raises UserError naming the file and the key that is wrong."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no regular file; name an expectations.toml")
+    """Read and check the file. Raises UserError naming the file and the key that is wrong.
+
+    Which models there are is not known here: `require_models` holds the file to them.
+    """
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; name an expectations.toml")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore it or name another one") from error
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> Expectations:
+    """What the file at `path` says with that content."""
+    try:
+        table = tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # tomllib's own, and a number too long to be read
@@ -189,10 +244,8 @@ def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
         raise UserError(f'{path}: acknowledged_missing must be a list such as ["resnet50 openvino-bf16"]')
     check_section(path, "default", table.get("default", {}))
     for model, section in _tables(path, "models", table.get("models", {})):
-        _check_model(path, f"models.{model}", model)
         check_section(path, f"models.{model}", section)
     for model, section in _tables(path, "quantize", table.get("quantize", {})):
-        _check_model(path, f"quantize.{model}", model)
         check_quantize(path, f"quantize.{model}", section)
     return Expectations(path, table)
 
@@ -212,11 +265,6 @@ def known_names(path: Path, what: str, given: Iterable[str], known: Iterable[str
             near = difflib.get_close_matches(name, names, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
             raise UserError(f"{path}: {what} {name}{where} is unknown; {hint}")
-
-
-def _check_model(path: Path, where: str, model: str) -> None:
-    if not is_model(model):
-        raise UserError(f"{path}: [{where}] names no model; give one that --model takes")
 
 
 def check_section(path: Path, name: str, section: Any) -> None:
@@ -258,11 +306,12 @@ def check_quantize(path: Path, name: str, section: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: keep_float in [{name}] must be a list of node names")
 
 
-def require_own(path: Path) -> None:
+def require_own(path: Path, model: str, engine: str) -> None:
     """Raises UserError for the file that an installed trtgate brought, which the next version replaces, and for one
     that `write_delta` could not write: before anything is measured."""
     if INSTALLED and path == DEFAULT_PATH:
         raise UserError(f"{path} came with trtgate; copy it and give --expectations FILE")
+    _with_delta(path, model, engine, KEYS["delta"].low)
     beside = _beside(path)
     try:
         # As much as will be written, since a disk may have room for a name and for nothing else.
@@ -294,28 +343,54 @@ def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
 
     Raises UserError when the result would not be the file it should be; nothing is written then.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    header = f"[models.{model}.engines.{engine}]"
-    value = f"delta = {delta:g}"
-    if header in lines:
-        start = lines.index(header) + 1
-        end = next((i for i in range(start, len(lines)) if lines[i].startswith("[")), len(lines))
-        at = next((i for i in range(start, end) if lines[i].partition("=")[0].strip() == "delta"), None)
-        if at is None:
-            lines.insert(start, value)
-        else:
-            lines[at] = value
-    else:
-        lines += ["", header, value]
+    content = _with_delta(path, model, engine, delta)
     temporary = _beside(path)
     try:
-        write_synced(temporary, ("\n".join(lines) + "\n").encode())
-        written = read_expectations(temporary).of(model, engine)["delta"]
-        if written != delta:
-            raise UserError(f"{path}: delta of {model} {engine} could not be set; edit it by hand")
+        write_synced(temporary, content)
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, temporary, error) from error
     finally:
         if is_regular(temporary):
             temporary.unlink()
+
+
+def _with_delta(path: Path, model: str, engine: str, delta: float) -> bytes:
+    """The file's content with `delta` of an engine of a model set. Raises UserError where that cannot be done by lines,
+    as in a file that has the section in another form."""
+    by_hand = f"{path}: delta of {model} {engine} cannot be set; write it there by hand"
+    try:
+        lines = path.read_bytes().decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); name another one") from error
+    wanted, value = ["models", model, "engines", engine], f"delta = {delta:g}"
+    at = next((index for index, line in enumerate(lines) if _header(line) == wanted), None)
+    if at is None:
+        lines += ["", f"[models.{_key(model)}.engines.{_key(engine)}]", value]
+    else:
+        end = next((i for i in range(at + 1, len(lines)) if lines[i].lstrip().startswith("[")), len(lines))
+        there = next((i for i in range(at + 1, end) if lines[i].partition("=")[0].strip() == "delta"), None)
+        lines[at + 1 if there is None else there : at + 1 if there is None else there + 1] = [value]
+    content = ("\n".join(lines) + "\n").encode()
+    try:
+        written = _parsed(path, content).of(model, engine)["delta"]
+    except UserError as error:
+        raise UserError(by_hand) from error
+    if written != delta:
+        raise UserError(by_hand)
+    return content
+
+
+def _header(line: str) -> list[str]:
+    """The names in the header of a section; none for any other line."""
+    if not line.lstrip().startswith("["):
+        return []
+    try:
+        table = tomllib.loads(line)
+    except ValueError:
+        return []
+    names: list[str] = []
+    while isinstance(table, dict) and len(table) == 1:
+        [(name, table)] = table.items()
+        names.append(name)
+    return names

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ import numpy.typing as npt
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 # From a picosecond to a petabyte: what lies beyond was not measured, and would overflow where ratios are taken.
 SMALLEST, LARGEST = 1e-12, 1e15
+# Of a float; a whole number may be larger.
+MOST = sys.float_info.max
+# What a count may come to: beyond it a number is no measurement, and no float holds it exactly.
+LARGEST_COUNT = 2**53
+LARGEST_BATCH = 10**9
 # Characters of a name: it has to fit into a table beside others.
 LONGEST_NAME = 100
 
@@ -64,7 +70,7 @@ def label(name: str, value: Any) -> str:
 
 def number(name: str, value: Any) -> float:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST <= value <= MOST:
         raise ValueError(f"{name} must be a finite number")
     return float(value)
 
@@ -118,15 +124,15 @@ def optional(read: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
 
 def count(name: str, value: Any) -> int:
     """A whole number from 0 on."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0 on")
+    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"{name} must be a whole number from 0 on, and one that can be counted")
     return value
 
 
 def batch(name: str, value: Any) -> int:
-    """A whole number from 1 on."""
-    if count(name, value) < 1:
-        raise ValueError(f"{name} must be 1 or more")
+    """A whole number from 1 on, of what fits into a batch."""
+    if not 1 <= count(name, value) <= LARGEST_BATCH:
+        raise ValueError(f"{name} must be from 1 to {LARGEST_BATCH}")
     return int(value)
 
 

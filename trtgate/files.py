@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -30,6 +31,24 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def require_no_pipe(path: Path) -> None:
+    """Raises OSError for a pipe, a socket or a device, at which a reader would wait without end."""
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+# What is wrong with a path rather than with a program.
+WRONG_PATHS = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EINVAL})
+
+
+def path_mistake(error: OSError) -> str | None:
+    """A sentence on an error that only another path mends, None for any other."""
+    if error.errno not in WRONG_PATHS or not error.filename:
+        return None
+    shown = os.fsdecode(error.filename)
+    return f"{shown[:200]}{'...' * (len(shown) > 200)} cannot be used ({error.strerror}); name another file or folder"
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -147,15 +147,20 @@ def _report(path: Path) -> Report | None:
         return None
     if len(files) > 1:
         raise UserError(f"{files[0]} and {files[1]} cannot both be the comparison; keep the one that counts")
-    if not is_regular(files[0]):
-        raise UserError(f"{files[0]} is no regular file; run compare --json again")
+    return comparison_of(files[0])
+
+
+def comparison_of(path: Path) -> Report:
+    """The comparison in a file. Raises UserError for none."""
+    if not is_regular(path):
+        raise UserError(f"{path} is no regular file; run compare --json again")
     try:
-        return report_from_json(read_json(files[0]))
+        return report_from_json(read_json(path))
     except OSError as error:
-        raise UserError(f"{files[0]} cannot be read ({error.strerror})") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except DAMAGED as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{files[0]} is damaged ({what}); run compare --json again") from error
+        raise UserError(f"{path} is damaged ({what}); run compare --json again") from error
 
 
 def _own_failure(session: SessionRecord) -> Verdict | None:

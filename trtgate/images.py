@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError
 from trtgate.models.base import CLASSES, DATA, Preprocessing, image_classes
 from trtgate.signature import INPUT, Tensors
@@ -156,6 +157,7 @@ def decode(path: Path) -> Pixels:
     Raises UserError for a file that is unreadable, empty, truncated or no image.
     """
     try:
+        require_no_pipe(path)
         encoded = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); fix or remove it") from error

@@ -141,6 +141,8 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for model in files.values():
         model.check_folders(get("images"), get("calibration_images"))
     check_batches(files, batch_sizes if get("batch_size") else ())
+    folders = [Path(text).expanduser().parent for text in get("model") if is_file(text)]
+    expectations.require_models(models, folders)
     return Settings(
         device=device,
         models=models,

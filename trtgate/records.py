@@ -335,14 +335,22 @@ def verdict_from_json(values: Any) -> Verdict:
     )
 
 
+# What each number of a summary is; null where there is none.
+SUMMARY: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("n", "top1", "top5", "engine_top1", "photos"), fields.count),
+    **dict.fromkeys(("reference_top1", "reference_top5", "engine_top5", "lost", "gained"), fields.count),
+    **dict.fromkeys(("effective", "low", "high"), fields.optional(fields.ratio)),
+    **dict.fromkeys(("cosine", "sqnr_db", "drop", "drop_low", "drop_high"), fields.optional(fields.number)),
+    "finite": fields.flag,
+}
+
+
 def _summary(name: str, value: Any, counted: str = "top1") -> dict[str, Any]:
     """Numbers, counts of photos and flags of a summary; null where there is no number."""
     found: dict[str, Any] = fields.mapped(fields.plain)(name, value)
-    for key in ("n", "top1", "top5", "engine_top1"):
+    for key, read in SUMMARY.items():
         if key in found:
-            fields.count(f"{name}.{key}", found[key])
-    if "finite" in found:
-        fields.flag(f"{name}.finite", found["finite"])
+            read(f"{name}.{key}", found[key])
     if found and ("n" not in found or counted not in found):
         raise ValueError(f"{name} must say how many of how many photos")
     if found.get(counted, 0) > found.get("n", 0) or found.get("n", 1) == 0:
@@ -403,6 +411,13 @@ def _readings(name: str, value: Any) -> dict[str, float]:
     return found
 
 
+def _throughput(name: str, value: Any) -> dict[str, float]:
+    found = fields.mapped(fields.number, fields.all_numbers)(name, value)
+    if not 1 <= found.get("streams", 1) <= fields.LARGEST_BATCH:
+        raise ValueError(f"{name}.streams must be from 1 to {fields.LARGEST_BATCH}")
+    return found
+
+
 READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": fields.label,
     "engine": fields.label,
@@ -417,7 +432,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "complete": fields.flag,
     "disturbed": fields.text,
     "enqueue_seconds": fields.optional(fields.positive),
-    "throughput": fields.mapped(fields.number, fields.all_numbers),
+    "throughput": _throughput,
     "readings": _readings,
     "controls": fields.mapped(fields.positive, fields.all_positive),
     "agreement": _summary,

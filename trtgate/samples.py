@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError
 from trtgate.signature import Signature, Tensors, TensorSpec
 
@@ -134,6 +135,7 @@ class ArrayFolder(Unlabelled):
 
     def _read(self, path: Path) -> Tensors:
         try:
+            require_no_pipe(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except Exception as error:  # zipfile's, numpy's and the system's

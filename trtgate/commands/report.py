@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trtgate.commands.common import (
     show,
 )
 from trtgate.exports import EXPORTS, numbers_of, runners_in
-from trtgate.fleet import read_fleet
+from trtgate.fleet import OUTCOME, comparison_of, read_fleet
 from trtgate.kinds import UserError
 from trtgate.outputs import write_output
 from trtgate.records import SessionRecord, read_session
@@ -24,7 +25,7 @@ from trtgate.report import markdown
 from trtgate.report.pages import fleet_page
 from trtgate.report.trends import trend_page
 from trtgate.trend import trend, trend_to_json
-from trtgate.verdict.policy import exit_status
+from trtgate.verdict.policy import exit_status, worst
 
 
 def add(commands: Any) -> None:
@@ -45,7 +46,8 @@ def _run(options: argparse.Namespace) -> int:
     """A trend decides nothing, a fleet on all that its runners did."""
     require_own_outputs(options)
     folder = Path(options.sessions[0])
-    of_runners = len(options.sessions) == 1 and folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    alone = len(options.sessions) == 1 and os.path.isdir(folder)
+    of_runners = alone and any(each.is_dir() for each in folder.iterdir())
     if options.json_as:
         return _export(options, folder if of_runners else None)
     if of_runners and not options.trend:
@@ -58,9 +60,21 @@ def _run(options: argparse.Namespace) -> int:
     found = trend(_sessions_of(options))
     page = trend_page(found)
     status = show(options, page, 0, trend_to_json(found), publish=False)
+    for name in filter(os.path.isdir, options.sessions):
+        for verdict in sorted(Path(name).rglob(OUTCOME)):
+            print(f"trtgate: {_told(verdict)}; this is a trend and decides nothing; for that, name the folder above")
     if any(series.steps for series in found.series):
         markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
     return status
+
+
+def _told(verdict: Path) -> str:
+    """What a comparison that lies among the sessions came to."""
+    try:
+        report = comparison_of(verdict)
+    except UserError as error:
+        return str(error)
+    return f"{verdict} says {worst(report.verdicts()).outcome.value}"
 
 
 def _sessions_of(options: argparse.Namespace) -> list[SessionRecord]:

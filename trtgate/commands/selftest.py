@@ -351,14 +351,14 @@ def _run(options: argparse.Namespace) -> int:
     if not options.engine:
         options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = settings_of(options)
-    if options.write:
-        require_own(settings.expectations.path)
     # The last one: the reference is always among the engines, and comes first.
     spec = parse_spec(options.engine[-1])
     availability = available(spec, settings.device)
     if not availability.ok:
         raise UserError(f"--engine {spec.id}: {availability}")
     name = settings.models[0]
+    if options.write:
+        require_own(settings.expectations.path, name, spec.id)
     expectation = settings.expectations.of(name, spec.id)
     # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
     delta = min(expectation.number("delta"), options.slowdown / 2)

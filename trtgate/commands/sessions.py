@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trtgate.baseline import NUMBERED, require_save_name, saved_in
 from trtgate.commands.common import (
+    MISTAKE,
+    STORAGE,
     positive,
 )
 from trtgate.kinds import UserError
@@ -31,6 +36,8 @@ def _run(options: argparse.Namespace) -> int:
     """Each session is a process of its own, since what differs between processes belongs to the spread."""
     if not Path("bench").is_dir():
         raise UserError("sessions runs bench/ of a checkout of trtgate; change to that folder")
+    require_save_name(options.save, "--save ")
+    storage = _storage([*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options.pytest_arguments])
     worst = 0
     for number in range(1, options.count + 1):
         print(f"session {number} of {options.count}", flush=True)
@@ -38,9 +45,31 @@ def _run(options: argparse.Namespace) -> int:
         environment = dict(os.environ)
         if number < options.count:
             environment.pop(markdown.SUMMARY_VARIABLE, None)  # one table of many alike is enough
+        before = _saved(storage, options.save)
         status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
             print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
             return status
+        # pytest itself answers some options (--version) before anybody could refuse them, and calls that a success.
+        if _saved(storage, options.save) <= before:
+            print(
+                f"trtgate: session {number} saved nothing as {options.save} in {storage}; leave options out that run no"
+                " test or save elsewhere",
+                file=sys.stderr,
+            )
+            return MISTAKE
         worst = max(worst, status)
     return worst
+
+
+def _storage(arguments: Sequence[str]) -> Path:
+    """Where pytest-benchmark will save, by pytest's own arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--benchmark-storage", nargs="?")
+    given = parser.parse_known_args(arguments)[0].benchmark_storage
+    return Path(given.removeprefix("file://")) if given else STORAGE
+
+
+def _saved(storage: Path, name: str) -> set[Path]:
+    """The sessions of a name."""
+    return {path for path in saved_in(storage) if (match := NUMBERED.fullmatch(path.name)) and match[2] == name}

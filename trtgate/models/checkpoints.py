@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError, printable
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def _first_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise UserError(f"--weights: {path} is a folder; give the weights file in it")
+        require_no_pipe(path)
         with path.open("rb") as file:
             start = file.read(1024)
     except FileNotFoundError as error:

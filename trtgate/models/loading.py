@@ -35,6 +35,11 @@ def is_model(name: str) -> bool:
     return name.partition("@")[0].endswith(".onnx") or _is_known(name)
 
 
+def model_names() -> list[str]:
+    """All names that --model takes beside files."""
+    return [*OWN, *torchvision.names()]
+
+
 def _is_known(name: str) -> bool:
     """Whether somebody here can build it. Torchvision takes seconds to import, and is asked of what is not known."""
     return name in OWN or name == "resnet50" or name in torchvision.names()

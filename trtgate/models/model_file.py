@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from trtgate.expectations import check_quantize, check_section, known_names
-from trtgate.files import file_digest
+from trtgate.files import file_digest, require_no_pipe
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
@@ -249,6 +249,7 @@ def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]
 
 def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
     try:
+        require_no_pipe(path)
         table = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise UserError(f"--model {path} cannot be read ({error.strerror}); check the path") from error
@@ -517,6 +518,7 @@ def _classes(given: Any, folder: Path, where: str) -> tuple[str, ...]:
     if isinstance(given, list):
         return tuple(map(str, given))
     try:
+        require_no_pipe(folder / str(given))
         return tuple((folder / str(given)).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

@@ -21,12 +21,22 @@ from trtgate.compare import (
     require_usable,
 )
 from trtgate.console import CLOSED, Steady
+from trtgate.files import path_mistake
 from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.options import add_options
 from trtgate.outputs import kept_elsewhere, require_outputs, write_output
 from trtgate.plugin.gate import GATE, Gate, gate_of
-from trtgate.plugin.refusals import _refuse_what_decides_nothing, _refuse_xdist, _require_writable_json, saving
+from trtgate.plugin.refusals import (
+    SAVING,
+    _refuse_overwritten_baseline,
+    _refuse_what_decides_nothing,
+    _refuse_what_lacks,
+    _refuse_what_spoils,
+    _refuse_xdist,
+    _require_writable_json,
+    saving,
+)
 from trtgate.plugin.replay import properties
 from trtgate.processes import orderly_endings
 from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json
@@ -95,6 +105,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     gate_of(session.config).collected |= set(map(test_of, session.items))
     gate_of(session.config).note_plan(session.items)
+    try:
+        _refuse_what_lacks(session.config, session.items)
+        gate_of(session.config).require_collected(session.items)
+    except UserError as error:
+        gate_of(session.config).refused = True
+        raise pytest.UsageError(str(error)) from error
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and any("workbench" in getattr(item, "fixturenames", ()) for item in session.items):
         # A file's name is in the way where a line says what is being done; under -v each test has its own.
@@ -111,6 +127,25 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         gate_of(items[0].config).deselected += len(items)
 
 
+def _asked(config: pytest.Config) -> str:
+    """The option that a verdict or a session is expected of; "" where none is."""
+    found = "--benchmark-compare" if config.getoption("benchmark_compare", []) else saving(config)
+    if found or not config.getoption("help", False):
+        return found
+    # What stands behind --help is not parsed.
+    given = [str(argument).partition("=")[0] for argument in config.invocation_params.args]
+    return next((flag for flag in ("--benchmark-compare", *SAVING.values()) if flag in given), "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    # --version is answered before anything is configured.
+    try:
+        _refuse_what_decides_nothing(config, _asked(config))
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     endings = contextlib.ExitStack()
@@ -125,21 +160,28 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
         _refuse_xdist(config)
+        _refuse_what_spoils(config)
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
         _require_writable_json(config.getoption("benchmark_json", None))
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
-        _refuse_what_decides_nothing(config, "--benchmark-compare" if compare else saving(config))
+        _refuse_what_decides_nothing(config, _asked(config))
         if not compare:
             return
-        files = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), compare, gate.stack)
+        _refuse_overwritten_baseline(config)
+        storage = Path(config.getoption("benchmark_storage").removeprefix("file://"))
+        files, gate.stepped_over = find_baseline(storage, compare, gate.stack)
         gate.baseline = [read_session(path) for path in files]
         require_own_sessions(gate.baseline, ())
         for session in gate.baseline:
             require_usable(session, gate.stack)
     except UserError as error:
         raise pytest.UsageError(str(error)) from error
+    except OSError as error:
+        if (sentence := path_mistake(error)) is None:
+            raise
+        raise pytest.UsageError(printable(sentence)) from error
     # Its own table then compares with the newest of exactly these files.
     config.option.benchmark_compare = str(files[-1])
 
@@ -240,16 +282,11 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         gate.cut_off = "the run was cut off"
     try:
         result = yield
-    except OSError as error:
-        if not gate.used:
+    except Exception as error:
+        if not gate.used or gate.ended:
             raise
         # The tables have not been shown yet.
-        if saving(session.config):
-            name = f"0001_{session.config.getoption('benchmark_save', None) or 'run'}.json"
-            kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
-            gate.note_mistake("the session", f"it could not be saved ({error.strerror}); {kept}")
-        else:
-            gate.note_mistake(str(error.filename or "an output"), f"it could not be written ({error.strerror})")
+        gate.note_mistake(*_unfinished(gate, error))
         pytest_sessionfinish(session, exitstatus)
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -266,10 +303,26 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     return result
 
 
+def _unfinished(gate: Gate, error: Exception) -> tuple[str, str]:
+    """What an error kept from being saved or written at the end of a session, and a sentence on it."""
+    told = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    asked = saving(gate.config)
+    if not asked and isinstance(error, OSError):
+        return str(error.filename or "an output"), f"it could not be written ({told})"
+    if not asked or gate.document is None:
+        return "pytest-benchmark", f"it could not end ({told}); leave its options out"
+    name = f"0001_{gate.config.getoption('benchmark_save', None) or 'run'}.json"
+    kept = kept_elsewhere(name, json.dumps(gate.document, default=str))
+    if isinstance(error, OSError):
+        return "the session", f"it could not be saved ({told}); {kept}"
+    return "pytest-benchmark", f"it could not end, and may have saved nothing ({told}); {kept}"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _CURRENT.pop()
     gate = gate_of(session.config)
+    gate.ended = True
     asked = saving(session.config)
     stopped = gate.cut_off and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED
     if asked and gate.document is None and not stopped and not gate.mistakes:
@@ -286,19 +339,31 @@ LEGEND = ("Legend:", "  Outliers: ", "  OPS: ")
 
 
 @pytest.hookimpl(wrapper=True, specname="pytest_terminal_summary")
-def pytest_leave_out_legend(terminalreporter: Any, config: pytest.Config) -> Generator[None, None, None]:
+def pytest_outlive_others(terminalreporter: Any, config: pytest.Config) -> Generator[None, None, None]:
+    """Show the tables also where what pytest-benchmark shows before them fails, and leave out its legend."""
+    gate = gate_of(config)
     columns = config.getoption("benchmark_columns", None)
-    if columns is None or {"outliers", "ops"} & set(columns):
-        return (yield)
+    legend = columns is None or {"outliers", "ops"} & set(columns)
     write = terminalreporter.write_line
 
     def write_line(line: str, **markup: bool) -> None:
-        if not line.startswith(LEGEND):
+        if legend or not line.startswith(LEGEND):
             write(line, **markup)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(terminalreporter, "write_line", write_line)
-        return (yield)
+        try:
+            return (yield)
+        except Exception as error:
+            if gate.shown or not gate.used:
+                raise
+            told = f"{type(error).__name__}: {error}"
+    gate.note_unwritten(f"pytest-benchmark could not show its own table ({told}); leave its options out")
+    return pytest_terminal_summary(terminalreporter, config)
+
+
+# Sessions that are no baseline and are newer than the one that is, each in a line.
+STEPPED_OVER_SHOWN = 3
 
 
 @pytest.hookimpl(trylast=True)
@@ -306,6 +371,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     gate = gate_of(config)
     if not gate.used:
         return
+    gate.shown = True
     colour = bool(terminalreporter.hasmarkup)
     width = max(terminal.WIDTH, config.get_terminal_writer().fullwidth)
     records, page = gate.records.values(), gate.page()
@@ -318,6 +384,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for text in texts:
             terminalreporter.write_line(text)
     closing = [*gate.skips(), *([gate.unsaved] if gate.unsaved else [])]
+    closing += [f"stepped over for a baseline: {why}" for why in gate.stepped_over[:STEPPED_OVER_SHOWN]]
+    if (more := len(gate.stepped_over) - STEPPED_OVER_SHOWN) > 0:
+        closing.append(f"{more} more sessions were stepped over")
     closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
     if gate.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
@@ -338,7 +407,7 @@ def _write_page(gate: Gate, page: Page) -> None:
         try:
             write_output("--html", path, html.render(page))
         except UserError as error:
-            gate.unwritten = str(error)
+            gate.note_unwritten(str(error))
 
 
 logging.getLogger("trtgate").setLevel(logging.INFO)

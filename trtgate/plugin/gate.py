@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from trtgate.compare import (
     samples_of,
 )
 from trtgate.console import Steady
-from trtgate.kinds import EngineSpec, UserError
+from trtgate.files import path_mistake
+from trtgate.kinds import EngineSpec, UserError, printable
 from trtgate.measure.spread import PROCESSES, unfinished_file
 from trtgate.options import read_settings
 from trtgate.progress import SILENT, Progress
@@ -51,6 +52,8 @@ class Gate:
         self.verdicts: list[Verdict] = []
         self.blog: list[BlogRow] = []
         self.baseline: list[SessionRecord] = []
+        self.stepped_over: list[str] = []
+        self.refused = False
         self.deselected = 0
         self.collected: set[Test] = set()
         self.mistakes: dict[str, str] = {}
@@ -58,6 +61,8 @@ class Gate:
         self.cut_off = ""
         self.unsaved = ""
         self.unwritten = ""
+        # Whether the exit status is made, and whether the tables are begun.
+        self.ended = self.shown = False
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
@@ -81,6 +86,10 @@ class Gate:
                 self._settings = replace(found, processes=asked or (PROCESSES[found.device] if kept else 0))
             except UserError as error:
                 raise pytest.UsageError(str(error)) from error
+            except OSError as error:
+                if (sentence := path_mistake(error)) is None:
+                    raise
+                raise pytest.UsageError(printable(sentence)) from error
         return self._settings
 
     @property
@@ -204,10 +213,19 @@ class Gate:
         """Remember what could not be judged for a reason that is the user's to mend: no verdict of any kind."""
         self.mistakes.setdefault(name, sentence)
 
+    def note_unwritten(self, sentence: str) -> None:
+        """Remember what could not be written or shown in the end, when the exit status is made already."""
+        self.unwritten = "; ".join(filter(None, (self.unwritten, sentence)))
+
     def note_uncollected(self, name: str) -> None:
         """Remember what could not be collected, so that nobody knows which tests it has."""
         self._uncollected = f"{name} cannot be collected"
         self.note_mistake(name, "it cannot be collected")
+
+    def require_collected(self, items: Collection[pytest.Item]) -> None:
+        """Raises UserError where a comparison has no tests that were left out one by one: then nothing is missing."""
+        if self.baseline and not items and not self.deselected and not self._uncollected:
+            raise UserError("--benchmark-compare: no test was collected; name bench/, and leave --ignore and -o out")
 
     def note_plan(self, items: Iterable[pytest.Item]) -> None:
         """Remember which tests are to be run, and on what."""
@@ -317,8 +335,10 @@ class Gate:
 
     @property
     def used(self) -> bool:
-        """Whether this session is a gate's run at all, and not some other tests'."""
-        return bool(self._raced or self.skipped or self.verdicts or self.baseline or self.mistakes or self.unsaved)
+        """Whether this session is a gate's run at all, and not some other tests' or one refused before any ran."""
+        return not self.refused and bool(
+            self._raced or self.skipped or self.verdicts or self.baseline or self.mistakes or self.unsaved
+        )
 
     def unfinished(self) -> list[Path]:
         """Where the samples are that this run's finished processes measured, until it is over."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +35,11 @@ def _races_nothing(config: pytest.Config) -> bool:
     return all(path.resolve().is_relative_to(tests) for path in asked)
 
 
-# Options with which pytest runs no test, or pytest-benchmark measures nothing, and ends with status 0.
+# Options with which pytest runs no test, or pytest-benchmark measures nothing, and ends with status 0. One --version
+# among several options is answered from pytest 9 on before it knows of any plugin.
 NOTHING_DECIDED = {
+    "help": "--help",
+    "version": "--version",
     "benchmark_disable": "--benchmark-disable",
     "benchmark_skip": "--benchmark-skip",
     "collectonly": "--collect-only",
@@ -44,6 +50,88 @@ NOTHING_DECIDED = {
     "setupplan": "--setup-plan",  # which implies the next one
     "setuponly": "--setup-only",
 }
+
+# Plugins of pytest's without which tests of bench/ are not found, cannot be skipped, or have not what they ask for.
+NEEDED = ("python", "funcmanage", "skipping", "fixtures.engines")
+
+# Options with which bench/ cannot run, or ends with a status that says nothing of its verdicts, and what to do.
+SPOILING = {
+    "noconftest": "--noconftest leaves out the conftest.py that bench/ has its engines from; drop it",
+    "stepwise": "--stepwise ends a run as if it had been interrupted, with no verdict's status; give -x instead",
+    "stepwise_skip": "--stepwise-skip ends a run as if it had been interrupted, with no verdict's status; drop it",
+    "stepwise_reset": "--stepwise-reset ends a run as if it had been interrupted, with no verdict's status; drop it",
+    "max_warnings": "--max-warnings ends with status 6, which says INCONCLUSIVE here; drop it",
+    "benchmark_cprofile_dump": "--benchmark-cprofile-dump would profile the replay of what was measured, no engine; "
+    "drop it",
+    "benchmark_compare_fail": "--benchmark-compare-fail would decide beside trtgate, on what is not interleaved; drop "
+    "it, and set limits in expectations.toml",
+}
+# How benchmarks are grouped, beside param:NAME.
+GROUPINGS = ("group", "name", "func", "fullname", "fullfunc", "param")
+
+
+def _refuse_what_spoils(config: pytest.Config) -> None:
+    """Raises UserError for an option with which what is measured could not be judged or shown in the end."""
+    if _races_nothing(config):
+        return
+    for option, told in SPOILING.items():
+        given = config.getoption(option, None)
+        if given not in (None, []) and given is not False:
+            raise UserError(told)
+    for name in NEEDED:
+        if config.pluginmanager.is_blocked(name):
+            raise UserError(f"-p no:{name} leaves out what bench/ is run with; drop it")
+    storage = str(config.getoption("benchmark_storage"))
+    if "://" in storage.removeprefix("file://"):
+        raise UserError(f"--benchmark-storage={storage}: sessions are files here; name a folder")
+    for grouping in str(config.getoption("benchmark_group_by", "group")).split(","):
+        if grouping not in GROUPINGS and not grouping.startswith("param:"):
+            raise UserError(f"--benchmark-group-by={grouping}: give {', '.join(GROUPINGS)} or param:NAME")
+    if config.getoption("benchmark_histogram", None):
+        try:
+            importlib.import_module("pytest_benchmark.histogram")
+        except ImportError as error:
+            raise UserError(
+                "--benchmark-histogram needs pygal, which is not installed; run pip install pygal pygaljs, or give "
+                "--html, which has charts"
+            ) from error
+
+
+def _refuse_what_lacks(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Raises UserError for collected tests that lack a fixture, or a parameter that benchmarks are grouped by."""
+    for item in items:
+        info: Any = getattr(item, "_fixtureinfo", None)
+        for name in info.names_closure if info is not None else ():
+            if name not in info.name2fixturedefs and name != "request" and name not in _params_of(item):
+                raise UserError(
+                    f"{item.nodeid}: nothing defines its fixture {name}; run the whole checkout, without --confcutdir"
+                    " and -c"
+                )
+    grouped = str(config.getoption("benchmark_group_by", "group")).split(",")
+    wanted = [each.removeprefix("param:") for each in grouped if each.startswith("param:")]
+    benchmarks = [_params_of(item) for item in items if "benchmark" in getattr(item, "fixturenames", ())]
+    for name in wanted if benchmarks else ():
+        if not all(name in params for params in benchmarks):
+            shared = sorted(set.intersection(*map(set, benchmarks)))
+            there = f"they have {', '.join(shared)}" if shared else "they share none"
+            raise UserError(f"--benchmark-group-by=param:{name}: not every benchmark has that parameter; {there}")
+
+
+def _params_of(item: pytest.Item) -> dict[str, object]:
+    """The parameters of a test's case, by name."""
+    given = getattr(item, "callspec", None)
+    return dict(given.params) if given is not None else {}
+
+
+def _refuse_overwritten_baseline(config: pytest.Config) -> None:
+    """Raises UserError where a run would be saved under the name that it is compared with: that names all of them, and
+    one of them that regressed makes it useless."""
+    name = config.getoption("benchmark_save", None)
+    if name and name == config.getoption("benchmark_compare", None):
+        raise UserError(
+            f"--benchmark-save={name} would add this run to its own baseline; save it under another name, such as "
+            f"{'after' if name != 'after' else 'new'}"
+        )
 
 
 # Options with which a run is to be saved.

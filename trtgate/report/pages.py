@@ -255,7 +255,7 @@ def run_notes(records: Iterable[EngineRecord], skipped: Mapping[str, str]) -> li
 def gpu_table(records: Iterable[EngineRecord]) -> Table:
     """What a GPU adds to the table: time with copies, the host's share, and throughput."""
     rows = list(records)
-    streams = next((int(row.throughput["streams"]) for row in rows if row.throughput), 1)
+    streams = next((int(row.throughput["streams"]) for row in rows if "streams" in row.throughput), 1)
     together = (Column(f"{streams} streams\nimages/s"),) if streams > 1 else ()
     columns = (
         MODEL,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtgate.files import locked, write_synced
+from trtgate.files import locked, require_no_pipe, write_synced
 from trtgate.kinds import UserError
 from trtgate.processes import last_words
 from trtgate.progress import Progress
@@ -33,6 +33,7 @@ def require_requirements(path: Path | None) -> None:
     """Raises UserError for a file of --requirements that cannot be read."""
     try:
         if path is not None:
+            require_no_pipe(path)
             path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
