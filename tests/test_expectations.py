@@ -64,7 +64,7 @@ def test_a_question_about_one_metric_gates_nothing_beside_it_and_the_latency(tmp
     found = asked.of(*engine)
     gated = {name: found.limits(metric).delta for name, metric in BY_NAME.items() if found.limits(metric).delta}
     assert gated == {"latency": 0.03, "cycles": 0.03, "host_memory": 0.1}
-    assert not asked.acknowledged_missing
+    assert not asked.acknowledges(*engine)
     assert asked.only(*engine, BY_NAME["latency"], 0.1).of(*engine)["delta"] == 0.1
 
 
