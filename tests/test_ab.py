@@ -514,6 +514,7 @@ def test_an_engine_that_the_upgrade_broke(
     assert "PASS" not in captured.out
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     done="`ab` with a runtime that imports on the new side and fails when it is used",
     said="MISSING: efficientnet_lite0 onnxruntime-int8 batch 1: the new worker",

@@ -72,6 +72,7 @@ def caught(result: selftest.Selftest, slowdown: selftest.Slowdown) -> int:
     return result.count(slowdown, Outcome.REGRESSED)
 
 
+@pytest.mark.slow
 def test_a_selftest_counts_false_alarms_and_catches() -> None:
     result = run_toy(delta=0.05, slowdown=0.1)
     assert [len(trials) for trials in result.trials.values()] == [12, 8, 8, 8]

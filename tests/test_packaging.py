@@ -85,6 +85,7 @@ print(DEFAULT_PATH, *(path.name for path in import_root().iterdir()))
 """
 
 
+@pytest.mark.slow
 def test_a_wheel_has_all_it_needs_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(installed)}
 

@@ -62,6 +62,7 @@ def children() -> set[int]:
     return {each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE}
 
 
+@pytest.mark.slow
 def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     """All import at once; one of them dies before it is asked anything, and none is left over."""
     found, greet, greeted = Spread(bench, 3), Worker.greet, []

@@ -66,7 +66,7 @@ def test_a_folder_given_to_an_option_is_not_run(given: str, fault: Fault, tmp_pa
         if option == "--weights":
             value = f"resnet50={value}"
         options += [option, value] if "space" in given else [f"{option}={value}"]
-    command = [str(Path(sys.executable).with_name("pytest")), "-p", "no:cacheprovider", "--collect-only", "-q"]
+    command = [str(Path(sys.executable).with_name("pytest")), "-p", "no:cacheprovider", "-q"]
     command += [*options, "bench/"] if "before" in given else ["bench/", *options]
     fault.check(*run(command))
     assert not [each for each in ran if each.exists()]
