@@ -153,7 +153,9 @@ def run_headline(
         found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
         why = found.why if bad or cut_off or not named else "the section of each engine says which floors it met"
-        return replace(found, why=why, next=NO_BASELINE.get(found.outcome, SAVE) if found.outcome else SAVE)
+        then = NO_BASELINE.get(found.outcome, SAVE) if found.outcome else SAVE
+        # A PASS would be read as one of an upgrade.
+        return replace(found, outcome=None if found.outcome in GOOD else found.outcome, why=why, next=then)
     against = counted(verdict.outcome for verdict in report.verdicts())
     return _explained(_headline(f"against the baseline: {against}; {engines}, {floors}", named), report)
 
