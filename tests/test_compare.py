@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from tests.faults.table import Fault
@@ -16,6 +17,7 @@ from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
 from trtgate.records import EngineRecord, Key
+from trtgate.verdict.answers import answers_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import exit_status
 
@@ -695,3 +697,17 @@ def test_of_two_verdicts_on_one_metric_the_worst_is_written(order: int) -> None:
     [engine] = document["engines"]
     assert engine["metrics"][ANSWERS]["decision"]["message"] == bad.message
     assert report_from_json(document).engines[0].verdict == report.engines[0].verdict
+
+
+def test_a_references_own_answers_that_were_not_kept_are_no_regression(capsys: pytest.CaptureFixture[str]) -> None:
+    """The new side may be of an older version, or of a run that left the test out that keeps them."""
+    both = ("pytorch-fp32", "onnxruntime-int8")
+    logits = np.eye(10, dtype=np.float32)
+    answers = answers_of([f"photo{index}" for index in range(10)], logits, logits).to_json()
+    sessions("before", 1, engines=both)
+    edit("before", lambda records, index: records[0].update(answers=answers))
+    sessions("after", 6, engines=both)
+    assert main(["compare", "before", "after"]) == 7
+    assert "the reference's own answers were kept before and are not now" in " ".join(capsys.readouterr().out.split())
+    edit("before", lambda records, index: records[1].update(answers=answers))
+    assert main(["compare", "before", "after"]) == 1, "an engine's are missing"

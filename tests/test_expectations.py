@@ -169,3 +169,19 @@ def test_a_section_is_of_a_model_that_there_is(section: str, known: list[str], s
     assert said in str(caught.value)
     if ".onnx" in section:
         found.require_models(known)
+
+
+@pytest.mark.parametrize("section", ["det_v2.onnx", "resnet50.onnx"])
+def test_another_version_of_a_network_is_not_misspelt(section: str, tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    path.write_text(f'[models."{section}"]\nagreement = 0.9\n')
+    read_expectations(path).require_models(["det_v1.onnx", "resnet50"], [tmp_path])
+
+
+def test_sections_of_models_that_are_only_read_of_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "expectations.toml"
+    path.write_text("[models.shelf]\nagreement = 0.9\n")
+    found = read_expectations(path)
+    found.require_models(["resnet50"])
+    with pytest.raises(UserError, match="names no model"):
+        found.require_models(["resnet50"], [tmp_path])

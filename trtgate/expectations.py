@@ -145,9 +145,11 @@ class Expectations:
                 if model in names or file in names:
                     continue
                 of_file = file.endswith(".onnx")
-                near = difflib.get_close_matches(model, names if of_file else [*names, *model_names()], 1, 0.6)
+                others = [each for each in names if not _variant(each, model)] if of_file else [*names, *model_names()]
+                near = difflib.get_close_matches(model, others, 1, 0.6)
                 there = any((each / file).is_file() for each in beside) if of_file else _is_described(model, beside)
-                if there or (of_file and (folders is None or not near)) or (not of_file and is_model(model)):
+                elsewhere = folders is None if of_file else is_model(model)
+                if there or elsewhere or (not near and (of_file or folders is None)):
                     continue
                 hint = f"did you mean {_key(near[0])}?" if near else "give one that --model takes"
                 raise UserError(f"{self.path}: [{section}.{_key(model)}] names no model, here or elsewhere; {hint}")
@@ -178,6 +180,13 @@ class Expectations:
 def _file_name(model: str) -> str:
     """A model's name without the shape that stands in it."""
     return model.partition("@")[0]
+
+
+def _variant(name: str, other: str) -> bool:
+    """Whether two names differ in numbers or a suffix alone: those of two versions of a network, or of a file and of
+    torchvision's."""
+    plain, same = (re.sub(r"\d+|\.onnx$", "", each) for each in (name, other))
+    return plain == same
 
 
 def _is_described(model: str, folders: Iterable[Path]) -> bool:

@@ -20,6 +20,8 @@ from trtgate.verdict.policy import worst
 LOST_DB = 3.0
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
+# A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
+METRIC_LEAST = 1e-6
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -119,7 +121,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if all("boxes" in side for side in kept):
         again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
         found += [again] if again else []
-    decided = [each for score in found if (each := score.decide(floors)) is not None]
+    judged = [score for score in found if score.decide(floors) is not None]
+    decided = [each for score in judged if (each := score.decide(floors)) is not None]
     bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
@@ -128,7 +131,9 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
     text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
-    if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
+    # All that is there was found again; how much more there could have been is no question of an upgrade.
+    doubtful = [score for score, each in zip(judged, decided, strict=True) if each.outcome is Outcome.INCONCLUSIVE]
+    if any(score.value < 1 for score in doubtful):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 
@@ -145,7 +150,7 @@ def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
     share = expectation.number("max_answers_lost")
     own = old.key == "metric"
     # A metric of the user's own has a scale of its own.
-    allowed = share * abs(old.value) if own else share
+    allowed = max(share * abs(old.value), METRIC_LEAST) if own else share
     if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
