@@ -84,6 +84,20 @@ def test_a_runtime_that_is_wrong_in_batches_alone(
     assert outcome is Outcome.REGRESSED or outcomes == {Outcome.PASS}
 
 
+def test_a_metric_of_the_users_own_is_asked_about_all_samples_alone(tmp_path: Path) -> None:
+    """It may know their labels."""
+    path = networks.save(networks.heads(), tmp_path / "net.onnx")
+    (tmp_path / "mine.py").write_text("def score(a, b):\n    assert len(a) == len(b) == 8, len(a)\n    return 1.0\n")
+    toml = path.with_suffix(".toml")
+    toml.write_text('model = "net.onnx"\ntask = "tensors"\n[tensors]\nmetric = "mine:score"\n')
+    spec = parse_spec("onnxruntime-fp32")
+    arguments = ["--model", str(toml), "--shape", "x=1x3x32x32", f"--engine={spec.id}"]
+    settings = settings_of(tmp_path, *arguments, "--batch-size", "1", "--batch-size", "2")
+    with Workbench(settings.models[0], settings) as bench:
+        verdicts = decide_in_batches(bench, spec, 2, settings.expectations.of(bench.name, spec.id))
+    assert {each.outcome for each in verdicts} == {Outcome.PASS}
+
+
 def test_what_few_samples_leave_open_is_held_against_the_smallest_batch() -> None:
     task, reference = Segmentation("m"), areas(1, 64, 64, count=8)
     narrow = changed(reference, np.s_[..., :8, :8], 0.9, "m")

@@ -226,6 +226,9 @@ def test_a_detectors_reference_is_judged_by_its_boxes_in_any_order() -> None:
     verdict = judged(task, reference, [{**row, "boxes": row["boxes"] + 200} for row in reference])
     assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
     assert "boxes found again is 0" in verdict.message
+    few = boxes(5)
+    nudged = [{**row, "boxes": row["boxes"] * (1 + 1e-6)} for row in few]
+    assert judged(task, few, nudged).outcome is Outcome.PASS, "all of them are found again, however few they are"
     # Of so many only the first samples' are kept.
     many = [{"boxes": np.tile(row["boxes"], (100, 1)), "scores": np.tile(row["scores"], 100)} for row in reference]
     require_scores(own(task, many))

@@ -342,6 +342,8 @@ def test_a_metric_that_is_no_number_is_told_and_infinity_keeps_its_sign() -> Non
         (np.inf, 1e9, Outcome.REGRESSED),
         (-np.inf, -np.inf, Outcome.PASS),
         (0.0, 0.0, Outcome.PASS),
+        (0.0, -1e-12, Outcome.PASS),  # rounded otherwise
+        (-1.00e-6, -1.04e-6, Outcome.PASS),
         (0.5, np.inf, Outcome.PASS),
     ],
 )
