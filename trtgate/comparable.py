@@ -91,7 +91,7 @@ def machine_changed(
         of_host = name.startswith(HOST_CONTROL)
         if of_host and not host_bound:
             continue
-        limit = np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
+        limit = _limit(name)
         # Work that is bound by memory does not follow the clock of the cores.
         if min(abs(change), abs(change + (0.0 if of_host else clock))) > limit:
             what = "the host did, which this engine waits for" if of_host else "the machine did"
@@ -100,14 +100,18 @@ def machine_changed(
     return None
 
 
+def _limit(control: str) -> float:
+    """How far fixed work may move, as a log ratio."""
+    return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
+
+
 def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:
     """How the host beside a GPU was another one for one side, so that its times say nothing of the stack; "" where it
     was not, and where it is the processor itself."""
     moved = [
         f"{name} changed by {change_text(change)}"
         for name, change in controls.items()
-        if name.startswith(HOST_CONTROL)
-        and abs(change) > np.log1p(CONTROL_MEAN_MOVED if name.endswith(MEAN) else CONTROL_MOVED)
+        if name.startswith(HOST_CONTROL) and abs(change) > _limit(name)
     ]
     gpu = any(name.startswith(HOST_CONTROL) for record in (*old, *new) for name in record.controls)
     most = max((record.readings.get("others_cores", 0.0) for record in (*old, *new)), default=0.0)

@@ -385,13 +385,14 @@ def lenient(comparison: Comparison) -> Comparison:
 
     def passed(verdict: Verdict) -> Verdict:
         metric = BY_NAME.get(verdict.metric)
-        if verdict.metric == ANSWERS and verdict.reason is Reason.TOO_FEW_IMAGES:
-            message = f"the yardstick, which fails only by a proven regression: {verdict.message}"
-            return replace(verdict, outcome=Outcome.PASS, reason=Reason.YARDSTICK, message=message)
-        open_ = verdict.reason in OPEN_BY_NOISE | {Reason.HOST_CHANGED}
-        if metric is None or not (open_ or (of_host and metric.unit in OF_TIME and verdict.reason in BY_ITS_TIME)):
+        if metric is None:
+            open_ = verdict.metric == ANSWERS and verdict.reason is Reason.TOO_FEW_IMAGES
+        else:
+            open_ = verdict.reason in OPEN_BY_NOISE | {Reason.HOST_CHANGED}
+            open_ |= of_host and metric.unit in OF_TIME and verdict.reason in BY_ITS_TIME
+        if not open_:
             return verdict
-        why = invalid.message if invalid is not None and of_host else verdict.message
+        why = invalid.message if invalid is not None and of_host and metric is not None else verdict.message
         message = f"the yardstick, which fails only by a proven regression: {why}"
         return replace(verdict, outcome=Outcome.PASS, reason=Reason.YARDSTICK, message=message)
 

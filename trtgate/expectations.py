@@ -145,11 +145,13 @@ class Expectations:
                 if model in names or file in names:
                     continue
                 of_file = file.endswith(".onnx")
+                elsewhere = folders is None if of_file else is_model(model)
+                if elsewhere:
+                    continue
                 others = [each for each in names if not _variant(each, model)] if of_file else [*names, *model_names()]
                 near = difflib.get_close_matches(model, others, 1, 0.6)
                 there = any((each / file).is_file() for each in beside) if of_file else _is_described(model, beside)
-                elsewhere = folders is None if of_file else is_model(model)
-                if there or elsewhere or (not near and (of_file or folders is None)):
+                if there or (not near and (of_file or folders is None)):
                     continue
                 hint = f"did you mean {_key(near[0])}?" if near else "give one that --model takes"
                 raise UserError(f"{self.path}: [{section}.{_key(model)}] names no model, here or elsewhere; {hint}")

@@ -166,10 +166,7 @@ def recorded_floors(record: EngineRecord, expectation: Expectation) -> Iterator[
         floor, least, most = expectation.number(name), record.agreement.get(low), record.agreement.get(high)
         if least is None or most is None or least >= floor:
             continue
-        outcome, reason = (
-            (Outcome.REGRESSED, Reason.BELOW_FLOOR) if most < floor else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
-        )
-        yield Verdict(outcome, reason, f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}")
+        yield _below(f"{name.replace('_', ' ')} {least:.4g} is below the floor {floor:g}", certain=most < floor)
     yield from _score_floors(record.scores, expectation)
     yield from _accuracy_floor(record.accuracy, expectation)
 
@@ -190,11 +187,14 @@ def _accuracy_floor(accuracy: Mapping[str, Any], expectation: Expectation) -> It
     allowed, low, high = expectation.number("max_accuracy_drop"), accuracy.get("drop_low"), accuracy.get("drop_high")
     if low is None or high is None or high <= allowed:
         return
-    outcome, reason = (
-        (Outcome.REGRESSED, Reason.BELOW_FLOOR) if low > allowed else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
-    )
     text = f"labelled top-1 fell by {low * 100:.1f} to {high * 100:.1f} points, {allowed * 100:.1f} are allowed"
-    yield Verdict(outcome, reason, text)
+    yield _below(text, certain=low > allowed)
+
+
+def _below(message: str, *, certain: bool) -> Verdict:
+    if certain:
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, message)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message)
 
 
 def disturbed(why: str) -> Verdict:

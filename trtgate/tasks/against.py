@@ -121,9 +121,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if all("boxes" in side for side in kept):
         again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
         found += [again] if again else []
-    judged = [score for score in found if score.decide(floors) is not None]
-    decided = [each for score in judged if (each := score.decide(floors)) is not None]
-    bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
+    decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
+    bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
     if bad:
@@ -132,8 +131,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     # All that is there was found again; how much more there could have been is no question of an upgrade.
-    doubtful = [score for score, each in zip(judged, decided, strict=True) if each.outcome is Outcome.INCONCLUSIVE]
-    if any(score.value < 1 for score in doubtful):
+    if any(each.outcome is Outcome.INCONCLUSIVE and score.value < 1 for score, each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 

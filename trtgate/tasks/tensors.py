@@ -93,19 +93,20 @@ def kept_of(reference: Outputs, got: Outputs, samples: Samples, names: Collectio
         alike = [(a, b) for a, b in _pairs(name, reference, got) if a.shape == b.shape]
         if alike and (found := powers_of(alike, len(reference))):
             powers[name] = found
-    return {"samples": digest, "digest": _digest(got), "powers": powers}
+    return {"samples": digest, "digest": digest_of(got), "powers": powers}
 
 
 def same_bits(reference: Outputs, got: Outputs) -> bool:
     """Whether two sides answer the same to the last bit."""
-    return _digest(reference) == _digest(got)
+    return digest_of(reference) == digest_of(got)
 
 
 def _pairs(name: str, reference: Outputs, got: Outputs) -> list[Pair]:
     return [(a[name], b[name]) for a, b in zip(reference, got, strict=True)]
 
 
-def _digest(outputs: Outputs) -> str:
+def digest_of(outputs: Outputs) -> str:
+    """SHA-256 of all answers, bit by bit."""
     digest = hashlib.sha256()
     for row in outputs:
         for name, array in row.items():
