@@ -346,6 +346,15 @@ def test_requiring_a_backend_does_not_require_what_it_has_no_more() -> None:
     assert doctor.missing_engines([(spec, gone)], [spec.id])[0].state is State.MISSING
 
 
+def test_a_runtime_that_is_installed_and_broken_makes_a_machine_unfit() -> None:
+    broken = Availability(False, "OpenVINO cannot be imported: libtbb.so.12", broken=True)
+    engines = [(parse_spec("openvino-int8"), broken), (parse_spec("openvino-bf16"), broken)]
+    [found] = doctor.broken_engines(engines, "cpu")
+    assert (found.state, found.text) == (State.UNFIT, broken.reason)
+    assert doctor.broken_engines(engines, "cuda") == [], "no run on a GPU asks for it"
+    assert doctor.broken_engines([(parse_spec("openvino-int8"), Availability(False, "not installed"))], "cpu") == []
+
+
 def test_requiring_a_backend_requires_what_runs_here_or_all_of_it() -> None:
     on_cpu = {spec.id for spec in options.with_required([], ["onnxruntime"], "cpu")}
     assert on_cpu == {"pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8"}

@@ -570,7 +570,7 @@ def test_the_check_without_tensorrt_is_a_sentence(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing(name: str) -> Any:
-        raise ImportError(f"No module named {name}")
+        raise ModuleNotFoundError(f"No module named {name}", name=name)
 
     forget()
     monkeypatch.setattr(tensorrt.importlib, "import_module", missing)

@@ -624,7 +624,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> Any:
-        raise ImportError(f"No module named {name}")
+        raise ModuleNotFoundError(f"No module named {name}", name=name)
 
     forget()
     monkeypatch.setattr(tensorrt.importlib, "import_module", missing)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trtgate.kinds import EngineRefused, EngineUnavailable
+from trtgate.kinds import EngineBroken, EngineRefused
 from trtgate.processes import die_with_parent, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
@@ -40,7 +40,7 @@ def run_in_child(
 ) -> Any:
     """`function(*arguments)` in a fresh process, which is gone when this returns; all of them must be picklable.
 
-    With `progress` the function gets a keyword argument of that name whose calls arrive here. Raises EngineUnavailable
+    With `progress` the function gets a keyword argument of that name whose calls arrive here. Raises EngineBroken
     when the process crashes or says nothing for `timeout` seconds, EngineRefused when the function raises that, and
     RuntimeError with the child's traceback when it raises anything else.
     """
@@ -63,7 +63,7 @@ def run_in_child(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVING_SECONDS)
             how = ending(process.poll()) if process.poll() is not None else "it closed its pipe"
-            raise EngineUnavailable(f"{what} crashed its own process ({how})") from None
+            raise EngineBroken(f"{what} crashed its own process ({how})") from None
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVING_SECONDS if sys.exc_info()[0] is None else 0.0)
@@ -76,7 +76,7 @@ def _listen(what: str, pipe: Connection, progress: Callable[[int, int], None] | 
     """What the process says last."""
     while True:
         if not pipe.poll(timeout):
-            raise EngineUnavailable(f"{what} took longer than {timeout:.0f} s in its own process, which was stopped")
+            raise EngineBroken(f"{what} took longer than {timeout:.0f} s in its own process, which was stopped")
         kind, value = pipe.recv()
         if kind == "progress" and progress is not None:
             progress(*value)

@@ -48,7 +48,11 @@ class UserError(Exception):
 
 
 class EngineUnavailable(Exception):
-    """What looked available turned out not to be: its build or its first run brought down the process that tried."""
+    """What looked available turned out not to be: this runtime cannot do it with this model."""
+
+
+class EngineBroken(EngineUnavailable):
+    """Its build, its load or its first run crashed the process that tried, or did not end."""
 
 
 class EngineRefused(Exception):
@@ -93,7 +97,7 @@ class Availability:
     """Whether an engine can run here; if not, why, and the command that would change that.
 
     `obsolete` says that the installed version of its runtime is sound but has no such engine any more, `elsewhere` that
-    it runs on another kind of processor.
+    it runs on another kind of processor, `broken` that its runtime is installed and cannot be imported.
     """
 
     ok: bool
@@ -101,6 +105,7 @@ class Availability:
     fix: str = ""
     obsolete: bool = False
     elsewhere: bool = False
+    broken: bool = False
 
     def __str__(self) -> str:
         return "available" if self.ok else f"{self.reason}" + (f" (fix: {self.fix})" if self.fix else "")

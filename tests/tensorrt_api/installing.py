@@ -37,7 +37,7 @@ def use_module(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
 
     def import_module(name: str) -> Any:
         if name != module.__name__:
-            raise ImportError(f"No module named {name}")
+            raise ModuleNotFoundError(f"No module named {name}", name=name)
         return module
 
     forget()

@@ -110,7 +110,7 @@ def require_loadable(plan: CachedFile, spec: EngineSpec, request: BuildRequest) 
     """Load and run a plan of the cache in a process of its own, once on each stack that it meets.
 
     Its key holds what it was built for, not every library and driver under it: one that was upgraded may crash on it.
-    Raises EngineUnavailable when it does.
+    Raises EngineBroken when it does.
     """
     met = plan.path.with_name(f"ran-on-{_stack_key(request.device)[:16]}")
     if met.exists():

@@ -16,7 +16,7 @@ from typing import Any
 import rich.table
 from rich.text import Text
 
-from trtgate.engines import DEVICES, all_specs, available, running_here
+from trtgate.engines import DEFAULT_ENGINES, DEVICES, all_specs, available, running_here
 from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU, Availability, Device, EngineSpec
 from trtgate.measure.monitor import OTHERS_DISTURB, THROTTLING, CpuMonitor
 from trtgate.nvml import Gpu, Reading, current_gpu
@@ -70,7 +70,7 @@ class Examination:
 def examine(device: Device, required: Sequence[str], gpu: Gpu | None) -> Examination:
     """Look at everything; the GPU is put under load for a moment."""
     engines = tuple((spec, available(spec, device)) for spec in all_specs())
-    findings = [*missing_engines(engines, required)]
+    findings = [*missing_engines(engines, required), *broken_engines(engines, device)]
     if gpu is None:
         findings += [others_on_cpu(watch_cpu()), governor(GOVERNOR), quota(cpu_quota(), usable_threads())]
     else:
@@ -93,6 +93,12 @@ def missing_engines(engines: Sequence[tuple[EngineSpec, Availability]], required
         for spec, found in engines
         if not found.ok and (spec.id in required or (spec in wanted and not found.obsolete))
     ]
+
+
+def broken_engines(engines: Sequence[tuple[EngineSpec, Availability]], device: Device) -> list[Finding]:
+    """A finding for each backend of a run that is installed and cannot be imported: the run would end with 7."""
+    found = {spec.backend: each for spec, each in engines if each.broken and spec.id in DEFAULT_ENGINES[device]}
+    return [Finding(name, State.UNFIT, each.reason, each.fix) for name, each in found.items()]
 
 
 def quota(cores: float | None, threads: int) -> Finding:

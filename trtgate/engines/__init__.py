@@ -86,16 +86,20 @@ def available(spec: EngineSpec, device: Device) -> Availability:
         if problem:
             return _broken(spec.backend, f"{module} is broken: {problem}")
     try:
-        return backend(spec.backend).available(spec, device)
+        found = backend(spec.backend).available(spec, device)
     except (Exception, SystemExit) as error:
         return _broken(spec.backend, f"{spec.backend} cannot be imported: {error_text(error)}")
+    if found.broken:
+        _BROKEN[spec.backend] = found
+    return found
 
 
 _BROKEN: dict[str, Availability] = {}
+REINSTALL = "install it again in a version that fits this machine's driver"
 
 
 def _broken(name: str, reason: str) -> Availability:
-    _BROKEN[name] = Availability(False, reason, "install it again in a version that fits this machine's driver")
+    _BROKEN[name] = Availability(False, reason, REINSTALL, broken=True)
     return _BROKEN[name]
 
 

@@ -41,6 +41,13 @@ def only_on(wanted: Device, device: Device) -> Availability:
     return Availability(False, f"it runs on a {name} only", f"--device {wanted}", elsewhere=True)
 
 
+def not_imported(what: str, error: ImportError, fix: str, *modules: str) -> Availability:
+    """Availability of what needs `modules`, importing which raised that: broken unless one of them is not installed."""
+    found = error.name if isinstance(error, ModuleNotFoundError) else None
+    absent = any(found is not None and f"{module}.".startswith(f"{found}.") for module in modules)
+    return Availability(False, f"{what} cannot be imported: {error}", fix, broken=not absent)
+
+
 def no_progress(done: int, total: int) -> None:
     """Nobody watches."""
 
@@ -202,7 +209,7 @@ class Backend(ABC):
         return {}
 
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
-        """Write the plan to `path`. Raises EngineUnavailable when building or a first run crashed its own process."""
+        """Write the plan to `path`. Raises EngineBroken when building or a first run crashed its own process."""
         raise AssertionError(f"{spec.id} has no plan")
 
     @abstractmethod

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
+from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
 from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind, LayerTime, PrecisionAudit, Seconds
 from trtgate.signature import Signature, Tensors
@@ -280,7 +280,7 @@ class OnnxRuntimeBackend(Backend):
         try:
             onnxruntime = runtime(device)
         except ImportError as error:
-            return Availability(False, f"ONNX Runtime cannot be imported: {error}", f"pip install {package}")
+            return not_imported("ONNX Runtime", error, f"pip install {package}", "onnxruntime")
         if spec.precision == "fp16":
             where = only_on("cuda", device)
         elif spec.precision == "int8":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
+from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
 from trtgate.kinds import Availability, Device, EngineSpec, GraphKind, PrecisionAudit
 from trtgate.signature import Signature, Tensors, contiguous
 from trtgate.stack import cpu_features, version_of
@@ -95,7 +95,7 @@ class OpenVINOBackend(Backend):
         try:
             import openvino  # noqa: F401
         except ImportError as error:
-            return Availability(False, f"OpenVINO cannot be imported: {error}", "pip install openvino")
+            return not_imported("OpenVINO", error, "pip install openvino", "openvino")
         if spec.precision == "bf16" and not cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}:
             return Availability(False, "this CPU has no BF16 instructions")
         return only_on("cpu", device)

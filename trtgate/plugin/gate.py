@@ -138,6 +138,12 @@ class Gate:
         """Note that an engine was not measured, so that a comparison can say why."""
         self.skipped[f"{model} {spec.id}"] = reason
 
+    def note_broken(self, model: str, spec: EngineSpec, reason: str) -> None:
+        """Decide on an engine whose runtime is there and is broken: nothing passes that leaves it out unasked."""
+        verdict = Verdict(Outcome.INVALID, Reason.BROKEN, reason)
+        if not self.settings.expectations.acknowledges(model, spec.id) and verdict not in self.verdicts:
+            self.verdicts.append(verdict)
+
     def add(self, record: EngineRecord) -> EngineRecord:
         """Keep what a race says of an engine."""
         if record.weights == "untrained" and self.config.getoption("require_trained", False):

@@ -75,6 +75,7 @@ CHANGES = "change: the median of the ratios new / old, round by round or process
 ADVICE = {
     Reason.MISSING: "install what is missing, or add it to acknowledged_missing in expectations.toml",
     Reason.NOT_COMPARABLE: "measure both sides alike: what differs is named above",
+    Reason.BROKEN: "mend what is broken, or add it to acknowledged_missing in expectations.toml",
     Reason.NO_RECORDS: "mend what kept it from being measured, then measure again",
 }
 
@@ -154,6 +155,8 @@ def run_headline(
         # Which of the floors that were met comes first says nothing of the others.
         why = found.why if bad or cut_off or not named else "the section of each engine says which floors it met"
         then = NO_BASELINE.get(found.outcome, SAVE) if found.outcome else SAVE
+        if found.next == ADVICE[Reason.BROKEN]:
+            then = found.next
         # A PASS would be read as one of an upgrade.
         return replace(found, outcome=None if found.outcome in GOOD else found.outcome, why=why, next=then)
     against = counted(verdict.outcome for verdict in report.verdicts())

@@ -57,6 +57,7 @@ class Reason(enum.Enum):
     HOST_CHANGED = "host_changed"
     NOT_COMPARABLE = "not_comparable"
     NO_RECORDS = "no_records"
+    BROKEN = "broken"
     DIFFERENT_PHOTOS = "different_photos"
 
 

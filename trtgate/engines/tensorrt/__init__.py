@@ -22,7 +22,7 @@ from typing import Any
 
 from trtgate.child import run_in_child
 from trtgate.cuda import driver, runtime
-from trtgate.engines.base import Backend, BuildRequest, Engine, only_on
+from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
 from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
@@ -47,7 +47,7 @@ class TensorRTBackend(Backend):
             try:
                 imported()
             except ImportError as error:
-                return Availability(False, f"{what} cannot be imported: {error}", fix)
+                return not_imported(what, error, fix, *self.runtimes(device))
         if spec.precision == "tf32" and not has_tf32():
             return Availability(False, "this GPU has no TF32 (it came with Ampere)", elsewhere=True)
         if RECIPES[spec].calibrated and not Features.of(trt).calibrator:

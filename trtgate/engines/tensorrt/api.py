@@ -47,23 +47,25 @@ SHOWN_PROBLEMS = 8
 def installed() -> ModuleType:
     """The installed TensorRT, or the one that TRTGATE_TENSORRT names.
 
-    Raises ImportError saying why each candidate could not be imported, and UserError for a name that is none of
-    MODULES.
+    Raises ImportError saying why each candidate could not be imported, ModuleNotFoundError where none is installed, and
+    UserError for a name that is none of MODULES.
     """
     choice = os.environ.get(TENSORRT_CHOICE)
     if choice and choice not in MODULES:
         raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
     reasons = []
+    broken = False
     for name in (choice,) if choice else MODULES:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
             reasons.append(f"{name}: {error}")
+            broken |= not isinstance(error, ModuleNotFoundError) or error.name != name
             continue
         if hasattr(module, "Builder"):
             return module
         reasons.append(f"{name}: an empty package of that name is installed")
-    raise ImportError("; ".join(reasons))
+    raise ImportError("; ".join(reasons)) if broken else ModuleNotFoundError("; ".join(reasons), name=name)
 
 
 @dataclass(frozen=True)
