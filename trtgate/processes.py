@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import signal
 import subprocess
 import threading
@@ -102,3 +103,15 @@ def come_to_rest() -> None:
         time.sleep(LOOK_SECONDS)
         if time.process_time() - before < ASLEEP * LOOK_SECONDS:
             return
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's cyclic collector off: it would run in the middle of somebody's iteration."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

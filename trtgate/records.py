@@ -27,6 +27,7 @@ from trtgate.expectations import check_section
 from trtgate.fields import DAMAGED, read_json
 from trtgate.kinds import REFERENCE, UserError
 from trtgate.measure.race import CONTROL, Race
+from trtgate.processes import no_garbage_collection
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
 from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
@@ -530,6 +531,8 @@ def _digest(records: Sequence[EngineRecord]) -> str:
     return found.hexdigest()
 
 
+# Nothing that is read refers to itself, and a tenth to a fifth of the time went into looking for what does.
+@no_garbage_collection()
 def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
     """Read a file that pytest-benchmark saved; without `layers` their times are not kept, most of what it holds.
 

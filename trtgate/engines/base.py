@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from trtgate.kinds import (
     PrecisionAudit,
     Seconds,
 )
+from trtgate.processes import no_garbage_collection
 from trtgate.signature import Signature, Tensors
 
 if TYPE_CHECKING:  # a worker process runs a backend's engines without PyTorch
@@ -215,18 +215,6 @@ class Backend(ABC):
     @abstractmethod
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         """The engine of a plan, ready to run at any of `request.batch_sizes`."""
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Python's cyclic collector off: it would run in the middle of somebody's iteration."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def time_calls(call: Callable[[], object], n: int) -> Seconds:

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trtgate.engines.base import Engine, no_garbage_collection, time_calls
+from trtgate.engines.base import Engine, time_calls
 from trtgate.kinds import Block, EngineSpec, Seconds
+from trtgate.processes import no_garbage_collection
 from trtgate.signature import Signature, Tensors
 
 # How an inference that is a CUDA graph is launched, in a record's facts.
