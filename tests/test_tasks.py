@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
-from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs
+from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.slices import lost_slices
 from trtgate.tasks.tensors import TensorsTask
@@ -485,3 +487,33 @@ def test_a_decode_that_copies_its_outputs_is_given_a_mapping_like_any_other() ->
 
     rows = [{"boxes": np.array([[1, 2, 9, 9]], np.float32), "scores": np.array([0.9], np.float32)}]
     assert all(each.value == 1.0 for each in Detection(from_function(whole)).compare(rows, rows, some(1)).scores)
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _marked(**changed: Any) -> Callable[[Path], object]:
+    """Writes COCO annotations of one box with that changed."""
+    box = {"image_id": 0, "bbox": [0, 0, 8, 8], "category_id": 0, **changed}
+    document = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [box]}
+    return lambda path: path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (_fifo, "cannot be read"),
+        (_marked(bbox=[0, 0, math.nan, 8]), "bbox must be a finite number"),
+        (_marked(bbox=[0, 0, -8, 8]), "of negative size"),
+        (_marked(bbox=[0, 0, 8]), "ValueError"),
+        (_marked(category_id=2**70), "category_id must be a whole number"),
+        (_marked(category_id=None), "category_id must be a whole number"),
+        (_marked(image_id=1), "KeyError"),
+        (lambda path: path.write_text("[" * 100_000), "RecursionError"),
+    ],
+)
+def test_annotations_that_are_none_are_one_sentence(write: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+    write(tmp_path / "coco.json")
+    with pytest.raises(UserError, match=said):
+        read_coco(tmp_path / "coco.json")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trtgate import fields
 from trtgate.expectations import Expectation
+from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
@@ -342,15 +343,19 @@ def read_coco(path: Path) -> dict[str, Detections]:
     Raises UserError for what is none.
     """
     try:
+        require_no_pipe(path)
         document = json.loads(path.read_text(encoding="utf-8"))
         names = {each["id"]: str(each["file_name"]) for each in document["images"]}
         boxes: dict[str, list[tuple[list[float], int]]] = {name: [] for name in names.values()}
         for each in document["annotations"]:
-            x, y, width, height = map(float, each["bbox"])
-            boxes[names[each["image_id"]]].append(([x, y, x + width, y + height], int(each["category_id"])))
+            x, y, width, height = (fields.number("bbox", side) for side in each["bbox"])
+            if min(width, height) < 0:
+                raise ValueError(f"bbox {each['bbox']} is of negative size")
+            label = fields.count("category_id", each["category_id"])
+            boxes[names[each["image_id"]]].append(([x, y, x + width, y + height], label))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give COCO annotations") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except fields.DAMAGED as error:
         raise UserError(f"{path} is no file of COCO annotations ({type(error).__name__}: {error})") from error
     return {
         name: Detections(
