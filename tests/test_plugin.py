@@ -201,9 +201,11 @@ def test_a_legend_is_for_columns_that_are_shown(run: Run, columns: str) -> None:
 
 
 WORKBENCH = """
+from trtgate.plugin.progress import progress_of
+
 @pytest.fixture
-def workbench(gate):
-    with gate.progress.step("toy: doing it"):
+def workbench(request):
+    with progress_of(request.config).step("toy: doing it"):
         pass
 """
 

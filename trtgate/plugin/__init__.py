@@ -99,17 +99,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("blog_protocol")]
     if left_out:
         items[:] = [item for item in items if item not in left_out]  # no deselection of the user's
-        gate_of(config).collected |= set(map(test_of, left_out))
+        gate_of(config).course.collected |= set(map(test_of, left_out))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    gate_of(session.config).collected |= set(map(test_of, session.items))
-    gate_of(session.config).note_plan(session.items)
+    gate = gate_of(session.config)
+    gate.course.collected |= set(map(test_of, session.items))
+    gate.course.note_plan(session.items)
     try:
         _refuse_what_lacks(session.config, session.items)
-        gate_of(session.config).require_collected(session.items)
+        if gate.baseline:
+            gate.course.require_collected(session.items)
     except UserError as error:
-        gate_of(session.config).refused = True
+        gate.refused = True
         raise pytest.UsageError(str(error)) from error
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and any("workbench" in getattr(item, "fixturenames", ()) for item in session.items):
@@ -124,7 +126,7 @@ def test_of(item: pytest.Item) -> Test:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     if items:  # --last-failed tells of none too
-        gate_of(items[0].config).deselected += len(items)
+        gate_of(items[0].config).course.deselected += len(items)
 
 
 def _asked(config: pytest.Config) -> str:
@@ -209,7 +211,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         "schema": SCHEMA,
         "skipped": gate.skipped,
         "unfit": gate.unfit(),
-        "partial": gate.partial(),
+        "partial": gate.course.partial(),
         "open": gate.open(),
     }
     if files := gate.settings.files:
@@ -243,22 +245,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     sentence = mistake_in(error) if error is not None else None
     if sentence is not None:
         report.longrepr = sentence  # it is for the user; a traceback would only hide it
-        gate_of(item.config).note_mistake(report.nodeid, sentence)
+        gate_of(item.config).course.note_mistake(report.nodeid, sentence)
     return report
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed and _CURRENT:
-        _CURRENT[-1].note_uncollected(report.nodeid)
+        _CURRENT[-1].course.note_uncollected(report.nodeid)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if _CURRENT:
-        _CURRENT[-1].note_begun(report.nodeid)
+        _CURRENT[-1].course.note_begun(report.nodeid)
     if report.failed and _CURRENT:
-        _CURRENT[-1].note_failure(report)
+        _CURRENT[-1].course.note_failure(report)
     if report.skipped and _CURRENT and isinstance(report.longrepr, tuple):
-        _CURRENT[-1].note_skip(report.longrepr[2].removeprefix("Skipped: "))
+        _CURRENT[-1].course.note_skip(report.longrepr[2].removeprefix("Skipped: "))
 
 
 # pytest_runtest_logreport is not given the config; pytester runs sessions inside sessions.
@@ -279,14 +281,14 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     # Before pytest-benchmark saves, in a wrapper of its own.
     gate = gate_of(session.config)
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
-        gate.cut_off = "the run was cut off"
+        gate.course.cut_off = "the run was cut off"
     try:
         result = yield
     except Exception as error:
         if not gate.used or gate.ended:
             raise
         # The tables have not been shown yet.
-        gate.note_mistake(*_unfinished(gate, error))
+        gate.course.note_mistake(*_unfinished(gate, error))
         pytest_sessionfinish(session, exitstatus)
         config = session.config
         reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -324,12 +326,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate = gate_of(session.config)
     gate.ended = True
     asked = saving(session.config)
-    stopped = gate.cut_off and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED
-    if asked and gate.document is None and not stopped and not gate.mistakes:
+    stopped = gate.course.cut_off and exitstatus != pytest.ExitCode.NO_TESTS_COLLECTED
+    if asked and gate.document is None and not stopped and not gate.course.mistakes:
         gate.unsaved = f"{asked}: nothing was saved, for no test that measures ran; leave -k, -m and their like out"
     if gate.used:
         session.exitstatus = gate.exit_status(int(exitstatus))
-    if not gate.cut_off:
+    if not gate.course.cut_off:
         for path in gate.unfinished():
             path.unlink()
 
@@ -383,14 +385,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
-    closing = [*gate.skips(), *([gate.unsaved] if gate.unsaved else [])]
+    closing = [*gate.course.skips(gate.skipped), *([gate.unsaved] if gate.unsaved else [])]
     closing += [f"stepped over for a baseline: {why}" for why in gate.stepped_over[:STEPPED_OVER_SHOWN]]
     if (more := len(gate.stepped_over) - STEPPED_OVER_SHOWN) > 0:
         closing.append(f"{more} more sessions were stepped over")
-    closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.partial()]
-    if gate.cut_off and (kept := gate.unfinished()):
+    closing += [f"this was not a whole run and can be no baseline: {why}" for why in gate.course.partial()]
+    if gate.course.cut_off and (kept := gate.unfinished()):
         closing.append(f"what the finished processes measured is in {', '.join(map(str, kept))}")
-    if records or gate.verdicts or gate.report() is not None or not gate.mistakes:
+    if records or gate.verdicts or gate.report() is not None or not gate.course.mistakes:
         closing.append(page.headline.sentence)
     for line in closing:
         terminalreporter.write_line(terminal.fold(line))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,13 @@ from trtgate.files import path_mistake
 from trtgate.kinds import EngineSpec, UserError, printable
 from trtgate.measure.spread import PROCESSES, unfinished_file
 from trtgate.options import read_settings
-from trtgate.progress import SILENT, Progress
-from trtgate.records import EngineRecord, Key, SessionRecord
+from trtgate.plugin.course import Course
+from trtgate.records import EngineRecord, SessionRecord
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
 from trtgate.report.pages import run_page, run_verdicts
 from trtgate.settings import Settings
 from trtgate.stack import stack
-from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
@@ -44,6 +41,7 @@ class Gate:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.course = Course(config)
         self.terminal: Steady | None = None
         self._raced: dict[tuple[str, str, int], EngineRecord] = {}
         self._facts: dict[tuple[str, str], dict[str, Any]] = {}
@@ -54,21 +52,11 @@ class Gate:
         self.baseline: list[SessionRecord] = []
         self.stepped_over: list[str] = []
         self.refused = False
-        self.deselected = 0
-        self.collected: set[Test] = set()
-        self.mistakes: dict[str, str] = {}
         self.document: dict[str, Any] | None = None
-        self.cut_off = ""
         self.unsaved = ""
         self.unwritten = ""
         # Whether the exit status is made, and whether the tables are begun.
         self.ended = self.shown = False
-        self._skips: Counter[str] = Counter()
-        self._settled: set[str] = set()
-        self._failed: set[str] = set()
-        self._planned: dict[str, Mapping[str, str]] = {}
-        self._begun: set[str] = set()
-        self._uncollected = ""
         self._report: Report | None = None
         self._settings: Settings | None = None
         self._stack: dict[str, Any] | None = None
@@ -98,36 +86,6 @@ class Gate:
         if self._stack is None:
             self._stack = stack(self.settings.threads, self.settings.device)
         return self._stack
-
-    @property
-    def progress(self) -> Progress:
-        """Progress on pytest's own terminal, past its capturing."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        if reporter is None:
-            return SILENT
-        writer = self.config.get_terminal_writer()
-        drafted = False
-
-        def show(text: str, *, stays: bool) -> None:
-            nonlocal drafted
-            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-                if not drafted:  # the letters of tests that are over stay
-                    reporter.ensure_newline()
-                    if writer.width_of_current_line:
-                        writer.line()
-                if drafted or not stays:
-                    reporter.rewrite(text, erase=True)
-                else:
-                    writer.write(text)
-                if stays:
-                    writer.line()
-                drafted = not stays
-
-        def draft(text: str) -> None:
-            show(text, stays=False)
-
-        return Progress(lambda text: show(text, stays=True), draft if reporter.isatty else None)
 
     def required(self, spec: EngineSpec, *, alone: bool = False) -> bool:
         """Whether --require names the engine or, unless it has to be named `alone`, its backend."""
@@ -195,81 +153,12 @@ class Gate:
         """Fail the test unless the verdict is good. It counts where it was made: in the report on the baseline."""
         if verdict.outcome in GOOD:
             return
-        self._settled.add(node.nodeid)
+        self.course.note_settled(node.nodeid)
         pytest.fail("\n".join(filter(None, [str(verdict), details])), pytrace=False)
-
-    def note_skip(self, reason: str) -> None:
-        """Remember why a test was skipped."""
-        self._skips[reason] += 1
-
-    def skips(self) -> list[str]:
-        """Why tests were skipped, in a line; none for none."""
-        absent = {told for name, why in self.skipped.items() for told in (why, f"{name.rpartition(' ')[2]}: {why}")}
-        counts: Counter[str] = Counter()
-        for reason, count in self._skips.items():
-            counts["engines that are not there" if reason in absent else reason.partition(";")[0]] += count
-        told = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
-        return [f"{counts.total()} tests skipped: {told}"] if counts else []
-
-    def note_failure(self, report: pytest.TestReport) -> None:
-        """Remember a failed test."""
-        self._failed.add(report.nodeid)
-
-    def note_mistake(self, name: str, sentence: str) -> None:
-        """Remember what could not be judged for a reason that is the user's to mend: no verdict of any kind."""
-        self.mistakes.setdefault(name, sentence)
 
     def note_unwritten(self, sentence: str) -> None:
         """Remember what could not be written or shown in the end, when the exit status is made already."""
         self.unwritten = "; ".join(filter(None, (self.unwritten, sentence)))
-
-    def note_uncollected(self, name: str) -> None:
-        """Remember what could not be collected, so that nobody knows which tests it has."""
-        self._uncollected = f"{name} cannot be collected"
-        self.note_mistake(name, "it cannot be collected")
-
-    def require_collected(self, items: Collection[pytest.Item]) -> None:
-        """Raises UserError where a comparison has no tests that were left out one by one: then nothing is missing."""
-        if self.baseline and not items and not self.deselected and not self._uncollected:
-            raise UserError("--benchmark-compare: no test was collected; name bench/, and leave --ignore and -o out")
-
-    def note_plan(self, items: Iterable[pytest.Item]) -> None:
-        """Remember which tests are to be run, and on what."""
-        for item in items:
-            given = getattr(item, "callspec", None)
-            params = given.params if given is not None else {}
-            self._planned[item.nodeid] = {name: str(getattr(each, "id", each)) for name, each in params.items()}
-
-    def note_begun(self, nodeid: str) -> None:
-        """Remember that a test was run."""
-        self._begun.add(nodeid)
-
-    def _kept_from(self, key: Key) -> str:
-        """What kept an engine from being measured that is nothing of its own: a mistake, or the end of the run; ""
-        where it is its own that it is missing."""
-        model, engine, batch = key
-        if f"{model} {engine}" in self.skipped:
-            return ""
-        own = [
-            nodeid
-            for nodeid, given in self._planned.items()
-            if engine in given.values()
-            and given.get("workbench", model) == model
-            and given.get("batch_size", str(batch)) == str(batch)
-        ]
-        if self._broken & set(own):
-            return ""
-        found = [self.mistakes[nodeid] for nodeid in own if nodeid in self.mistakes]
-        if self.cut_off and set(own) - self._begun:
-            found.append(self.cut_off)
-        if not own and self._uncollected:
-            found.append(self._uncollected)
-        return found[0] if found else ""
-
-    @property
-    def _broken(self) -> set[str]:
-        """Tests that failed without a verdict and without a sentence for the user."""
-        return self._failed - self._settled - self.mistakes.keys()
 
     def report(self) -> Report | None:
         """This run against the baseline, or None without one; final once the tests are over."""
@@ -277,10 +166,12 @@ class Gate:
             report = compare_sessions(self.baseline, [self.as_session()], self.settings.expectations)
             missing = dict(report.missing)
             for key, verdict in report.missing.items():
-                if verdict.outcome is Outcome.REGRESSED and (why := self._kept_from(key)):
+                if verdict.outcome is not Outcome.REGRESSED or f"{key[0]} {key[1]}" in self.skipped:
+                    continue  # what was skipped is missing by something of its own
+                if why := self.course.kept_from(key):
                     missing[key] = Verdict(Outcome.INVALID, Reason.NO_RECORDS, f"not measured: {why}")
             problems = dict(report.problems)
-            if partial := self.partial():
+            if partial := self.course.partial():
                 problems["this run"] = _in_part(partial[0])
             self._report = replace(report, missing=missing, problems=problems)
         return self._report
@@ -330,7 +221,7 @@ class Gate:
             baseline=[str(session.path) for session in self.baseline],
             samples=samples_of(self.baseline, [mine]) if report else None,
             photos=photos,
-            cut_off=self.cut_off,
+            cut_off=self.course.cut_off,
         )
 
     @property
@@ -343,7 +234,7 @@ class Gate:
     def used(self) -> bool:
         """Whether this session is a gate's run at all, and not some other tests' or one refused before any ran."""
         return not self.refused and bool(
-            self._raced or self.skipped or self.verdicts or self.baseline or self.mistakes or self.unsaved
+            self._raced or self.skipped or self.verdicts or self.baseline or self.course.mistakes or self.unsaved
         )
 
     def unfinished(self) -> list[Path]:
@@ -358,32 +249,13 @@ class Gate:
         report = self.report()
         decided = [*self.verdicts, *(report.verdicts() if report else [])]
         bad = [d.message for d in decided if d.outcome in {Outcome.REGRESSED, Outcome.INVALID}]
-        return bad + [f"{nodeid} failed" for nodeid in sorted(self._broken)]
+        return bad + [f"{nodeid} failed" for nodeid in sorted(self.course.broken)]
 
     def open(self) -> list[str]:
         """What this run could not tell, on its own floors or against its baseline."""
         named = run_verdicts(list(self.records.values()), self.verdicts, self.report())
         told = [(name, verdict) for name, verdict in named if verdict.outcome is Outcome.INCONCLUSIVE]
         return [f"{name}: {verdict}" if name else str(verdict) for name, verdict in dict.fromkeys(told)]
-
-    def partial(self) -> list[str]:
-        """Why this run did not judge all that a whole one would; empty if it did."""
-        chosen = [argument for argument in self.config.args if "::" in argument or argument.endswith(".py")]
-        return [
-            *([self.cut_off] if self.cut_off else []),
-            *([f"{self.deselected} tests were deselected"] if self.deselected else []),
-            *(["--benchmark-only left the answers out"] if self.config.getoption("benchmark_only", False) else []),
-            *([f"only {', '.join(chosen)} was run"] if chosen else []),
-            *self._left_out(),
-            *(f"{name}: {sentence}" for name, sentence in self.mistakes.items()),
-        ]
-
-    def _left_out(self) -> list[str]:
-        """Test functions beside those that were collected, which were not."""
-        missing = sorted(tests_beside(self.collected) - self.collected)
-        names = [f"{path.name}::{name}" for path, name in missing]
-        more = f" and {len(names) - LEFT_OUT_SHOWN} more" if len(names) > LEFT_OUT_SHOWN else ""
-        return [f"{', '.join(names[:LEFT_OUT_SHOWN])}{more} did not run"] if names else []
 
     def exit_status(self, status: int) -> int:
         """The exit status of the run, given pytest's own: over every verdict that the report shows."""
@@ -393,11 +265,11 @@ class Gate:
         compared = report.verdicts() if report else []
         if status == pytest.ExitCode.NO_TESTS_COLLECTED and not compared and not self.unsaved:
             return status
-        if self._broken:
+        if self.course.broken:
             return int(pytest.ExitCode.TESTS_FAILED)
         decided = exit_status(verdict.outcome for verdict in [*self.verdicts, *compared])
         # What could not be judged hides no regression of what was, and is none itself; nor does what was not saved.
-        mistaken = (self.mistakes and decided != EXIT_REGRESSED) or (
+        mistaken = (self.course.mistakes and decided != EXIT_REGRESSED) or (
             (self.unsaved or self.unwritten) and decided in {EXIT_PASS, EXIT_INCONCLUSIVE}
         )
         return int(pytest.ExitCode.USAGE_ERROR) if mistaken else decided
@@ -412,10 +284,6 @@ def _in_part(why: str) -> Verdict:
 def without_answers(record: EngineRecord) -> EngineRecord:
     """A record of times and sizes alone."""
     return replace(record, agreement={}, answers={}, scores={})
-
-
-# Names in one line of what did not run.
-LEFT_OUT_SHOWN = 3
 
 
 GATE = pytest.StashKey[Gate]()
