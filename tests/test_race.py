@@ -56,6 +56,14 @@ def test_blocks_last_long_enough_and_hold_enough_iterations() -> None:
     assert block_length(1e-4, schedule) == 1000
 
 
+def test_a_slow_engine_has_a_shorter_lead_in_and_where_asked_shorter_blocks() -> None:
+    slow = Scripted("a", 0.1)
+    run_race([slow.arm], QUICK)
+    assert slow.sizes[-4:] == [1, 5, 1, 5]
+    schedule = Schedule(block_iterations=5, block_limit_seconds=0.25, block_seconds=0.01)
+    assert [block_length(latency, schedule) for latency in (1e-3, 0.04, 0.07, 0.15)] == [10, 5, 3, 3]
+
+
 def test_one_engine_on_two_sides_has_blocks_of_equal_length() -> None:
     """The minimum of 20 iterations is smaller than that of 10, whatever the engine is."""
     arms = [Scripted("old", 1e-4).arm, Scripted("new", 2e-4).arm]

@@ -26,7 +26,7 @@ from trtgate.kinds import Block, EngineSpec, PrecisionAudit
 from trtgate.layers import changed_layers
 from trtgate.limits import LOAD_SECONDS
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import SCHEDULES, Arm, Race, Schedule, run_race
+from trtgate.measure.race import SCHEDULES, Arm, Race, Schedule, lead_in, run_race
 from trtgate.measure.remote import SIDES, Sides, WorkerError
 from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
@@ -193,7 +193,7 @@ class _Sides:
         return found
 
     def _run_race(self, spec: EngineSpec, size: int, expectation: Expectation) -> Race:
-        device, lead_in = self._bench.settings.device, SCHEDULES[self._bench.settings.device].lead_in_iterations
+        device = self._bench.settings.device
         pids = [worker.pid for side in SIDES for worker in self._workers[side]]
         turns = Turns(pids)
 
@@ -201,11 +201,15 @@ class _Sides:
             worker = self._workers[side][index]
             self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
+            latency = 0.0
+
             def block(n: int) -> Block:
+                nonlocal latency
                 with turns.of(worker.pid):
-                    worker.block(spec.id, lead_in)
+                    worker.block(spec.id, lead_in(latency, SCHEDULES[device]))
                     found = worker.block(spec.id, n)
                     worker.ask("rest")
+                    latency = float(np.median(found.seconds))
                     return found
 
             return Arm(f"{side} {index + 1}", block)

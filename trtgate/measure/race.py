@@ -47,11 +47,16 @@ class Schedule:
     # Long enough that one preemption of a few milliseconds is a small part of a block.
     block_seconds: float = 0.1
     block_iterations: int = 10
+    # A block of those, of an engine so slow that it would take longer, has fewer, down to FEWEST_ITERATIONS.
+    block_limit_seconds: float = float("inf")
     # An arm's block is run in this many parts, there and back again (old new new old), so that a drift within the
     # round weighs on both arms alike. Against one part: intervals a fifth narrower (docs/how-it-decides.md).
     passes: int = 2
-    # Caches, frequency and thread pools belong to the arm that ran before; the first calls of a block pay for that.
+    # Caches, frequency and thread pools belong to the arm that ran before; the first calls of a block pay for that: at
+    # 12 ms the first one 13 % and the second 6 %, at 46 and 90 ms the first 0.3 and 1.8 % and the second 0.2 % at most.
+    # So one call is enough of an engine that is slower than this.
     lead_in_iterations: int = 2
+    lead_in_seconds: float = 0.04
     warm_up_iterations: int = 10
     warm_up_seconds: float = 0.5
     warm_up_limit_seconds: float = 5.0
@@ -74,11 +79,19 @@ class Schedule:
 # A block of an engine that is slow, where its floors are decided on or where the process is the sample: the time goes
 # into other processes, or to whoever waits. Two cores take 60 ms for an eager ResNet-50.
 FEW_ITERATIONS = 6
+# Of those too, where a block would take too long.
+FEWEST_ITERATIONS = 3
 
 
 def briefly(schedule: Schedule) -> Schedule:
-    """The schedule with fewer iterations of slow engines."""
-    return replace(schedule, block_iterations=FEW_ITERATIONS, warm_up_iterations=FEW_ITERATIONS)
+    """The schedule with fewer iterations of slow engines, a shorter warm-up, and blocks in one part."""
+    return replace(
+        schedule,
+        block_iterations=FEW_ITERATIONS,
+        passes=1,
+        warm_up_iterations=FEW_ITERATIONS,
+        warm_up_seconds=schedule.warm_up_seconds / 4,
+    )
 
 
 # A GPU's iterations are short, and nothing but its clock and its own scheduler comes between them.
@@ -203,11 +216,12 @@ def run_race(
     the rounds up to the next look (of 15, before that) are lost the race stops with `complete=False`.
     """
     watch = monitor or NoMonitor()
-    lengths, warm = {}, {}
+    lengths, lead_ins, warm = {}, {}, {}
     for arm in arms:
         rest()
         latency, warm[arm.name] = warm_up(arm, schedule)
         lengths[arm.name] = block_length(latency, schedule, arm.share)
+        lead_ins[arm.name] = lead_in(latency, schedule)
     if schedule.alike:
         lengths = dict.fromkeys(lengths, max(lengths.values()))
     kept: dict[str, list[Block]] = {arm.name: [] for arm in arms}
@@ -236,7 +250,7 @@ def run_race(
             order: Iterable[Arm] = arms if attempt % 2 == 0 else reversed(arms)
             attempt += 1
             watch.start()
-            blocks = _timed_round(list(order), lengths, schedule, watch.sample, rest)
+            blocks = _timed_round(list(order), lengths, lead_ins, schedule, watch.sample, rest)
             objection = watch.stop()
             if objection is not None:
                 dropped.append(objection)
@@ -258,6 +272,7 @@ def run_race(
 def _timed_round(
     order: Sequence[Arm],
     lengths: Mapping[str, int],
+    lead_ins: Mapping[str, int],
     schedule: Schedule,
     sample: Callable[[], None],
     rest: Callable[[], object],
@@ -267,8 +282,8 @@ def _timed_round(
     for index in range(schedule.passes):
         for arm in order if index % 2 == 0 else reversed(order):
             rest()
-            if schedule.lead_in_iterations:
-                arm.block(schedule.lead_in_iterations)
+            if lead_ins[arm.name]:
+                arm.block(lead_ins[arm.name])
             parts[arm.name].append(arm.block(-(-lengths[arm.name] // schedule.passes)))
             sample()
     return {name: _joined(some) for name, some in parts.items()}
@@ -305,4 +320,12 @@ def warm_up(arm: Arm, schedule: Schedule) -> tuple[float, bool]:
 
 def block_length(latency: float, schedule: Schedule, share: float = 1.0) -> int:
     """Iterations per block for an arm of that latency in seconds and that share of a block's time."""
-    return max(schedule.block_iterations, int(np.ceil(share * schedule.block_seconds / latency)))
+    least = schedule.block_iterations
+    if least * latency > schedule.block_limit_seconds:
+        least = min(least, max(FEWEST_ITERATIONS, int(schedule.block_limit_seconds / latency)))
+    return max(least, int(np.ceil(share * schedule.block_seconds / latency)))
+
+
+def lead_in(latency: float, schedule: Schedule) -> int:
+    """Iterations that come before each block of an arm of that latency in seconds, and do not count."""
+    return min(schedule.lead_in_iterations, 1) if latency >= schedule.lead_in_seconds else schedule.lead_in_iterations

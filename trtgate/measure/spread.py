@@ -64,13 +64,7 @@ QUIETEST = 10.0
 def schedule_for(device: Device, count: int) -> Schedule:
     """The rounds of one of `count` processes: short, since their noise is the process's, and the time goes into more of
     those."""
-    usual = SCHEDULES[device]
-    return replace(
-        briefly(usual),
-        rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)),
-        passes=1,
-        warm_up_seconds=usual.warm_up_seconds / 4,
-    )
+    return replace(briefly(SCHEDULES[device]), rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)))
 
 
 def unfinished_file(settings: Settings, model: str) -> Path:
