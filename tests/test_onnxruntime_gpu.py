@@ -135,14 +135,14 @@ def load(plan: Path, text: str = "onnxruntime-fp16") -> GpuEngine:
     return engine
 
 
-@pytest.mark.parametrize(("text", "nhwc"), [("onnxruntime-fp32", None), ("onnxruntime-fp16", 1)])
-def test_a_session_runs_as_one_would_deploy_it(text: str, nhwc: int | None, plan: Path) -> None:
+@pytest.mark.parametrize(("text", "nhwc", "tf32"), [("onnxruntime-fp32", None, 0), ("onnxruntime-fp16", 1, 1)])
+def test_a_session_runs_as_one_would_deploy_it(text: str, nhwc: int | None, tf32: int, plan: Path) -> None:
     with load(plan, text) as engine:
         engine.infer({"input": small_classifier.photos(4)})
         options = CudaSession.last().options
         assert options["enable_cuda_graph"] == 1
         assert options.get("prefer_nhwc") == nhwc
-        assert options["use_tf32"] == 0
+        assert options["use_tf32"] == tf32
         assert options["user_compute_stream"] == str(STREAM)
         assert engine.facts()["launched_as"] == {"4": CAPTURED}
         assert engine.notes(4) == ()
@@ -186,5 +186,6 @@ def test_what_cannot_be_captured_runs_without_a_graph_and_says_so(plan: Path, mo
 def test_how_a_plan_runs_is_part_of_its_description(tmp_path: Path) -> None:
     maker, spec = backend("onnxruntime"), parse_spec("onnxruntime-fp16")
     request = BuildRequest(None, None, (1,), 1, "cuda")
-    assert maker.build_options(spec, request)["runs_with"] == {"enable_cuda_graph": 1, "prefer_nhwc": 1}
+    runs = {"enable_cuda_graph": 1, "use_tf32": 1, "prefer_nhwc": 1}
+    assert maker.build_options(spec, request)["runs_with"] == runs
     assert "runs_with" not in maker.build_options(parse_spec("onnxruntime-int8"), BuildRequest(None, None, (1,), 1))

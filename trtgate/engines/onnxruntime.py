@@ -29,17 +29,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ON_CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-# TF32 is on by default there, and would make an engine that was asked for FP32 something else.
-PROVIDERS: Mapping[Device, list[Any]] = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": [(CUDA_PROVIDER, {"device_id": 0, "use_tf32": 0})],
-}
 # What a plan runs with besides, by precision. ResNet-50 on an H100, batch 1 and 32 in ms: FP16 1.40 and 3.33 without
 # these, 0.64 and 2.60 in a CUDA graph, 0.43 and 1.89 in NHWC too; FP32 2.40 and 10.9, 2.02 and 10.6, but 2.09 and 12.8.
+# TF32 is on by default, and would make an engine that was asked for FP32 something else. FP16 has nothing to compute in
+# it, and yet slower kernels where it is off (1.31.1): 2.10 ms for 1.81 at batch 32.
 DEPLOYED: Mapping[str, Mapping[str, int]] = {
-    "fp32": {"enable_cuda_graph": 1},
-    "fp16": {"enable_cuda_graph": 1, "prefer_nhwc": 1},
+    "fp32": {"enable_cuda_graph": 1, "use_tf32": 0},
+    "fp16": {"enable_cuda_graph": 1, "use_tf32": 1, "prefer_nhwc": 1},
 }
 # Operators that carry the arithmetic, with the type that they compute in; floating ones follow their weights.
 FLOAT_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -76,7 +74,7 @@ class OnnxRuntimeEngine(Engine):
         self._plan = plan
         self._threads = threads
         self._signature = signature
-        self._session = load_session(plan, threads, PROVIDERS["cpu"])
+        self._session = load_session(plan, threads, [ON_CPU_PROVIDER])
 
     def infer(self, inputs: Tensors) -> Tensors:
         return self._signature.named(self._session.run(self._signature.output_names, dict(inputs)))
@@ -91,7 +89,7 @@ class OnnxRuntimeEngine(Engine):
     def layer_times(self, inputs: Tensors) -> tuple[LayerTime, ...]:
         kinds = layer_types(self._plan)
         with TemporaryDirectory() as folder:
-            session = load_session(self._plan, self._threads, PROVIDERS["cpu"], profile=Path(folder) / "profile")
+            session = load_session(self._plan, self._threads, [ON_CPU_PROVIDER], profile=Path(folder) / "profile")
             for _ in range(WARM_UP + PROFILED_RUNS):
                 session.run(self._signature.output_names, dict(inputs))
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -133,7 +131,7 @@ class OnnxRuntimeGpuEngine(GpuEngine):
 
     def _start(self, stream: torch.cuda.Stream) -> tuple[Any, str]:
         """A session on a stream, and how it runs: without a CUDA graph where it refuses to make one."""
-        name, options = PROVIDERS["cuda"][0]
+        [(name, options)] = providers(self.spec, "cuda")
         options = {**options, **DEPLOYED[self.spec.precision], "user_compute_stream": str(stream.cuda_stream)}
         try:
             return load_session(self._plan, self._threads, [(name, options)]), CAPTURED
@@ -242,6 +240,13 @@ def _is_normalisation(node: onnx.NodeProto) -> bool:
     )
 
 
+def providers(spec: EngineSpec, device: Device) -> list[Any]:
+    """What builds a plan: ONNX Runtime's provider of that processor, with the options that its graph may depend on."""
+    if device == "cpu":
+        return [ON_CPU_PROVIDER]
+    return [(CUDA_PROVIDER, {"device_id": 0, "use_tf32": DEPLOYED[spec.precision]["use_tf32"]})]
+
+
 def runs_on(spec: EngineSpec, device: Device) -> Device:
     """The processor that an engine of a run on that device runs on."""
     return "cpu" if spec.variant == ON_CPU else device
@@ -305,7 +310,7 @@ class OnnxRuntimeBackend(Backend):
         return {
             **deployed,
             "version": version_of("onnxruntime"),
-            "providers": PROVIDERS[device],
+            "providers": providers(spec, device),
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "cpu_features": sorted(cpu_features()),
         }
@@ -316,7 +321,7 @@ class OnnxRuntimeBackend(Backend):
         options = _session_options(request.threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(request.graph, options, providers=PROVIDERS[device])
+        onnxruntime.InferenceSession(request.graph, options, providers=providers(spec, device))
 
     def load(self, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> Engine:
         assert plan is not None
