@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from trtgate.__main__ import main
+from trtgate.ab.run import PROCESSES
 from trtgate.images import list_folder
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.report import html
@@ -30,7 +32,9 @@ from trtgate.thumbnails import own_photos
 
 from . import networks, scenes
 from .saved import save
+from .test_ab import PYTHON
 from .test_bench import ROOT, bench
+from .test_onnx_bench import SPOILS
 from .test_pages import MARKUP, Document
 
 DETECTOR = Detection(from_outputs("boxes", "scores", "labels", "xyxy"))
@@ -389,20 +393,51 @@ def test_a_run_shows_its_own_photos_whatever_they_are_called(tmp_path: Path) -> 
         assert len(document.ids) == len(set(document.ids)) == 2 * document.tags["svg"]
 
 
-@pytest.mark.slow
-def test_a_run_of_a_segmenter_shows_its_photos(tmp_path: Path) -> None:
-    networks.save(networks.heads(), tmp_path / "heads.onnx")
-    (tmp_path / "heads.toml").write_text(
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a segmenter with photos."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    networks.save(networks.heads(), folder / "heads.onnx")
+    (folder / "heads.toml").write_text(
         'model = "heads.onnx"\ntask = "segmentation"\nshapes = ["x=1x3x64x96"]\nimages = "photos"\n'
-        '[segmentation]\noutput = "map"\n[preprocessing]\nfit = "crop"\n'
+        '[segmentation]\noutput = "boxes"\n[preprocessing]\nfit = "crop"\n'
     )
-    (tmp_path / "photos").mkdir()
+    (folder / "photos").mkdir()
     for path in sorted((ROOT / "data" / "evaluation").glob("*.jpg"))[:6]:
-        (tmp_path / "photos" / path.name).symlink_to(path)
+        shutil.copy(path, folder / "photos")
+    return [
+        *("--model", str(folder / "heads.toml"), "--engine", "onnxruntime-int8", "--device", "cpu"),
+        *("--plan-cache", str(folder / "plans")),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_segmenter_shows_its_photos(given: list[str], tmp_path: Path) -> None:
     page = tmp_path / "run.html"
-    options = ["--engine=onnxruntime-int8", f"--plan-cache={tmp_path / 'plans'}", "--device=cpu", f"--html={page}"]
-    result = bench(f"--model={tmp_path / 'heads.toml'}", *options, storage=tmp_path / "storage")
+    result = bench(*given, f"--html={page}", storage=tmp_path / "storage")
     assert "Traceback" not in result.stdout + result.stderr
     document = Document(page.read_text())
-    assert document.tags["img"] > 0
-    assert "of the pixels differ" in "".join(document.texts)
+    assert 0 < document.tags["img"] <= 6
+    assert " (this run) are answered otherwise than by the reference" in told(page.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
+def test_an_ab_run_of_a_segmenter_shows_its_photos(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROCESSES, "cpu", 2)
+    new = tmp_path / "new"  # not where either side's workers start, who would find it there
+    new.mkdir()
+    (new / "sitecustomize.py").write_text(SPOILS)
+    script = new / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{new}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+    script.chmod(0o755)
+    main(["ab", "--old", str(PYTHON), "--new", str(script), *given, "--rounds", "2", "--html", "out.html"])
+    text = Path("out.html").read_text()
+    # The runtime of the reference is raced, too, and spoilt alike.
+    assert Document(text).tags["img"] == 2 * 6
+    assert "Of 6 samples 0 (old) and 6 (new) are answered otherwise than by the reference; 6 of them are shown" in told(
+        text
+    )
+    assert re.search(r"new against old [\d.]+% of the map's cells differ", told(text))

@@ -34,22 +34,24 @@ def shipped_photos() -> Mapping[str, Photos]:
     names = tuple(str(path.relative_to(DATA / "evaluation")) for path in whole.files)
     return {
         digest_of_names(crops.names): Photos(crops.names, classes, _thumbnail),
-        digest_of_names(names): _photos(names, whole.files),
+        digest_of_names(names): _photos(names, whole.files, None),
     }
 
 
 def own_photos(samples: Samples) -> Mapping[str, Photos]:
     """The photos that a run's samples are made of by the digest of their names; empty where they are none."""
-    return {digest_of_names(samples.names): _photos(samples.names, samples.files)} if samples.files else {}
+    found = _photos(samples.names, samples.files, samples.frame)
+    return {digest_of_names(samples.names): found} if samples.files else {}
 
 
-def _photos(names: Sequence[str], files: Sequence[Path]) -> Photos:
+def _photos(names: Sequence[str], files: Sequence[Path], usual: Frame | None) -> Photos:
     @functools.cache
     def thumbnail(index: int, frame: Frame | None) -> bytes:
-        if frame is None or not frame.fit:
+        seen = frame or usual
+        if seen is None or not seen.fit:
             return b""
         try:
-            return _jpeg(_framed(decode(files[index]), frame))
+            return _jpeg(_framed(decode(files[index]), seen))
         except (UserError, OSError):  # it was there when the run began
             return b""
 

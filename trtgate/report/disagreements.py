@@ -305,6 +305,8 @@ def _masks(engine: _Engine, sample: int, photos: Photos | None, colours: Mapping
         cells.append(Cell("-"))
     counts = Counter(wanted.classes.reshape(-1).tolist()).most_common(3)
     parts = ", ".join(f"class {label} {_percent(count / wanted.classes.size)}" for label, count in counts)
+    told = zip(["reference", *engine.sides], [parts, *(cell.text for cell in cells)], strict=False)
+    about = "; ".join(f"{who}: {text}" for who, text in told)
     drawn = [Mask("reference", _cells(wanted, colours), ())]
     drawn += [Mask(side, _cells(each, colours), _rows(each.marks)) for side, each in answers.items()]
     frame = engine.newest.frame
@@ -318,7 +320,7 @@ def _masks(engine: _Engine, sample: int, photos: Photos | None, colours: Mapping
         name,
         b"",
         ((Cell(f"{parts} of it"), *cells),),
-        Masks(f"classes on {name}, {parts}", name, _bounded(width / height), jpeg, tuple(drawn), classes),
+        Masks(f"classes on {name}; {about}", name, _bounded(width / height), jpeg, tuple(drawn), classes),
     )
 
 
