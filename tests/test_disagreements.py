@@ -120,6 +120,9 @@ def test_a_box_that_moved_and_one_that_is_lost_are_drawn_and_told() -> None:
     assert outlines(text, "new") == [{f"{first}{square}", f"M130 20{square}"}]
     assert outlines(text, "old") == [{f"{each}{square}" for each in (first, second, third)}]
     assert outlines(text, "base") == 2 * outlines(text, "old")
+    # Of the box that the old side calls another class, its number beside the one that is lost there.
+    plates = re.findall(r'class="plate" d="M([\d.]+ [\d.]+)h([\d.]+)v', text)
+    assert plates[:2] == [("20 20", "12.5"), ("32.5 20", "12.5")]
 
 
 def test_what_is_told_of_boxes_is_what_the_session_has() -> None:
@@ -227,7 +230,7 @@ def test_maps_of_other_sizes_and_volumes() -> None:
 
 def test_noise_of_many_classes_makes_no_huge_page() -> None:
     random = np.random.default_rng(0)
-    reference = [{"mask": random.integers(0, 40, (100, 100))} for _ in range(26)]
+    reference = [{"mask": random.integers(0, 20, (96, 96))} for _ in range(13)]
     scores = kept(SEGMENTER, reference, [{"mask": row["mask"][::-1]} for row in reference])
     assert len(json.dumps(scores["kept"]["pictures"])) < 1_000_000
     text = compared(scores, scores)

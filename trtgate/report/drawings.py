@@ -37,8 +37,7 @@ def boxes_svg(boxes: Boxes, title: str, name: str) -> Markup:
         inner += [
             Markup('<path class="{} {}" d="{}"/>').format(kind, role, path) for role, path in paths.items() if path
         ]
-    tagged = [box for each in boxes.outlines for box in each.boxes if box.tag]
-    inner += [_tag(box, height) for box in tagged]
+    inner += _tags([box for each in boxes.outlines for box in each.boxes if box.tag], height)
     return drawing(title, boxes.about, name, height, inner)
 
 
@@ -59,14 +58,21 @@ def _outline(box: Box, height: float) -> str:
     return f"M{number(box.x * WIDTH)} {number(box.y * height)}h{number(across)}v{number(down)}h{number(-across)}z"
 
 
-def _tag(box: Box, height: float) -> Markup:
-    """A box's number inside its upper left corner, as far as that lies in the picture."""
-    wide = len(box.tag) * TAG_WIDTH + 4
-    x = min(max(box.x * WIDTH, 0.0), WIDTH - wide)
-    y = min(max(box.y * height, 0.0), max(height - TAG_HEIGHT, 0.0))
-    return Markup('<path class="plate" d="M{} {}h{}v{}h{}z"/><text x="{}" y="{}">{}</text>').format(
-        number(x), number(y), number(wide), TAG_HEIGHT, number(-wide), number(x + 2), number(y + 11.5), box.tag
-    )
+def _tags(boxes: Sequence[Box], height: float) -> Iterator[Markup]:
+    """The boxes' numbers inside their upper left corners, as far as these lie in the picture; where one would cover
+    another it stands to its right."""
+    taken: list[tuple[float, float, float]] = []
+    for box in boxes:
+        wide = len(box.tag) * TAG_WIDTH + 4
+        x = min(max(box.x * WIDTH, 0.0), WIDTH - wide)
+        y = min(max(box.y * height, 0.0), max(height - TAG_HEIGHT, 0.0))
+        for left, right, top in sorted(taken):
+            if abs(top - y) < TAG_HEIGHT and left - wide < x < right <= WIDTH - wide:
+                x = right
+        taken.append((x, x + wide, y))
+        yield Markup('<path class="plate" d="M{} {}h{}v{}h{}z"/><text x="{}" y="{}">{}</text>').format(
+            number(x), number(y), number(wide), TAG_HEIGHT, number(-wide), number(x + 2), number(y + 11.5), box.tag
+        )
 
 
 def mask_svg(masks: Masks, mask: Mask, name: str) -> Markup:
