@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -80,10 +80,8 @@ def mask_svg(masks: Masks, mask: Mask, name: str) -> Markup:
     height = WIDTH / masks.aspect
     cells, marks = _coarse(mask.cells), _coarse(mask.marks)
     inner = [_canvas(height)]
-    for colour in range(COLOURS + 1):
-        inner += _layer(cells, colour, f"cells {colour_class(colour)}", height)
-    for level, kind in ((1, "mark some"), (2, "mark")):
-        inner += _layer(marks, level, kind, height)
+    inner += _layers(cells, {colour: f"cells {colour_class(colour)}" for colour in range(COLOURS + 1)}, height)
+    inner += _layers(marks, {1: "mark some", 2: "mark"}, height)
     return drawing(f"{mask.label}, {masks.name}", masks.about, name, height, inner)
 
 
@@ -100,14 +98,17 @@ def colour_class(index: int) -> str:
     return f"c{index}" if index < COLOURS else "old"
 
 
-def _layer(rows: Sequence[Sequence[int]], value: int, kind: str, height: float) -> Iterator[Markup]:
-    """The cells of one value as one path."""
-    path = "".join(
-        f"M{x} {y}h{n}v1h-{n}z" for y, row in enumerate(rows) for x, n, each in _stretches(row) if each == value
-    )
-    if path:
-        across, down = WIDTH / len(rows[0]), height / len(rows)
-        yield Markup('<path class="{}" transform="scale({:.4f} {:.4f})" d="{}"/>').format(kind, across, down, path)
+def _layers(rows: Sequence[Sequence[int]], kinds: Mapping[int, str], height: float) -> Iterator[Markup]:
+    """The cells of each value of some kind as one path."""
+    paths: dict[int, list[str]] = {}
+    for y, row in enumerate(rows):
+        for x, n, value in _stretches(row):
+            paths.setdefault(value, []).append(f"M{x} {y}h{n}v1h-{n}z")
+    for value, kind in kinds.items():
+        if value in paths:
+            yield Markup('<path class="{}" transform="scale({:.4f} {:.4f})" d="{}"/>').format(
+                kind, WIDTH / len(rows[0]), height / len(rows), "".join(paths[value])
+            )
 
 
 def _stretches(row: Sequence[int]) -> Iterator[tuple[int, int, int]]:
