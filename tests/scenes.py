@@ -17,8 +17,11 @@ from trtgate.compare import Report, compare_records, compare_sessions
 from trtgate.expectations import Expectations
 from trtgate.fleet import Fleet, read_fleet
 from trtgate.records import EngineRecord, Key, pack
+from trtgate.samples import Unlabelled
 from trtgate.search.question import Bisection, Question, Raced, Tried
 from trtgate.search.releases import Release
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.bisection import Answer, Kind, Relation, State
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -231,3 +234,30 @@ def searched() -> Bisection:
     tried = {"1.22.0": Tried(State.FAILS, "libx.so: cannot open shared object file")}
     tried |= {f"1.2{minor}.0": Tried(State.WORKS) for minor in (0, 3, 4)}
     return Bisection(question, tuple(releases), tried, known, Answer(Kind.FOUND, 3, 4, Relation.WORSE))
+
+
+# Answers that are drawn.
+
+
+class _Three(Unlabelled):
+    digest = "three"
+    names = ("a.jpg", "b.jpg", "c.jpg")
+
+
+def drawn() -> list[EngineRecord]:
+    """An engine of a detector that finds one box of two, and one of a segmenter that has another class in places."""
+    boxes = {
+        "boxes": np.array([[10, 10, 40, 40], [50, 10, 90, 60]]),
+        "scores": np.array([0.9, 0.8]),
+        "labels": np.arange(2),
+    }
+    mask = {"mask": np.arange(400).reshape(20, 20) // 100}
+    detector, segmenter = Detection(from_outputs("boxes", "scores", "labels", "xyxy")), Segmentation("mask")
+    worse = {**boxes, "labels": np.array([0, 7])}, {"mask": np.where(mask["mask"] == 2, 1, mask["mask"])}
+    first, *_ = measured()[1:]
+    records = []
+    for task, wanted, got in ((detector, boxes, worse[0]), (segmenter, mask, worse[1])):
+        found: Any = task
+        scores = found.summary(found.compare([wanted] * 3, [got, wanted, got], _Three()))
+        records.append(replace(first, model=f"{found.name}.onnx", scores=scores))
+    return records

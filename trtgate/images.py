@@ -122,6 +122,15 @@ class ImageSet:
     def doubt(self) -> str:
         return ""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """None: what is seen are crops of photos."""
+        return ()
+
+    @property
+    def frame(self) -> None:
+        return None
+
     def __len__(self) -> int:
         return len(self.names)
 

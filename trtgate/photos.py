@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trtgate.images import Listing, Pixels, decode, resize
 from trtgate.kinds import UserError
-from trtgate.samples import Unlabelled, constant
+from trtgate.samples import Frame, Unlabelled, constant
 from trtgate.signature import Signature, Tensors, TensorSpec
 
 
@@ -38,7 +38,7 @@ class Recipe:
 
     def prepare(self, image: Pixels, each: TensorSpec) -> npt.NDArray[Any]:
         """A photo, uint8[H,W,3] in RGB, as a batch of one of that input."""
-        values = np.asarray(self._fitted(image), np.float32)
+        values = np.asarray(self.fitted(image), np.float32)
         if self.colour == "BGR":
             values = values[:, :, ::-1]
         elif self.colour == "GREY":  # ITU-R BT.601
@@ -50,7 +50,8 @@ class Recipe:
         ordered = values if self.layout == "NHWC" else values.transpose(2, 0, 1)
         return np.ascontiguousarray(ordered[None], each.dtype)
 
-    def _fitted(self, image: Pixels) -> Pixels:
+    def fitted(self, image: Pixels) -> Pixels:
+        """A photo, uint8[H,W,3], in the size that it is wanted in."""
         height, width = self.size
         if self.fit == "stretch":
             return resize(image, height, width, self.interpolation)
@@ -107,15 +108,16 @@ class PhotoFolder(Unlabelled):
             kept.append(index)
         if not kept:
             raise UserError(f"{folder} holds no readable photo; give a folder of JPEG or PNG files")
-        self._paths = [listing.files[index] for index in kept]
-        self.names = tuple(str(path.relative_to(folder)) for path in self._paths)
+        self.files = tuple(listing.files[index] for index in kept)
+        self.frame = Frame(*recipe.size, recipe.fit, recipe.resize)
+        self.names = tuple(str(path.relative_to(folder)) for path in self.files)
         self.labels = None if listing.labels is None else np.asarray(listing.labels, np.int64)[kept]
         self.classes = listing.classes
         self.digest = digest.hexdigest()
 
     def __getitem__(self, index: int) -> Tensors:
         self.require(index)
-        photo = self._recipe.prepare(decode(self._paths[index]), self._input)
+        photo = self._recipe.prepare(decode(self.files[index]), self._input)
         return {
             each.name: photo if each == self._input else constant(each, self._constants[each.name])
             for each in self._signature.inputs
@@ -124,7 +126,7 @@ class PhotoFolder(Unlabelled):
     def first(self, n: int) -> PhotoFolder:
         part = object.__new__(PhotoFolder)
         part.__dict__.update(self.__dict__)
-        part._paths, part.names = self._paths[:n], self.names[:n]
+        part.files, part.names = self.files[:n], self.names[:n]
         part.labels = None if self.labels is None else self.labels[:n]
         part.digest = f"{self.digest} first {n}"
         return part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +17,27 @@ from trtgate.kinds import UserError
 from trtgate.signature import Signature, Tensors, TensorSpec
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a network sees of a sample that is a picture: pixels, and how a photo is brought to them, as a recipe says.
+
+    `fit` is empty for what is no photo.
+    """
+
+    height: int
+    width: int
+    fit: str = ""
+    resize: int = 0
+
+
 class Samples(Protocol):
     """A sequence of inputs.
 
     `digest` stands for all of them; `labels` is int64[N], class indices, or None where nobody said what they show;
     `clusters` is int64[N], the photo that each is a crop of, or None where each stands for itself; `classes` are the
     names of the classes where the samples give them. `doubt` says what they tell little of; empty if there is no doubt.
+    `files` are the photos that they are made of, one for each, empty where nobody could show them; `frame` is what the
+    network sees of one, None where it is no picture.
     """
 
     @property
@@ -36,6 +52,10 @@ class Samples(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def doubt(self) -> str: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+    @property
+    def frame(self) -> Frame | None: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Tensors: ...
     def first(self, n: int) -> Samples:
@@ -50,6 +70,8 @@ class Unlabelled:
     classes: tuple[str, ...] = ()
     doubt = ""
     names: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    frame: Frame | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,6 +93,7 @@ class Seeded(Unlabelled):
     ) -> None:
         self._signature, self._limits, self._constants, self._seed = signature, limits, constants, seed
         self.names = tuple(f"seeded {index}" for index in range(count))
+        self.frame = frame_of(signature)
         self.doubt = "the samples are made from the signature and say little of real data; give --images"
         about = [signature.to_json(), dict(limits), {name: repr(value) for name, value in constants.items()}]
         self.digest = hashlib.sha256(json.dumps([about, count, seed], sort_keys=True).encode()).hexdigest()
@@ -100,6 +123,22 @@ def _drawn(each: TensorSpec, limit: int | None, random: np.random.Generator) -> 
     return np.ones(shape, kind)
 
 
+# Of pictures: grey, colours, and with transparency.
+CHANNELS = frozenset({1, 3, 4})
+
+
+def frame_of(signature: Signature) -> Frame | None:
+    """What is seen through the only input that takes pictures, [1,channels,H,W] or [1,H,W,channels]; None for none."""
+    found = []
+    for each in signature.inputs:
+        shape = each.at(1)
+        if len(shape) == 4 and shape[1] in CHANNELS:
+            found.append(Frame(shape[2], shape[3]))
+        elif len(shape) == 4 and shape[3] in CHANNELS:
+            found.append(Frame(shape[1], shape[2]))
+    return found[0] if len(found) == 1 and min(found[0].height, found[0].width) > 0 else None
+
+
 def constant(each: TensorSpec, value: Any) -> npt.NDArray[Any]:
     """A value that an input always has, in its type and shape for a batch of one.
 
@@ -117,6 +156,7 @@ class ArrayFolder(Unlabelled):
     def __init__(self, folder: Path, signature: Signature, constants: Mapping[str, Any], count: int | None = None):
         """Reads every file once. Raises UserError for one that lacks an input or has it in another shape or type."""
         self._folder, self._signature, self._constants = folder, signature, constants
+        self.frame = frame_of(signature)
         self._paths = sorted(folder.glob("*.npz"))[:count]
         self.names = tuple(path.name for path in self._paths)
         digest = hashlib.sha256()

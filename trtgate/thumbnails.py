@@ -1,32 +1,71 @@
-"""Small pictures of the photos that the repository ships, for reports."""
+"""Small pictures of photos for reports: of those that the repository ships, and of a run's own."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, cast
 
 import cv2
 
-from trtgate.images import ImageSet, sample_crops
+from trtgate.images import ImageSet, Pixels, decode, list_folder, sample_crops
 from trtgate.kinds import UserError
-from trtgate.models.base import Preprocessing, image_classes
-from trtgate.report.gallery import Photos
+from trtgate.models.base import DATA, Preprocessing, image_classes
+from trtgate.photos import Recipe
+from trtgate.report.photos import Photos
+from trtgate.samples import Frame, Samples
+from trtgate.verdict.answers import digest_of_names
 
 # Pixels on each side: enough to recognise what is on it, some 3 KB.
 SIZE = 96
+# Of the longer side of one that boxes are drawn on, some 15 KB.
+LARGE = 320
 QUALITY = 70
 
 
 def shipped_photos() -> Mapping[str, Photos]:
-    """The evaluation photos of data/ by the digest of their names; empty where they are not there."""
+    """The evaluation photos of data/ and their crops by the digests of their names; empty where they are not there."""
     try:
-        crops = _crops()
+        crops, whole = _crops(), list_folder(DATA / "evaluation")
     except (UserError, OSError, ZeroDivisionError):  # installed without them
         return {}
-    digest = hashlib.sha256("\0".join(crops.names).encode()).hexdigest()
     classes = tuple(each.name for each in image_classes())
-    return {digest: Photos(crops.names, classes, _thumbnail)}
+    names = tuple(str(path.relative_to(DATA / "evaluation")) for path in whole.files)
+    return {
+        digest_of_names(crops.names): Photos(crops.names, classes, _thumbnail),
+        digest_of_names(names): _photos(names, whole.files, None),
+    }
+
+
+def own_photos(samples: Samples) -> Mapping[str, Photos]:
+    """The photos that a run's samples are made of by the digest of their names; empty where they are none."""
+    found = _photos(samples.names, samples.files, samples.frame)
+    return {digest_of_names(samples.names): found} if samples.files else {}
+
+
+def _photos(names: Sequence[str], files: Sequence[Path], usual: Frame | None) -> Photos:
+    @functools.cache
+    def thumbnail(index: int, frame: Frame | None) -> bytes:
+        seen = frame or usual
+        if seen is None or not seen.fit:
+            return b""
+        try:
+            return _jpeg(_framed(decode(files[index]), seen))
+        except (UserError, OSError):  # it was there when the run began
+            return b""
+
+    return Photos(names, (), thumbnail)
+
+
+def _framed(photo: Pixels, frame: Frame) -> Pixels:
+    """A photo as a network sees it, only smaller: all lengths alike."""
+    scale = LARGE / max(frame.height, frame.width)
+    height, width = (max(1, round(side * scale)) for side in (frame.height, frame.width))
+    fit = cast(Literal["stretch", "crop", "pad"], frame.fit)
+    # What is cut out is no smaller part than a tenth of a photo's side: nobody knows who wrote the number.
+    resize = min(round(frame.resize * scale), 10 * LARGE)
+    return Recipe((height, width), fit, resize).fitted(photo)
 
 
 @functools.cache
@@ -36,6 +75,10 @@ def _crops() -> ImageSet:
 
 
 @functools.cache
-def _thumbnail(index: int) -> bytes:
-    pixels = _crops().pixels[index : index + 1][0].transpose(1, 2, 0)[:, :, ::-1]
-    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
+def _thumbnail(index: int, frame: Frame | None) -> bytes:
+    return _jpeg(_crops().pixels[index : index + 1][0].transpose(1, 2, 0))
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    """uint8[H,W,3] in RGB."""
+    return bytes(cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])

@@ -13,6 +13,7 @@ from trtgate.compare import (
 )
 from trtgate.compared import report_to_json as compared_to_json
 from trtgate.records import EngineRecord, Key
+from trtgate.samples import Samples
 from trtgate.stack import changed_fields, steady
 from trtgate.verdict.outcome import Verdict
 
@@ -48,13 +49,15 @@ class AbResult:
 
 @dataclass(frozen=True)
 class AbReport:
-    """A whole run: the comparison of all engines, what was left out on both sides and why, and each engine's facts."""
+    """A whole run: the comparison of all engines, what was left out on both sides and why, and each engine's facts;
+    `given` are the samples of each model."""
 
     stacks: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
     results: tuple[AbResult, ...]
     missing: Mapping[Key, Verdict] = field(default_factory=dict)
     added: tuple[Key, ...] = ()
+    given: tuple[Samples, ...] = ()
 
     @property
     def report(self) -> Report:

@@ -25,6 +25,7 @@ from trtgate.engines import backend
 from trtgate.kinds import Device
 from trtgate.measure.remote import SIDES, Place, as_place, workers
 from trtgate.progress import Progress
+from trtgate.samples import Samples
 from trtgate.settings import Settings
 from trtgate.workbench import Workbench
 
@@ -57,6 +58,7 @@ def run_ab(
     with workers(places) as both:
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []
+    samples: dict[str, Samples] = {}
     missing = {
         (name, text, size): missing_verdict(name, text, why, settings.expectations)
         for name in settings.models
@@ -80,6 +82,7 @@ def run_ab(
                         with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
                             both = running.enter_context(workers(places, count, shared))
                         try:
+                            samples[name] = bench.samples("evaluation")
                             racing = _Sides(bench, both, Path(folder), schedule, progress)
                             results += racing.race(spec, builds)
                         except LostEngine as error:
@@ -98,4 +101,5 @@ def run_ab(
         tuple(replace(each, comparison=found) for each, found in zip(results, corrected, strict=True)),
         missing,
         tuple(added),
+        tuple(samples.values()),
     )

@@ -137,7 +137,10 @@ class _Sides:
         answers = self._answers(found, alike, facts, expectation, self._bench.graphs.kept_in_float(spec))
         if _same(outputs):
             answers = tuple(map(judge.same_as_before, answers))
-        answers += self._kept(outputs, expectation)
+        summaries = self._summaries(outputs)
+        if summaries:
+            kept = decide_all_scores(summaries["old"], summaries["new"], expectation)
+            answers += (replace(kept, metric=ANSWERS),)
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -155,12 +158,16 @@ class _Sides:
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
-            samples={side: self._answering(records[side], outputs[side]) for side in SIDES},
+            samples={side: self._answering(records[side], outputs[side], summaries.get(side, [])) for side in SIDES},
         )
 
-    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> Sequence[EngineRecord]:
+    def _answering(
+        self, records: Sequence[EngineRecord], outputs: Sequence[Outputs], summaries: Sequence[Mapping[str, Any]]
+    ) -> Sequence[EngineRecord]:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
         task = self._bench.task
+        if summaries:
+            return [replace(each, scores=summaries[index % len(summaries)]) for index, each in enumerate(records)]
         if not self._bench.weights.trained or not isinstance(task, Classification):
             return records
         reference = self._bench.outputs(self._bench.reference)
@@ -276,17 +283,16 @@ class _Sides:
             ]
         return tuple(verdicts)
 
-    def _kept(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> tuple[Verdict, ...]:
-        """Whether the new side lost something that the old one had, by any task but classification: every build of the
-        one against those of the other."""
+    def _summaries(self, outputs: Mapping[str, Sequence[Outputs]]) -> dict[str, list[Mapping[str, Any]]]:
+        """What each side's builds keep of their answers, by any task but classification: whether something was lost is
+        decided on that."""
         bench, task = self._bench, self._bench.task
         if isinstance(task, Classification) or bench.unsteady:
-            return ()
+            return {}
         reference = bench.outputs(bench.reference)
-        old, new = (
-            [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
-        )
-        return (replace(decide_all_scores(old, new, expectation), metric=ANSWERS),)
+        return {
+            side: [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
+        }
 
     def _notes(
         self,

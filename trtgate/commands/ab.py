@@ -58,4 +58,4 @@ def _run(options: argparse.Namespace) -> int:
     )
     status = exit_status(verdict.outcome for verdict in report.report.verdicts())
     named = comparison_verdicts(report.report)
-    return show(options, ab_page(report, photos(options)), status, ab_to_json(report), named)
+    return show(options, ab_page(report, photos(options, report.given)), status, ab_to_json(report), named)

@@ -13,10 +13,11 @@ from trtgate.kinds import UserError
 from trtgate.options import read_settings
 from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
-from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
+from trtgate.report.photos import Photos
+from trtgate.samples import Samples
 from trtgate.settings import Settings
-from trtgate.thumbnails import shipped_photos
+from trtgate.thumbnails import own_photos, shipped_photos
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
 
@@ -94,6 +95,9 @@ def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
     return True
 
 
-def photos(options: argparse.Namespace) -> Mapping[str, Photos]:
-    """Photos for the report that shows some."""
-    return shipped_photos() if options.html else {}
+def photos(options: argparse.Namespace, own: Sequence[Samples] = ()) -> Mapping[str, Photos]:
+    """Photos for the report that shows some: the shipped ones, and a run's `own`."""
+    found = dict(shipped_photos() if options.html else {})
+    for each in own:
+        found |= own_photos(each)
+    return found

@@ -26,12 +26,13 @@ from trtgate.measure.spread import PROCESSES, unfinished_file
 from trtgate.options import read_settings
 from trtgate.plugin.course import Course
 from trtgate.records import EngineRecord, SessionRecord
-from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
 from trtgate.report.pages import run_page, run_verdicts
+from trtgate.report.photos import Photos
+from trtgate.samples import Samples
 from trtgate.settings import Settings
 from trtgate.stack import stack
-from trtgate.thumbnails import shipped_photos
+from trtgate.thumbnails import own_photos, shipped_photos
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 
@@ -57,6 +58,7 @@ class Gate:
         self.unwritten = ""
         # Whether the exit status is made, and whether the tables are begun.
         self.ended = self.shown = False
+        self._photos: dict[str, Photos] = {}
         self._report: Report | None = None
         self._settings: Settings | None = None
         self._stack: dict[str, Any] | None = None
@@ -118,6 +120,10 @@ class Gate:
     def note(self, model: str, engine: str, **facts: Any) -> None:
         """Keep facts of an engine that are no part of its race: fields of its record."""
         self._facts.setdefault((model, engine), {}).update(facts)
+
+    def note_samples(self, samples: Samples) -> None:
+        """Remember where the photos are that a report may show."""
+        self._photos.update(own_photos(samples))
 
     @property
     def records(self) -> dict[tuple[str, str, int], EngineRecord]:
@@ -209,7 +215,7 @@ class Gate:
     def page(self) -> Page:
         """All that is to be read of this run; with photos where it is for --html, since those take a second."""
         report, mine = self.report(), self.as_session()
-        photos: Mapping[str, Photos] = shipped_photos() if self.config.getoption("html") else {}
+        photos = {**shipped_photos(), **self._photos} if self.config.getoption("html") else {}
         return run_page(
             list(self.records.values()),
             self.verdicts,

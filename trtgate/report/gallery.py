@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trtgate.compare import Samples
 from trtgate.records import EngineRecord
+from trtgate.report.disagreements import galleries
 from trtgate.report.page import Cell, Column, Gallery, Picture, Section
+from trtgate.report.photos import Photos
 from trtgate.verdict.answers import Answers
 
 # Of a model; those that most engines disagree on come first.
@@ -18,15 +20,6 @@ SHOWN = 24
 ENGINES_SHOWN = 6
 # Weights whose classes are those of the photos; a file of the user's own may have others.
 NAMED = frozenset({"torchvision", "package"})
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Samples at hand: their names, those of the classes (empty: unknown), and a small JPEG of each."""
-
-    names: Sequence[str]
-    classes: Sequence[str]
-    thumbnail: Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,19 @@ class _Said:
 
 
 def gallery(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]:
-    """One gallery for each model; `photos` by the digest of their names, as the answers have it."""
+    """One section for each model; `photos` by the digest of their names, as the answers have it."""
+    drawn = galleries(samples, photos)
+    return [
+        *_classified(samples, photos),
+        *(Section(f"{TITLE}: {model}", tuple(some), folded=True) for model, some in drawn.items()),
+    ]
+
+
+TITLE = "answers that differ"
+
+
+def _classified(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]:
+    """What classifiers answered."""
     groups: dict[tuple[str, str], list[_Said]] = {}
     named: dict[str, bool] = {}
     for key, records in samples.new.items():
@@ -62,7 +67,7 @@ def gallery(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]:
             at_hand = replace(at_hand, classes=())
         shown = _gallery(model, group, at_hand)
         if shown.pictures:
-            found.append(Section(f"answers that differ: {model}", (shown,), folded=True))
+            found.append(Section(f"{TITLE}: {model}", (shown,), folded=True))
     return found
 
 
@@ -84,7 +89,7 @@ def _gallery(model: str, group: Sequence[_Said], photos: Photos | None) -> Galle
     )
     names = ["engine", "reference", *(["this run"] if alone else ["old", "new"])]
     columns = tuple(Column(name, text=True) for name in names)
-    return Gallery(model, about, columns, pictures)
+    return Gallery("", about, columns, pictures)
 
 
 def _differ(said: _Said) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -106,7 +111,7 @@ def _picture(index: int, group: Sequence[_Said], photos: Photos | None) -> Pictu
         row += [Cell("-") if side is None else _answer(side, index, photos) for side in sides]
         rows.append(tuple(row))
     name = photos.names[index] if photos else f"sample {index + 1}"
-    return Picture(name, photos.thumbnail(index) if photos else b"", tuple(rows))
+    return Picture(name, photos.thumbnail(index, None) if photos else b"", tuple(rows))
 
 
 def _answer(side: Answers, index: int, photos: Photos | None) -> Cell:

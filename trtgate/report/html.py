@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 from pathlib import Path
 
 import jinja2
 
-from trtgate.report import svg
-from trtgate.report.page import Bars, Gallery, Notes, Page, Plot, Room, Table, failed, fitting
+from trtgate.report import drawings, svg
+from trtgate.report.page import Bars, Boxes, Gallery, Masks, Notes, Page, Plot, Room, Table, failed, fitting
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -19,14 +18,21 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["jpeg"] = lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-    kinds = {"table": Table, "notes": Notes, "plot": Plot, "bars": Bars, "gallery": Gallery}
+    environment.filters["jpeg"] = drawings.jpeg_link
+    kinds = {
+        **{"table": Table, "notes": Notes, "plot": Plot, "bars": Bars, "gallery": Gallery},
+        **{"boxes": Boxes, "masks": Masks},
+    }
     for name, kind in kinds.items():
         environment.tests[name] = lambda part, kind=kind: isinstance(part, kind)
     environment.globals.update(
         plot_svg=svg.plot_svg,
         bars_svg=svg.bars_svg,
         legend=svg.legend,
+        boxes_svg=drawings.boxes_svg,
+        boxes_legend=drawings.boxes_legend,
+        mask_svg=drawings.mask_svg,
+        masks_legend=drawings.masks_legend,
         failed=failed,
         fitting=lambda parts: fitting(parts, Room.DOCUMENT),
     )

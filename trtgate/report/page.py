@@ -146,12 +146,67 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box in shares of the picture that it lies on, and the number by which it is told; empty for none."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The boxes of one side."""
+
+    label: str
+    role: Role
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes over a small photo, b"" for none; the first ones below the others. `aspect` is width over height, `about`
+    what is to be seen, for those who cannot."""
+
+    about: str
+    aspect: float
+    jpeg: bytes
+    outlines: tuple[Outlines, ...]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Coarse cells, row by row: the number of each one's class among those of the picture, or -1 for what lies behind;
+    and `marks` that say how much of each is to be pointed out, from 0 to 2."""
+
+    label: str
+    cells: tuple[tuple[int, ...], ...]
+    marks: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A small photo, b"" for none, beside masks of one `aspect`; `classes` are what numbers in them stand for."""
+
+    about: str
+    name: str
+    aspect: float
+    jpeg: bytes
+    masks: tuple[Mask, ...]
+    classes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A sample and what was answered: `jpeg` is a small photo, b"" where none is at hand."""
+    """A sample and what was answered: `jpeg` is a small photo, b"" where none is at hand or where there is a drawing of
+    the answers."""
 
     name: str
     jpeg: bytes
     rows: tuple[tuple[Cell, ...], ...]
+    drawing: Boxes | Masks | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from trtgate.compare import AGREEMENT, Change, Comparison, Report, Samples
 from trtgate.fleet import Fleet
 from trtgate.records import EngineRecord, name_of
 from trtgate.report.charts import change_chart, engine_parts, speedup_chart
-from trtgate.report.gallery import Photos, gallery
+from trtgate.report.gallery import gallery
 from trtgate.report.page import Cell, Column, Headline, Notes, Page, Part, Room, Section, Table, cells
+from trtgate.report.photos import Photos
 from trtgate.report.words import (
     MARK,
     agreement_cell,

@@ -69,7 +69,7 @@ def plot_svg(plot: Plot, name: str) -> Markup:
         inner += _y_axis(y, x)
     inner += _marks(plot.marks, x, y)
     inner += [_line(line, index, x, y) for index, line in enumerate(plot.lines)]
-    return _svg(plot.title, plot.about, name, HEIGHT, inner)
+    return drawing(plot.title, plot.about, name, HEIGHT, inner)
 
 
 def legend(plot: Plot) -> Markup:
@@ -102,33 +102,38 @@ def bars_svg(bars: Bars, name: str) -> Markup:
     zero = x.at(bars.base)
     for bar, at in rows:
         inner += _bar(bar, x, at, zero, lines, interval=bars.interval)
-    return _svg(bars.title, bars.about, name, bottom + BOTTOM, inner)
+    return drawing(bars.title, bars.about, name, bottom + BOTTOM, inner)
 
 
 def _bar(bar: Bar, x: _Scale, at: float, zero: float, lines: int, *, interval: bool) -> Iterable[Markup]:
     short = bar.label if len(bar.label) <= LETTERS else bar.label[: LETTERS - 1] + "…"
-    label = _n(at - 10 - (lines - 1) * LINE)
+    label = number(at - 10 - (lines - 1) * LINE)
     yield Markup('<text x="{}" y="{}">{}<title>{}</title></text>').format(RIGHT, label, short, bar.label)
     colour = (FAILED.get(bar.outcome) if bar.outcome else None) or (bar.role.value if bar.role else "new")
     place = x.at(bar.value)
     middle = at + 1
-    yield Markup('<path class="base" d="M{} {}v12"/>').format(_n(zero), _n(middle - 6))
+    yield Markup('<path class="base" d="M{} {}v12"/>').format(number(zero), number(middle - 6))
     if not interval:
         yield Markup('<rect class="{}" x="{}" y="{}" width="{}" height="10" data-value="{}"/>').format(
-            colour, _n(min(zero, place)), _n(middle - 5), _n(max(abs(place - zero), 1)), repr(bar.value)
+            colour, number(min(zero, place)), number(middle - 5), number(max(abs(place - zero), 1)), repr(bar.value)
         )
     if bar.low is not None and bar.high is not None:
         yield Markup('<path class="interval {}" d="M{} {}H{}m0 -4v8M{} {}v8"/>').format(
-            colour, _n(x.at(bar.low)), _n(middle), _n(x.at(bar.high)), _n(x.at(bar.low)), _n(middle - 4)
+            colour,
+            number(x.at(bar.low)),
+            number(middle),
+            number(x.at(bar.high)),
+            number(x.at(bar.low)),
+            number(middle - 4),
         )
     if interval:
         yield Markup('<circle class="{}" cx="{}" cy="{}" r="4" data-value="{}"/>').format(
-            colour, _n(place), _n(middle), repr(bar.value)
+            colour, number(place), number(middle), repr(bar.value)
         )
     if bar.limit is not None:
-        yield Markup('<path class="limit" d="M{} {}v14"/>').format(_n(x.at(bar.limit)), _n(middle - 6))
+        yield Markup('<path class="limit" d="M{} {}v14"/>').format(number(x.at(bar.limit)), number(middle - 6))
     yield Markup('<text class="value" x="{}" y="{}">{}</text>').format(
-        WIDTH - RIGHT, _n(at - 10 if bar.label else at + 5), bar.text
+        WIDTH - RIGHT, number(at - 10 if bar.label else at + 5), bar.text
     )
 
 
@@ -175,24 +180,28 @@ class _Scale:
 
 def _x_axis(x: _Scale, at: float) -> Iterable[Markup]:
     start, end = x.ends
-    yield Markup('<path class="axis" d="M{} {}H{}"/>').format(_n(start), _n(at), _n(end))
+    yield Markup('<path class="axis" d="M{} {}H{}"/>').format(number(start), number(at), number(end))
     labels = x.labels()
     for index, (value, text) in enumerate(labels):
         place = x.at(value)
         # The outer ones would stick out of the drawing.
         anchor = "start" if place < start + 14 else "end" if place > end - 14 and index == len(labels) - 1 else "middle"
-        yield Markup('<path class="axis" d="M{} {}v4"/>').format(_n(place), _n(at))
-        yield Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_n(place), _n(at + 16), anchor, text)
+        yield Markup('<path class="axis" d="M{} {}v4"/>').format(number(place), number(at))
+        yield Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            number(place), number(at + 16), anchor, text
+        )
     yield Markup('<text class="quiet" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-        _n((start + end) / 2), _n(at + 31), x.axis.title
+        number((start + end) / 2), number(at + 31), x.axis.title
     )
 
 
 def _y_axis(y: _Scale, x: _Scale) -> Iterable[Markup]:
     for value, text in y.labels(4):
         at = y.at(value)
-        yield Markup('<path class="grid" d="M{} {}H{}"/>').format(_n(x.ends[0]), _n(at), _n(x.ends[1]))
-        yield Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_n(x.ends[0] - 5), _n(at + 4), text)
+        yield Markup('<path class="grid" d="M{} {}H{}"/>').format(number(x.ends[0]), number(at), number(x.ends[1]))
+        yield Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
+            number(x.ends[0] - 5), number(at + 4), text
+        )
 
 
 def _marks(marks: Sequence[Mark], x: _Scale, y: _Scale) -> Iterable[Markup]:
@@ -201,26 +210,26 @@ def _marks(marks: Sequence[Mark], x: _Scale, y: _Scale) -> Iterable[Markup]:
     for mark, label in zip(across, places, strict=True):
         at, end = y.at(mark.at), x.ends[1]
         yield Markup('<path class="{}" d="M{} {}H{}L{} {}" data-value="{}"/>').format(
-            mark.role.value, _n(x.ends[0]), _n(at), _n(end), _n(end + 8), _n(label), repr(mark.at)
+            mark.role.value, number(x.ends[0]), number(at), number(end), number(end + 8), number(label), repr(mark.at)
         )
-        yield Markup('<text x="{}" y="{}">{}</text>').format(_n(end + 10), _n(label + 4), mark.label)
+        yield Markup('<text x="{}" y="{}">{}</text>').format(number(end + 10), number(label + 4), mark.label)
     for mark in marks:
         if mark.vertical:
             yield Markup('<path class="{}" d="M{} {}V{}"><title>{}</title></path>').format(
-                mark.role.value, _n(x.at(mark.at)), TOP, HEIGHT - BOTTOM, mark.label
+                mark.role.value, number(x.at(mark.at)), TOP, HEIGHT - BOTTOM, mark.label
             )
 
 
 def _line(line: Line, index: int, x: _Scale, y: _Scale) -> Markup:
     colour = _colour(line, index)
-    places = [(_n(x.at(px)), _n(y.at(py))) for px, py in line.points]
+    places = [(number(x.at(px)), number(y.at(py))) for px, py in line.points]
     if line.style == "dots":
         return Markup("").join(
             Markup('<circle class="{}" cx="{}" cy="{}" r="3.5"/>').format(colour, px, py) for px, py in places
         )
     path = "M" + "L".join(f"{px} {py}" for px, py in places)
     if line.style == "area" and places:
-        floor = _n(y.at(0.0))
+        floor = number(y.at(0.0))
         path += f"L{places[-1][0]} {floor}L{places[0][0]} {floor}Z"
         return Markup('<path class="area {}" d="{}"/>').format(colour, path)
     title = Markup("<title>{}</title>").format(line.label)
@@ -236,13 +245,14 @@ def _colour(line: Line, index: int) -> str:
     return line.role.value if line.role else f"c{index % COLOURS}"
 
 
-def _n(value: float) -> str:
+def number(value: float) -> str:
     """A coordinate, as short as it can be."""
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _svg(title: str, about: str, name: str, height: float, inner: Iterable[Markup]) -> Markup:
+def drawing(title: str, about: str, name: str, height: float, inner: Iterable[Markup]) -> Markup:
+    """A drawing of WIDTH by `height`; `name` is one of its own in the document."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">'
         '<title id="{}-t">{}</title><desc id="{}-d">{}</desc>{}</svg>'
-    ).format(WIDTH, _n(height), name, name, name, title, name, about, Markup("").join(inner))
+    ).format(WIDTH, number(height), name, name, name, title, name, about, Markup("").join(inner))

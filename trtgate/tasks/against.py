@@ -10,7 +10,9 @@ from typing import Any
 from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
-from trtgate.tasks.detection import boxes_again, boxes_from_json
+from trtgate.tasks.detection import Detection, Detections, boxes_again, boxes_from_json, pictured_boxes
+from trtgate.tasks.pictures import Pictured
+from trtgate.tasks.segmentation import Segmentation, SmallMap, pictured_maps
 from trtgate.tasks.sketch import compare_sketches, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -61,6 +63,20 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     sketches_in(kept.get("sketch", {}))
     if "boxes" in kept:
         boxes_from_json(kept["boxes"])
+    pictures_in(summary)
+
+
+def pictures_in(summary: Mapping[str, Any]) -> Pictured[Detections] | Pictured[SmallMap] | None:
+    """What a summary kept to be shown; None for nothing. Raises one of `fields.DAMAGED` for what no session writes."""
+    values = summary.get("kept", {}).get("pictures")
+    if values is None:
+        return None
+    given, n = fields.table("pictures", values), fields.batch("n", summary["n"])
+    if summary["task"] == Detection.name:
+        return pictured_boxes(given, n)
+    if summary["task"] == Segmentation.name:
+        return pictured_maps(given, n)
+    raise ValueError(f"the task {summary['task']} has no pictures")
 
 
 def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Verdict:

@@ -32,6 +32,7 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
+from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
@@ -40,6 +41,8 @@ from trtgate.verdict.shares import share_bounds, size_of
 
 # Boxes overlap by this much or are not the same one (PASCAL VOC).
 SAME_BOX = 0.5
+# Below this a box that was found again is told to have moved (COCO's strict threshold).
+MOVED = 0.75
 # COCO's thresholds of overlap.
 OVERLAPS = tuple(0.5 + 0.05 * index for index in range(10))
 
@@ -59,8 +62,11 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Those that are as sure as that, or of which nobody knows how sure they are."""
-        kept = ~(self.scores < score)
-        return Detections(self.boxes[kept], self.scores[kept], self.labels[kept])
+        return self.at(~(self.scores < score))
+
+    def at(self, chosen: Any) -> Detections:
+        """Those of some indices, or where a mask holds."""
+        return Detections(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
 
 
 Decode = Callable[[Tensors], Detections]
@@ -158,11 +164,13 @@ class Detection:
                 )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
-        found, clusters, examples = [], [], []
+        found, clusters, examples, off = [], [], [], []
         for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
-            hits, extra = matched(wanted, mine)
+            pairs = paired(wanted, mine)
+            hits, extra = pairs.hits, len(pairs.extra)
             found += [*hits, *[False] * extra]
             clusters += [index] * (len(hits) + extra)
+            off.append(pairs.off)
             if extra or not all(hits):
                 examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
         scores = [_share(found, clusters)] if found else []
@@ -185,7 +193,7 @@ class Detection:
             (),
             same_bits(reference, got),
             tuple(examples),
-            kept_of(reference, got, samples),
+            {**kept_of(reference, got, samples), "pictures": _pictures(samples, off, theirs, ours)},
             samples.doubt,
             tuple(unmeasured),
         )
@@ -253,17 +261,56 @@ def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDAr
     return found
 
 
-def matched(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> tuple[list[bool], int]:
-    """Which of the wanted detections there are among mine, the surest first, and how many of mine are none of them."""
+@dataclass(frozen=True)
+class Pairs:
+    """Which detections of two sides are the same: of each wanted one its index among the others and their overlap, or
+    None; the wanted ones, and what is `extra` on the other side, by their indices, the surest first."""
+
+    found: Mapping[int, tuple[int, float] | None]
+    extra: tuple[int, ...]
+
+    @property
+    def hits(self) -> list[bool]:
+        """Whether each wanted one was found."""
+        return [each is not None for each in self.found.values()]
+
+    @property
+    def lost(self) -> list[int]:
+        """The wanted ones that were not found."""
+        return [index for index, each in self.found.items() if each is None]
+
+    @property
+    def moved(self) -> list[int]:
+        """The wanted ones that were found, but not quite where they are."""
+        return [index for index, each in self.found.items() if each is not None and each[1] < MOVED]
+
+    @property
+    def off(self) -> float:
+        """How far the sides lie apart: the detections that only one has, and the part of those moved that is not
+        shared."""
+        moved = sum(1 - each[1] for each in self.found.values() if each is not None and each[1] < MOVED)
+        return len(self.lost) + len(self.extra) + moved
+
+
+def paired(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> Pairs:
+    """Which of the wanted detections there are among mine, the surest choosing first."""
     taken = np.zeros(len(mine.boxes), bool)
     table = overlaps(wanted.boxes, mine.boxes)
-    hits = []
-    for index in np.argsort(-wanted.scores, kind="stable"):
+    found: dict[int, tuple[int, float] | None] = {}
+    for index in np.argsort(-wanted.scores, kind="stable").tolist():
         fits = (~taken) & (mine.labels == wanted.labels[index]) & (table[index] >= overlap)
-        hits.append(bool(fits.any()))
-        if fits.any():
-            taken[int(np.argmax(np.where(fits, table[index], -1)))] = True
-    return hits, int(np.sum(~taken))
+        best = int(np.argmax(np.where(fits, table[index], -1))) if fits.any() else None
+        found[index] = None if best is None else (best, float(table[index, best]))
+        if best is not None:
+            taken[best] = True
+    order = np.argsort(-mine.scores, kind="stable")
+    return Pairs(found, tuple(int(index) for index in order if not taken[index]))
+
+
+def matched(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> tuple[list[bool], int]:
+    """Which of the wanted detections there are among mine, the surest first, and how many of mine are none of them."""
+    pairs = paired(wanted, mine, overlap)
+    return pairs.hits, len(pairs.extra)
 
 
 def mean_average_precision(truth: Sequence[Detections], found: Sequence[Detections]) -> float:
@@ -325,6 +372,50 @@ def boxes_from_json(values: Mapping[str, Any]) -> list[Detections]:
 
 
 LARGEST_LABEL = 2.0**62
+
+# Of one sample's to be shown, what differs first: more than can be told apart in a small picture.
+MOST_SHOWN = 100
+
+
+def _pictures(
+    samples: Samples, off: Sequence[float], theirs: Sequence[Detections], ours: Sequence[Detections]
+) -> dict[str, Any]:
+    """The boxes of the worst samples as JSON values; the inverse of `pictured_boxes`."""
+    chosen = furthest(off)
+    shown = [_shown(theirs[index], ours[index]) for index in chosen]
+    sides = zip(*shown, strict=True) if shown else ([], [])
+    boxes = {name: boxes_to_json(side) if shown else {} for name, side in zip(SIDES, sides, strict=True)}
+    return {**header_to_json(samples, off, chosen), **boxes}
+
+
+SIDES = ("reference", "engine")
+
+
+def _shown(wanted: Detections, mine: Detections) -> tuple[Detections, Detections]:
+    """As many of either side as can be shown, pairs left together: so they are matched again as they are here."""
+    pairs = paired(wanted, mine)
+    lost, extra = pairs.lost[:MOST_SHOWN], list(pairs.extra[:MOST_SHOWN])
+    both = [(index, each[0]) for index, each in pairs.found.items() if each is not None]
+    both.sort(key=lambda pair: pair[0] not in pairs.moved)
+    room = MOST_SHOWN - max(len(lost), len(extra))
+    return (
+        wanted.at([*lost, *(index for index, _ in both[:room])]),
+        mine.at([*extra, *(index for _, index in both[:room])]),
+    )
+
+
+def pictured_boxes(values: Mapping[str, Any], n: int) -> Pictured[Detections]:
+    """The boxes of the worst of `n` samples. Raises one of `fields.DAMAGED` for anything that no session writes."""
+
+    def read(side: Mapping[str, Any], count: int) -> list[Detections]:
+        found = boxes_from_json(side)
+        if len(found) != count or any(len(each.scores) > MOST_SHOWN for each in found):
+            raise ValueError(f"pictures have boxes of each of their samples, {MOST_SHOWN} at most")
+        if not all(each.finite for each in found):
+            raise ValueError("boxes of pictures are finite")
+        return found
+
+    return from_json(values, n, read)
 
 
 def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
@@ -22,6 +25,7 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
+from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
@@ -103,10 +107,26 @@ class Segmentation:
             (),
             same_bits(reference, got),
             (*sizes, *examples),
-            kept_of(reference, got, samples),
+            {**kept_of(reference, got, samples), **self._pictures(reference, got, samples, shares)},
             samples.doubt,
             tuple(unmeasured),
         )
+
+    def _pictures(self, reference: Outputs, got: Outputs, samples: Samples, shares: Sequence[float]) -> dict[str, Any]:
+        """The small maps of the worst samples, as far as the answers are maps: the inverse of `pictured_maps`."""
+        off = [1 - each for each in shares]
+        chosen = furthest(off)
+        sides: tuple[list[SmallMap], list[SmallMap]] = ([], [])
+        for index in chosen:
+            wanted, mine = (self.classes(row[index][self.output]) for row in (reference, got))
+            if wanted.ndim != 2 or mine.ndim != 2 or not wanted.size or not mine.size:
+                return {}
+            both = wanted.shape == mine.shape
+            differs = wanted != mine if both else np.ones(mine.shape, bool)
+            sides[0].append(small_map(wanted, np.zeros(wanted.shape, bool)))
+            sides[1].append(small_map(mine, differs))
+        maps = {name: _to_json(side) if side else {} for name, side in zip(("reference", "engine"), sides, strict=True)}
+        return {"pictures": {**header_to_json(samples, off, chosen), **maps}}
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return found.decide(expectation, "agreement")
@@ -128,3 +148,56 @@ def mean_bounds(shares: list[float]) -> tuple[float, float]:
     mean = float(np.mean(shares))
     wide = student_t(len(shares) - 1) * float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
     return max(0.0, mean - wide), min(1.0, mean + wide)
+
+
+# Pixels of the longer side of a map that is kept: enough to see what is where, some KB a sample.
+LONGEST = 96
+# float32 holds whole numbers up to this.
+LARGEST_CLASS = 2**24
+
+
+@dataclass(frozen=True)
+class SmallMap:
+    """Classes of a sample in coarse cells: int64[h,w] the one in the middle of each, and how many of its pixels are
+    not the reference's: 0 for none, 1 for fewer than half, 2 for the rest."""
+
+    classes: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
+
+
+def small_map(classes: npt.NDArray[np.int64], differs: npt.NDArray[np.bool_]) -> SmallMap:
+    """A map of LONGEST cells at most of int64[H,W] and bool[H,W]."""
+    shape = [max(1, round(side * min(1.0, LONGEST / max(classes.shape)))) for side in classes.shape]
+    edges = [np.arange(cells + 1) * side // cells for cells, side in zip(shape, classes.shape, strict=True)]
+    middle = np.ix_(*((each[:-1] + each[1:]) // 2 for each in edges))
+    counts = np.add.reduceat(np.add.reduceat(differs.astype(np.int64), edges[0][:-1], 0), edges[1][:-1], 1)
+    areas = np.outer(*(np.diff(each) for each in edges))
+    marks = (counts > 0).astype(np.int64) + (2 * counts >= areas)
+    return SmallMap(np.clip(classes[middle], -LARGEST_CLASS, LARGEST_CLASS), np.where(counts > 0, marks, 0))
+
+
+def _to_json(maps: Sequence[SmallMap]) -> dict[str, Any]:
+    numbers = np.concatenate([part.reshape(-1) for each in maps for part in (each.classes, each.marks)])
+    return {"shapes": [list(each.classes.shape) for each in maps], "base64": fields.packed(numbers.astype(np.float64))}
+
+
+def pictured_maps(values: Mapping[str, Any], n: int) -> Pictured[SmallMap]:
+    """The maps of the worst of `n` samples. Raises one of `fields.DAMAGED` for anything that no session writes."""
+    return from_json(values, n, _maps)
+
+
+def _maps(side: Mapping[str, Any], count: int) -> list[SmallMap]:
+    shapes = fields.listed(fields.listed(fields.count))("shapes", side["shapes"])
+    if len(shapes) != count or any(len(each) != 2 or not 1 <= min(each) <= max(each) <= LONGEST for each in shapes):
+        raise ValueError(f"pictures have a map of each of their samples, from 1 to {LONGEST} cells wide and high")
+    sizes = [2 * height * width for height, width in shapes]
+    numbers = fields.unpacked("maps", base64.b64decode(side["base64"], validate=True), sum(sizes))
+    if not (np.isfinite(numbers).all() and (np.abs(numbers) <= LARGEST_CLASS).all()):
+        raise ValueError("maps hold classes")
+    found = []
+    for shape, part in zip(shapes, np.split(numbers.astype(np.int64), np.cumsum(sizes)[:-1]), strict=True):
+        classes, marks = part.reshape(2, *shape)
+        if not ((marks >= 0) & (marks <= 2)).all():
+            raise ValueError("marks of maps are 0, 1 or 2")
+        found.append(SmallMap(classes, marks))
+    return found

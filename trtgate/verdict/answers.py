@@ -31,6 +31,11 @@ MOST = 10_000_000
 MAX_DROP = 0.03
 
 
+def digest_of_names(names: Sequence[str]) -> str:
+    """What stands for the names of samples in their order."""
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Answers:
     """One engine's answers on N photos, as a session keeps them.
@@ -143,7 +148,7 @@ def answers_of(names: Sequence[str], reference: Logits, engine: Logits, clusters
     digest = hashlib.sha256(repr(engine.shape).encode())
     digest.update(np.ascontiguousarray(engine, "<f4").data)
     return Answers(
-        photos=hashlib.sha256("\0".join(names).encode()).hexdigest(),
+        photos=digest_of_names(names),
         digest=digest.hexdigest(),
         clusters=np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].astype(np.int64),
         reference=ranked_logits(reference).argmax(1),
