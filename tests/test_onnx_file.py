@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import helper
 from trtgate.compare import compare_records
 from trtgate.engines import available, backend, parse_spec
 from trtgate.engines.base import BuildRequest
+from trtgate.engines.onnxruntime import OnnxRuntimeEngine
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.kinds import EngineUnavailable, UserError
@@ -321,6 +323,26 @@ def test_samples_from_a_folder_of_arrays(tmp_path: Path) -> None:
 
 
 # Against another stack.
+
+
+def test_a_run_that_is_kept_asks_the_reference_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but its answers tells of a library that was replaced under the same version."""
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-fp32")
+
+    def first_answer(**changed: Any) -> float:
+        with Workbench("net.onnx", replace(settings, **changed)) as bench:
+            return float(next(iter(bench.outputs(bench.reference)[0].values())).ravel()[0])
+
+    sound = first_answer()
+    infer = OnnxRuntimeEngine.infer
+    monkeypatch.setattr(
+        OnnxRuntimeEngine, "infer", lambda self, inputs: {key: 1.5 * each for key, each in infer(self, inputs).items()}
+    )
+    assert first_answer() == sound, "a run that nothing rests on takes what is there"
+    assert first_answer(processes=2) == pytest.approx(1.5 * sound)
+    monkeypatch.undo()
+    assert first_answer(rebuild=True) == sound
 
 
 def kept(model: onnx.ModelProto, folder: Path, reference: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate import expectations
 from trtgate.__main__ import main
-from trtgate.records import EngineRecord, pack, unpack
+from trtgate.records import EngineRecord, pack, unpack, verdict_to_json
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
@@ -150,6 +150,28 @@ def test_new_sessions_whose_own_run_failed(capsys: pytest.CaptureFixture[str], f
     fault.check(status, text)
     assert status == 1
     assert "its own run failed" in text
+
+
+@pytest.mark.fault(
+    done="a run that ended with 7 (somebody else used the machine), saved and compared afterwards",
+    said="INVALID (disturbed): its own run failed: other processes used 1.4 of the cores",
+    status="7",
+    kept="the table",
+)
+def test_a_run_that_was_invalid_is_no_regression_afterwards(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    bad = Verdict(Outcome.INVALID, Reason.DISTURBED, "other processes used 1.4 of the cores")
+    summary = {"unfit": [bad.message], "decisions": [verdict_to_json(bad)]}
+    sessions("before", 1)
+    sessions("after", 6, summary=summary)
+    fault.check(*compared(capsys))
+    assert main(["compare", "after", "before"]) == 2, "and is no baseline"
+
+
+def test_a_failure_that_is_called_well_is_one_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    good = Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "bench/test_engines.py::test_plan failed")
+    sessions("before", 1)
+    sessions("after", 6, summary={"unfit": [good.message], "decisions": [verdict_to_json(good)]})
+    assert compared(capsys)[0] == 1
 
 
 @pytest.mark.parametrize("reason", ["the run was cut off", "--benchmark-only left the answers out"])

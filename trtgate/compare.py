@@ -407,10 +407,7 @@ def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dic
         own = [
             verdict for record in session.engines.values() for verdict in record.verdicts if verdict.outcome not in GOOD
         ]
-        told = {verdict.message for verdict in own}
-        own += [
-            Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, reason) for reason in session.unfit if reason not in told
-        ]
+        own += session.failures
         if own:
             verdict = worst(own)
             found[str(session.path)] = replace(verdict, message=f"its own run failed: {verdict.message}")

@@ -167,7 +167,7 @@ def _own_failure(session: SessionRecord) -> Verdict | None:
     """What was wrong with a session's own run as a whole."""
     if session.unfit:
         message = f"its own run failed: {'; '.join(session.unfit)}"
-        return Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, message)
+        return Verdict(worst(session.failures).outcome, Reason.OWN_RUN_FAILED, message)
     if session.partial:
         message = f"it did not judge everything: {'; '.join(session.partial)}"
         return Verdict(Outcome.INVALID, Reason.OWN_RUN_FAILED, message)

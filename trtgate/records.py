@@ -33,6 +33,7 @@ from trtgate.verdict.answers import Answers
 from trtgate.verdict.metrics import BY_NAME, Blocks, Numbers, Sample, numbers_of_processes
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import Floats, interval
+from trtgate.verdict.policy import GOOD
 
 KEY = "trtgate"
 # Raised when a field changes its meaning; readers refuse what is newer than they are. 1 had one field for each series,
@@ -191,7 +192,7 @@ def name_of(key: Key) -> str:
 @dataclass(frozen=True)
 class SessionRecord:
     """One saved session: `unfit` says what failed in its own run, `partial` what of the suite it left out, `open` what
-    could not be told.
+    could not be told; `verdicts` are those behind `unfit`, where it was saved with them.
 
     `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
     a comparison has to know beside expectations.toml.
@@ -209,6 +210,14 @@ class SessionRecord:
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def failures(self) -> list[Verdict]:
+        """What failed in its own run, of which an older version saved no more than a sentence."""
+        decided = [*self.verdicts, *(verdict for record in self.engines.values() for verdict in record.verdicts)]
+        known = {verdict.message: verdict for verdict in decided if verdict.outcome not in GOOD}
+        return [known.get(each, Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, each)) for each in self.unfit]
 
 
 def from_race(race: Race, model: str, engine: str, reference: str, batch: int, weights: str) -> EngineRecord:
@@ -561,6 +570,9 @@ def read_session(path: Path, *, layers: bool = True) -> SessionRecord:
             unfit=fields.listed(fields.text)("unfit", summary.get("unfit", [])),
             partial=fields.listed(fields.text)("partial", summary.get("partial", [])),
             open=fields.listed(fields.text)("open", summary.get("open", [])),
+            verdicts=fields.listed(lambda _, value: verdict_from_json(value))(
+                "decisions", summary.get("decisions", [])
+            ),
             digest=_digest(records),
             schema=newest,
             limits=fields.mapped(fields.table)("limits", summary.get("limits", {})),

@@ -15,7 +15,7 @@ import onnx
 from trtgate import images, judge
 from trtgate.build.cache import CachedFile, PlanCache, key_of
 from trtgate.build.graphs import Graphs
-from trtgate.build.plan import cached_calibration, cached_plan, processor
+from trtgate.build.plan import cached_calibration, cached_plan, processor, stack_key
 from trtgate.engines import available, backend
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.gpu import GpuEngine
@@ -362,6 +362,7 @@ class Workbench:
             "inputs": list(map(str, self.signature.inputs)),
             "images": self.samples("evaluation").digest,
             runtime: version_of(runtime),
+            "stack": stack_key(self.settings.device),
             **processor(self.settings.device, self.settings.threads),
             "batch": batch,
         }
@@ -369,7 +370,9 @@ class Workbench:
         def build(path: Path) -> None:
             save_tensors(path, self._engine_outputs(self.reference, batch))
 
-        return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build).path))
+        # What is kept of a run is what its own stack answered, whatever changed under the versions that it tells.
+        anew = self.settings.rebuild or self.settings.processes > 0
+        return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build, anew=anew).path))
 
     def not_finite(self, outputs: Tensors) -> tuple[str, ...]:
         """Which of the answers to the first batch hold NaN or infinity; of a user's file, where the reference has none,

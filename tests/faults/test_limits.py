@@ -158,7 +158,7 @@ def test_a_cached_plan_that_crashes(fault: Fault, tmp_path: Path, monkeypatch: p
     assert cached_plan(cache, "toy", spec, request, {}, SILENT)
     runtime.write_text(RUNTIME.format(build="pass", load="os.kill(os.getpid(), 11)"))
     assert cached_plan(cache, "toy", spec, request, {}, SILENT), "on this stack it ran: it is not tried each time"
-    monkeypatch.setattr("trtgate.build.plan._stack_key", lambda device: "0" * 64)
+    monkeypatch.setattr("trtgate.build.plan.stack_key", lambda device: "0" * 64)
     for _ in range(2):
         with pytest.raises(EngineUnavailable) as told:
             cached_plan(cache, "toy", spec, request, {}, SILENT)

@@ -112,7 +112,7 @@ def require_loadable(plan: CachedFile, spec: EngineSpec, request: BuildRequest) 
     Its key holds what it was built for, not every library and driver under it: one that was upgraded may crash on it.
     Raises EngineBroken when it does.
     """
-    met = plan.path.with_name(f"ran-on-{_stack_key(request.device)[:16]}")
+    met = plan.path.with_name(f"ran-on-{stack_key(request.device)[:16]}")
     if met.exists():
         return
     if plan.reused:
@@ -123,7 +123,8 @@ def require_loadable(plan: CachedFile, spec: EngineSpec, request: BuildRequest) 
 
 
 @functools.cache
-def _stack_key(device: Device) -> str:
+def stack_key(device: Device) -> str:
+    """Stands for everything that is known of what runs under a plan: versions, driver, kernel, processor."""
     return key_of(steady(stack(device=device)))
 
 

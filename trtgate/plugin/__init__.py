@@ -39,7 +39,7 @@ from trtgate.plugin.refusals import (
 )
 from trtgate.plugin.replay import properties
 from trtgate.processes import orderly_endings
-from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json
+from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json, verdict_to_json
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.pages import run_verdicts
@@ -207,10 +207,12 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         key = entry["extra_info"].get(KEY)
         if key:
             entry["extra_info"][KEY] = to_json(records[key["model"], key["engine"], key["batch"]])
+    unfit = gate.unfit()
     output_json[KEY] = {
         "schema": SCHEMA,
         "skipped": gate.skipped,
-        "unfit": gate.unfit(),
+        "unfit": [verdict.message for verdict in unfit],
+        "decisions": [verdict_to_json(verdict) for verdict in unfit],
         "partial": gate.course.partial(),
         "open": gate.open(),
     }

@@ -250,12 +250,15 @@ class Gate:
         files = [unfinished_file(self.settings, model) for model in self.settings.models]
         return [path for path in files if path.is_file()]
 
-    def unfit(self) -> list[str]:
+    def unfit(self) -> list[Verdict]:
         """Why this run must not become a baseline; empty if it may."""
         report = self.report()
         decided = [*self.verdicts, *(report.verdicts() if report else [])]
-        bad = [d.message for d in decided if d.outcome in {Outcome.REGRESSED, Outcome.INVALID}]
-        return bad + [f"{nodeid} failed" for nodeid in sorted(self.course.broken)]
+        failed = [
+            Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, f"{nodeid} failed")
+            for nodeid in sorted(self.course.broken)
+        ]
+        return [each for each in decided if each.outcome in {Outcome.REGRESSED, Outcome.INVALID}] + failed
 
     def open(self) -> list[str]:
         """What this run could not tell, on its own floors or against its baseline."""
