@@ -1,4 +1,7 @@
-"""What several commands share: their options, and how a report is shown and written."""
+"""What several commands share: their options, and how a report is shown and written.
+
+Commands that only read what was saved have this too: nothing here imports PyTorch or OpenCV until it is needed.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.kinds import UserError
-from trtgate.options import read_settings
 from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.gallery import Photos
 from trtgate.report.page import Page
 from trtgate.settings import Settings
-from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
 
@@ -26,6 +27,8 @@ STORAGE = Path(".benchmarks")
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
+    from trtgate.options import read_settings
+
     return read_settings(lambda name: getattr(options, name))
 
 
@@ -96,4 +99,8 @@ def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
 
 def photos(options: argparse.Namespace) -> Mapping[str, Photos]:
     """Photos for the report that shows some."""
-    return shipped_photos() if options.html else {}
+    if not options.html:
+        return {}
+    from trtgate.thumbnails import shipped_photos
+
+    return shipped_photos()

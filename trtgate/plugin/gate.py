@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trtgate.blog import BlogRow
 from trtgate.compare import (
     Comparison,
     Report,
@@ -37,6 +36,9 @@ from trtgate.suite import Test, tests_beside
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
+
+if TYPE_CHECKING:
+    from trtgate.blog import BlogRow
 
 
 class Gate:
