@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-# pytester drops what a run in this process imported first, and compiled modules cannot be loaded twice.
-import onnxruntime  # noqa: F401
-import otava.analysis  # noqa: F401
 import pytest
 import torch
-import torch._inductor.lowering
 
 from trtgate.engines import parse_spec
 from trtgate.graphs import export, half, quantize
@@ -43,6 +40,18 @@ def keep_to_a_core(worker: str) -> None:
 
 if WORKER := os.environ.pop("PYTEST_XDIST_WORKER", ""):
     keep_to_a_core(WORKER)
+
+
+def pytest_collection_finish() -> None:
+    """Where tests run: xdist's own process only hands them out."""
+    # pytester drops what a run in this process imported first, and compiled modules cannot be loaded twice.
+    import onnxruntime  # noqa: F401
+    import torch._inductor.lowering  # noqa: F401
+
+    # Every run that pytester makes collects garbage several times at its end, through a million objects of PyTorch's.
+    gc.collect()
+    gc.freeze()
+
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")

@@ -18,7 +18,7 @@ from trtgate.expectations import Expectation
 from trtgate.kinds import Block
 from trtgate.measure.race import NoMonitor, Schedule
 from trtgate.progress import SILENT
-from trtgate.verdict import Outcome
+from trtgate.verdict import Outcome, tails
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
@@ -103,6 +103,12 @@ def test_a_selftest_that_could_not_measure_says_so() -> None:
     assert result.status().outcome is Outcome.INVALID
 
 
+@pytest.fixture
+def rough_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds of tails from fewer draws: what a selftest writes and says is under test, not how sure it is."""
+    monkeypatch.setattr(tails, "DRAWS", 200)
+
+
 class Deaf(Toy):
     """One on which no slowdown shows."""
 
@@ -110,6 +116,7 @@ class Deaf(Toy):
         return super().slowed_block(batch, [0.0] * len(waits))
 
 
+@pytest.mark.usefixtures("rough_tails")
 @pytest.mark.parametrize(("monitor", "engine", "status"), [(Throttled, Toy, 7), (NoMonitor, Deaf, 1)])
 @pytest.mark.fault(
     done="`selftest --write` on a machine that cannot be measured on, or that misses the slowdown",
@@ -139,6 +146,7 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     assert expectations.read_text() == before
 
 
+@pytest.mark.usefixtures("rough_tails")
 @pytest.mark.parametrize("when", ["before", "while", "a folder"])
 @pytest.mark.fault(
     done="`selftest --write` on a disk that is full, or becomes so meanwhile; a folder in the place of FILE.tmp",

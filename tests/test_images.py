@@ -53,10 +53,11 @@ def test_equals_torchvisions_own_transform(how: Preprocessing) -> None:
 
 
 def test_gives_the_same_answers_as_torchvisions_own_transform(lite0: Workbench) -> None:
-    how = lite0.model.preprocessing
+    # Every third: all of them are held to each other's pixels above.
+    how, photos = lite0.model.preprocessing, PHOTOS[::3]
     with torch.inference_mode():
         mine, theirs = (
-            lite0.model.module(torch.from_numpy(np.stack([prepare(path, how) for path in PHOTOS]))).argmax(1)
+            lite0.model.module(torch.from_numpy(np.stack([prepare(path, how) for path in photos]))).argmax(1)
             for prepare in (ours, torchvisions)
         )
     assert mine.tolist() == theirs.tolist()

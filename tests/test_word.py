@@ -764,6 +764,22 @@ def test_names_that_standard_output_has_no_characters_for_are_escaped() -> None:
     assert "\\xf6penvino-int8" in done.stdout
 
 
+READ = """
+import sys
+from trtgate.__main__ import main
+assert main(["compare", "before", "after"]) == 0
+print({"torch", "torchvision", "cv2", "onnx", "onnxruntime", "openvino", "scipy", "jinja2"} & sys.modules.keys())
+"""
+
+
+def test_what_only_reads_sessions_imports_no_runtime() -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    done = in_a_process("-c", READ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 # Files that a command writes.
 
 OUTPUTS = [

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from trtgate.commands import (
-    ab,
-    bisect,
-    classify,
-    compare,
-    doctor,
-    plans,
-    promote,
-    report,
-    selftest,
-    sensitivity,
-    sessions,
-)
 from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
 from trtgate.files import path_mistake
@@ -28,7 +17,10 @@ from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
 
-COMMANDS = (doctor, sensitivity, selftest, sessions, compare, ab, bisect, promote, report, classify, plans)
+COMMANDS = (
+    *("doctor", "sensitivity", "selftest", "sessions", "compare", "ab", "bisect", "promote", "report", "classify"),
+    "plans",
+)
 # What a shell adds to the number of the signal that ended a command.
 SIGNALLED = 128
 
@@ -47,9 +39,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     logging.getLogger("trtgate").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m trtgate", description="Gates inference engines.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in COMMANDS:
-        command.add(commands)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Only what is asked for is imported: PyTorch takes seconds, and who reads saved sessions has no use for it.
+    for name in set(given[:1]).intersection(COMMANDS) or COMMANDS:
+        _module(name).add(commands)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
     cut = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:cut])
@@ -74,6 +67,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("trtgate: interrupted", file=sys.stderr)
         return SIGNALLED + signal.SIGINT
+
+
+def _module(name: str) -> Any:
+    """A command's module: `add` declares it."""
+    return importlib.import_module(f"trtgate.commands.{name}")
 
 
 if __name__ == "__main__":

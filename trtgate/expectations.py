@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtgate.engines import all_specs
 from trtgate.files import is_regular, write_synced
-from trtgate.graphs.quantize import QuantizeOptions
 from trtgate.kinds import PRECISIONS, EngineSpec, UserError
-from trtgate.models.loading import is_model, model_names
+from trtgate.models.names import is_model, model_names
 from trtgate.shipped import INSTALLED, shipped
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.metrics import BY_NAME, METRICS, Limits, Metric
@@ -26,6 +25,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from trtgate.graphs.quantize import QuantizeOptions
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 DEFAULT_PATH = shipped("bench") / "expectations.toml"
@@ -174,6 +176,8 @@ class Expectations:
 
     def quantize(self, model: str) -> QuantizeOptions:
         """How the INT8 graphs of `model` are made."""
+        from trtgate.graphs.quantize import QuantizeOptions
+
         sections = self.table.get("quantize", {})
         section = sections.get(model) or sections.get(_file_name(model), {})
         return QuantizeOptions(section.get("calibration", "minmax"), tuple(section.get("keep_float", ())))

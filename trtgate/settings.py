@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trtgate.engines import DEFAULT_ENGINES, parse_spec
 from trtgate.expectations import Expectations, read_expectations
 from trtgate.kinds import REFERENCE, Device, EngineSpec
-from trtgate.models.model_file import ModelFile
 from trtgate.stack import usable_threads
 from trtgate.tasks.classification import Classification
+
+if TYPE_CHECKING:
+    from trtgate.models.model_file import ModelFile
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 

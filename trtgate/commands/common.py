@@ -1,4 +1,7 @@
-"""What several commands share: their options, and how a report is shown and written."""
+"""What several commands share: their options, and how a report is shown and written.
+
+Commands that only read what was saved have this too: nothing here imports PyTorch or OpenCV until it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtgate.kinds import UserError
-from trtgate.options import read_settings
 from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.photos import Photos
-from trtgate.samples import Samples
 from trtgate.settings import Settings
-from trtgate.thumbnails import own_photos, shipped_photos
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
+
+if TYPE_CHECKING:
+    from trtgate.samples import Samples
 
 # The exit status where nothing was decided.
 MISTAKE = 2
@@ -27,6 +30,8 @@ STORAGE = Path(".benchmarks")
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
+    from trtgate.options import read_settings
+
     return read_settings(lambda name: getattr(options, name))
 
 
@@ -97,7 +102,11 @@ def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
 
 def photos(options: argparse.Namespace, own: Sequence[Samples] = ()) -> Mapping[str, Photos]:
     """Photos for the report that shows some: the shipped ones, and a run's `own`."""
-    found = dict(shipped_photos() if options.html else {})
+    if not options.html:
+        return {}
+    from trtgate.thumbnails import own_photos, shipped_photos
+
+    found = dict(shipped_photos())
     for each in own:
         found |= own_photos(each)
     return found

@@ -11,7 +11,21 @@ from trtgate.engines.base import Backend
 from trtgate.engines.probe import PROBE
 from trtgate.kinds import Availability, Device, EngineSpec, UserError
 
-BACKENDS = ("pytorch", "inductor", "onnxruntime", "openvino", "tensorrt")
+# Every engine that some backend can build somewhere, by what follows the backend's name in its id. Here, and not with
+# the backends: a runtime takes seconds to import, and who only reads of engines need not have it.
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    # "graph": in a CUDA graph; "fused": convolutions fused with what follows them, in a CUDA graph too.
+    "pytorch": (
+        *("fp32", "tf32", "fp16", "bf16"),
+        *("fp32-graph", "tf32-graph", "fp16-graph", "bf16-graph"),
+        "fp16-fused",
+    ),
+    "inductor": ("fp32", "fp16", "fp16-autotune", "fp16-aot"),
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "tf32", "fp16", "int8", "int8-calibrated"),
+}
+BACKENDS = tuple(ENGINES)
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 # What a run measures unless --engine says otherwise, in the order of the table.
@@ -45,7 +59,7 @@ def backend(name: str) -> Backend:
 
 def all_specs() -> tuple[EngineSpec, ...]:
     """Every engine that some backend can build somewhere."""
-    return tuple(spec for name in BACKENDS for spec in backend(name).specs)
+    return tuple(EngineSpec.parse(f"{name}-{each}") for name, built in ENGINES.items() for each in built)
 
 
 def parse_spec(text: str) -> EngineSpec:

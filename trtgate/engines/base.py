@@ -175,7 +175,6 @@ class Backend(ABC):
     """One runtime: what it can build, from which graph, and how its plans are loaded."""
 
     name: ClassVar[str]
-    specs: ClassVar[tuple[EngineSpec, ...]]
     # Whether `build` may be called in a process of its own, which has the graph but no model.
     builds_apart: ClassVar[bool] = False
 

@@ -227,12 +227,6 @@ def packaged(spec: EngineSpec) -> bool:
 
 class InductorBackend(Backend):
     name = "inductor"
-    specs = (
-        EngineSpec("inductor", "fp32"),
-        EngineSpec("inductor", "fp16"),
-        EngineSpec("inductor", "fp16", "autotune"),
-        EngineSpec("inductor", "fp16", "aot"),
-    )
 
     def plan_file(self, spec: EngineSpec) -> str | None:
         return "plan.pt2" if packaged(spec) else "plan.zip"

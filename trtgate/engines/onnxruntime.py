@@ -270,11 +270,6 @@ def _session_options(threads: int) -> Any:
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     builds_apart = True
-    specs = (
-        EngineSpec("onnxruntime", "fp32"),
-        EngineSpec("onnxruntime", "fp16"),
-        EngineSpec("onnxruntime", "int8"),
-    )
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
         return ("onnxruntime",)

@@ -86,7 +86,6 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
 class OpenVINOBackend(Backend):
     name = "openvino"
     builds_apart = True
-    specs = tuple(EngineSpec("openvino", precision) for precision in ("fp32", "bf16", "int8"))
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
         return ("openvino",)

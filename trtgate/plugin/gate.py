@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trtgate.blog import BlogRow
 from trtgate.compare import (
     Comparison,
     Report,
@@ -35,6 +34,9 @@ from trtgate.stack import stack
 from trtgate.thumbnails import own_photos, shipped_photos
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
+
+if TYPE_CHECKING:
+    from trtgate.blog import BlogRow
 
 
 class Gate:

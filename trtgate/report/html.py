@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from trtgate.report import drawings, svg
 from trtgate.report.page import Bars, Boxes, Gallery, Masks, Notes, Page, Plot, Room, Table, failed, fitting
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @functools.cache
 def _template() -> jinja2.Template:
+    import jinja2  # not on the way of who wants no report
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -6,10 +6,9 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtgate.ab.results import AbReport, SideFacts
-from trtgate.blog import BlogRow
 from trtgate.compare import AGREEMENT, Change, Comparison, Report, Samples
 from trtgate.fleet import Fleet
 from trtgate.records import EngineRecord, name_of
@@ -42,6 +41,9 @@ from trtgate.tasks.base import Score
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
+
+if TYPE_CHECKING:
+    from trtgate.blog import BlogRow
 
 WIDTH = 100
 # Names in one line of what is missing.

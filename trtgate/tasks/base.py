@@ -260,13 +260,17 @@ def modules_beside(folder: Path) -> Iterator[None]:
     folder = folder.resolve()
     own = _beside.setdefault(folder, {})
 
-    def here(name: str) -> bool:
-        top = name.partition(".")[0]
+    def here(top: str) -> bool:
         if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
             return False
         return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
 
-    hidden = {name: module for name, module in sys.modules.items() if here(name)}
+    def called_as_one_here() -> dict[str, ModuleType]:
+        # Asked of packages, some hundred, not of their thousands of modules: this is done at every call.
+        tops = {top for top in {name.partition(".")[0] for name in sys.modules} if here(top)}
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+
+    hidden = called_as_one_here()
     for name in hidden:
         del sys.modules[name]
     sys.modules.update(own)
@@ -277,7 +281,7 @@ def modules_beside(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
-        own.update({name: module for name, module in sys.modules.items() if here(name)})
+        own.update(called_as_one_here())
         for name in own:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)

@@ -33,7 +33,6 @@ from trtgate.nvml import has_tf32
 
 class TensorRTBackend(Backend):
     name = "tensorrt"
-    specs = tuple(RECIPES)
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
         return (*MODULES, "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
