@@ -186,6 +186,6 @@ def test_what_cannot_be_captured_runs_without_a_graph_and_says_so(plan: Path, mo
 def test_how_a_plan_runs_is_part_of_its_description(tmp_path: Path) -> None:
     maker, spec = backend("onnxruntime"), parse_spec("onnxruntime-fp16")
     request = BuildRequest(None, None, (1,), 1, "cuda")
-    runs = {"enable_cuda_graph": 1, "use_tf32": 1, "prefer_nhwc": 1}
+    runs = {"enable_cuda_graph": 1, "use_tf32": 1, "prefer_nhwc": 1, "fuse_conv_bias": 1}
     assert maker.build_options(spec, request)["runs_with"] == runs
     assert "runs_with" not in maker.build_options(parse_spec("onnxruntime-int8"), BuildRequest(None, None, (1,), 1))
