@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -25,6 +26,9 @@ from trtgate.workbench import Workbench
 
 from .faults.table import Fault
 
+# How loud the machine is must not decide a property.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
@@ -47,8 +51,6 @@ def pytest_collection_finish() -> None:
     """Where tests run: xdist's own process only hands them out."""
     # pytester drops what a run in this process imported first, and compiled modules cannot be loaded twice.
     import onnxruntime  # noqa: F401
-    import otava.analysis  # noqa: F401
-    import torch._inductor.lowering  # noqa: F401
 
     # Every run that pytester makes collects garbage several times at its end, through a million objects of PyTorch's.
     gc.collect()
