@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -24,6 +26,9 @@ from trtgate.workbench import Workbench
 
 from .faults.table import Fault
 
+# How loud the machine is must not decide a property.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 # What tests print is not for the summary of the job that runs them.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
@@ -46,7 +51,6 @@ def pytest_collection_finish() -> None:
     """Where tests run: xdist's own process only hands them out."""
     # pytester drops what a run in this process imported first, and compiled modules cannot be loaded twice.
     import onnxruntime  # noqa: F401
-    import torch._inductor.lowering  # noqa: F401
 
     # Every run that pytester makes collects garbage several times at its end, through a million objects of PyTorch's.
     gc.collect()
@@ -131,35 +135,44 @@ def untrained(name: str) -> Model:
     return Model(name, module, Preprocessing(), Weights("untrained", "", ""))
 
 
-@pytest.fixture(scope="session")
-def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ResNet-50's FP32 graph; where things stand in it does not depend on its weights."""
-    path = tmp_path_factory.mktemp("resnet50") / "fp32.onnx"
-    export.export(untrained("resnet50"), path)
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """The file, made by the first of the processes that want it."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = path.with_suffix(".tmp")
+            make(made)
+            made.rename(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def resnet50(plan_cache: Path) -> Path:
+    """ResNet-50's FP32 graph; where things stand in it does not depend on its weights."""
+    folder = plan_cache.with_name(f"{plan_cache.name}-resnet50")
+    folder.mkdir(exist_ok=True)
+    return made_once(folder / "fp32.onnx", lambda path: export.export(untrained("resnet50"), path))
 
 
 @pytest.fixture(scope="session")
 def resnet50_int8(resnet50: Path) -> Path:
     """Its symmetric INT8 graph, as TensorRT gets it."""
-    path = resnet50.with_name("int8.onnx")
-    photos = sample_crops("calibration", Preprocessing()).first(2)
-    ranges = quantize.measure_ranges(resnet50, photos, "minmax")
-    quantize.quantize(resnet50, path, "symmetric", ranges, sample=photos[0])
-    return path
+
+    def make(path: Path) -> None:
+        photos = sample_crops("calibration", Preprocessing()).first(2)
+        ranges = quantize.measure_ranges(resnet50, photos, "minmax")
+        quantize.quantize(resnet50, path, "symmetric", ranges, sample=photos[0])
+
+    return made_once(resnet50.with_name("int8.onnx"), make)
 
 
 @pytest.fixture(scope="session")
 def resnet50_int8_fp16(resnet50_int8: Path) -> Path:
     """The same with FP16 where nothing is quantised."""
-    path = resnet50_int8.with_name("int8-fp16.onnx")
-    half.convert(resnet50_int8, path)
-    return path
+    return made_once(resnet50_int8.with_name("int8-fp16.onnx"), lambda path: half.convert(resnet50_int8, path))
 
 
 @pytest.fixture(scope="session")
 def resnet50_fp16(resnet50: Path) -> Path:
     """Its FP16 graph."""
-    path = resnet50.with_name("fp16.onnx")
-    half.convert(resnet50, path)
-    return path
+    return made_once(resnet50.with_name("fp16.onnx"), lambda path: half.convert(resnet50, path))

@@ -63,14 +63,20 @@ def spoil(monkeypatch: pytest.MonkeyPatch, wrong: Wrong, more_than: int = 1) -> 
     ids=["sound", "negated", "in another order", "the last place", "nan"],
 )
 def test_a_runtime_that_is_wrong_in_batches_alone(
-    network: Any, batch: int, wrong: Wrong, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Any,
+    batch: int,
+    wrong: Wrong,
+    outcome: Outcome,
+    tmp_path: Path,
+    plan_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = networks.save(network(), tmp_path / "net.onnx")
     text = 'model = "net.onnx"\ntask = "classification"\n' if network is networks.classifier else 'model = "net.onnx"\n'
     (tmp_path / "net.toml").write_text(text)
     shape = [] if network is networks.classifier else ["--shape", "x=1x3x32x32"]
     spec = parse_spec("onnxruntime-fp32")
-    arguments = ["--model", str(path.with_suffix(".toml")), *shape, f"--engine={spec.id}"]
+    arguments = ["--model", str(path.with_suffix(".toml")), *shape, f"--engine={spec.id}", f"--plan-cache={plan_cache}"]
     settings = settings_of(tmp_path, *arguments, "--batch-size", "1", "--batch-size", str(batch))
     spoil(monkeypatch, wrong)
     with Workbench(settings.models[0], settings) as bench:

@@ -196,7 +196,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @given(worlds(), st.data(), st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_never_a_wrong_name_whatever_the_noise(world: World, data: st.DataObject, by_failing: bool) -> None:
     def noisy(world: World, asked: Compare) -> Relation:
         true = exactly(world, asked)

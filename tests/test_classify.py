@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from trtgate.__main__ import main
 from trtgate.commands.classify import Seen, classify_page, softmax
 from trtgate.engines import parse_spec
-from trtgate.measure.race import NoMonitor
+from trtgate.measure.race import SCHEDULES, NoMonitor
 from trtgate.report import terminal
 from trtgate.report.page import Table
 from trtgate.workbench import Workbench
@@ -54,6 +55,9 @@ def test_classes_above_ten_percent_are_shown_and_the_surest_always() -> None:
 def test_classify_command(
     plan_cache: Path, lite0: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A few calls a block: that a time is shown is under test, and each is of a tenth of a second.
+    few = replace(SCHEDULES["cpu"], block_iterations=2, lead_in_iterations=1, warm_up_iterations=2)
+    monkeypatch.setitem(SCHEDULES, "cpu", few)  # type: ignore[arg-type]  # a Mapping for everybody else
     # Who else uses this machine is not under test, and makes it race for up to twenty times as long.
     monkeypatch.setattr("trtgate.commands.classify.monitor_for", lambda device: NoMonitor)
     lite0.plan(parse_spec("onnxruntime-int8"))

@@ -183,16 +183,16 @@ def test_damaged_pretrained_weights_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_copy_of_published_weights_gets_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = torchvision_models.resnet50().state_dict()
+    weights = torchvision_models.mobilenet_v2().state_dict()
     torch.save(weights, tmp_path / "mine.pth")
     digest = file_digest(tmp_path / "mine.pth")
-    newer = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
+    newer = torchvision_models.MobileNet_V2_Weights.IMAGENET1K_V2
     real = newer.value
-    url = f"https://example.invalid/resnet50-{digest[:8]}.pth"
+    url = f"https://example.invalid/mobilenet_v2-{digest[:8]}.pth"
     monkeypatch.setattr(newer, "_value_", real.__class__(url, real.transforms, real.meta))
-    assert load_model("resnet50", tmp_path / "mine.pth").preprocessing.resize == 232
+    assert load_model("mobilenet_v2", tmp_path / "mine.pth").preprocessing.resize == 232
     torch.save(weights, tmp_path / "other.pth", pickle_protocol=3)
-    assert load_model("resnet50", tmp_path / "other.pth").preprocessing.resize == 256
+    assert load_model("mobilenet_v2", tmp_path / "other.pth").preprocessing.resize == 256
 
 
 CHECKPOINTS = {

@@ -33,7 +33,7 @@ CPU = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
 
 
 def settings_of(tmp_path: Path, *arguments: str) -> Settings:
-    """Settings as a command line gives them."""
+    """Settings as a command line gives them, with a plan cache in the folder unless they name one."""
     import argparse
 
     parser = argparse.ArgumentParser()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trtgate import plugin
-from trtgate.__main__ import COMMANDS
+from trtgate.__main__ import COMMANDS, command_of
 from trtgate.options import OPTIONS
 
 REFERENCE = (Path(__file__).resolve().parent.parent / "docs" / "reference.md").read_text()
@@ -52,7 +52,7 @@ def commands() -> Iterator[tuple[str, set[str]]]:
     """Every command with its options."""
     parsers = argparse.ArgumentParser().add_subparsers()
     for command in COMMANDS:
-        command.add(parsers)
+        command_of(command).add(parsers)
     for name, parser in parsers.choices.items():
         inner = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         for more, each in (inner[0] if inner else {"": parser}).items():

@@ -46,7 +46,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = st.sampled_from([((3, 40, 40), 8), ((7,), 5000), ((2, 5), 1), ((1000,), 40), ((3, 17, 5), 200)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, SHAPES)
 def test_a_sketch_keeps_the_norm(seed: int, given: tuple[tuple[int, ...], int]) -> None:
     arrays = normal(seed, *given)
@@ -57,7 +57,7 @@ def test_a_sketch_keeps_the_norm(seed: int, given: tuple[tuple[int, ...], int]) 
     assert found.sums.size <= max(SIZE, len(arrays))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, SHAPES, st.floats(-5, 110))
 def test_noise_is_estimated_within_a_decibel(seed: int, given: tuple[tuple[int, ...], int], decibels: float) -> None:
     arrays = normal(seed, *given)
@@ -68,7 +68,7 @@ def test_noise_is_estimated_within_a_decibel(seed: int, given: tuple[tuple[int, 
     assert value(arrays, other) == pytest.approx(decibels + 10 * np.log10(signal / exact), abs=1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, SHAPES)
 def test_the_same_answers_have_no_noise(seed: int, given: tuple[tuple[int, ...], int]) -> None:
     arrays = normal(seed, *given)
@@ -76,7 +76,7 @@ def test_the_same_answers_have_no_noise(seed: int, given: tuple[tuple[int, ...],
     assert value([1e38 * each for each in arrays], [1e38 * each for each in arrays]) == np.inf
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.floats(0, 1))
 def test_of_integers_the_share_that_is_equal_is_estimated(seed: int, share: float) -> None:
     random = np.random.default_rng(seed)

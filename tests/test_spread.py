@@ -82,7 +82,15 @@ def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, mo
     assert children() <= before
 
 
-def test_every_process_is_a_sample_of_one_record(bench: Workbench) -> None:
+@pytest.mark.fault(
+    done="a worker of a run that is spread over processes is killed while it races",
+    said="nothing, unless more than a fifth of them are lost; then INVALID, with how the last one ended",
+    status="as the other processes decide",
+    kept="what the other processes measured; another one is run in its place",
+)
+def test_every_process_is_a_sample_of_one_record_and_a_killed_one_is_replaced(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = bench.spread
     record = found.record(INT8, 1)
     rounds = schedule_for("cpu", 2).rounds
@@ -95,23 +103,7 @@ def test_every_process_is_a_sample_of_one_record(bench: Workbench) -> None:
     again = from_json(json.loads(json.dumps(to_json(record))))
     assert again.processes == record.processes
     assert np.array_equal(again.samples()[1].get("latency"), samples[1].get("latency"))
-    # More of them for one engine leave the others as they are.
-    found.add([REFERENCE, INT8], [1], 1, "more")
-    assert found.record(INT8, 1).processes == (rounds, rounds, rounds)
-    assert not children()
-    # And whoever ends the run now loses none of it.
-    session = read_session(unfinished_file(bench.settings, bench.name))
-    assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
-    assert session.partial
-
-
-@pytest.mark.fault(
-    done="a worker of a run that is spread over processes is killed while it races",
-    said="nothing, unless more than a fifth of them are lost; then INVALID, with how the last one ended",
-    status="as the other processes decide",
-    kept="what the other processes measured; another one is run in its place",
-)
-def test_a_killed_process_is_replaced(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More of them leave the others as they are, and one that is lost leaves no gap.
     killed: list[int] = []
     ask = Worker.ask
 
@@ -122,12 +114,15 @@ def test_a_killed_process_is_replaced(bench: Workbench, monkeypatch: pytest.Monk
         return ask(worker, do, **arguments)
 
     monkeypatch.setattr(Worker, "ask", kill_once)
-    found = Spread(bench, 1)
-    found.add([REFERENCE, INT8], [1], 1, "engines")
-    assert len(found.record(INT8, 1).processes) == 1
+    found.add([REFERENCE, INT8], [1], 1, "more")
+    assert found.record(INT8, 1).processes == (rounds, rounds, rounds)
     assert len(found.lost) == 1
     assert "SIGKILL" in found.lost[0]
     assert not children()
+    # And whoever ends the run now loses none of it.
+    session = read_session(unfinished_file(bench.settings, bench.name))
+    assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
+    assert session.partial
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def found_boxes(n: int = 5, score: float = 0.9) -> dict[str, Any]:
         "b": np.concatenate([corner, corner + 30], 1).astype(np.float32),
         "s": np.full(n, score, np.float32),
         "l": np.arange(n),
-        "mask": RANDOM.standard_normal((n, 28, 28)).astype(np.float32),
+        "mask": RANDOM.standard_normal((n, 14, 14)).astype(np.float32),
     }
 
 

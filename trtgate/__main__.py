@@ -42,7 +42,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Only what is asked for is imported: PyTorch takes seconds, and who reads saved sessions has no use for it.
     for name in set(given[:1]).intersection(COMMANDS) or COMMANDS:
-        _module(name).add(commands)
+        command_of(name).add(commands)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
     cut = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:cut])
@@ -69,8 +69,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return SIGNALLED + signal.SIGINT
 
 
-def _module(name: str) -> Any:
-    """A command's module: `add` declares it."""
+def command_of(name: str) -> Any:
+    """A command's module, whose `add` declares it."""
     return importlib.import_module(f"trtgate.commands.{name}")
 
 

@@ -69,7 +69,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.fuzz
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.binary(max_size=80) | json_values.map(lambda value: framed(json.dumps(value).encode())))
 def test_fuzzed_frames_are_read_or_refused(content: bytes) -> None:
     with sent(content) as frames, contextlib.suppress(ProtocolError):
@@ -77,7 +77,7 @@ def test_fuzzed_frames_are_read_or_refused(content: bytes) -> None:
 
 
 @pytest.mark.fuzz
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.dictionaries(st.text(max_size=8), json_values.filter(lambda value: "NaN" not in repr(value)), max_size=4))
 def test_what_is_no_message_is_refused_and_the_rest_is_read(message: dict[str, object]) -> None:
     with contextlib.suppress(ProtocolError):

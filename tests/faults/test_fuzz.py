@@ -34,7 +34,7 @@ from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 pytestmark = pytest.mark.fuzz
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
-fuzzed = settings(max_examples=EXAMPLES, deadline=None)
+fuzzed = settings(max_examples=EXAMPLES)
 
 ODD = st.recursive(
     st.none()

@@ -205,7 +205,7 @@ def test_an_onnx_file(content: bytes, shape: Any, constants: Any) -> None:
         read(content, shape, constants)
 
 
-@settings(max_examples=max(3, EXAMPLES // 20), deadline=None)
+@settings(max_examples=max(3, EXAMPLES // 20))
 @given(FILES, SHAPES, VALUES)
 def test_an_onnx_file_that_is_run(content: bytes, shape: Any, constants: Any) -> None:
     read(content, shape, constants)

@@ -108,7 +108,7 @@ manifests = st.fixed_dictionaries({}, optional=dict.fromkeys((*Manifest.__datacl
 
 
 @pytest.mark.fuzz
-@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")))
 @given(st.binary(max_size=200) | manifests.map(lambda found: json.dumps(found).encode()))
 def test_fuzzed_manifests_are_read_or_refused(content: bytes) -> None:
     with contextlib.suppress(ValueError):

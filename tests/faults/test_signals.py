@@ -26,7 +26,7 @@ def work(options):
     run_in_child("compiling", child_work.compile_for_long, Path(sys.argv[1]))
 class Work:
     add = staticmethod(lambda commands: commands.add_parser("work").set_defaults(run=work))
-command.COMMANDS, command._module = ("work",), lambda name: Work
+command.COMMANDS, command.command_of = ("work",), lambda name: Work
 sys.exit(command.main(["work"]))
 """
 CHILD = """
