@@ -24,9 +24,11 @@ from trtgate.commands import (
 from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
 from trtgate.files import path_mistake
-from trtgate.kinds import EngineRefused, UserError, printable
+from trtgate.kinds import EngineBroken, EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
+from trtgate.verdict.outcome import broken
+from trtgate.verdict.policy import EXIT_INVALID
 
 COMMANDS = (doctor, sensitivity, selftest, sessions, compare, ab, bisect, promote, report, classify, plans)
 # What a shell adds to the number of the signal that ended a command.
@@ -63,6 +65,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (UserError, WorkerError, EngineRefused) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
+    except EngineBroken as error:
+        print(f"trtgate: {printable(str(broken(str(error))))}", file=sys.stderr)
+        return EXIT_INVALID
     except OSError as error:
         if (sentence := path_mistake(error)) is None:
             raise

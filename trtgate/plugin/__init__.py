@@ -22,7 +22,7 @@ from trtgate.compare import (
 )
 from trtgate.console import CLOSED, Steady
 from trtgate.files import path_mistake
-from trtgate.kinds import EngineRefused, UserError, printable
+from trtgate.kinds import EngineBroken, EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.options import add_options
 from trtgate.outputs import kept_elsewhere, require_outputs, write_output
@@ -44,6 +44,8 @@ from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.pages import run_verdicts
 from trtgate.suite import Test
+from trtgate.verdict.outcome import broken
+from trtgate.verdict.policy import EXIT_INVALID
 
 # What the system refuses because of its own state: the user's to mend, as a wrong option is.
 ENVIRONMENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -157,7 +159,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(CLOSED)
     gate = Gate(config)
     config.stash[GATE] = gate
-    _ = gate.settings  # a wrong option is told now, not in the middle of a run
+    try:
+        _ = gate.settings  # a wrong option is told now, not in the middle of a run
+    except EngineBroken as error:
+        pytest.exit(str(broken(str(error))), EXIT_INVALID)
     compare = config.getoption("benchmark_compare", [])
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
