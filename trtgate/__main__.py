@@ -8,27 +8,29 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from trtgate.commands import (
-    ab,
-    bisect,
-    classify,
-    compare,
-    doctor,
-    plans,
-    promote,
-    report,
-    selftest,
-    sensitivity,
-    sessions,
-)
-from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
 from trtgate.files import path_mistake
-from trtgate.kinds import EngineBroken, EngineRefused, UserError, printable
-from trtgate.measure.remote import WorkerError
+from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.processes import Terminated, orderly_endings
-from trtgate.verdict.outcome import broken
+from trtgate.runtimes import broken_runtime, importing
 from trtgate.verdict.policy import EXIT_INVALID
+
+with importing():
+    from trtgate.commands import (
+        ab,
+        bisect,
+        classify,
+        compare,
+        doctor,
+        plans,
+        promote,
+        report,
+        selftest,
+        sensitivity,
+        sessions,
+    )
+    from trtgate.commands.common import MISTAKE
+    from trtgate.measure.remote import WorkerError
 
 COMMANDS = (doctor, sensitivity, selftest, sessions, compare, ab, bisect, promote, report, classify, plans)
 # What a shell adds to the number of the signal that ended a command.
@@ -65,14 +67,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (UserError, WorkerError, EngineRefused) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
-    except EngineBroken as error:
-        print(f"trtgate: {printable(str(broken(str(error))))}", file=sys.stderr)
-        return EXIT_INVALID
-    except OSError as error:
-        if (sentence := path_mistake(error)) is None:
+    except Exception as error:
+        status, sentence = MISTAKE, path_mistake(error) if isinstance(error, OSError) else None
+        if (told := broken_runtime(error)) is not None:
+            status, sentence = EXIT_INVALID, told
+        if sentence is None:
             raise
         print(f"trtgate: {printable(sentence)}", file=sys.stderr)
-        return MISTAKE
+        return status
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)
         return SIGNALLED + signalled.number
