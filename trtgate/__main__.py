@@ -16,6 +16,8 @@ from trtgate.files import path_mistake
 from trtgate.kinds import EngineRefused, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
+from trtgate.runtimes import broken_runtime, importing
+from trtgate.verdict.policy import EXIT_INVALID
 
 COMMANDS = (
     *("doctor", "sensitivity", "selftest", "sessions", "compare", "ab", "bisect", "promote", "report", "classify"),
@@ -41,8 +43,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Only what is asked for is imported: PyTorch takes seconds, and who reads saved sessions has no use for it.
-    for name in set(given[:1]).intersection(COMMANDS) or COMMANDS:
-        command_of(name).add(commands)
+    with importing():
+        for name in set(given[:1]).intersection(COMMANDS) or COMMANDS:
+            command_of(name).add(commands)
     # What follows `--` is pytest's. argparse's own treatment of it differs between Python versions.
     cut = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:cut])
@@ -56,11 +59,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (UserError, WorkerError, EngineRefused) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
-    except OSError as error:
-        if (sentence := path_mistake(error)) is None:
+    except Exception as error:
+        status, sentence = MISTAKE, path_mistake(error) if isinstance(error, OSError) else None
+        if (told := broken_runtime(error)) is not None:
+            status, sentence = EXIT_INVALID, told
+        if sentence is None:
             raise
         print(f"trtgate: {printable(sentence)}", file=sys.stderr)
-        return MISTAKE
+        return status
     except Terminated as signalled:
         print(f"trtgate: ended by {signalled}", file=sys.stderr)
         return SIGNALLED + signalled.number

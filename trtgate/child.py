@@ -31,6 +31,15 @@ work({descriptor})
 """
 
 
+class WorkFailed(RuntimeError):
+    """What the function raised in its own process; the message ends in the traceback of there."""
+
+    @property
+    def said(self) -> str:
+        """The last line, which names the error and what it says."""
+        return str(self).strip().splitlines()[-1]
+
+
 def run_in_child(
     what: str,
     function: Callable[..., Any],
@@ -42,7 +51,7 @@ def run_in_child(
 
     With `progress` the function gets a keyword argument of that name whose calls arrive here. Raises EngineBroken
     when the process crashes or says nothing for `timeout` seconds, EngineRefused when the function raises that, and
-    RuntimeError with the child's traceback when it raises anything else.
+    WorkFailed with the child's traceback when it raises anything else.
     """
     ours, theirs = multiprocessing.Pipe()
     # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
@@ -81,7 +90,7 @@ def _listen(what: str, pipe: Connection, progress: Callable[[int, int], None] | 
         if kind == "progress" and progress is not None:
             progress(*value)
         elif kind == "failed":
-            raise RuntimeError(f"{what} failed:\n{value}")
+            raise WorkFailed(f"{what} failed:\n{value}")
         elif kind == "refused":
             raise EngineRefused(value)
         else:

@@ -15,12 +15,22 @@ import onnx
 from trtgate import images, judge
 from trtgate.build.cache import CachedFile, PlanCache, key_of
 from trtgate.build.graphs import Graphs
-from trtgate.build.plan import cached_calibration, cached_plan, processor, stack_key
+from trtgate.build.plan import cached_calibration, cached_plan, processor, runs_nothing, stack_key
+from trtgate.child import WorkFailed
 from trtgate.engines import available, backend
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.gpu import GpuEngine
 from trtgate.graphs.weighted import weighted_nodes
-from trtgate.kinds import REFERENCE, Availability, Block, EngineSpec, EngineUnavailable, UserError
+from trtgate.kinds import (
+    REFERENCE,
+    Availability,
+    Block,
+    EngineBroken,
+    EngineRefused,
+    EngineSpec,
+    EngineUnavailable,
+    UserError,
+)
 from trtgate.limits import LOAD_SECONDS, RUN_SECONDS, within
 from trtgate.measure import controls
 from trtgate.measure.monitor import monitor_for
@@ -263,10 +273,19 @@ class Workbench:
                     engine.lane(size)
 
     def _said_of(self, spec: EngineSpec, error: Exception) -> Exception:
-        """What a runtime cannot do with a user's file is a reason to leave that engine out, and no failure of ours."""
-        if self.file is None or isinstance(error, UserError | EngineUnavailable):
+        """What a runtime cannot do with a user's file is a reason to leave that engine out, and no failure of ours;
+        unless it cannot do anything."""
+        if isinstance(error, UserError | EngineUnavailable):
             return error
+        if nothing := runs_nothing(spec, self.settings.device):
+            told = f"{spec.backend} is broken: it cannot even run one small convolution ({first_line(nothing)})"
+            return EngineBroken(told)
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        if self.file is None:
+            failed = isinstance(error, WorkFailed)
+            return (
+                EngineRefused(f"{spec.backend} cannot run {self.name} ({first_line(lines[-1])})") if failed else error
+            )
         return EngineUnavailable(f"{spec.backend} cannot run {self.file.path.name} ({first_line(lines[-1])})")
 
     def _not_as_asked(self, spec: EngineSpec, engine: Engine) -> EngineUnavailable | None:

@@ -140,7 +140,7 @@ def a_file(content: bytes) -> Any:
         yield path
 
 
-def in_one_sentence(error: UserError) -> None:
+def in_one_sentence(error: Exception) -> None:
     text = str(error)
     assert text
     assert len(text) < 1000

@@ -233,3 +233,62 @@ def test_without_a_home(fault: Fault, tmp_path: Path) -> None:
     )
     fault.check(done.returncode, done.stdout)
     assert [path.name for path in tmp_path.iterdir()] in ([], [".ses"])
+
+
+NEEDED = "raise ImportError('libcudnn.so.9: cannot open')"
+COMMANDS = {
+    "compare": ["trtgate", "compare", "old.json", "new.json"],
+    "doctor": ["trtgate", "doctor"],
+    "bench": ["pytest", "bench/", "--engine=onnxruntime-fp32"],
+}
+
+
+def start(folder: Path, module: str, does: str, *command: str) -> tuple[int, str]:
+    """A program that imports that module, which does that."""
+    (folder / f"{module}.py").write_text(does + "\n")
+    return ask(folder, "", *command)
+
+
+@pytest.mark.fault(
+    done="PyTorch, ONNX Runtime or OpenCV, which the gate itself needs, raises at import",
+    said="INVALID (broken): ... cannot be imported: ...; install it again in a version that fits this machine",
+    status="7",
+    kept="nothing was begun",
+)
+@pytest.mark.parametrize(
+    ("module", "does", "command"),
+    [
+        pytest.param("onnxruntime", NEEDED, "bench", id="onnxruntime-bench"),
+        pytest.param("cv2", NEEDED, "bench", marks=pytest.mark.slow, id="cv2-bench"),
+        pytest.param("torch", NEEDED, "doctor", marks=pytest.mark.slow, id="torch-doctor"),
+        pytest.param("torch", "raise OSError('libc10.so')", "bench", marks=pytest.mark.slow, id="torch-bench"),
+        pytest.param("torch", "import numpy.none", "bench", marks=pytest.mark.slow, id="torch-of-another-numpy"),
+        pytest.param("onnxruntime", "1 / 0", "bench", marks=pytest.mark.slow, id="onnxruntime-error"),
+    ],
+)
+def test_what_the_gate_needs_cannot_be_imported(
+    module: str, does: str, command: str, fault: Fault, tmp_path: Path
+) -> None:
+    status, output = start(tmp_path, module, does, sys.executable, "-m", *COMMANDS[command])
+    fault.check(status, output)
+    assert f"INVALID (broken): {module} cannot be imported: " in output
+    assert len(output.splitlines()) == 1
+
+
+def test_an_error_of_our_own_at_import_is_no_runtime(tmp_path: Path) -> None:
+    program = "from trtgate.runtimes import importing\nwith importing():\n    raise ImportError('our own')"
+    status, output = start(tmp_path, "onnxruntime", NEEDED, sys.executable, "-c", program)
+    assert status == 1
+    assert "Traceback" in output
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    done="one of these hangs at import",
+    said="trtgate: importing the runtimes hangs; this is where, and the run ends without a verdict ... onnxruntime.py",
+    status="2",
+    kept="nothing was begun",
+)
+def test_what_the_gate_needs_hangs_at_import(fault: Fault, tmp_path: Path) -> None:
+    program = "from trtgate import runtimes; runtimes.IMPORT_SECONDS = 3.0; import trtgate.plugin"
+    fault.check(*start(tmp_path, "onnxruntime", "import time; time.sleep(600)", sys.executable, "-c", program))

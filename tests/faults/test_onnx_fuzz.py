@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from tests import networks
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineBroken, UserError
 from trtgate.models import onnx_file
 from trtgate.models.onnx_file import OnnxFile, describe
 from trtgate.samples import Seeded
@@ -188,7 +188,7 @@ def read(content: bytes, shape: Any, constants: Any) -> None:
     with a_file(content) as path:
         try:
             found = describe(path, shape or {}, constants)
-        except UserError as error:
+        except (UserError, EngineBroken) as error:
             in_one_sentence(error)
             told = str(error)
     assert "\n" not in told

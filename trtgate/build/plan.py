@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from trtgate.build.cache import CachedFile, PlanCache, key_of
-from trtgate.child import run_in_child
+from trtgate.child import WorkFailed, run_in_child
 from trtgate.engines import backend
 from trtgate.engines.base import BuildRequest, Calibration, no_progress, try_out
 from trtgate.files import write_synced
-from trtgate.kinds import Device, EngineSpec, UserError
+from trtgate.kinds import Device, EngineBroken, EngineRefused, EngineSpec, UserError
 from trtgate.limits import LOAD_SECONDS
+from trtgate.models.trial import SMALL, save_small
 from trtgate.progress import Progress
 from trtgate.signature import Tensors
 from trtgate.stack import changed_fields, cpu_model, cuda_facts, stack, steady, version_of
@@ -131,6 +133,30 @@ def stack_key(device: Device) -> str:
 def try_plan(spec: EngineSpec, request: BuildRequest, path: Path) -> None:
     """Load a plan and run it once at every batch size."""
     try_out(backend(spec.backend).load(spec, request, path), map(request.trial, request.batch_sizes))
+
+
+@functools.cache
+def runs_nothing(spec: EngineSpec, device: Device) -> str:
+    """Why an engine's runtime cannot build, load and run one small convolution either; "" if it can, or has no graph.
+
+    INT8 needs ranges that such a graph has none of, so its runtime is asked in FP32.
+    """
+    if spec.precision == "int8":
+        return runs_nothing(EngineSpec(spec.backend, "fp32"), device)
+    if backend(spec.backend).graph_kind(spec) is None:
+        return ""
+    with TemporaryDirectory() as folder:
+        graph = Path(folder) / "small.onnx"
+        save_small(graph)
+        request = BuildRequest(None, graph, (1,), 1, device, SMALL)
+        what = f"trying {spec.id} on one small convolution"
+        try:
+            run_in_child(what, build_and_try, spec, request, Path(folder) / "plan", timeout=LOAD_SECONDS)
+        except WorkFailed as error:
+            return error.said
+        except (EngineBroken, EngineRefused) as error:
+            return str(error)
+    return ""
 
 
 def build_and_try(spec: EngineSpec, request: BuildRequest, path: Path) -> float:

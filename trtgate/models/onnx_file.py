@@ -6,12 +6,14 @@ and changed in nothing else. What comes out is learnt by running it: what files 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +21,11 @@ import onnx
 import onnx.inliner
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from trtgate.child import run_in_child
+from trtgate.child import WorkFailed, run_in_child
 from trtgate.files import file_digest
-from trtgate.kinds import EngineSpec, EngineUnavailable, UserError, printable
-from trtgate.models.trial import try_graph
+from trtgate.kinds import EngineBroken, EngineSpec, UserError, printable
+from trtgate.limits import LOAD_SECONDS
+from trtgate.models.trial import SMALL, save_small, try_graph
 from trtgate.samples import constant
 from trtgate.signature import BATCH, Signature, TensorSpec
 
@@ -339,7 +342,8 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     """What the file takes and gives at a shape, learnt by running it in a process of its own. `constants` are the
     values of inputs that always have the same.
 
-    Raises UserError for a file that cannot be read, or that ONNX Runtime cannot run.
+    Raises UserError for a file that cannot be read, or that ONNX Runtime cannot run; EngineBroken where that crashes or
+    hangs on it, or can run nothing else either.
     """
     model = load_graph(path)
     inputs, limits = inputs_of(model, path, shape), index_limits(model)
@@ -349,12 +353,10 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     for each in inputs:
         if each.name in constants:
             constant(each, constants[each.name])
-    try:
-        told = run_in_child(f"running {path.name}", try_graph, path, inputs, limits, constants)
-    except (EngineUnavailable, RuntimeError) as error:
-        last = str(error).strip().splitlines()[-1]
-        raise UserError(f"--model {path}: ONNX Runtime cannot run it ({first_line(last)})") from error
+    told = _tried(path, inputs, limits, constants)
     if told["problem"]:
+        if broken := runs_nothing():
+            raise EngineBroken(f"ONNX Runtime is broken: it cannot even run one small convolution ({broken})")
         raise UserError(f"--model {path}: ONNX Runtime cannot run it ({told['problem']}); give samples that it takes")
     if not told["outputs"]:
         raise UserError(f"--model {path} gives no tensor of numbers; export it with one")
@@ -364,3 +366,28 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
     own, unsteady = own_precision(model), tuple(told["unsteady"])
     return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady)
+
+
+def _tried(
+    path: Path, inputs: tuple[TensorSpec, ...], limits: Mapping[str, int], constants: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `try_graph` finds in a process of its own. Raises EngineBroken where it crashes or hangs."""
+    try:
+        found: dict[str, Any] = run_in_child(
+            f"running {path.name} with ONNX Runtime", try_graph, path, inputs, limits, constants, timeout=LOAD_SECONDS
+        )
+    except WorkFailed as error:
+        return {"problem": first_line(error.said)}
+    return found
+
+
+@functools.cache
+def runs_nothing() -> str:
+    """Why ONNX Runtime cannot run any network; "" if it can."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "small.onnx"
+        save_small(path)
+        try:
+            return str(_tried(path, SMALL.inputs, {}, {})["problem"])
+        except EngineBroken as error:
+            return str(error)

@@ -11,6 +11,28 @@ import numpy as np
 from trtgate.samples import Seeded
 from trtgate.signature import BATCH, Signature, TensorSpec
 
+SMALL = Signature(
+    (TensorSpec("x", "float32", (1, 3, 8, 8)),),
+    (TensorSpec("y", "float32", (1, 4, 8, 8)),),
+)
+
+
+def save_small(path: Path) -> None:
+    """Write a network that whatever runs networks can run, one small convolution of the signature SMALL: what cannot
+    run that either is broken, whatever it says of a larger one."""
+    import onnx
+    from onnx import helper
+
+    weights = onnx.numpy_helper.from_array(np.linspace(-1, 1, 108, dtype=np.float32).reshape(4, 3, 3, 3), "w")
+    inputs, outputs = (
+        [helper.make_tensor_value_info(each.name, onnx.TensorProto.FLOAT, each.at(1)) for each in side]
+        for side in (SMALL.inputs, SMALL.outputs)
+    )
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "one_convolution", inputs, outputs, [weights])
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
 
 def try_graph(
     path: Path, inputs: tuple[TensorSpec, ...], limits: Mapping[str, int], constants: Mapping[str, Any]

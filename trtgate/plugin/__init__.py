@@ -15,35 +15,39 @@ from typing import Any, TextIO, cast
 
 import pytest
 
-from trtgate.baseline import find_baseline, require_save_name
-from trtgate.compare import (
-    require_own_sessions,
-    require_usable,
-)
-from trtgate.console import CLOSED, Steady
-from trtgate.files import path_mistake
-from trtgate.kinds import EngineRefused, UserError, printable
-from trtgate.measure.remote import WorkerError
-from trtgate.options import add_options
-from trtgate.outputs import kept_elsewhere, require_outputs, write_output
-from trtgate.plugin.gate import GATE, Gate, gate_of
-from trtgate.plugin.refusals import (
-    SAVING,
-    _refuse_overwritten_baseline,
-    _refuse_what_decides_nothing,
-    _refuse_what_lacks,
-    _refuse_what_spoils,
-    _refuse_xdist,
-    _require_writable_json,
-    saving,
-)
-from trtgate.plugin.replay import properties
-from trtgate.processes import orderly_endings
-from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json, verdict_to_json
-from trtgate.report import github, html, markdown, terminal
-from trtgate.report.page import Page
-from trtgate.report.pages import run_verdicts
-from trtgate.suite import Test
+from trtgate.runtimes import broken_runtime, importing
+
+with importing():
+    from trtgate.baseline import find_baseline, require_save_name
+    from trtgate.compare import (
+        require_own_sessions,
+        require_usable,
+    )
+    from trtgate.console import CLOSED, Steady
+    from trtgate.files import path_mistake
+    from trtgate.kinds import EngineRefused, UserError, printable
+    from trtgate.measure.remote import WorkerError
+    from trtgate.options import add_options
+    from trtgate.outputs import kept_elsewhere, require_outputs, write_output
+    from trtgate.plugin.gate import GATE, Gate, gate_of
+    from trtgate.plugin.refusals import (
+        SAVING,
+        _refuse_overwritten_baseline,
+        _refuse_what_decides_nothing,
+        _refuse_what_lacks,
+        _refuse_what_spoils,
+        _refuse_xdist,
+        _require_writable_json,
+        saving,
+    )
+    from trtgate.plugin.replay import properties
+    from trtgate.processes import orderly_endings
+    from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json, verdict_to_json
+    from trtgate.report import github, html, markdown, terminal
+    from trtgate.report.page import Page
+    from trtgate.report.pages import run_verdicts
+    from trtgate.suite import Test
+    from trtgate.verdict.policy import EXIT_INVALID
 
 # What the system refuses because of its own state: the user's to mend, as a wrong option is.
 ENVIRONMENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -157,7 +161,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(CLOSED)
     gate = Gate(config)
     config.stash[GATE] = gate
-    _ = gate.settings  # a wrong option is told now, not in the middle of a run
+    try:
+        _ = gate.settings  # a wrong option is told now, not in the middle of a run
+    except Exception as error:
+        if (told := broken_runtime(error)) is None:
+            raise
+        pytest.exit(told, EXIT_INVALID)
     compare = config.getoption("benchmark_compare", [])
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:

@@ -32,7 +32,7 @@ from trtgate.samples import Samples
 from trtgate.settings import Settings
 from trtgate.stack import stack
 from trtgate.thumbnails import own_photos, shipped_photos
-from trtgate.verdict.outcome import Outcome, Reason, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict, broken
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Gate:
 
     def note_broken(self, model: str, spec: EngineSpec, reason: str) -> None:
         """Decide on an engine whose runtime is there and is broken: nothing passes that leaves it out unasked."""
-        verdict = Verdict(Outcome.INVALID, Reason.BROKEN, reason)
+        verdict = broken(reason)
         if not self.settings.expectations.acknowledges(model, spec.id) and verdict not in self.verdicts:
             self.verdicts.append(verdict)
 

@@ -80,3 +80,8 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.outcome.value} ({self.reason.value}): {self.message}"
+
+
+def broken(message: str) -> Verdict:
+    """On a runtime that is installed and cannot do anything, or brings its process down: nothing was measured of it."""
+    return Verdict(Outcome.INVALID, Reason.BROKEN, message)
