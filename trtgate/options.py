@@ -180,7 +180,10 @@ def check_batches(files: Mapping[str, ModelFile], asked: Sequence[int]) -> None:
     """Raises UserError for batch sizes that were asked for and that an ONNX file cannot take."""
     for name, model in files.items():
         if asked and 1 not in asked and model.file is not None and not model.file.signature.batched:
-            raise UserError(f"--batch-size {asked[0]}: {name} takes no batches; leave it out, or add --batch-size 1")
+            why = f" (ONNX Runtime: {said})" if (said := model.file.unbatched) else ""
+            raise UserError(
+                f"--batch-size {asked[0]}: {name} takes no batches{why}; leave it out, or add --batch-size 1"
+            )
 
 
 def with_required(

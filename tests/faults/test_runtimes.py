@@ -189,14 +189,22 @@ def test_a_reference_that_is_broken(
     assert not isinstance(told.value, UserError)
 
 
-CRASHING = """
+REAL = """
 import importlib, os, sys
 here = os.path.dirname(os.path.abspath(__file__))
 kept, sys.path[:] = list(sys.path), [each for each in sys.path if os.path.abspath(each or ".") != here]
 del sys.modules["onnxruntime"]
 sys.modules["onnxruntime"] = real = importlib.import_module("onnxruntime")
 sys.path[:] = kept
-real.InferenceSession.run = lambda *_, **__: os.abort()
+run = real.InferenceSession.run
+"""
+CRASHING = "real.InferenceSession.run = lambda *_, **__: os.abort()"
+NO_BATCHES = """
+def run_one(self, names, given, *rest):
+    if any(len(each) > 1 for each in given.values()):
+        raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+    return run(self, names, given, *rest)
+real.InferenceSession.run = run_one
 """
 
 
@@ -215,5 +223,53 @@ real.InferenceSession.run = lambda *_, **__: os.abort()
 )
 def test_a_run_whose_reference_crashes(command: list[str], fault: Fault, tmp_path: Path) -> None:
     model = networks.save(networks.heads(height=16, width=16), tmp_path / "heads.onnx")
-    (tmp_path / "onnxruntime.py").write_text(CRASHING)
+    (tmp_path / "onnxruntime.py").write_text(REAL + CRASHING)
     fault.check(*ask(tmp_path, "", sys.executable, "-m", *command, f"--model={model}", f"--plan-cache={tmp_path}/c"))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(
+            ["1", "4"],
+            marks=pytest.mark.fault(
+                done="ONNX Runtime cannot run batches of a file whose batch is open, and --batch-size 1 and 4",
+                said="INVALID (no_records): heads.onnx: batch 4 was not measured, for which the file leaves room: "
+                "ONNX Runtime cannot run it in batches (CUDNN_STATUS_EXECUTION_FAILED)",
+                status="7",
+                kept="batch 1",
+            ),
+        ),
+        pytest.param(
+            ["4"],
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="the same, and --batch-size 4 alone",
+                    said="--batch-size 4: heads.onnx takes no batches (ONNX Runtime: CUDNN_STATUS_EXECUTION_FAILED); "
+                    "leave it out, or add --batch-size 1",
+                    status="4",
+                    kept="nothing was begun",
+                ),
+            ],
+        ),
+        pytest.param(
+            [],
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="the same, and no --batch-size",
+                    said="1 passed",
+                    status="0",
+                    kept="batch 1",
+                ),
+            ],
+        ),
+    ],
+)
+def test_batches_that_cannot_be_run(sizes: list[str], fault: Fault, tmp_path: Path) -> None:
+    model = networks.save(networks.heads(height=16, width=16), tmp_path / "heads.onnx")
+    (tmp_path / "onnxruntime.py").write_text(REAL + NO_BATCHES)
+    given = ["--engine=onnxruntime-fp32", f"--plan-cache={tmp_path}/c", *(f"--batch-size={size}" for size in sizes)]
+    command = [sys.executable, "-m", "pytest", "bench/", "-k=test_built_precision", f"--model={model}", *given]
+    fault.check(*ask(tmp_path, "", *command))

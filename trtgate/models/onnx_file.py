@@ -58,6 +58,7 @@ class OnnxFile:
     `digest` stands for it with all of its weights. `own` is what it holds: FP32, or a narrower type that its engines
     take as it is. `limits` are the numbers below which integer inputs must stay, where the graph shows them; `left_out`
     are outputs that are no tensors of numbers, `unsteady` those that differ from run to run on one sample.
+    `unbatched` is what ONNX Runtime said of a batch that it could not run, where the inputs leave room for one.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class OnnxFile:
     limits: Mapping[str, int]
     left_out: tuple[str, ...] = ()
     unsteady: tuple[str, ...] = ()
+    unbatched: str = ""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -365,7 +367,7 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     outputs = tuple(TensorSpec(name, dtype, tuple(axes)) for name, dtype, axes in told["outputs"])
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
     own, unsteady = own_precision(model), tuple(told["unsteady"])
-    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady)
+    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady, told["unbatched"])
 
 
 def _tried(

@@ -41,7 +41,8 @@ def try_graph(
 
     An axis of an output that is twice as long then is the batch, or a multiple of it; one that differs between samples
     has the length -1, and so has one that follows from an operator whose answers have any number, where shape inference
-    knows no other length. `unsteady` are outputs that differ from run to run on one sample.
+    knows no other length. `unbatched` is what the runtime said of two samples at once, where it could not run them
+    though the inputs leave room. `unsteady` are outputs that differ from run to run on one sample.
     """
     import onnxruntime
 
@@ -51,6 +52,7 @@ def try_graph(
     given = Seeded(signature, limits, constants, 2, seed=0)
     samples = [given[index] for index in range(len(given))]
     found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched, "unsteady": []}
+    found["unbatched"] = ""
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -74,8 +76,8 @@ def try_graph(
     if signature.batched:
         try:
             both = session.run(names, dict(signature.join(samples, 2)))
-        except Exception:  # a batch of one is written into the graph, whatever its inputs say
-            found["batched"] = False
+        except Exception as error:  # a batch of one is written into the graph, or the runtime cannot run a larger one
+            found["batched"], found["unbatched"] = False, first_line(error)
     found["unsteady"] = [name for name, a, b in zip(names, one, again, strict=True) if not _repeated(a, b)]
     for name, a, b, together in zip(names, one, other, both, strict=True):
         axes: list[int | str] = list(a.shape)

@@ -106,6 +106,24 @@ class Gate:
         if not self.settings.expectations.acknowledges(model, spec.id) and verdict not in self.verdicts:
             self.verdicts.append(verdict)
 
+    def note_broken_by(self, nodeid: str, verdict: Verdict) -> None:
+        """Decide on a broken runtime that kept a test from being run."""
+        self.course.note_settled(nodeid)
+        if verdict not in self.verdicts:
+            self.verdicts.append(verdict)
+
+    def note_unbatched(self, model: str) -> None:
+        """Decide on batch sizes that were asked for, for which a file leaves room and which its reference cannot run:
+        nothing passes that leaves them out without a word."""
+        file = self.settings.files[model].file if model in self.settings.files else None
+        sizes = [str(size) for size in self.config.getoption("batch_size") if size > 1]
+        if file is not None and file.unbatched and sizes:
+            message = (
+                f"{model}: batch {', '.join(dict.fromkeys(sizes))} was not measured, for which the file leaves room: "
+                f"ONNX Runtime cannot run it in batches ({file.unbatched})"
+            )
+            self.verdicts.append(Verdict(Outcome.INVALID, Reason.NO_RECORDS, message))
+
     def add(self, record: EngineRecord) -> EngineRecord:
         """Keep what a race says of an engine."""
         if record.weights == "untrained" and self.config.getoption("require_trained", False):
