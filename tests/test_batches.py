@@ -17,6 +17,7 @@ from trtgate.tasks.classification import Classification
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.outcome import Outcome, Reason
+from trtgate.verdict.policy import worst
 from trtgate.workbench import Workbench
 
 from . import networks
@@ -163,3 +164,21 @@ def test_the_bench_asks_at_every_batch_size_but_the_smallest(
     assert result.ret == status, said
     assert ("in batches of 4: " in said) == (status == 1)
     assert "in batches of 1" not in said
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+def test_a_larger_batch_keeps_what_the_smallest_has_even_above_the_floor(noise: float) -> None:
+    """38 dB in the smallest batch and 12 in a larger one, where 10 are the floor."""
+    random = np.random.default_rng(0)
+    reference = [{"y": random.standard_normal(400).astype(np.float32)} for _ in range(8)]
+
+    def with_noise(share: float) -> list[dict[str, Any]]:
+        return [
+            {"y": row["y"] + np.float32(share) * random.standard_normal(400).astype(np.float32)} for row in reference
+        ]
+
+    alone = with_noise(0.0125)
+    got = with_noise(noise) if noise else alone
+    floors = Expectation({**NARROW.values, "sqnr_db": 10.0, "cosine": 0.9})
+    decided = decide_batch(TensorsTask(), reference, alone, got, samples(8), floors)
+    assert worst(decided).outcome is (Outcome.REGRESSED if noise else Outcome.PASS)

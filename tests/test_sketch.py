@@ -158,9 +158,54 @@ def test_the_same_reference_passes_and_so_does_one_that_rounds_otherwise() -> No
     assert judged(task, reference, rounded(reference, 1e-2)).outcome is Outcome.REGRESSED
     # A file of a narrow type, which the reference runs as it is, has the floors of that type.
     before, after = own(task, reference), own(task, rounded(reference, 1e-2))
-    before["floors"] = {"sqnr_db": 30.0, "agreement": 0.96}
+    after["floors"] = {"sqnr_db": 30.0, "agreement": 0.96}
     assert decide_scores(before, after, FLOORS).outcome is Outcome.PASS
+    # Those of today's run: what an old session says of itself excuses nothing.
+    before["floors"] = {"sqnr_db": -1e300, "agreement": 0.0}
     assert decide_scores(before, own(task, negated(reference)), FLOORS).outcome is Outcome.REGRESSED
+
+
+SEGMENTER = Segmentation("y", 0.5)
+
+
+def masks(foreground: float = 0.02) -> Outputs:
+    """Scores of a mask of one channel whose foreground is small."""
+    random = np.random.default_rng(0)
+    return [{"y": (random.random((1, 40, 40)) < foreground).astype(np.float32)} for _ in range(20)]
+
+
+def test_a_segmenting_reference_that_answers_nan_or_loses_its_foreground() -> None:
+    reference = masks()
+    assert judged(SEGMENTER, reference, masks()).outcome is Outcome.PASS
+    silent = [{"y": np.full_like(row["y"], np.nan) if index < 16 else row["y"]} for index, row in enumerate(masks())]
+    assert judged(SEGMENTER, reference, silent).reason is Reason.NOT_FINITE
+    empty = [{"y": np.zeros_like(row["y"]) if index < 16 else row["y"]} for index, row in enumerate(masks())]
+    verdict = judged(SEGMENTER, reference, empty)
+    assert (verdict.outcome, "mean IoU, at most" in verdict.message) == (Outcome.REGRESSED, True), verdict
+
+
+def test_a_detecting_reference_whose_scores_are_nan() -> None:
+    reference = [{"y": np.array([[0, 0, 9, 9, 0.9, 0], [3, 3, 8, 8, 0.8, 1]], np.float32)} for _ in range(4)]
+    task = Detection(
+        lambda outputs: Detections(outputs["y"][:, :4], outputs["y"][:, 4], outputs["y"][:, 5].astype(int)), 0.5
+    )
+    spoilt = [{"y": np.where(np.arange(6) == 4, np.nan, row["y"]).astype(np.float32)} for row in reference]
+    assert judged(task, reference, spoilt).reason is Reason.NOT_FINITE
+
+
+def test_sketches_that_were_kept_otherwise_cannot_be_compared() -> None:
+    task, reference = TensorsTask(), rows(8, 40)
+    before, after = own(task, reference), own(task, rounded(reference))
+    few = own(task, reference[:4])
+    few["kept"]["samples"], few["n"] = after["kept"]["samples"], after["n"]
+    assert decide_scores(few, after, FLOORS).reason is Reason.NOT_COMPARABLE
+    nothing = json.loads(json.dumps(before))
+    nothing["kept"]["sketch"] = {}
+    assert decide_scores(nothing, after, FLOORS).reason is Reason.NOTHING_MEASURED
+    damaged = json.loads(json.dumps(before))
+    del damaged["kept"]["powers"]
+    with pytest.raises(DAMAGED):
+        require_scores(damaged)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, -3e38])

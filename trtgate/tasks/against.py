@@ -12,8 +12,8 @@ from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.detection import Detection, Detections, boxes_again, boxes_from_json, pictured_boxes
 from trtgate.tasks.pictures import Pictured
-from trtgate.tasks.segmentation import Segmentation, SmallMap, pictured_maps
-from trtgate.tasks.sketch import compare_sketches, sketches_in
+from trtgate.tasks.segmentation import Segmentation, SmallMap, iou_at_most, pictured_maps
+from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -60,7 +60,12 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
-    sketches_in(kept.get("sketch", {}))
+    if sketches_in(kept.get("sketch", {})) and "powers" not in kept:
+        raise ValueError("a sketch stands beside powers")
+    if "marks" in kept:
+        marks_in(kept["marks"], summary["n"])
+    if "pixels" in kept:
+        iou_at_most("", kept["pixels"], kept["pixels"])
     if "boxes" in kept:
         boxes_from_json(kept["boxes"])
     pictures_in(summary)
@@ -95,7 +100,7 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
     if "sketch" in kept[0]:
-        return _decide_own(old, kept, expectation)
+        return _decide_own(new, kept, expectation)
     before, after = scores_in(old), scores_in(new)
     for one, other in ((before, after), (after, before)):
         one |= {
@@ -118,22 +123,14 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
 
 
 def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
-    """Whether a reference still gives the old one's answers, of which `summary` is: by the floors that hold for it."""
-    if "sketch" not in kept[1]:
-        return Verdict(
-            Outcome.REGRESSED, Reason.MISSING, "the reference's own answers were kept before and are not now"
-        )
+    """Whether a reference, of whose answers `summary` is, still gives the old one's: by today's floors for it."""
+    if unlike := _unlike(summary, kept):
+        return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     old, new = (sketches_in(side["sketch"]) for side in kept)
-    found: list[Score] = []
-    for name, sketch in old.items():
-        scores = compare_sketches(name, sketch, new[name]) if name in new else []
-        if scores is None:
-            message = f"the reference's own answers: NaN or infinity in {name} elsewhere than before"
-            return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
-        if name not in new:
-            return Verdict(Outcome.REGRESSED, Reason.MISSING, f"the reference had an output {name} before")
-        found += scores
+    found = [score for name, sketch in old.items() for score in compare_sketches(name, sketch, new[name]) or ()]
+    if all("pixels" in side for side in kept):
+        found.append(iou_at_most(next(iter(old), ""), kept[0]["pixels"], kept[1]["pixels"]))
     if all("boxes" in side for side in kept):
         again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
         found += [again] if again else []
@@ -146,10 +143,33 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
     text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
+    if not found and not all("boxes" in side for side in kept):
+        return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message)
     # All that is there was found again; how much more there could have been is no question of an upgrade.
     if any(each.outcome is Outcome.INCONCLUSIVE and score.value < 1 for score, each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
+
+
+def _unlike(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """Why a reference's own answers cannot be those of before, or cannot be held against them; None where they can."""
+    if "sketch" not in kept[1]:
+        return Verdict(
+            Outcome.REGRESSED, Reason.MISSING, "the reference's own answers were kept before and are not now"
+        )
+    old, new = (sketches_in(side["sketch"]) for side in kept)
+    if gone := [name for name in old if name not in new]:
+        return Verdict(Outcome.REGRESSED, Reason.MISSING, f"the reference had an output {gone[0]} before")
+    if not all(comparable(sketch, new[name]) for name, sketch in old.items()):
+        message = "the reference's own answers were kept in another way; measure both sides with one version of trtgate"
+        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+    marks = [marks_in(side.get("marks", {}), summary["n"]) for side in kept]
+    moved = [name for name in marks[0] if name in marks[1] and marks[0][name] != marks[1][name]]
+    moved += [name for name, sketch in old.items() if compare_sketches(name, sketch, new[name]) is None]
+    if moved:
+        message = f"the reference's own answers: NaN or infinity in {moved[0]} elsewhere than before"
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
+    return None
 
 
 def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
-from trtgate.tasks.against import decide_scores
+from trtgate.tasks.against import LOST_DB, NOISE_DB, decide_scores
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.slices import ENOUGH_DB
+from trtgate.verdict.agreement import Agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
+from trtgate.verdict.policy import worst
 
 
 def decide_batch(
@@ -17,23 +20,35 @@ def decide_batch(
 ) -> list[Verdict]:
     """What is expected of answers to some samples in a larger batch, `alone` being the engine's in the smallest.
 
-    They are held against the reference's by the floors that hold for all samples. What so few leave open, or fail in
-    the smallest batch too, is held against the engine's own answers there, and so is all without a `reference`, as
-    where the weights are untrained.
+    They are held against the reference's by the floors that hold for all samples. Whatever that comes to, nothing may
+    be lost of what the engine's own answers have there, which alone is asked without a `reference`, as where the
+    weights are untrained.
     """
     if reference is None:
         return [_like_alone(task, alone, got, samples, expectation)]
     found, before = (task.compare(reference, each, samples) for each in (got, alone))
     decided = []
     for verdict, other in zip(task.decide(found, expectation), task.decide(before, expectation), strict=True):
-        if verdict.outcome is Outcome.PASS or (other.outcome is Outcome.PASS and verdict.outcome is Outcome.REGRESSED):
-            decided.append(verdict)
-        elif isinstance(task, Classification):
-            decided.append(_like_alone(task, alone, got, samples, expectation))
+        if isinstance(task, Classification):
+            again = worst([_like_alone(task, alone, got, samples, expectation), _none_lost(before, found)])
         else:
             again = decide_scores(task.summary(before), task.summary(found), expectation)
-            decided.append(replace(again, metric=verdict.metric))
+        told = replace(again, metric=verdict.metric)
+        if other.outcome is Outcome.PASS and verdict.outcome is Outcome.REGRESSED:
+            decided.append(verdict)
+        else:
+            # What so few samples leave open, or fail in the smallest batch too, says nothing by itself.
+            decided.append(worst([verdict, told]) if verdict.outcome is Outcome.PASS else told)
     return decided
+
+
+def _none_lost(before: Agreement, found: Agreement) -> Verdict:
+    """A classifier's logits against the reference's: as little noise as in the smallest batch."""
+    text = f"SQNR {found.sqnr_db:.1f} dB, in the smallest batch {before.sqnr_db:.1f}: {LOST_DB:g} dB may be lost"
+    lost = min(before.sqnr_db, ENOUGH_DB) - found.sqnr_db > LOST_DB and before.sqnr_db >= NOISE_DB
+    if found.finite and before.finite and lost:
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="fidelity")
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, metric="fidelity")
 
 
 def _like_alone(task: Task, alone: Outputs, got: Outputs, samples: Samples, expectation: Expectation) -> Verdict:

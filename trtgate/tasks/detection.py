@@ -33,7 +33,7 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
-from trtgate.tasks.sketch import sketches_of
+from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -214,7 +214,11 @@ class Detection:
         found = [self._decoded(row, read).above(self.threshold) for row in reference]
         unread = [name for name in reference[0] if name not in read] if read else []
         rows = [{name: row[name] for name in unread} for row in reference]
-        kept = {**kept_of(reference, reference, samples, unread), "sketch": sketches_of(rows)}
+        kept = {
+            **kept_of(reference, reference, samples, unread),
+            "sketch": sketches_of(rows),
+            "marks": marks_of(reference),
+        }
         return {"scores": own_summary(self.name, len(reference), {**kept, "boxes": boxes_to_json(found)})}
 
 

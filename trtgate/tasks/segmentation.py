@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
-from trtgate.tasks.sketch import sketches_of
+from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -137,8 +138,29 @@ class Segmentation:
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
         others = [name for name in reference[0] if name != self.output]
         rows = [{**row, self.output: self.classes(row[self.output])} for row in reference]
-        kept = {**kept_of(reference, reference, samples, others), "sketch": sketches_of(rows)}
+        pixels: Counter[int] = Counter()
+        for row in rows:
+            labels, counts = np.unique(row[self.output], return_counts=True)
+            pixels.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+        kept = {
+            **kept_of(reference, reference, samples, others),
+            "sketch": sketches_of(rows),
+            "marks": marks_of(reference),
+            "pixels": {str(label): count for label, count in pixels.most_common(MOST_CLASSES)},
+        }
         return {"scores": own_summary(self.name, len(reference), kept)}
+
+
+def iou_at_most(output: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Score:
+    """What the mean intersection over union of two references' masks can be at most, by how many pixels of each class
+    they have. Raises one of `fields.DAMAGED` for what is no table of those."""
+    before, after = (fields.mapped(fields.count)("pixels", side) for side in (old, new))
+    total = sum(before.values())
+    many = [label for label, count in before.items() if count >= RARE * total]
+    shares = [min(before[each], after.get(each, 0)) / max(before[each], after.get(each, 0), 1) for each in many]
+    return Score(
+        "mean IoU, at most", output, float(np.mean(shares)) if shares else 1.0, "mean_iou", "%", floor=MEAN_IOU
+    )
 
 
 def mean_bounds(shares: list[float]) -> tuple[float, float]:
@@ -150,6 +172,8 @@ def mean_bounds(shares: list[float]) -> tuple[float, float]:
     return max(0.0, mean - wide), min(1.0, mean + wide)
 
 
+# Whose pixels a reference counts.
+MOST_CLASSES = 256
 # Pixels of the longer side of a map that is kept: enough to see what is where, some KB a sample.
 LONGEST = 96
 # float32 holds whole numbers up to this.

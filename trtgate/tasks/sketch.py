@@ -102,9 +102,14 @@ def _elements(
             yield _mixed(keys ^ part.astype(np.int64).view(np.uint64)), np.ones(part.size), np.zeros(part.size, np.int8)
             continue
         values = part.astype(np.float64)
-        nan = np.isnan(values)
-        odd = np.where(nan, 1, np.where(np.abs(values) >= MASK, np.where(values > 0, 2, 3), 0)).astype(np.int8)
+        odd = _odd(values)
         yield keys, np.where(odd == 0, values, 0.0), odd
+
+
+def _odd(values: Floats) -> npt.NDArray[np.int8]:
+    """Which elements are no numbers: 0 for a number, else which."""
+    large = np.where(np.abs(values) >= MASK, np.where(values > 0, 2, 3), 0)
+    return np.where(np.isnan(values), 1, large).astype(np.int8)
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -118,13 +123,18 @@ def _mixed(keys: Keys) -> Keys:
     return found
 
 
+def comparable(old: Sketch, new: Sketch) -> bool:
+    """Whether two sketches are of as many samples, and made alike."""
+    return len(old.shapes) == len(new.shapes) and old.sums.shape == new.sums.shape
+
+
 def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
     """How alike two references' answers to the same samples are; None where one has NaN or infinity elsewhere.
 
     As `tensors.compare_output`: of the answers of one shape, and how many are where not all are. Raises ValueError for
     answers to other samples.
     """
-    if len(old.shapes) != len(new.shapes) or old.sums.shape != new.sums.shape:
+    if not comparable(old, new):
         raise ValueError(f"{len(old.shapes)} answers cannot be compared with {len(new.shapes)}")
     alike = np.array([a == b and old.integers == new.integers for a, b in zip(old.shapes, new.shapes, strict=True)])
     same = all(a == b for a, b, fits in zip(old.marks, new.marks, alike, strict=True) if fits)
@@ -150,6 +160,28 @@ def _decibels(signal: float, noise: float) -> float:
     if not signal or not noise:
         return math.inf if noise <= NOTHING**2 else NO_SIGNAL_DB
     return 10 * math.log10(signal / noise)
+
+
+def marks_of(outputs: Outputs) -> dict[str, list[str]]:
+    """Where there is no number in the outputs of floats, by name: a digest for each sample, "" for nowhere."""
+    floats = [name for name, array in outputs[0].items() if np.asarray(array).dtype.kind == "f"]
+    return {name: [_marked(np.asarray(row[name])) for row in outputs] for name in floats}
+
+
+def _marked(array: npt.NDArray[Any]) -> str:
+    if array.dtype.kind != "f":
+        return ""
+    flat = array.reshape(-1)
+    odd = [_odd(flat[start : start + CHUNK].astype(np.float64)) for start in range(0, flat.size, CHUNK)]
+    return hashlib.sha256(b"".join(each.tobytes() for each in odd)).hexdigest()[:16] if any(map(np.any, odd)) else ""
+
+
+def marks_in(values: Any, n: int) -> dict[str, tuple[str, ...]]:
+    """The inverse of `marks_of` for `n` samples. Raises one of `fields.DAMAGED` for anything else."""
+    found = fields.mapped(fields.listed(fields.line))("marks", values)
+    if any(len(each) != n for each in found.values()):
+        raise ValueError(f"marks are of {n} samples")
+    return found
 
 
 def sketches_of(outputs: Outputs) -> dict[str, Any]:
