@@ -112,7 +112,7 @@ GREETING = {{"protocol": {VERSION}, "python": "3", "pid": os.getpid()}}
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
     """Start a worker that runs a script; none of them may outlive the test."""
     monkeypatch.setattr(remote, "START_SECONDS", 5.0)
-    monkeypatch.setattr(remote, "GOODBYE_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "GOODBYE_SECONDS", 0.1)
     made: list[Worker] = []
 
     def start(script: str, timeout: float = 5.0) -> Worker:

@@ -15,6 +15,7 @@ from trtgate.commands import doctor
 from trtgate.engines import all_specs, available, backend, parse_spec
 from trtgate.engines.base import time_calls
 from trtgate.engines.gpu import GpuEngine, Lane
+from trtgate.engines.tensorrt.build import RECIPES
 from trtgate.expectations import read_expectations
 from trtgate.kinds import AVAILABLE, REFERENCE, EngineRefused, EngineSpec, PrecisionAudit, UserError
 from trtgate.measure.monitor import CpuMonitor
@@ -150,6 +151,7 @@ def test_an_engine_that_has_no_room_at_a_batch_size_fails_alone(
 
 def test_ids_are_parsed_and_unknown_ones_refused() -> None:
     assert {spec.id for spec in all_specs()} >= {*ENGINES, "pytorch-bf16", "openvino-bf16", "inductor-fp32"}
+    assert {spec for spec in all_specs() if spec.backend == "tensorrt"} == set(RECIPES)
     assert EngineSpec.parse("tensorrt-int8") == EngineSpec("tensorrt", "int8")
     for wrong in ("onnxruntime", "onnxruntime-int4", "-int8"):
         with pytest.raises(ValueError, match="precision"):

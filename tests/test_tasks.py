@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -355,18 +356,21 @@ def test_of_a_metric_of_any_scale_a_share_may_be_lost(old: float, new: float, ou
     assert verdict.outcome is outcome, verdict
 
 
-def test_each_folder_has_its_own_modules(tmp_path: Path) -> None:
+def test_each_folder_has_its_own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = ModuleType("helping")  # somebody else's, of that name
+    monkeypatch.setitem(sys.modules, "helping", installed)
     for name, value in (("a", 1.0), ("b", 0.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.py").write_text(
             "def score(*_):\n    from helping import other\n    return now() + other()\n\nfrom helping import now\n"
         )
-        (tmp_path / name / "helping.py").write_text(f"def now():\n    return {value}\n\nother = now\n")
+        (tmp_path / name / "helping.py").write_text(f"import aiding\n\ndef now():\n    return {value}\n\nother = now\n")
+        (tmp_path / name / "aiding.py").touch()
         (tmp_path / name / "statistics.py").write_text(f"def score(*_):\n    return {value}\n")
     for module, factor in (("metrics", 2), ("statistics", 1)):
         scores = [load_function(f"{module}:score", tmp_path / name, name) for name in "ab"]
         assert [score() for score in (*scores, *scores)] == [factor, 0.0] * 2
-    assert "helping" not in sys.modules
+    assert (sys.modules["helping"], sys.modules.get("aiding")) == (installed, None)
     (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     with pytest.raises(UserError, match="leaving:score cannot be imported"):
         load_function("leaving:score", tmp_path, "x")
