@@ -62,7 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         status, sentence = MISTAKE, path_mistake(error) if isinstance(error, OSError) else None
         if (told := broken_runtime(error)) is not None:
-            status, sentence = EXIT_INVALID, told
+            status, sentence = EXIT_INVALID, str(told)
         if sentence is None:
             raise
         print(f"trtgate: {printable(sentence)}", file=sys.stderr)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -178,6 +177,8 @@ def decode(path: Path) -> Pixels:
     pixels = _pixels(encoded)
     if pixels > MAX_PIXELS:
         raise UserError(f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are read; {advice}")
+    import cv2
+
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from trtgate.kinds import EngineBroken, printable
 from trtgate.limits import STATUS, within
-from trtgate.verdict.outcome import broken
+from trtgate.verdict.outcome import Verdict, broken
 from trtgate.verdict.policy import EXIT_INVALID
 
 # What the gate itself calls and an upgrade may break.
@@ -18,18 +18,17 @@ RUNTIMES = ("torch", "torchvision", "onnxruntime", "onnx", "openvino", "tensorrt
 IMPORT_SECONDS = 300.0
 
 
-def broken_runtime(error: Exception) -> str | None:
-    """The sentence for a runtime that is broken, as the error says, or that raised it while it was imported; None for
-    any other error."""
+def broken_runtime(error: BaseException) -> Verdict | None:
+    """The verdict on a runtime that is broken, as the error says, or that raised it while it was imported; None for any
+    other error."""
     if isinstance(error, EngineBroken):
-        return printable(str(broken(str(error))))
+        return broken(printable(str(error)))
     name = _missing(error) or _importing(error.__traceback__)
     if name is None:
         return None
     said = " ".join(f"{'' if isinstance(error, ImportError) else type(error).__name__ + ': '}{error}".split())
-    return printable(
-        str(broken(f"{name} cannot be imported: {said}; install it again in a version that fits this machine"))
-    )
+    message = f"{name} cannot be imported: {said}; install it again in a version that fits this machine"
+    return broken(printable(message))
 
 
 def _missing(error: BaseException) -> str | None:
@@ -57,9 +56,9 @@ def importing() -> Iterator[None]:
         with within(IMPORT_SECONDS, "importing the runtimes"):
             yield
     except Exception as error:
-        if (sentence := broken_runtime(error)) is None:
+        if (verdict := broken_runtime(error)) is None:
             raise
-        print(f"trtgate: {sentence}", file=sys.stderr)
+        print(f"trtgate: {verdict}", file=sys.stderr)
         raise SystemExit(EXIT_INVALID) from None
     except KeyboardInterrupt:  # by whoever watches what hangs, who has said so, or from the terminal
         raise SystemExit(STATUS) from None

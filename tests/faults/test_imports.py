@@ -237,7 +237,6 @@ def test_without_a_home(fault: Fault, tmp_path: Path) -> None:
 
 NEEDED = "raise ImportError('libcudnn.so.9: cannot open')"
 COMMANDS = {
-    "compare": ["trtgate", "compare", "old.json", "new.json"],
     "doctor": ["trtgate", "doctor"],
     "bench": ["pytest", "bench/", "--engine=onnxruntime-fp32"],
 }
@@ -250,7 +249,7 @@ def start(folder: Path, module: str, does: str, *command: str) -> tuple[int, str
 
 
 @pytest.mark.fault(
-    done="PyTorch, ONNX Runtime or OpenCV, which the gate itself needs, raises at import",
+    done="PyTorch, which the gate itself needs, raises at import",
     said="INVALID (broken): ... cannot be imported: ...; install it again in a version that fits this machine",
     status="7",
     kept="nothing was begun",
@@ -258,12 +257,9 @@ def start(folder: Path, module: str, does: str, *command: str) -> tuple[int, str
 @pytest.mark.parametrize(
     ("module", "does", "command"),
     [
-        pytest.param("onnxruntime", NEEDED, "bench", id="onnxruntime-bench"),
-        pytest.param("cv2", NEEDED, "bench", marks=pytest.mark.slow, id="cv2-bench"),
-        pytest.param("torch", NEEDED, "doctor", marks=pytest.mark.slow, id="torch-doctor"),
+        pytest.param("torch", NEEDED, "doctor", id="torch-doctor"),
         pytest.param("torch", "raise OSError('libc10.so')", "bench", marks=pytest.mark.slow, id="torch-bench"),
         pytest.param("torch", "import numpy.none", "bench", marks=pytest.mark.slow, id="torch-of-another-numpy"),
-        pytest.param("onnxruntime", "1 / 0", "bench", marks=pytest.mark.slow, id="onnxruntime-error"),
     ],
 )
 def test_what_the_gate_needs_cannot_be_imported(
@@ -284,11 +280,32 @@ def test_an_error_of_our_own_at_import_is_no_runtime(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault(
-    done="one of these hangs at import",
-    said="trtgate: importing the runtimes hangs; this is where, and the run ends without a verdict ... onnxruntime.py",
+    done="PyTorch hangs at import",
+    said="trtgate: importing the runtimes hangs; this is where, and the run ends without a verdict ... torch.py",
     status="2",
     kept="nothing was begun",
 )
 def test_what_the_gate_needs_hangs_at_import(fault: Fault, tmp_path: Path) -> None:
     program = "from trtgate import runtimes; runtimes.IMPORT_SECONDS = 3.0; import trtgate.plugin"
-    fault.check(*start(tmp_path, "onnxruntime", "import time; time.sleep(600)", sys.executable, "-c", program))
+    fault.check(*start(tmp_path, "torch", "import time; time.sleep(600)", sys.executable, "-c", program))
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", pytest.param("cv2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("does", [pytest.param(NEEDED, marks=pytest.mark.slow), "import os; os.abort()"])
+def test_what_compares_needs_no_runtime(module: str, does: str, tmp_path: Path) -> None:
+    status, output = start(tmp_path, module, does, sys.executable, "-m", "trtgate", "compare", "old.json", "new.json")
+    assert status == 2
+    assert "old.json" in output
+    assert len(output.splitlines()) == 1, output
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    done="OpenCV, which reads the photos, raises at import",
+    said="INVALID (broken): cv2 cannot be imported: libcudnn.so.9: cannot open; install it again in a version",
+    status="7",
+    kept="what needs no photos",
+)
+def test_a_test_that_needs_what_cannot_be_imported(fault: Fault, tmp_path: Path) -> None:
+    given = ["--model=efficientnet_lite0", "--engine=pytorch-fp32", "-k=test_latency", f"--plan-cache={tmp_path}/c"]
+    fault.check(*start(tmp_path, "cv2", NEEDED, sys.executable, "-m", "pytest", "bench/", *given))

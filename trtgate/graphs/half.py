@@ -6,8 +6,6 @@ import warnings
 from pathlib import Path
 
 import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
 # The smallest number that FP16 holds at all, a subnormal. Smaller weights are lifted to it, not lost.
 SMALLEST = 2.0**-24
@@ -18,6 +16,9 @@ def convert(fp32: Path, path: Path) -> None:
 
     Raises onnx.checker.ValidationError when the result is no valid graph.
     """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the float32 number .* will be truncated")
         converted = OnnxModel(convert_float_to_float16(onnx.load(fp32), min_positive_val=SMALLEST, keep_io_types=True))

@@ -29,14 +29,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    create_calibrator,
-    quantize_static,
-)
 
 from trtgate.graphs.weighted import OPERATORS, weighted_nodes
 from trtgate.kinds import UserError
@@ -66,15 +58,16 @@ class QuantizeOptions:
     keep_float: tuple[str, ...] = ()
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # its package has no types
+def _reader(batches: Iterator[Tensors]) -> Any:
     """Batches one by one, as ONNX Runtime's calibrators ask for them."""
+    from onnxruntime.quantization import CalibrationDataReader
 
-    def __init__(self, batches: Iterator[Tensors]) -> None:
-        self._batches = batches
+    class Batches(CalibrationDataReader):  # type: ignore[misc]  # its package has no types
+        def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+            batch = next(batches, None)
+            return None if batch is None else dict(batch)
 
-    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else dict(batch)
+    return Batches()
 
 
 def measure_ranges(fp32: Path, samples: Samples, calibration: Calibration) -> Ranges:
@@ -84,6 +77,8 @@ def measure_ranges(fp32: Path, samples: Samples, calibration: Calibration) -> Ra
     Leibler (Migacz, "8-bit inference with TensorRT", GTC 2017), over the 2048 bins it wants: with ONNX Runtime's
     default of as many bins as quantised levels nothing can ever be clipped and entropy *is* min-max.
     """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
     method = CalibrationMethod.MinMax if calibration == "minmax" else CalibrationMethod.Entropy
     bins = {} if calibration == "minmax" else {"num_bins": ENTROPY_BINS, "num_quantized_bins": ENTROPY_LEVELS}
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -97,7 +92,7 @@ def measure_ranges(fp32: Path, samples: Samples, calibration: Calibration) -> Ra
         # All activations of a chunk are held at once: some 100 MB a photo for ResNet-50.
         for start in range(0, len(samples), CHUNK):
             chunk = range(start, min(start + CHUNK, len(samples)))
-            calibrator.collect_data(_Batches(samples[index] for index in chunk))
+            calibrator.collect_data(_reader(samples[index] for index in chunk))
         found = calibrator.compute_data()
         return {name: tuple(float(np.min(v)) for v in data.range_value) for name, data in found.items()}
 
@@ -130,6 +125,8 @@ def quantize(
 
     Raises UserError when `keep_float` names a node that the graph does not have.
     """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
     graph = onnx.load(fp32)
     symmetric = kind == "symmetric"
     activations = {name for node in graph.graph.node for name in (*node.input, *node.output)}
@@ -145,7 +142,7 @@ def quantize(
             graph,
             path,
             # It insists on calibrating; every range that it finds is overridden.
-            _Batches(iter([sample])),
+            _reader(iter([sample])),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -178,6 +175,8 @@ def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     EfficientNet-Lite0 that keeps 947 and 954 of 1000 answers (onnxruntime-int8, openvino-int8), where 7 bits everywhere
     keep 931 and 933.
     """
+    from onnxruntime.quantization import QuantType
+
     overrides: dict[str, list[dict[str, Any]]] = {}
     for node in weighted_nodes(graph):
         attributes = {attribute.name: attribute.i for attribute in node.attribute}

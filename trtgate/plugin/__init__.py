@@ -166,7 +166,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except Exception as error:
         if (told := broken_runtime(error)) is None:
             raise
-        pytest.exit(told, EXIT_INVALID)
+        pytest.exit(str(told), EXIT_INVALID)
     compare = config.getoption("benchmark_compare", [])
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
@@ -253,6 +253,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, WorkerError | EngineRefused):
         report.longrepr = printable(str(error))
+    verdict = broken_runtime(error) if error is not None and report.failed else None
+    if verdict is not None:
+        report.longrepr = str(verdict)
+        gate_of(item.config).note_broken_by(report.nodeid, verdict)
     sentence = mistake_in(error) if error is not None else None
     if sentence is not None:
         report.longrepr = sentence  # it is for the user; a traceback would only hide it
