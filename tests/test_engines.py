@@ -106,7 +106,7 @@ def test_an_engine_that_cannot_be_built_fails_alone(lite0: Workbench, monkeypatc
     tries = []
 
     def fail(what: str, *arguments: Any, **options: Any) -> Any:
-        if "openvino" not in what:
+        if not what.startswith("building openvino"):
             return run_in_child(what, *arguments, **options)
         tries.append(1)
         raise RuntimeError("no kernel for this layer")
