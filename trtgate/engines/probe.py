@@ -97,6 +97,8 @@ class Probe:
             self._settle(module, "")
         self._deadline = time.monotonic() + IMPORT_SECONDS
         if told:
+            if not self._trying:
+                self._end(GONE_SECONDS)  # it has said all that it was asked
             return
         status = self._end(GONE_SECONDS if answers else 0.0)
         if self._trying and answers:
