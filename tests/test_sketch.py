@@ -182,6 +182,9 @@ def test_a_segmenting_reference_that_answers_nan_or_loses_its_foreground() -> No
     empty = [{"y": np.zeros_like(row["y"]) if index < 16 else row["y"]} for index, row in enumerate(masks())]
     verdict = judged(SEGMENTER, reference, empty)
     assert (verdict.outcome, "mean IoU, at most" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # It is the mask's, whatever stands before that.
+    beside, gone = ([{"a": np.ones(9, np.float32), **row} for row in some] for some in (reference, empty))
+    assert "mean IoU, at most of y" in judged(SEGMENTER, beside, gone).message
 
 
 def test_a_detecting_reference_whose_scores_are_nan() -> None:

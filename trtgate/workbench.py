@@ -281,11 +281,10 @@ class Workbench:
             told = f"{spec.backend} is broken: it cannot even run one small convolution ({first_line(nothing)})"
             return EngineBroken(told)
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        if self.file is None and not isinstance(error, WorkFailed):
+            return error
         if self.file is None:
-            failed = isinstance(error, WorkFailed)
-            return (
-                EngineRefused(f"{spec.backend} cannot run {self.name} ({first_line(lines[-1])})") if failed else error
-            )
+            return EngineRefused(f"{spec.backend} cannot run {self.name} ({first_line(lines[-1])})")
         return EngineUnavailable(f"{spec.backend} cannot run {self.file.path.name} ({first_line(lines[-1])})")
 
     def _not_as_asked(self, spec: EngineSpec, engine: Engine) -> EngineUnavailable | None:

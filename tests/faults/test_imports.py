@@ -13,25 +13,22 @@ from trtgate.engines.base import not_imported
 
 from .table import ROOT, Fault
 
-ASK = """
-import sys
-import pytest
-from trtgate.engines import available, probe
-from trtgate.engines.base import EngineSpec
-probe.IMPORT_SECONDS = 2.0
-command = "-q -p no:cacheprovider -k test_plan --model=efficientnet_lite0 --engine=openvino-int8 --engine=openvino-fp32"
-status = pytest.main(["bench/", *command.split()])
-for text in ("openvino-int8", "openvino-fp32", "onnxruntime-int8"):
-    print(text, available(EngineSpec.parse(text), "cpu"))
-sys.exit(status)
-"""
-HOMELESS_ASK = """
+SAY = """
 from trtgate.engines import available
 from trtgate.engines.base import EngineSpec
 for text in ("openvino-int8", "openvino-fp32", "onnxruntime-int8"):
     print(text, available(EngineSpec.parse(text), "cpu"))
 """
-TELL = "openvino-int8 openvino ... (fix: install it again in a version that fits this machine's driver)"
+ASK = f"""
+import sys
+import pytest
+from trtgate.engines import probe
+probe.IMPORT_SECONDS = 2.0
+command = "-q -p no:cacheprovider -k test_plan --model=efficientnet_lite0 --engine=openvino-int8 --engine=openvino-fp32"
+status = pytest.main(["bench/", *command.split()])
+{SAY}
+sys.exit(status)
+"""
 
 
 def ask(folder: Path, runtime: str, *command: str, **environment: str) -> tuple[int, str]:
@@ -215,7 +212,7 @@ pwd.getpwuid = nobody
 del os.environ["HOME"]
 print(os.path.expanduser("~"))
 """
-    + HOMELESS_ASK
+    + SAY
 )
 
 

@@ -102,15 +102,13 @@ class Gate:
 
     def note_broken(self, model: str, spec: EngineSpec, reason: str) -> None:
         """Decide on an engine whose runtime is there and is broken: nothing passes that leaves it out unasked."""
-        verdict = broken(reason)
-        if not self.settings.expectations.acknowledges(model, spec.id) and verdict not in self.verdicts:
-            self.verdicts.append(verdict)
+        if not self.settings.expectations.acknowledges(model, spec.id):
+            self._decide(broken(reason))
 
     def note_broken_by(self, nodeid: str, verdict: Verdict) -> None:
         """Decide on a broken runtime that kept a test from being run."""
         self.course.note_settled(nodeid)
-        if verdict not in self.verdicts:
-            self.verdicts.append(verdict)
+        self._decide(verdict)
 
     def note_unbatched(self, model: str) -> None:
         """Decide on batch sizes that were asked for, for which a file leaves room and which its reference cannot run:
@@ -122,7 +120,12 @@ class Gate:
                 f"{model}: batch {', '.join(dict.fromkeys(sizes))} was not measured, for which the file leaves room: "
                 f"ONNX Runtime cannot run it in batches ({file.unbatched})"
             )
-            self.verdicts.append(Verdict(Outcome.INVALID, Reason.NO_RECORDS, message))
+            self._decide(Verdict(Outcome.INVALID, Reason.NO_RECORDS, message))
+
+    def _decide(self, verdict: Verdict) -> None:
+        """Keep a verdict on no single test, once."""
+        if verdict not in self.verdicts:
+            self.verdicts.append(verdict)
 
     def add(self, record: EngineRecord) -> EngineRecord:
         """Keep what a race says of an engine."""
@@ -134,8 +137,7 @@ class Gate:
         message = (
             f"--require-trained: {model} has untrained weights; give --weights {model}=PATH, or torchvision's cache"
         )
-        if message not in [verdict.message for verdict in self.verdicts]:
-            self.verdicts.append(Verdict(Outcome.REGRESSED, Reason.MISSING, message))
+        self._decide(Verdict(Outcome.REGRESSED, Reason.MISSING, message))
 
     def note(self, model: str, engine: str, **facts: Any) -> None:
         """Keep facts of an engine that are no part of its race: fields of its record."""

@@ -12,7 +12,7 @@ from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.detection import Detection, Detections, boxes_again, boxes_from_json, pictured_boxes
 from trtgate.tasks.pictures import Pictured
-from trtgate.tasks.segmentation import Segmentation, SmallMap, iou_at_most, pictured_maps
+from trtgate.tasks.segmentation import Segmentation, SmallMap, ious_at_most, pictured_maps
 from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -65,7 +65,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "marks" in kept:
         marks_in(kept["marks"], summary["n"])
     if "pixels" in kept:
-        iou_at_most("", kept["pixels"], kept["pixels"])
+        ious_at_most(kept["pixels"], kept["pixels"])
     if "boxes" in kept:
         boxes_from_json(kept["boxes"])
     pictures_in(summary)
@@ -124,13 +124,24 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
 
 def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
     """Whether a reference, of whose answers `summary` is, still gives the old one's: by today's floors for it."""
-    if unlike := _unlike(summary, kept):
+    if "sketch" not in kept[1]:
+        message = "the reference's own answers were kept before and are not now"
+        return Verdict(Outcome.REGRESSED, Reason.MISSING, message)
+    old, new = (sketches_in(side["sketch"]) for side in kept)
+    compared = {
+        name: compare_sketches(name, sketch, new[name])
+        for name, sketch in old.items()
+        if name in new and comparable(sketch, new[name])
+    }
+    marks = [marks_in(side.get("marks", {}), summary["n"]) for side in kept]
+    moved = [name for name in marks[0] if name in marks[1] and marks[0][name] != marks[1][name]]
+    moved += [name for name, scores in compared.items() if scores is None]
+    if unlike := _unlike([name for name in old if name not in new], moved, whole=len(compared) == len(old)):
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
-    old, new = (sketches_in(side["sketch"]) for side in kept)
-    found = [score for name, sketch in old.items() for score in compare_sketches(name, sketch, new[name]) or ()]
+    found = [score for scores in compared.values() for score in scores or ()]
     if all("pixels" in side for side in kept):
-        found.append(iou_at_most(next(iter(old), ""), kept[0]["pixels"], kept[1]["pixels"]))
+        found += ious_at_most(*(side["pixels"] for side in kept))
     if all("boxes" in side for side in kept):
         again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
         found += [again] if again else []
@@ -151,25 +162,26 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 
 
-def _unlike(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    """Why a reference's own answers cannot be those of before, or cannot be held against them; None where they can."""
-    if "sketch" not in kept[1]:
-        return Verdict(
-            Outcome.REGRESSED, Reason.MISSING, "the reference's own answers were kept before and are not now"
-        )
-    old, new = (sketches_in(side["sketch"]) for side in kept)
-    if gone := [name for name in old if name not in new]:
+def _unlike(gone: Sequence[str], moved: Sequence[str], *, whole: bool) -> Verdict | None:
+    """On a reference's own answers that cannot be those of before, or cannot be held against them; None where they can.
+
+    `gone` are outputs that it has no more, `moved` those with NaN or infinity elsewhere; `whole` says that all others
+    were kept alike.
+    """
+    if gone:
         return Verdict(Outcome.REGRESSED, Reason.MISSING, f"the reference had an output {gone[0]} before")
-    if not all(comparable(sketch, new[name]) for name, sketch in old.items()):
+    if not whole:
         message = "the reference's own answers were kept in another way; measure both sides with one version of trtgate"
         return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
-    marks = [marks_in(side.get("marks", {}), summary["n"]) for side in kept]
-    moved = [name for name in marks[0] if name in marks[1] and marks[0][name] != marks[1][name]]
-    moved += [name for name, sketch in old.items() if compare_sketches(name, sketch, new[name]) is None]
     if moved:
         message = f"the reference's own answers: NaN or infinity in {moved[0]} elsewhere than before"
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
     return None
+
+
+def lost_db(old: float, new: float) -> bool:
+    """Whether an SQNR in dB fell by more than LOST_DB and to less than ENOUGH_DB; noise has nothing to lose."""
+    return old >= NOISE_DB and new < ENOUGH_DB and min(old, ENOUGH_DB) - new > LOST_DB
 
 
 def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
@@ -179,8 +191,7 @@ def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
     if old.unit == "dB":
         if old.value < NOISE_DB:
             return _judged(False, f"{text}, and were noise before")
-        lost = new.value < ENOUGH_DB and min(old.value, ENOUGH_DB) - new.value > LOST_DB
-        return _judged(lost, f"{text}, {LOST_DB:g} dB may be lost")
+        return _judged(lost_db(old.value, new.value), f"{text}, {LOST_DB:g} dB may be lost")
     share = expectation.number("max_answers_lost")
     own = old.key == "metric"
     # A metric of the user's own has a scale of its own.

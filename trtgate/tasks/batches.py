@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
-from trtgate.tasks.against import LOST_DB, NOISE_DB, decide_scores
+from trtgate.tasks.against import LOST_DB, decide_scores, lost_db
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.slices import ENOUGH_DB
 from trtgate.verdict.agreement import Agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -45,8 +44,7 @@ def decide_batch(
 def _none_lost(before: Agreement, found: Agreement) -> Verdict:
     """A classifier's logits against the reference's: as little noise as in the smallest batch."""
     text = f"SQNR {found.sqnr_db:.1f} dB, in the smallest batch {before.sqnr_db:.1f}: {LOST_DB:g} dB may be lost"
-    lost = min(before.sqnr_db, ENOUGH_DB) - found.sqnr_db > LOST_DB and before.sqnr_db >= NOISE_DB
-    if found.finite and before.finite and lost:
+    if found.finite and before.finite and lost_db(before.sqnr_db, found.sqnr_db):
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="fidelity")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, metric="fidelity")
 

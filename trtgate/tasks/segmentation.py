@@ -146,15 +146,19 @@ class Segmentation:
             **kept_of(reference, reference, samples, others),
             "sketch": sketches_of(rows),
             "marks": marks_of(reference),
-            "pixels": {str(label): count for label, count in pixels.most_common(MOST_CLASSES)},
+            "pixels": {self.output: {str(label): count for label, count in pixels.most_common(MOST_CLASSES)}},
         }
         return {"scores": own_summary(self.name, len(reference), kept)}
 
 
-def iou_at_most(output: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Score:
+def ious_at_most(old: Any, new: Any) -> list[Score]:
     """What the mean intersection over union of two references' masks can be at most, by how many pixels of each class
-    they have. Raises one of `fields.DAMAGED` for what is no table of those."""
-    before, after = (fields.mapped(fields.count)("pixels", side) for side in (old, new))
+    each output has. Raises one of `fields.DAMAGED` for what is no table of those."""
+    before, after = (fields.mapped(fields.mapped(fields.count))("pixels", side) for side in (old, new))
+    return [_iou_at_most(output, before[output], after[output]) for output in before if output in after]
+
+
+def _iou_at_most(output: str, before: Mapping[str, int], after: Mapping[str, int]) -> Score:
     total = sum(before.values())
     many = [label for label, count in before.items() if count >= RARE * total]
     shares = [min(before[each], after.get(each, 0)) / max(before[each], after.get(each, 0), 1) for each in many]
