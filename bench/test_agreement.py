@@ -13,6 +13,7 @@ from trtgate.plugin.gate import Gate
 from trtgate.tasks.base import Scores
 from trtgate.verdict.agreement import Agreement, measure_accuracy
 from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.policy import worst
 from trtgate.workbench import Workbench
 
 
@@ -49,8 +50,11 @@ def test_top1_agreement(agreement: Agreement, expectation: Expectation, workbenc
 
 
 @pytest.mark.task("classification")
-def test_logit_fidelity(agreement: Agreement, expectation: Expectation, settle: Settle) -> None:
-    settle(judge.fidelity_verdict(agreement, expectation))
+def test_logit_fidelity(
+    agreement: Agreement, other_outputs: Scores | None, expectation: Expectation, settle: Settle
+) -> None:
+    others = [] if other_outputs is None else other_outputs.decide(expectation, "fidelity")
+    settle(worst([judge.fidelity_verdict(agreement, expectation), *others]))
 
 
 @pytest.mark.task("classification")

@@ -14,6 +14,7 @@ from trtgate.expectations import Expectation, read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.tasks.against import decide_all_scores, decide_scores, require_scores
 from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.batches import decide_batch
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, Detections, from_outputs
 from trtgate.tasks.segmentation import Segmentation
@@ -310,3 +311,36 @@ def test_a_classifiers_reference_keeps_its_answers() -> None:
     old, new = (Answers.from_json(task.own(each, samples)["answers"]) for each in (reference, negated(reference)))
     assert decide_answers(old, old).outcome is Outcome.PASS
     assert decide_answers(old, new).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda logits: 0.01 * logits,
+        lambda logits: np.where(np.arange(10) == logits.argmax(), logits, 0),
+        lambda logits: np.exp(logits) / np.exp(logits).sum(),
+    ],
+    ids=["scaled", "the best alone", "softmax on top"],
+)
+def test_a_classifiers_reference_whose_logits_are_others_with_the_same_first_answers(wrong: Any) -> None:
+    task, reference = Classification("y"), rows(10, count=240)
+    assert judged(task, reference, rounded(reference)).outcome is Outcome.PASS
+    verdict = judged(task, reference, [{"y": wrong(row["y"]).astype(np.float32)} for row in reference])
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+
+
+def test_a_classifiers_other_outputs_are_compared_and_kept() -> None:
+    task, reference = Classification("y"), [{**a, **b} for a, b in zip(rows(10), rows(64, name="z"), strict=True)]
+    samples: Any = Some(8)
+    broken = changed(reference, np.s_[:], np.nan, "z")
+    assert judged(task, reference, broken).reason is Reason.NOT_FINITE
+    good, bad = (task.others(reference, each, samples) for each in (rounded(reference), broken))
+    assert good is not None
+    assert bad is not None
+    assert good.decide(FLOORS, "fidelity")[0].outcome is Outcome.PASS
+    assert bad.decide(FLOORS, "fidelity")[0].reason is Reason.NOT_FINITE
+    sides = [json.loads(json.dumps(each.to_json(task.name), allow_nan=False)) for each in (good, bad)]
+    assert decide_scores(*sides, FLOORS).reason is Reason.NOT_FINITE
+    assert task.others(rows(10), rows(10), samples) is None
+    verdicts = decide_batch(task, reference, reference, broken, samples, FLOORS)
+    assert Reason.NOT_FINITE in {each.reason for each in verdicts}

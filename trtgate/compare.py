@@ -563,14 +563,17 @@ def _answers(
         counts = verdict.outcome is Outcome.REGRESSED
         changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT), counts))
     kept = [[Answers.from_json(record.answers) for record in side if record.answers] for side in (old, new)]
+    scored = [[record.scores for record in side if record.scores] for side in (old, new)]
     if kept[0]:
         if len(kept[1]) < len(new):
             verdict = _gone(old, "answers were kept before and are not now")
         else:
             verdict = decide_all_answers(*kept, max_drop=lost)
             differs.append(decide_answers(ranked(kept[0])[-1], ranked(kept[0])[0], max_drop=lost))
+            if scored[1] and not scored[0] and old[-1].is_reference and verdict.reason is not Reason.SAME_ANSWERS:
+                message = f"{verdict.message}; the baseline keeps no sketch of the logits, so by first answers alone"
+                verdict = replace(verdict, message=message)
         changes.append(Change(ANSWERS, None, None, replace(verdict, metric=ANSWERS)))
-    scored = [[record.scores for record in side if record.scores] for side in (old, new)]
     if scored[0]:
         if len(scored[1]) < len(new):
             verdict = _gone(old, "answers were compared before and are not now")

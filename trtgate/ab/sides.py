@@ -167,7 +167,7 @@ class _Sides:
         """A side's records with its answers, for whoever shows them: what is decided on them has been."""
         task = self._bench.task
         if summaries:
-            return [replace(each, scores=summaries[index % len(summaries)]) for index, each in enumerate(records)]
+            records = [replace(each, scores=summaries[index % len(summaries)]) for index, each in enumerate(records)]
         if not self._bench.weights.trained or not isinstance(task, Classification):
             return records
         reference = self._bench.outputs(self._bench.reference)
@@ -287,8 +287,18 @@ class _Sides:
         """What each side's builds keep of their answers, by any task but classification: whether something was lost is
         decided on that."""
         bench, task = self._bench, self._bench.task
-        if isinstance(task, Classification) or bench.unsteady:
+        if bench.unsteady:
             return {}
+        if isinstance(task, Classification):
+            if not bench.weights.trained:
+                return {}
+            wanted = bench.outputs(bench.reference)
+            found = {side: [task.others(wanted, each, self._given) for each in outputs[side]] for side in SIDES}
+            return {
+                side: [each.to_json(task.name) for each in some if each is not None]
+                for side, some in found.items()
+                if None not in some
+            }
         reference = bench.outputs(bench.reference)
         return {
             side: [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES

@@ -84,7 +84,7 @@ def agreement_cell(record: EngineRecord) -> Cell:
     """Top-1 agreement with its lower bound, or why there is none; empty for the reference."""
     if record.weights == "untrained":
         return Cell("untrained")
-    if record.scores and not record.is_reference:
+    if record.scores and not record.agreement and not record.is_reference:
         return _score_cell(record.scores)
     if record.is_reference or not record.agreement:
         return Cell("" if record.is_reference else "not measured")

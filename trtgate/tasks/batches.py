@@ -7,7 +7,7 @@ from dataclasses import replace
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import LOST_DB, decide_scores, lost_db
-from trtgate.tasks.base import Outputs, Task, spoilt_outputs
+from trtgate.tasks.base import Outputs, Scores, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.verdict.agreement import Agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -25,20 +25,34 @@ def decide_batch(
     """
     if reference is None:
         return [_like_alone(task, alone, got, samples, expectation)]
-    found, before = (task.compare(reference, each, samples) for each in (got, alone))
-    decided = []
-    for verdict, other in zip(task.decide(found, expectation), task.decide(before, expectation), strict=True):
-        if isinstance(task, Classification):
-            again = worst([_like_alone(task, alone, got, samples, expectation), _none_lost(before, found)])
-        else:
-            again = decide_scores(task.summary(before), task.summary(found), expectation)
-        told = replace(again, metric=verdict.metric)
-        if other.outcome is Outcome.PASS and verdict.outcome is Outcome.REGRESSED:
-            decided.append(verdict)
-        else:
-            # What so few samples leave open, or fail in the smallest batch too, says nothing by itself.
-            decided.append(worst([verdict, told]) if verdict.outcome is Outcome.PASS else told)
+    before, found = (task.compare(reference, each, samples) for each in (alone, got))
+    if isinstance(task, Classification):
+        again = worst([_like_alone(task, alone, got, samples, expectation), _none_lost(before, found)])
+    else:
+        again = decide_scores(task.summary(before), task.summary(found), expectation)
+    pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
+    decided = [_settled(other, verdict, again) for other, verdict in pairs]
+    if isinstance(task, Classification):
+        others = [task.others(reference, each, samples) for each in (alone, got)]
+        if others[0] is not None and others[1] is not None:
+            decided += _others_kept(others[0], others[1], expectation)
     return decided
+
+
+def _settled(before: Verdict, found: Verdict, again: Verdict) -> Verdict:
+    """A floor's verdict on some samples in a larger batch, beside what was lost `again`st the smallest one: what so few
+    samples leave open, or fail in the smallest batch too, says nothing by itself."""
+    told = replace(again, metric=found.metric)
+    if before.outcome is Outcome.PASS and found.outcome is Outcome.REGRESSED:
+        return found
+    return worst([found, told]) if found.outcome is Outcome.PASS else told
+
+
+def _others_kept(before: Scores, found: Scores, expectation: Expectation) -> list[Verdict]:
+    """On a classifier's other outputs in the smallest batch and in a larger one, as on those of any other task."""
+    again = decide_scores(before.to_json(Classification.name), found.to_json(Classification.name), expectation)
+    pairs = zip(before.decide(expectation, "fidelity"), found.decide(expectation, "fidelity"), strict=True)
+    return [_settled(one, other, again) for one, other in pairs]
 
 
 def _none_lost(before: Agreement, found: Agreement) -> Verdict:

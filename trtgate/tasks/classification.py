@@ -12,7 +12,9 @@ from trtgate import judge
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import OUTPUT
-from trtgate.tasks.base import Outputs, Summary
+from trtgate.tasks.base import Outputs, Scores, Summary, own_summary
+from trtgate.tasks.sketch import sketches_of
+from trtgate.tasks.tensors import TensorsTask, kept_of
 from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.outcome import Verdict
@@ -48,8 +50,22 @@ class Classification:
         """What a session keeps of the answers, photo by photo."""
         return answers_of(samples.names, self.logits(reference), self.logits(got), samples.clusters).to_json()
 
+    def others(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores | None:
+        """What is found of the outputs that classes are not read from, by value; None where there are none."""
+        if not reference or set(reference[0]) == {self.output}:
+            return None
+        sides = [
+            [{name: row[name] for name in row if name != self.output} for row in side] for side in (reference, got)
+        ]
+        return TensorsTask().compare(sides[0], sides[1], samples)
+
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
-        return {"answers": self.answers(reference, reference, samples)}
+        """Beside the answers a sketch of all outputs: logits may be others where the first answers are the same."""
+        kept = {**kept_of(reference, reference, samples), "sketch": sketches_of(reference)}
+        return {
+            "answers": self.answers(reference, reference, samples),
+            "scores": own_summary(self.name, len(reference), kept),
+        }
 
 
 def named(task: Classification, classes: Sequence[str]) -> Classification:
