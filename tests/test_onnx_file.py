@@ -102,7 +102,15 @@ def test_a_batch_of_one_that_is_written_into_the_graph(tmp_path: Path) -> None:
         {"y": (networks.FLOAT, None)},
         {"one": np.array([1, 4])},
     )
-    assert not describe(networks.save(model, tmp_path / "one.onnx"), {}, {}).signature.batched
+    path = networks.save(model, tmp_path / "one.onnx")
+    assert not describe(path, {}, {}).signature.batched
+    settings = settings_of(tmp_path, f"--model={path}", "--batch-size=1", "--batch-size=4", "--batch-size=8")
+    assert settings.sizes_of("one.onnx") == (1,)
+    [(what, why)] = settings.dropped("one.onnx").items()
+    assert what == "one.onnx at batch 4, 8"
+    assert "ONNX Runtime cannot run it in batches (" in why
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    assert settings_of(tmp_path, f"--model={path}", "--batch-size=4").dropped("net.onnx") == {}
 
 
 def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ class Settings:
         file = self.files[model].file if model in self.files else None
         return self.batch_sizes if file is None or file.signature.batched else (1,)
 
+    def unbatched(self, model: str) -> str:
+        """Why a model takes no batches; empty for one that does."""
+        file = self.files[model].file if model in self.files else None
+        if file is None or file.signature.batched:
+            return ""
+        if file.unbatched:
+            return f"ONNX Runtime cannot run it in batches ({file.unbatched})"
+        return "its inputs leave no room for a batch"
+
+    def dropped(self, model: str) -> dict[str, str]:
+        """What is not run of a model, and why: the batch sizes that it does not take."""
+        sizes = sorted(set(self.batch_sizes) - set(self.sizes_of(model)))
+        return {f"{model} at batch {', '.join(map(str, sizes))}": self.unbatched(model)} if sizes else {}
+
     def task(self, model: str) -> str:
         """The name of a model's task."""
         return self.files[model].task.name if model in self.files else Classification.name

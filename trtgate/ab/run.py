@@ -70,6 +70,7 @@ def run_ab(
         given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
         shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
         for name in settings.models:
+            left_out |= settings.dropped(name)
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
                     if not (availability := bench.buildable(spec)).ok:

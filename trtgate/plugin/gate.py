@@ -118,7 +118,7 @@ class Gate:
         if file is not None and file.unbatched and sizes:
             message = (
                 f"{model}: batch {', '.join(dict.fromkeys(sizes))} was not measured, for which the file leaves room: "
-                f"ONNX Runtime cannot run it in batches ({file.unbatched})"
+                f"{self.settings.unbatched(model)}"
             )
             self._decide(Verdict(Outcome.INVALID, Reason.NO_RECORDS, message))
 
