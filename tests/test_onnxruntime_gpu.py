@@ -57,14 +57,14 @@ def floats(place: tuple[int, tuple[int, ...]]) -> np.ndarray:
 
 
 class CudaSession:
-    """The stand-in, of which `last` is the latest; with `captures` off it refuses a CUDA graph."""
+    """The stand-in, of which `last` is the latest; it refuses a CUDA graph when it is made (`refuses`), or captures."""
 
-    captures = True
+    refuses = ""
     last: Callable[[], CudaSession]
 
     def __init__(self, plan: Path, options: Any, providers: list[Any]) -> None:
         [(self.provider, self.options)] = providers
-        if self.options["enable_cuda_graph"] and not self.captures:
+        if self.options["enable_cuda_graph"] and self.refuses == "made":
             raise RuntimeError("This session cannot use\nthe graph capture feature")
         self._inner = CpuSession(plan, options, providers=["CPUExecutionProvider"])
         self.graphs: dict[str, dict[str, Any]] = {}
@@ -85,6 +85,8 @@ class CudaSession:
             number = options.get_run_config_entry("gpu_graph_id")
         except RuntimeError:
             number = "0"
+        if self.options["enable_cuda_graph"] and self.refuses == "run":
+            raise RuntimeError("Concat supports at most 32 inputs during CUDA Graph capture,\nbut got 33 inputs")
         captured = self.graphs.setdefault(number, dict(binding.bound))
         places = captured if self.options.get("enable_cuda_graph") else binding.bound
         floats(places["logits"])[...] = self._inner.run(["logits"], {"input": floats(places["input"])})[0]
@@ -172,14 +174,23 @@ def test_what_a_graph_uses_outlives_it(plan: Path) -> None:
     engine.close()
 
 
-def test_what_cannot_be_captured_runs_without_a_graph_and_says_so(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CudaSession, "captures", False)
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("made", "This session cannot use the graph capture feature"),
+        ("run", "Concat supports at most 32 inputs during CUDA Graph capture, but got 33 inputs"),
+    ],
+)
+def test_what_cannot_be_captured_runs_without_a_graph_and_says_so(
+    when: str, said: str, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CudaSession, "refuses", when)
     photos = small_classifier.photos(1)
     with load(plan) as engine:
         wanted = answers(plan, photos)
         np.testing.assert_allclose(engine.infer({"input": photos})["logits"], wanted, atol=1e-5)
         [note] = engine.notes(1)
-        assert note == "without a CUDA graph: This session cannot use the graph capture feature"
+        assert note == f"without a CUDA graph: {said}"
         assert engine.facts()["launched_as"] == {"1": note}
 
 

@@ -130,17 +130,17 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         self._threads = threads
         self._launched_as: dict[int, str] = {}
 
-    def _start(self, stream: torch.cuda.Stream) -> tuple[Any, str]:
-        """A session on a stream, and how it runs: without a CUDA graph where it refuses to make one."""
+    def _lane(self, size: int, deployed: Mapping[str, int]) -> Lane:
+        """A session on a stream of its own, whose first runs have captured what is asked for."""
+        import torch
+
+        from trtgate.engines.pytorch import TorchLane
+
+        stream = torch.cuda.Stream()
         [(name, options)] = providers(self.spec, "cuda")
-        options = {**options, **DEPLOYED[self.spec.precision], "user_compute_stream": str(stream.cuda_stream)}
-        try:
-            return load_session(self._plan, self._threads, [(name, options)]), CAPTURED
-        except Exception as error:  # it has types of its own for some of them
-            plain = load_session(self._plan, self._threads, [(name, {**options, "enable_cuda_graph": 0})])
-            how = f"without a CUDA graph: {' '.join(str(error).split())}"
-            log.warning("%s runs %s", self.spec.id, how)
-            return plain, how
+        options = {**options, **deployed, "user_compute_stream": str(stream.cuda_stream)}
+        session = load_session(self._plan, self._threads, [(name, options)])
+        return TorchLane(lambda images: self._prepare(session, images, size), size, self._signature, stream=stream)
 
     def _prepare(self, session: Any, images: Sequence[torch.Tensor], size: int) -> Callable[[], list[torch.Tensor]]:
         import onnxruntime
@@ -167,14 +167,19 @@ class OnnxRuntimeGpuEngine(GpuEngine):
         return call
 
     def new_lane(self, size: int) -> Lane:
-        import torch
-
-        from trtgate.engines.pytorch import TorchLane
-
-        stream = torch.cuda.Stream()
-        session, self._launched_as[size] = self._start(stream)
-        # Its first runs capture the graph.
-        return TorchLane(lambda images: self._prepare(session, images, size), size, self._signature, stream=stream)
+        deployed = DEPLOYED[self.spec.precision]
+        try:
+            lane = self._lane(size, deployed)
+            self._launched_as[size] = CAPTURED
+            return lane
+        except Exception as error:  # it has types of its own for some of them
+            # It refuses when it loads, or when it captures: a concatenation of more than 32 (1.31.1, DenseNet-201).
+            how = f"without a CUDA graph: {' '.join(str(error).split())}"
+        # Only now, since what was refused holds memory as long as its error does.
+        lane = self._lane(size, {**deployed, "enable_cuda_graph": 0})
+        log.warning("%s runs %s", self.spec.id, how)
+        self._launched_as[size] = how
+        return lane
 
     def audit(self) -> PrecisionAudit:
         return PrecisionAudit(self.spec.precision, layer_types(self._plan))
