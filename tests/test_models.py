@@ -298,7 +298,7 @@ def test_untrained_networks_answer_to_their_input() -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet152"])
 def test_untrained_activations_neither_vanish_nor_leave_fp16(name: str) -> None:
     model = load_model(name)
     largest: list[float] = []

@@ -1,10 +1,10 @@
 """Which of torchvision's classifiers pass the suite untrained: finite answers, the precision asked for, a plan.
 
-    python tests/studies/classifiers.py [--engine E] ... [--minutes N] [--logs DIR] [MODEL] ...
+    python tests/studies/classifiers.py [--device D] [--engine E] ... [--minutes N] [--logs DIR] [MODEL] ...
 
 Without models all of torchvision's are run, one process each, and each is a line of the table that is printed, with
 the sentences of what was skipped; what was said in full goes to DIR. Nothing is downloaded. The FP16 graph, which only
-a GPU runs, is made and compared with the FP32 graph on the CPU.
+a GPU's engines run, is made and compared with the FP32 graph on the CPU, whatever the device.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8")
+ENGINES = {
+    "cpu": ("onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8"),
+    "cuda": ("onnxruntime-fp32", "onnxruntime-fp16", "pytorch-fp16-fused", "pytorch-bf16-graph"),
+}
 
 HALF = """
 import sys, warnings
@@ -45,9 +49,9 @@ def offline(folder: Path) -> dict[str, str]:
     return {**os.environ, "TORCH_HOME": str(folder), "https_proxy": nowhere, "http_proxy": nowhere}
 
 
-def row(model: str, engines: list[str], folder: Path, minutes: float, logs: Path | None = None) -> str:
+def row(model: str, device: str, engines: Sequence[str], folder: Path, minutes: float, logs: Path | None = None) -> str:
     """One model's line."""
-    chosen = [word for engine in engines for word in ("--engine", engine)]
+    chosen = ["--device", device, *(word for engine in engines for word in ("--engine", engine))]
     cache = folder / "plans"
     start = time.monotonic()
     command = [
@@ -97,6 +101,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--device", choices=ENGINES, default="cpu")
     parser.add_argument("--engine", action="append", default=[])
     parser.add_argument("--minutes", type=float, default=60.0, help="give a model up after so many")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what each run said")
@@ -104,8 +109,8 @@ def main() -> None:
     print("| model | outcome | FP16 graph: largest error | seconds |\n| --- | --- | ---: | ---: |", flush=True)
     for model in options.models or models.list_models(module=models):
         with tempfile.TemporaryDirectory(prefix="trtgate-classifiers-") as folder:
-            engines = options.engine or list(ENGINES)
-            print(row(model, engines, Path(folder), options.minutes, options.logs), flush=True)
+            engines = options.engine or ENGINES[options.device]
+            print(row(model, options.device, engines, Path(folder), options.minutes, options.logs), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 DOWNLOAD_STALL_S = 5.0
 # What torchvision's builders set when they are given weights.
 TRANSFORMS_INPUT = ("inception_v3", "googlenet")
+# Of so many residual blocks that each adds to what the ones before have drawn.
+DEEP_RESIDUAL = ("resnet101", "resnet152", "wide_resnet101_2")
 # Those that have a position for each patch, and take photos of one size only.
 POSITIONED = re.compile(r"vit_\w_\d+")
 
@@ -63,6 +65,8 @@ def architecture(name: str, recipe: Any, state: State | None = None, size: int |
             _draw_constant_head(module)
             if name in TRANSFORMS_INPUT:
                 _draw_convolutions(module)
+            if name in DEEP_RESIDUAL:
+                _calm_residuals(module)
     return Architecture(module, preprocessing)
 
 
@@ -80,6 +84,16 @@ def _draw_convolutions(module: torch.nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+
+def _calm_residuals(module: torch.nn.Module) -> None:
+    """As torchvision draws them, their activations grow by half with each block, to 1e9 after 50, and FP16 ends at 6e4;
+    a quarter of each block's change keeps them below 100."""
+    from torchvision.models.resnet import Bottleneck
+
+    for block in module.modules():
+        if isinstance(block, Bottleneck):
+            torch.nn.init.constant_(block.bn3.weight, 0.25)
 
 
 def recipes(name: str) -> list[Any]:
