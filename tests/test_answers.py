@@ -131,13 +131,18 @@ def test_other_photos_cannot_be_compared() -> None:
 def test_kept_as_json_to_the_last_bit() -> None:
     kept = answers(range(4), shift=0.1)
     text = json.dumps(kept.to_json(), allow_nan=False)
-    assert len(text) < 10_000
+    assert len(text) < 11_000
     read = Answers.from_json(json.loads(text))
     assert (read.photos, read.digest) == (kept.photos, kept.digest)
-    for name in ("clusters", "reference", "classes", "logits"):
+    for name in ("clusters", "reference", "classes", "logits", "shares"):
         assert np.array_equal(getattr(read, name), getattr(kept, name))
         assert getattr(read, name).dtype == getattr(kept, name).dtype
     assert decide_answers(kept, read).reason is Reason.SAME_ANSWERS
+    # A session of before, which kept no shares, is read too.
+    older = Answers.from_json({name: value for name, value in json.loads(text).items() if name != "shares"})
+    assert older.shares is None
+    assert "shares" not in older.to_json()
+    assert decide_answers(older, kept).reason is Reason.SAME_ANSWERS
 
 
 def test_one_bit_makes_another_digest() -> None:
@@ -165,7 +170,7 @@ def put(row: int, column: int, value: float) -> Callable[[dict[str, Any]], None]
 @pytest.mark.parametrize(
     "spoil",
     [
-        *[lambda values, name=name: values.pop(name) for name in answers().to_json()],
+        *[lambda values, name=name: values.pop(name) for name in answers().to_json() if name != "shares"],
         *[lambda values, name=name: values.update({name: None}) for name in answers().to_json()],
         *[lambda values, name=name: values.update({name: "!"}) for name in answers().to_json()],
         lambda values: values.update(photos="A" * 64),

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from trtgate.__main__ import main
-from trtgate.commands.classify import Seen, classify_page, softmax
+from trtgate.commands.classify import Seen, classify_page
 from trtgate.engines import parse_spec
 from trtgate.measure.race import SCHEDULES, NoMonitor
 from trtgate.report import terminal
 from trtgate.report.page import Table
+from trtgate.verdict.answers import shares_of
 from trtgate.workbench import Workbench
 
 from .faults.table import Fault
@@ -30,11 +31,12 @@ def seen(**logits: list[float]) -> Seen:
     return Seen("toy", ("a.jpg",), classes, answers, dict.fromkeys(answers, 2e-3), 1, True, {})
 
 
-def test_softmax_is_scipys() -> None:
-    from scipy.special import softmax as expected
+def test_shares_are_scipys_softmax_and_of_shares_themselves() -> None:
+    from scipy.special import softmax
 
-    logits = np.array([1000.0, 999.0, -1000.0, 3.0], np.float32)
-    np.testing.assert_allclose(softmax(logits), expected(logits.astype(np.float64)), rtol=1e-12)
+    logits = np.array([[1000.0, 999.0, -1000.0, 3.0], [0.5, 0.25, 0.25, 0.0]], np.float32)
+    np.testing.assert_allclose(shares_of(logits), softmax(logits.astype(np.float64), 1), rtol=1e-12)
+    np.testing.assert_array_equal(shares_of(logits[1:]), logits[1:])
 
 
 def test_classes_above_ten_percent_are_shown_and_the_surest_always() -> None:

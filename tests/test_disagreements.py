@@ -17,7 +17,8 @@ import pytest
 
 from trtgate.__main__ import main
 from trtgate.ab.run import PROCESSES
-from trtgate.images import list_folder
+from trtgate.images import list_folder, read_folder
+from trtgate.models.base import Preprocessing
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.report import html
 from trtgate.report.pages import run_page
@@ -372,6 +373,25 @@ def test_a_photo_lies_behind_its_boxes_as_the_network_sees_it(fit: Any, tmp_path
     (tmp_path / "photos" / "0.jpg").unlink()
     [photos] = own_photos(samples).values()
     assert photos.thumbnail(0, samples.frame) == b""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_photo_of_a_classifiers_own_folder_is_shown_as_it_is_cut(named: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    photo = np.zeros((300, 200, 3), np.uint8)
+    photo[120:180, 80:120] = (0, 0, 255)  # in BGR
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / name / "0.jpg"), photo)
+    samples = read_folder(folder, Preprocessing(resize=120, crop=100), classes=2 if named else None)
+    seen = samples.first(1)[0]["input"][0, 0] > 1
+    [photos] = own_photos(samples.first(1)).values()
+    assert photos.imagenet is not named
+    assert tuple(photos.classes[:2]) == (("a", "b") if named else ("tench", "goldfish"))
+    small = cv2.imdecode(np.frombuffer(photos.thumbnail(0, None), np.uint8), cv2.IMREAD_COLOR)
+    red = cv2.resize(small[:, :, 2].astype(np.float32), (100, 100), interpolation=cv2.INTER_AREA) > 127
+    assert np.mean(red != seen) < 0.02
 
 
 def test_a_run_shows_its_own_photos_whatever_they_are_called(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
 from trtgate.report.svg import bars_svg
 from trtgate.report.terminal import table_text
 from trtgate.thumbnails import shipped_photos
-from trtgate.verdict.answers import answers_of
+from trtgate.verdict.answers import SHARE, Answers, answers_of, shares_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
 from . import scenes
@@ -149,6 +149,18 @@ def numbers(value: Any) -> Iterator[float]:
         yield float(value)
 
 
+def answers_in(value: Any) -> Iterator[Any]:
+    """All packed answers in a JSON document."""
+    if isinstance(value, dict):
+        if "logits" in value:
+            yield value
+        for each in value.values():
+            yield from answers_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from answers_in(each)
+
+
 def test_every_number_of_the_comparison_is_that_of_the_json() -> None:
     scenes.before_and_after()
     arguments = ["--expectations", "expectations.toml", "--json", "out.json", "--html", "out.html"]
@@ -161,10 +173,10 @@ def test_every_number_of_the_comparison_is_that_of_the_json() -> None:
     answers = Document(Path("out.html").read_text())
     records = [json.loads(path.read_text()) for path in Path(".benchmarks").glob("**/*.json")]
     known |= set(numbers(records))
-    # What is left are the margins of answers, which the sessions have as packed logits.
-    margins = [f"margin {value:.2f}" for value in answers.values if value not in known]
-    assert set(margins) <= set(re.findall(r"margin [\d.]+", "".join(answers.texts))), margins
-    assert len(answers.values) > 40 > len(margins)
+    kept = [Answers.from_json(each) for record in records for each in answers_in(record)]
+    known |= {float(share) for each in kept if each.shares is not None for share in each.shares[:, 0] / SHARE}
+    assert set(answers.values) <= known
+    assert len(answers.values) > 40
 
 
 def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
@@ -247,8 +259,29 @@ def test_photos_at_hand_are_shown_where_the_answers_differ() -> None:
     document = Document(text)
     assert document.tags["img"] == 1
     assert f'alt="{photos.names[7]}"' in text
-    assert photos.classes[int(other[7].argmax())] in html_lib.unescape(text)
+    best, share = int(other[7].argmax()), float(shares_of(other[7:8]).max())
+    assert f"{photos.classes[best]} {share:.1%}" in html_lib.unescape(text)
     assert len(text) < 60_000
+
+
+def test_answers_that_differ_are_told_with_their_confidence_and_the_references() -> None:
+    logits = np.log(np.array([[0.6, 0.25, 0.15, 0.0], [0.9, 0.1, 0.0, 0.0]], np.float32) + 1e-9)
+    turned = np.log(np.array([[0.3, 0.55, 0.08, 0.07], [0.9, 0.1, 0.0, 0.0]], np.float32) + 1e-9)
+    reference, engine = scenes.measured()[:2]
+    records = [
+        dataclasses.replace(record, answers=answers_of(("a", "b"), logits, own).to_json())
+        for record, own in ((reference, logits), (engine, turned))
+    ]
+    said = html_lib.unescape(html.render(run_page(records, [], scenes.GPU_STACK)))
+    assert "class 0 60.0%, class 1 25.0%, class 2 15.0%" in said
+    assert "class 1 55.0%, class 0 30.0%" in said
+    assert "class 2 8.0%" not in said
+    kept = {name: value for name, value in records[1].answers.items() if name != "shares"}
+    older = html_lib.unescape(
+        html.render(run_page([dataclasses.replace(records[1], answers=kept)], [], scenes.GPU_STACK))
+    )
+    assert "class 1" in older
+    assert "55.0%" not in older
 
 
 # GitHub.

@@ -8,7 +8,7 @@ import logging
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image
 from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError
 from trtgate.models.base import CLASSES, DATA, Preprocessing, image_classes
+from trtgate.samples import Frame
 from trtgate.signature import INPUT, Tensors
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,8 @@ class ImageSet:
     `pixels` is uint8[N,3,crop,crop] in RGB; `labels` is int64[N], class indices, or None where nobody said what is on
     the photos; `clusters` is int64[N], the photo that each is a crop of, or None where each is a photo of its own;
     `skipped` names the files that could not be read; `classes` are the names of the classes, by index, where the folder
-    gives them; `input` is what the network calls them.
+    gives them; `input` is what the network calls them; `files` are the photos themselves, one for each, or none where
+    what is seen are crops of them.
     """
 
     names: tuple[str, ...]
@@ -108,6 +110,7 @@ class ImageSet:
     clusters: npt.NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     input: str = INPUT
+    files: tuple[Path, ...] = ()
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,13 +125,10 @@ class ImageSet:
         return ""
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """None: what is seen are crops of photos."""
-        return ()
-
-    @property
-    def frame(self) -> None:
-        return None
+    def frame(self) -> Frame | None:
+        """How `centre_crop` brings one of the files to what the network sees."""
+        crop, resize = self.preprocessing.crop, self.preprocessing.resize
+        return Frame(crop, crop, "crop", resize) if self.files else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -141,9 +141,14 @@ class ImageSet:
 
     def first(self, n: int) -> ImageSet:
         """The first n photos as a set of their own."""
-        labels = None if self.labels is None else self.labels[:n]
-        clusters = None if self.clusters is None else self.clusters[:n]
-        return ImageSet(self.names[:n], self.pixels[:n], self.preprocessing, labels, clusters=clusters)
+        return replace(
+            self,
+            names=self.names[:n],
+            pixels=self.pixels[:n],
+            labels=None if self.labels is None else self.labels[:n],
+            clusters=None if self.clusters is None else self.clusters[:n],
+            files=self.files[:n],
+        )
 
     def batches(self, size: int) -> Iterator[Tensors]:
         """Normalised float32[n,3,crop,crop] batches in order; the last one may be smaller."""
@@ -398,7 +403,8 @@ def read_folder(
     if not names:
         raise UserError(f"{folder} holds no readable photo; give a folder of JPEG or PNG files")
     chosen = None if listing.labels is None else np.asarray(listing.labels, np.int64)[kept]
-    return ImageSet(tuple(names), pixels, how, chosen, tuple(skipped), classes=listing.classes)
+    files = tuple(listing.files[index] for index in kept)
+    return ImageSet(tuple(names), pixels, how, chosen, tuple(skipped), classes=listing.classes, files=files)
 
 
 @dataclass(frozen=True)

@@ -28,21 +28,24 @@ def shipped_photos() -> Mapping[str, Photos]:
         crops, whole = _crops(), list_folder(DATA / "evaluation")
     except (UserError, OSError, ZeroDivisionError):  # installed without them
         return {}
-    classes = tuple(each.name for each in image_classes())
     names = tuple(str(path.relative_to(DATA / "evaluation")) for path in whole.files)
     return {
-        digest_of_names(crops.names): Photos(crops.names, classes, _thumbnail),
+        digest_of_names(crops.names): Photos(crops.names, _imagenet(), _thumbnail, imagenet=True),
         digest_of_names(names): _photos(names, whole.files, None),
     }
 
 
+def _imagenet() -> tuple[str, ...]:
+    return tuple(each.name for each in image_classes())
+
+
 def own_photos(samples: Samples) -> Mapping[str, Photos]:
     """The photos that a run's samples are made of by the digest of their names; empty where they are none."""
-    found = _photos(samples.names, samples.files, samples.frame)
+    found = _photos(samples.names, samples.files, samples.frame, samples.classes)
     return {digest_of_names(samples.names): found} if samples.files else {}
 
 
-def _photos(names: Sequence[str], files: Sequence[Path], usual: Frame | None) -> Photos:
+def _photos(names: Sequence[str], files: Sequence[Path], usual: Frame | None, classes: Sequence[str] = ()) -> Photos:
     @functools.cache
     def thumbnail(index: int, frame: Frame | None) -> bytes:
         seen = frame or usual
@@ -53,7 +56,7 @@ def _photos(names: Sequence[str], files: Sequence[Path], usual: Frame | None) ->
         except (UserError, OSError):  # it was there when the run began
             return b""
 
-    return Photos(names, (), thumbnail)
+    return Photos(names, classes or _imagenet(), thumbnail, imagenet=not classes)
 
 
 def _framed(photo: Pixels, frame: Frame) -> Pixels:

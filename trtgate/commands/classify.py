@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trtgate import images
 from trtgate.engines import parse_spec
@@ -19,16 +18,16 @@ from trtgate.measure.race import SCHEDULES, Race, run_race
 from trtgate.models.base import CLASSES, image_classes
 from trtgate.options import add_options, read_settings
 from trtgate.progress import console_progress
+from trtgate.report.gallery import LEAST
 from trtgate.report.page import Cell, Column, Headline, Notes, Page, Section, Table, cells
 from trtgate.report.terminal import print_page
 from trtgate.report.words import time_cell
 from trtgate.settings import Settings
 from trtgate.signature import INPUT, OUTPUT, Tensors
+from trtgate.verdict.answers import shares_of
 from trtgate.workbench import Logits, Workbench, engine_arm
 
 DEFAULT_MODEL = "efficientnet_lite0"
-# Classes that are less sure are not shown; the surest always is.
-LEAST = 0.10
 ROUNDS = 3
 
 
@@ -170,20 +169,13 @@ def _table(seen: Seen) -> Table:
     rows = []
     for index, photo in enumerate(seen.photos):
         for engine, logits in seen.logits.items():
-            shares = softmax(logits[index])
+            [shares] = shares_of(logits[index : index + 1])
             order = np.argsort(-shares)
             shown = [int(which) for which in order if shares[which] > LEAST] or [int(order[0])]
             for which in shown:
                 share = Cell(f"{shares[which]:.1%}", value=float(shares[which]))
                 rows.append(cells(photo, engine, time_cell(seen.latency[engine]), share, seen.classes[which]))
     return Table(columns, tuple(rows), grouped=3)
-
-
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Logits, float32[N], as shares that add up to one."""
-    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
-    shares: npt.NDArray[np.float64] = powers / powers.sum()
-    return shares
 
 
 def _notes(seen: Seen) -> list[str]:

@@ -12,23 +12,26 @@ from trtgate.records import EngineRecord
 from trtgate.report.disagreements import galleries
 from trtgate.report.page import Cell, Column, Gallery, Picture, Section
 from trtgate.report.photos import Photos
-from trtgate.verdict.answers import Answers
+from trtgate.verdict.answers import SHARE, Answers
 
 # Of a model; those that most engines disagree on come first.
 SHOWN = 24
 # Rows of one sample.
 ENGINES_SHOWN = 6
+# What is said of an answer: its best class, and all with more of the confidence than this.
+LEAST = 0.10
 # Weights whose classes are those of the photos; a file of the user's own may have others.
 NAMED = frozenset({"torchvision", "package"})
 
 
 @dataclass(frozen=True)
 class _Said:
-    """What one engine answered before (None: there is no such side) and now."""
+    """What one engine answered before (None: there is no such side) and now; the reference now, where that is kept."""
 
     engine: str
     old: Answers | None
     new: Answers
+    reference: Answers | None = None
 
 
 def gallery(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]:
@@ -47,6 +50,11 @@ def _classified(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]
     """What classifiers answered."""
     groups: dict[tuple[str, str], list[_Said]] = {}
     named: dict[str, bool] = {}
+    own = {
+        (key[0], each.photos): each
+        for key, some in samples.new.items()
+        if some[-1].is_reference and (each := _newest(some))
+    }
     for key, records in samples.new.items():
         new = _newest(records)
         if new is None:
@@ -54,7 +62,7 @@ def _classified(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]
         old = _newest(samples.old.get(key, ()))
         if old is not None and (old.photos != new.photos or old.classes.shape != new.classes.shape):
             old = None  # on other samples than these
-        said = _Said(key[1], old, new)
+        said = _Said(key[1], old, new, own.get((key[0], new.photos)))
         group = groups.setdefault((key[0], new.photos), [])
         # All batch sizes of an engine have its answers at one of them.
         if said.engine not in [each.engine for each in group]:
@@ -63,7 +71,7 @@ def _classified(samples: Samples, photos: Mapping[str, Photos]) -> list[Section]
     found = []
     for (model, digest), group in groups.items():
         at_hand = photos.get(digest)
-        if at_hand and not named[model]:
+        if at_hand and at_hand.imagenet and not named[model]:
             at_hand = replace(at_hand, classes=())
         shown = _gallery(model, group, at_hand)
         if shown.pictures:
@@ -85,7 +93,7 @@ def _gallery(model: str, group: Sequence[_Said], photos: Photos | None) -> Galle
     who = "engines and reference" if alone else "old, new and reference"
     about = (
         f"{len(order)} of {differ.size} samples on which {who} do not all give one answer{left}. The "
-        "margin is the logit of the answer less that of the next best class."
+        f"confidence is by softmax; classes with {LEAST:.0%} of it or less are left out."
     )
     names = ["engine", "reference", *(["this run"] if alone else ["old", "new"])]
     columns = tuple(Column(name, text=True) for name in names)
@@ -107,23 +115,31 @@ def _picture(index: int, group: Sequence[_Said], photos: Photos | None) -> Pictu
     differing = [each for each in group if _differ(each)[index]]
     for each in differing[:ENGINES_SHOWN]:
         sides = [each.new] if alone else [each.old, each.new]
-        row = [Cell(each.engine), Cell(_class(int(each.new.reference[index]), photos))]
+        row = [Cell(each.engine), _reference(each, index, photos)]
         row += [Cell("-") if side is None else _answer(side, index, photos) for side in sides]
         rows.append(tuple(row))
     name = photos.names[index] if photos else f"sample {index + 1}"
     return Picture(name, photos.thumbnail(index, None) if photos else b"", tuple(rows))
 
 
+def _reference(said: _Said, index: int, photos: Photos | None) -> Cell:
+    """The reference's answer, with its confidence where the run kept that."""
+    best, own = int(said.new.reference[index]), said.reference
+    if own is not None and int(own.classes[index, 0]) == best:
+        return _answer(own, index, photos)
+    return Cell(_class(best, photos))
+
+
 def _answer(side: Answers, index: int, photos: Photos | None) -> Cell:
-    """The best class with its margin."""
-    logits = side.logits[index].astype(np.float64)
-    name = _class(int(side.classes[index, 0]), photos)
-    if not np.isfinite(logits[0]):
+    """The best class and the others that come near it, with their confidence."""
+    if not side.finite[index]:
         return Cell("not finite")
-    if logits.size == 1:
-        return Cell(name)
-    margin = float(logits[0] - logits[1])
-    return Cell(f"{name}, margin {margin:.2f}", value=margin)
+    names = [_class(int(each), photos) for each in side.classes[index]]
+    if side.shares is None:
+        return Cell(names[0])
+    shares = side.shares[index] / SHARE
+    shown = [f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True) if share > LEAST]
+    return Cell(", ".join(shown or [f"{names[0]} {shares[0]:.1%}"]), value=float(shares[0]))
 
 
 def _class(index: int, photos: Photos | None) -> str:

@@ -22,7 +22,7 @@ from trtgate.verdict.shares import Floats, Ints, Size, difference_bounds, size_o
 
 Logits = npt.NDArray[np.float32]
 
-# How many of a photo's best answers are kept: enough to tell by how much they moved, in 10 KB for 240 photos.
+# How many of a photo's best answers are kept: enough to tell by how much they moved, in 11 KB for 240 photos.
 KEPT = 5
 # No session has more photos: what a damaged file says of its length is not believed beyond this.
 MOST = 10_000_000
@@ -42,7 +42,8 @@ class Answers:
 
     `photos` is a digest of the photos' names in order, `digest` one of all logits to the last bit. `clusters` is
     int64[N], the photo that each is a crop of; `reference` int64[N], the reference's answers; `classes` int64[N,k] the
-    engine's best k, the best first, and `logits` float32[N,k] theirs, all NaN where any logit is not finite.
+    engine's best k, the best first, and `logits` float32[N,k] theirs, all NaN where any logit is not finite. `shares`
+    are uint16[N,k], their `shares_of` in units of 1 / SHARE, or None from a session that kept none.
     """
 
     photos: str
@@ -51,6 +52,7 @@ class Answers:
     reference: Ints
     classes: Ints
     logits: Logits
+    shares: npt.NDArray[np.uint16] | None = None
 
     @property
     def finite(self) -> npt.NDArray[np.bool_]:
@@ -65,7 +67,8 @@ class Answers:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the inverse of `from_json`."""
-        packed = {name: _pack(getattr(self, name), kind) for name, kind in KINDS.items()}
+        kinds = KINDS if self.shares is None else {**KINDS, **SHARES}
+        packed = {name: _pack(getattr(self, name), kind) for name, kind in kinds.items()}
         return {"photos": self.photos, "digest": self.digest, "shape": list(self.classes.shape), **packed}
 
     @classmethod
@@ -82,7 +85,7 @@ class Answers:
         n, k = shape
         if not 1 <= n <= MOST or not 1 <= k <= KEPT:
             raise ValueError(f"answers: a shape of {n} photos by {k} classes cannot be")
-        packed = [values.get(name) for name in KINDS]
+        packed = [values.get(name) for name in (*KINDS, *(name for name in SHARES if name in values))]
         if not all(isinstance(each, str) for each in packed):
             raise ValueError("answers: what should be packed is no text")
         return _parsed(values["photos"], values["digest"], n, k, *packed)
@@ -91,7 +94,7 @@ class Answers:
 # Sessions of one stack answer alike, to the last bit as a rule.
 @functools.lru_cache(maxsize=64)
 def _parsed(photos: str, digest: str, n: int, k: int, *packed: str) -> Answers:
-    values = dict(zip(KINDS, packed, strict=True))
+    values = dict(zip((*KINDS, *SHARES), packed, strict=False))
     clusters = _unpack(values, "clusters", (n,)).astype(np.int64)
     reference = _unpack(values, "reference", (n,)).astype(np.int64)
     classes = _unpack(values, "classes", (n, k)).astype(np.int64)
@@ -104,10 +107,28 @@ def _parsed(photos: str, digest: str, n: int, k: int, *packed: str) -> Answers:
     ordered = np.sort(classes, 1)
     if np.any(ordered[:, 1:] == ordered[:, :-1]):
         raise ValueError("answers: a photo has one class twice")
-    return Answers(photos, digest, clusters, reference, classes, logits)
+    shares = _unpack(values, "shares", (n, k)).astype(np.uint16) if "shares" in values else None
+    return Answers(photos, digest, clusters, reference, classes, logits, shares)
 
 
 KINDS = {"clusters": "<u4", "reference": "<u4", "classes": "<u4", "logits": "<f4"}
+SHARES = {"shares": "<u2"}
+SHARE = 65535
+
+
+def shares_of(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Finite logits, float[N,classes], as shares that add up to one: float64[N,classes], by softmax. Those of a network
+    that ends in one are such shares already."""
+    values = logits.astype(np.float64)
+    if values.shape[1] > 1 and np.all(values >= 0) and np.allclose(values.sum(1), 1, atol=ALREADY):
+        return values
+    powers = np.exp(values - values.max(1, keepdims=True))
+    found: npt.NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return found
+
+
+# By how much shares in FP16 may miss one.
+ALREADY = 0.01
 
 
 def _pack(array: npt.NDArray[Any], kind: str) -> str:
@@ -115,7 +136,7 @@ def _pack(array: npt.NDArray[Any], kind: str) -> str:
 
 
 def _unpack(values: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    kind = np.dtype(KINDS[name])
+    kind = np.dtype({**KINDS, **SHARES}[name])
     size = math.prod(shape) * kind.itemsize
     try:
         stream = zlib.decompressobj()
@@ -145,6 +166,7 @@ def answers_of(names: Sequence[str], reference: Logits, engine: Logits, clusters
     ranks = ranked_logits(engine)
     best = np.argsort(-np.where(good, ranks, 0), 1, kind="stable")[:, :KEPT]
     logits = np.where(good, np.take_along_axis(ranks, best, 1), np.float32(np.nan))
+    shares = np.take_along_axis(shares_of(np.where(good & np.isfinite(engine), engine, 0)), best, 1)
     digest = hashlib.sha256(repr(engine.shape).encode())
     digest.update(np.ascontiguousarray(engine, "<f4").data)
     return Answers(
@@ -154,6 +176,7 @@ def answers_of(names: Sequence[str], reference: Logits, engine: Logits, clusters
         reference=ranked_logits(reference).argmax(1),
         classes=best,
         logits=logits.astype(np.float32),
+        shares=np.rint(SHARE * np.clip(shares, 0, 1)).astype(np.uint16),
     )
 
 
