@@ -226,8 +226,13 @@ def test_progress_has_lines_of_its_own_and_no_file_names(run: Run, pytester: pyt
     ("shell", "status", "said"),
     [
         ("| true", 6, ""),
-        (">/dev/full", 4, "trtgate: standard output cannot be written (No space left on device)"),
-        (">&-", 4, "standard output is closed"),
+        pytest.param(
+            ">/dev/full",
+            4,
+            "trtgate: standard output cannot be written (No space left on device)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(">&-", 4, "standard output is closed", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.fault(

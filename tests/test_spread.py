@@ -82,6 +82,7 @@ def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, mo
     assert children() <= before
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     done="a worker of a run that is spread over processes is killed while it races",
     said="nothing, unless more than a fifth of them are lost; then INVALID, with how the last one ended",

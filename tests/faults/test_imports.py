@@ -103,12 +103,15 @@ def ask(folder: Path, runtime: str, *command: str, **environment: str) -> tuple[
         ),
         pytest.param(
             "import os; os.kill(os.getpid(), 11)",
-            marks=pytest.mark.fault(
-                done="a backend that crashes at import (SIGSEGV)",
-                said="INVALID (broken): openvino is broken: importing it crashed its process (SIGSEGV) (fix: ...)",
-                status="7",
-                kept="every other engine",
-            ),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="a backend that crashes at import (SIGSEGV)",
+                    said="INVALID (broken): openvino is broken: importing it crashed its process (SIGSEGV) (fix: ...)",
+                    status="7",
+                    kept="every other engine",
+                ),
+            ],
             id="SIGSEGV",
         ),
         pytest.param(
