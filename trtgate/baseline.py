@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import gc
+import multiprocessing
 import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from trtgate.compare import require_own_sessions, require_usable
 from trtgate.kinds import UserError
+from trtgate.processes import die_with_parent, no_garbage_collection
 from trtgate.records import SessionRecord, read_session
 from trtgate.verdict.policy import GOOD
 
 # Of a file or a folder, on Linux.
 LONGEST_NAME = 255
 LONGEST_PATH = 4096
+# So many sessions, 30 ms each, are read by several processes, which hand them over in a fifth of that time.
+MANY = 40
+READERS = 4
+AT_ONCE = 5
 NUMBERED = re.compile(r"(\d{4,})_(.+)\.json")
 
 
@@ -80,13 +86,19 @@ def _find_named(storage: Path, name: str) -> list[Path]:
 def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     """All saved sessions of a name, number or file. Raises UserError when there is none or one cannot be read."""
     files = find_named(storage, name)
+    # Layers are compared between the newest of either side.
+    layers = [path == files[-1] for path in files]
     # Nothing of what is read refers to itself: to look for what does would go through all of it again and again.
-    gc.disable()
-    try:
-        # Layers are compared between the newest of either side.
-        return [read_session(path, layers=path == files[-1]) for path in files]
-    finally:
-        gc.enable()
+    with no_garbage_collection():
+        if len(files) < MANY:
+            return list(map(_read, files, layers))
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(READERS, context, initializer=die_with_parent) as pool:
+            return list(pool.map(_read, files, layers, chunksize=AT_ONCE))
+
+
+def _read(path: Path, layers: bool) -> SessionRecord:
+    return read_session(path, layers=layers)
 
 
 def promote(files: Sequence[Path], to: Path) -> list[Path]:
