@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,21 +23,24 @@ import psutil
 import pytest
 
 from trtgate.__main__ import main
+from trtgate.ab import run as ab_run
 from trtgate.ab.answers import agreements_of
-from trtgate.ab.engines import choose_engines
+from trtgate.ab.engines import Chosen, choose_engines
 from trtgate.ab.rounds import more_rounds_may_decide, verdicts
-from trtgate.ab.run import PROCESSES
+from trtgate.ab.run import PROCESSES, run_ab
+from trtgate.ab.sides import _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
 from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note, same_as_before
-from trtgate.kinds import Availability, UserError
+from trtgate.kinds import Availability, EngineSpec, EngineUnavailable, UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.measure import remote
 from trtgate.measure import worker as serving
 from trtgate.measure.race import NoMonitor, Race
 from trtgate.measure.remote import Worker, WorkerError
 from trtgate.processes import come_to_rest
+from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.settings import Settings
 from trtgate.verdict import Outcome, Reason, Verdict
@@ -512,6 +516,100 @@ def test_an_engine_that_the_upgrade_broke(
     captured = capsys.readouterr()
     fault.check(found, captured.out + captured.err)
     assert "PASS" not in captured.out
+
+
+FLIPS = """
+import sys
+if "trtgate.measure.worker" in sys.orig_argv:
+    import numpy as np
+    import onnxruntime
+    run = onnxruntime.InferenceSession.run
+    def flipped(self, names, given, *more):
+        found = run(self, names, given, *more)
+        [photo] = given.values()
+        # Of one photo in eight, by what is on it, the best two classes change places.
+        if int(float(photo.mean()) * 1e4) % 8 == 0:
+            best = np.argsort(found[0][0])[-2:]
+            found[0][0][best] = found[0][0][best[::-1]]
+        return found
+    onnxruntime.InferenceSession.run = flipped
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="`ab` with a runtime that answers another class to one photo in eight on the new side (INT8)",
+    said="answers: REGRESSED (answers_lost), answers against the baseline's: ",
+    status="1",
+    kept="the table",
+)
+def test_answers_that_the_upgrade_lost(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setitem(PROCESSES, "cpu", 2)
+    (tmp_path / "sitecustomize.py").write_text(FLIPS)
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
+    script.chmod(0o755)
+    fault.check(main([*arguments, "--new", str(script), "--rounds", "2"]), capsys.readouterr().out)
+
+
+@pytest.mark.fault(
+    done="`ab` of two environments with PYTHONPATH set to a folder that holds a runtime of either",
+    said="PYTHONPATH: ... holds onnxruntime, which both sides would load; unset it, and install what either side is "
+    "to have in its own environment",
+    status="2",
+    kept="nothing was begun",
+)
+def test_a_runtime_that_both_sides_would_load(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    fault.check(main([*arguments, "--new", str(tmp_path / "python")]), capsys.readouterr().err)
+
+
+@pytest.mark.fault(
+    done="`ab --streams 2`",
+    said="--streams 2: ab races one inference at a time; leave it out, and have pytest bench/ measure the throughput",
+    status="2",
+    kept="nothing was begun",
+)
+def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
+
+
+def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
+    lite0: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = (EngineSpec.parse("onnxruntime-int8"), EngineSpec.parse("onnxruntime-fp32"))
+    chosen = Chosen({"old": {}, "new": {}}, both, {}, {}, {})
+    monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
+    monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
+    raced = []
+
+    def race(self: Any, spec: EngineSpec, builds: int) -> list[Any]:
+        if spec.precision == "int8":
+            raise EngineUnavailable("onnxruntime cannot be built: nothing to quantise")
+        raced.append(spec.id)
+        return []
+
+    monkeypatch.setattr(_Sides, "race", race)
+    settings = replace(lite0.settings, models=("efficientnet_lite0",))
+    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    assert raced == ["onnxruntime-fp32"]
+    assert report.left_out == {
+        "efficientnet_lite0 onnxruntime-int8": "onnxruntime cannot be built: nothing to quantise"
+    }
 
 
 @pytest.mark.slow

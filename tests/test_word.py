@@ -103,6 +103,25 @@ def test_answers_of_sessions_that_kept_shares_only(capsys: pytest.CaptureFixture
     assert "236/240, then 214/240" in text
 
 
+@pytest.mark.fault(
+    done="a classifier's logits with 24 dB less of SQNR than the baseline's, the first answers kept",
+    said="answers: REGRESSED (answers_lost), SQNR of the logits went from 34.2 to 10.7 dB, 3 dB may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_logits_that_became_noisier(capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
+    agreed = {"n": 240, "top1": 240, "top5": 240, "low": 0.98, "cosine": 0.99}
+    sessions("before", 1, agreement={**agreed, "sqnr_db": 34.2})
+    sessions("after", 6, agreement={**agreed, "sqnr_db": 10.7})
+    fault.check(*compared(capsys))
+    sessions("alike", 11, agreement={**agreed, "sqnr_db": 32.0})
+    assert main(["compare", "before", "alike"]) in {0, 6}
+    capsys.readouterr()
+    sessions("exact", 16, agreement={**agreed, "sqnr_db": None})
+    sessions("close", 21, agreement={**agreed, "sqnr_db": 70.0})
+    assert main(["compare", "exact", "close"]) in {0, 6}
+
+
 def test_the_same_answers_pass(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("before", 1, **answers(4))
     sessions("after", 6, **answers(4))

@@ -6,6 +6,7 @@ runner of a fleet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +34,7 @@ from trtgate.records import (
     name_of,
 )
 from trtgate.stack import changed_fields, steady
-from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores
+from trtgate.tasks.against import LOST_DB, decide_all_scores, decide_scores, lost_db, ranked_scores
 from trtgate.verdict.answers import Answers, decide_all_answers, decide_answers, ranked
 from trtgate.verdict.metrics import (
     BY_NAME,
@@ -544,24 +545,8 @@ def _answers(
     best nor the worst of them decides.
     """
     lost = expectation.number("max_answers_lost")
-    changes, differs = [], []
-    agreements = [[record.agreement for record in side if record.agreement] for side in (old, new)]
-    before, after = (sorted(side, key=lambda each: each["top1"] / each["n"]) for side in agreements)
-    first, second = (
-        side[len(side) // 2]["top1"] / side[len(side) // 2]["n"] if side else None for side in (before, after)
-    )
-    if not all(each.get("finite", True) for each in after):
-        verdict = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
-        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT)))
-    elif before:
-        if len(after) < len(new):
-            verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
-        else:
-            verdict = _share_drop(before[len(before) // 2], after[0], lost)
-            differs.append(_share_drop(before[-1], before[0], lost))
-        # Two shares by themselves seldom prove that nothing was lost; they count where they prove that something was.
-        counts = verdict.outcome is Outcome.REGRESSED
-        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT), counts))
+    agreed = [[each.agreement for each in side if each.agreement] for side in (old, new)]
+    changes, differs = _agreements(agreed[0], agreed[1], len(new), lost)
     kept = [[Answers.from_json(record.answers) for record in side if record.answers] for side in (old, new)]
     scored = [[record.scores for record in side if record.scores] for side in (old, new)]
     if kept[0]:
@@ -586,6 +571,48 @@ def _answers(
         verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "accuracy was measured before and is not now")
         changes.append(Change(ACCURACY, None, None, replace(verdict, metric=ACCURACY)))
     return changes, next((each.message for each in differs if each.outcome is Outcome.REGRESSED), "")
+
+
+def _agreements(
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], sessions: int, lost: float
+) -> tuple[list[Change], list[Verdict]]:
+    """What became of a classifier's agreement with the reference, of which `sessions` new ones are to tell; and what
+    the old side's differ by."""
+    changes, differs = [], []
+    before, after = (sorted(side, key=lambda each: each["top1"] / each["n"]) for side in (old, new))
+    first, second = (
+        side[len(side) // 2]["top1"] / side[len(side) // 2]["n"] if side else None for side in (before, after)
+    )
+    if not all(each.get("finite", True) for each in after):
+        verdict = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "the engine's logits hold NaN or infinity")
+        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT)))
+    elif before:
+        if len(after) < sessions:
+            verdict = Verdict(Outcome.REGRESSED, Reason.MISSING, "agreement was measured before and is not now")
+        else:
+            verdict = _share_drop(before[len(before) // 2], after[0], lost)
+            differs.append(_share_drop(before[-1], before[0], lost))
+        # Two shares by themselves seldom prove that nothing was lost; they count where they prove that something was.
+        counts = verdict.outcome is Outcome.REGRESSED
+        changes.append(Change(AGREEMENT, first, second, replace(verdict, metric=AGREEMENT), counts))
+        noisier = _noisier(before, after)
+        if noisier is not None:
+            changes.append(Change(ANSWERS, None, None, replace(noisier, metric=ANSWERS)))
+    return changes, differs
+
+
+def _noisier(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """REGRESSED where a classifier's logits lost as much of their SQNR as no other output may, the first answers kept:
+    the noisiest new ones against the typical old ones."""
+    # JSON has no infinity, which logits have that are the reference's to the last bit.
+    sides = [
+        sorted(math.inf if each["sqnr_db"] is None else float(each["sqnr_db"]) for each in some if "sqnr_db" in each)
+        for some in (old, new)
+    ]
+    if not all(sides) or not lost_db(before := sides[0][len(sides[0]) // 2], after := sides[1][0]):
+        return None
+    text = f"SQNR of the logits went from {before:.1f} to {after:.1f} dB, {LOST_DB:g} dB may be lost"
+    return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
 
 
 def _gone(old: Sequence[EngineRecord], message: str) -> Verdict:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from trtgate.engines import runtimes_of
 from trtgate.kinds import REFERENCE, EngineSpec, UserError
-from trtgate.measure.remote import SIDES, Sides
+from trtgate.measure.remote import SIDES, Environment, Place, Sides
 from trtgate.settings import Settings
 
 
@@ -21,6 +24,19 @@ class Chosen:
     lost: Mapping[str, str]
     gained: Mapping[str, str]
     left_out: Mapping[str, str]
+
+
+def require_apart(places: Mapping[str, Place], settings: Settings) -> None:
+    """Raises UserError where PYTHONPATH holds a runtime: both sides would load that one, and neither its own."""
+    if len({str(place) for place in places.values() if isinstance(place, Environment)}) < 2:
+        return
+    for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        for module in dict.fromkeys(runtimes_of(settings.engines, settings.device)):
+            if (Path(folder) / module).is_dir() or (Path(folder) / f"{module}.py").is_file():
+                raise UserError(
+                    f"PYTHONPATH: {folder} holds {module}, which both sides would load; unset it, and install what "
+                    "either side is to have in its own environment"
+                )
 
 
 def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Chosen:

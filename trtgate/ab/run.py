@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trtgate.ab.engines import LostEngine, choose_engines
+from trtgate.ab.engines import LostEngine, choose_engines, require_apart
 from trtgate.ab.results import AbReport, AbResult
 from trtgate.ab.rounds import schedule_for
 from trtgate.ab.sides import _Sides
@@ -22,7 +22,7 @@ from trtgate.compare import (
     missing_verdict,
 )
 from trtgate.engines import backend
-from trtgate.kinds import Device
+from trtgate.kinds import Device, EngineUnavailable
 from trtgate.measure.remote import SIDES, Place, as_place, workers
 from trtgate.progress import Progress
 from trtgate.samples import Samples
@@ -55,6 +55,7 @@ def run_ab(
     otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
     """
     places = {side: as_place(place) for side, place in sides.items()}
+    require_apart(places, settings)
     with workers(places) as both:
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []
@@ -86,6 +87,8 @@ def run_ab(
                             samples[name] = bench.samples("evaluation")
                             racing = _Sides(bench, both, Path(folder), schedule, progress)
                             results += racing.race(spec, builds)
+                        except EngineUnavailable as error:  # its graph cannot be made here, for neither side
+                            left_out[f"{name} {spec.id}"] = str(error)
                         except LostEngine as error:
                             progress.say(str(error))
                             missing |= {

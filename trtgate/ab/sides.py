@@ -16,11 +16,7 @@ from trtgate.ab.engines import LostEngine
 from trtgate.ab.results import AbResult, SideFacts
 from trtgate.ab.rounds import more_rounds_may_decide
 from trtgate.ab.turns import TurnMonitor, Turns
-from trtgate.compare import (
-    ANSWERS,
-    Change,
-    compare_records,
-)
+from trtgate.compare import Change, compare_records
 from trtgate.expectations import Expectation
 from trtgate.kinds import Block, EngineSpec, PrecisionAudit
 from trtgate.layers import changed_layers
@@ -32,11 +28,11 @@ from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
-from trtgate.tasks.against import decide_all_scores
 from trtgate.tasks.base import Outputs
+from trtgate.tasks.batches import decide_finite
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.tensors import digest_of
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.agreement import Rebuilt, measure_accuracy
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.workbench import Workbench, rows_of
@@ -131,16 +127,14 @@ class _Sides:
         race = self._run_race(spec, size, expectation)
         facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
         found, alike = self._compared(outputs)
-        records = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
+        raced = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
+        # What was lost of them is decided on as between sessions.
+        records = {side: self._answering(raced[side], outputs[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(found, alike, facts, expectation, self._bench.graphs.kept_in_float(spec))
+        answers = self._answers(outputs, found, alike, facts, expectation, self._bench.graphs.kept_in_float(spec))
         if _same(outputs):
             answers = tuple(map(judge.same_as_before, answers))
-        summaries = self._summaries(outputs)
-        if summaries:
-            kept = decide_all_scores(summaries["old"], summaries["new"], expectation)
-            answers += (replace(kept, metric=ANSWERS),)
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -158,21 +152,28 @@ class _Sides:
             rounds={arm: tuple(map(float, race.round_latencies(arm))) for arm in race.blocks},
             end_to_end_rounds={arm: tuple(map(float, race.round_end_to_end(arm))) for arm in race.end_to_end},
             readings=race.readings,
-            samples={side: self._answering(records[side], outputs[side], summaries.get(side, [])) for side in SIDES},
+            samples=records,
         )
 
-    def _answering(
-        self, records: Sequence[EngineRecord], outputs: Sequence[Outputs], summaries: Sequence[Mapping[str, Any]]
-    ) -> Sequence[EngineRecord]:
-        """A side's records with its answers, for whoever shows them: what is decided on them has been."""
-        task = self._bench.task
-        if summaries:
-            records = [replace(each, scores=summaries[index % len(summaries)]) for index, each in enumerate(records)]
-        if not self._bench.weights.trained or not isinstance(task, Classification):
-            return records
-        reference = self._bench.outputs(self._bench.reference)
-        builds = [task.answers(reference, each, self._given) for each in outputs]
-        return [replace(record, answers=builds[index % len(builds)]) for index, record in enumerate(records)]
+    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> list[EngineRecord]:
+        """A side's records with what a session keeps of its answers; `outputs` are those of each build."""
+        kept = [self._kept(each) for each in outputs]
+        return [replace(record, **kept[index % len(kept)]) for index, record in enumerate(records)]
+
+    def _kept(self, outputs: Outputs) -> dict[str, Any]:
+        bench, task, given = self._bench, self._bench.task, self._given
+        if bench.unsteady or (isinstance(task, Classification) and not bench.weights.trained):
+            return {}
+        reference = bench.outputs(bench.reference)
+        summary = task.summary(task.compare(reference, outputs, given))
+        if not isinstance(task, Classification):
+            return {"scores": summary}
+        others = task.others(reference, outputs, given)
+        return {
+            "agreement": summary,
+            "answers": task.answers(reference, outputs, given),
+            "scores": {} if others is None else others.to_json(task.name),
+        }
 
     def _records(
         self,
@@ -256,6 +257,7 @@ class _Sides:
 
     def _answers(
         self,
+        outputs: Mapping[str, Sequence[Outputs]],
         found: Mapping[str, Any],
         alike: Rebuilt | None,
         facts: Mapping[str, Mapping[str, Any]],
@@ -271,7 +273,16 @@ class _Sides:
         verdicts = [] if bench.excuse(bench.reference) else [judge.audit_verdict(audits["new"], kept_in_float)]
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:
-            return tuple(verdicts)
+            return (*verdicts, *(decide_finite(outputs["old"][0], each) for each in outputs["new"]))
+        if isinstance(bench.task, Classification) and self._given.labels is not None and bench.weights.trained:
+            wanted = bench.task.logits(bench.outputs(bench.reference))
+            verdicts += [
+                judge.accuracy_verdict(
+                    measure_accuracy(wanted, bench.task.logits(each), self._given.labels, self._given.clusters),
+                    expectation,
+                )
+                for each in outputs["new"]
+            ]
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
             builds = alike if pair == "new with old" else None
@@ -282,27 +293,6 @@ class _Sides:
                 if bench.weights.trained or verdict.metric != "agreement"
             ]
         return tuple(verdicts)
-
-    def _summaries(self, outputs: Mapping[str, Sequence[Outputs]]) -> dict[str, list[Mapping[str, Any]]]:
-        """What each side's builds keep of their answers, by any task but classification: whether something was lost is
-        decided on that."""
-        bench, task = self._bench, self._bench.task
-        if bench.unsteady:
-            return {}
-        if isinstance(task, Classification):
-            if not bench.weights.trained:
-                return {}
-            wanted = bench.outputs(bench.reference)
-            found = {side: [task.others(wanted, each, self._given) for each in outputs[side]] for side in SIDES}
-            return {
-                side: [each.to_json(task.name) for each in some if each is not None]
-                for side, some in found.items()
-                if None not in some
-            }
-        reference = bench.outputs(bench.reference)
-        return {
-            side: [task.summary(task.compare(reference, each, self._given)) for each in outputs[side]] for side in SIDES
-        }
 
     def _notes(
         self,

@@ -15,6 +15,7 @@ from trtgate.commands.common import (
     settings_of,
     show,
 )
+from trtgate.kinds import UserError
 from trtgate.measure.containers import choose_side
 from trtgate.measure.race import Schedule
 from trtgate.measure.remote import SIDES
@@ -45,6 +46,11 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     require_own_outputs(options)
+    if options.streams > 1:
+        raise UserError(
+            f"--streams {options.streams}: ab races one inference at a time; leave it out, and have pytest bench/ "
+            "measure the throughput"
+        )
     settings = settings_of(options)
     sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
     report = run_ab(

@@ -78,8 +78,12 @@ def running_here(found: Iterable[tuple[EngineSpec, Availability]]) -> list[Engin
 
 def start_probing(specs: Iterable[EngineSpec], device: Device) -> None:
     """Begin to find out, in another process, which of these engines' runtimes can be imported."""
-    modules = [module for spec in specs for module in _runtimes(spec.backend, device)]
-    PROBE.start(modules)
+    PROBE.start(runtimes_of(specs, device))
+
+
+def runtimes_of(specs: Iterable[EngineSpec], device: Device) -> list[str]:
+    """The modules of these engines' runtimes."""
+    return [module for spec in specs for module in _runtimes(spec.backend, device)]
 
 
 def _runtimes(name: str, device: Device) -> tuple[str, ...]:

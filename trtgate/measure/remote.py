@@ -108,7 +108,7 @@ class Environment:
 
 def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """A process that leads a group of its own, finds this code, and keeps these descriptors."""
-    path = os.pathsep.join([str(import_root()), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(import_root()), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         command,
         pass_fds=descriptors,
