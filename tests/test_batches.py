@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.engines import decide_in_batches
 from trtgate.engines import parse_spec
-from trtgate.expectations import Expectation
+from trtgate.expectations import Expectation, read_expectations
 from trtgate.tasks.batches import decide_batch, decide_finite
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.segmentation import Segmentation
@@ -48,6 +48,43 @@ def spoil(monkeypatch: pytest.MonkeyPatch, wrong: Wrong, more_than: int = 1) -> 
         return [wrong(each) if each.ndim and len(each) > more_than else each for each in run(self, *arguments)]
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", spoilt)
+
+
+def with_noise(logits: np.ndarray, decibels: float, seed: int) -> list[dict[str, Any]]:
+    noise = np.random.default_rng(seed).normal(0, np.sqrt(np.mean(logits**2)) * 10 ** (-decibels / 20), logits.shape)
+    return [{"y": row} for row in (logits + noise).astype(np.float32)]
+
+
+@pytest.mark.parametrize(("alone", "batched", "outcome"), [(50, 46, Outcome.PASS), (50, 38, Outcome.REGRESSED)])
+def test_other_kernels_may_round_otherwise_in_a_batch_but_not_by_ten_decibels(
+    alone: float, batched: float, outcome: Outcome
+) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (64, 1000))
+    sides = (
+        [{"y": row} for row in logits.astype(np.float32)],
+        with_noise(logits, alone, 1),
+        with_noise(logits, batched, 2),
+    )
+    assert worst(decide_batch(Classification("y"), *sides, samples(64), EXACT)).outcome is outcome
+
+
+def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_common_offset() -> None:
+    """Of a log-softmax in INT8, whose rows are alike by all but their best."""
+    rng = np.random.default_rng(1)
+    raw = rng.normal(0, 1, (16, 1000))
+    raw[np.arange(16), 7 * np.arange(16)] += 12
+    exact = raw - np.log(np.exp(raw).sum(1, keepdims=True))
+    reference, alone = (
+        [{"y": row} for row in each.astype(np.float32)] for each in (exact, exact + rng.normal(0, 2, exact.shape))
+    )
+    batched = [alone[index] for index in np.arange(16).reshape(2, 8)[:, ::-1].reshape(-1)]
+    floors = read_expectations().of("net.onnx", "onnxruntime-int8")
+    assert (
+        worst(decide_batch(Classification("y"), reference, alone, alone, samples(16), floors)).outcome is Outcome.PASS
+    )
+    verdict = worst(decide_batch(Classification("y"), reference, alone, batched, samples(16), floors))
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "against the engine's own answers in the smallest batch: top-1 agreement 0 of 16" in verdict.message
 
 
 @pytest.mark.parametrize("network", [networks.heads, networks.classifier])

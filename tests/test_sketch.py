@@ -88,6 +88,13 @@ def test_of_integers_the_share_that_is_equal_is_estimated(seed: int, share: floa
     assert value(arrays, arrays) == 1
 
 
+def test_a_sketch_without_powers_is_no_summary() -> None:
+    summary = own(TensorsTask(), rows(8))
+    for kept in ({"sketch": {}}, {"sketch": summary["kept"]["sketch"]}):
+        with pytest.raises(DAMAGED, match="a sketch stands beside powers"):
+            require_scores({**summary, "kept": kept})
+
+
 def test_where_a_value_stands_and_in_which_sample_counts() -> None:
     arrays = normal(0, (6, 8), 40)
     for other in (arrays[::-1], [each[::-1] for each in arrays], [-each for each in arrays]):
@@ -311,6 +318,16 @@ def test_a_classifiers_reference_keeps_its_answers() -> None:
     old, new = (Answers.from_json(task.own(each, samples)["answers"]) for each in (reference, negated(reference)))
     assert decide_answers(old, old).outcome is Outcome.PASS
     assert decide_answers(old, new).outcome is Outcome.REGRESSED
+
+
+def test_a_reference_whose_boxes_are_a_third_further_is_no_more_the_same() -> None:
+    """Half of each is where it was, so that each is found again; as an engine's they would have 10 % of mAP."""
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy")), boxes()
+    moved = [{**row, "boxes": row["boxes"] + np.array([15.0, 0, 15, 0])} for row in reference]
+    assert judged(task, reference, reference).outcome is Outcome.PASS
+    verdict = judged(task, reference, moved)
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "mAP is" in verdict.message
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
-from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs, read_coco
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs, overlaps, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.slices import lost_slices
 from trtgate.tasks.tensors import TensorsTask
@@ -521,3 +522,23 @@ def test_annotations_that_are_none_are_one_sentence(write: Callable[[Path], obje
     write(tmp_path / "coco.json")
     with pytest.raises(UserError, match=said):
         read_coco(tmp_path / "coco.json")
+
+
+def test_samples_that_say_little_fail_no_narrow_type_of_a_classifier() -> None:
+    rng = np.random.default_rng(0)
+    reference = [{"y": row} for row in rng.normal(0, 1, (8, 10)).astype(np.float32)]
+    got = [{"y": row["y"] + rng.normal(0, 0.6, 10).astype(np.float32)} for row in reference]
+    floors = read_expectations().of("net.onnx", "onnxruntime-int8")
+    for doubt, outcome in (("", Outcome.REGRESSED), ("they are made up", Outcome.INCONCLUSIVE)):
+        samples: Any = Some(8)
+        samples.doubt = doubt
+        task = Classification("y")
+        outcomes = {each.outcome for each in task.decide(task.compare(reference, got, samples), floors)}
+        assert outcome in outcomes <= {outcome, Outcome.INCONCLUSIVE}
+
+
+def test_a_box_without_an_area_is_itself() -> None:
+    point, box = np.array([[5.0, 5, 5, 5]]), np.array([[0.0, 0, 10, 10]])
+    assert overlaps(point, point) == 1
+    assert overlaps(point, box) == 0
+    assert overlaps(box, box) == 1

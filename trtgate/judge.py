@@ -58,14 +58,14 @@ def about(metric: str) -> Callable[[Judge], Judge]:
 @about("agreement")
 def agreement_verdict(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Verdict:
     """Top-1 agreement against its floor; `builds` where it is a new version's with the old one's."""
-    verdict = decide_agreement(agreement, floor=expectation.number("agreement"))
+    verdict = doubted(decide_agreement(agreement, floor=expectation.number("agreement")), agreement.doubt, expectation)
     return _within_rebuilds(verdict) if builds is not None and builds.answers else verdict
 
 
 @about("fidelity")
 def fidelity_verdict(agreement: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> Verdict:
     """Cosine similarity and SQNR of the logits against their floors; `builds` as for `agreement_verdict`."""
-    verdict = _fidelity(agreement, expectation)
+    verdict = doubted(_fidelity(agreement, expectation), agreement.doubt, expectation)
     return _within_rebuilds(verdict) if builds is not None and builds.logits else verdict
 
 
@@ -259,7 +259,7 @@ def describe_flips(agreement: Agreement, names: Sequence[str], classes: Sequence
 def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
     """The numbers of an agreement that a record keeps."""
     values = asdict(agreement)
-    del values["flips"], values["measured"]
+    del values["flips"], values["measured"], values["doubt"]
     # JSON has no infinity, which an engine has that equals the reference to the last bit, and no NaN.
     values |= {name: None for name in ("cosine", "sqnr_db") if not np.isfinite(values[name])}
     low, high = agreement.bounds

@@ -10,7 +10,14 @@ from typing import Any
 from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
-from trtgate.tasks.detection import Detection, Detections, boxes_again, boxes_from_json, pictured_boxes
+from trtgate.tasks.detection import (
+    Detection,
+    Detections,
+    average_precision_of,
+    boxes_again,
+    boxes_from_json,
+    pictured_boxes,
+)
 from trtgate.tasks.pictures import Pictured
 from trtgate.tasks.segmentation import Segmentation, SmallMap, ious_at_most, pictured_maps
 from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
@@ -60,7 +67,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
-    if sketches_in(kept.get("sketch", {})) and "powers" not in kept:
+    sketches_in(kept.get("sketch", {}))
+    if "sketch" in kept and "powers" not in kept:
         raise ValueError("a sketch stands beside powers")
     if "marks" in kept:
         marks_in(kept["marks"], summary["n"])
@@ -84,10 +92,12 @@ def pictures_in(summary: Mapping[str, Any]) -> Pictured[Detections] | Pictured[S
     raise ValueError(f"the task {summary['task']} has no pictures")
 
 
-def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation) -> Verdict:
+def decide_scores(
+    old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation, lost: float = LOST_DB
+) -> Verdict:
     """Whether a summary of answers lost something that another one had.
 
-    REGRESSED, naming the output, where an output's SQNR fell by more than LOST_DB and to less than ENOUGH_DB, where
+    REGRESSED, naming the output, where an output's SQNR fell by more than `lost` dB and to less than ENOUGH_DB, where
     slices of an output are spoilt (`lost_slices`), or where a share fell by more than `max_answers_lost` for certain;
     INVALID for answers to other samples.
     """
@@ -108,7 +118,7 @@ def decide_scores(old: Mapping[str, Any], new: Mapping[str, Any], expectation: E
             for key in other.keys() - one.keys()
             if key[0] in UNSAID
         }
-    decided = [_lost(score, after.get(key), expectation) for key, score in sorted(before.items())]
+    decided = [_lost(score, after.get(key), expectation, lost) for key, score in sorted(before.items())]
     if all("powers" in side for side in kept):
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:
@@ -143,8 +153,9 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if all("pixels" in side for side in kept):
         found += ious_at_most(*(side["pixels"] for side in kept))
     if all("boxes" in side for side in kept):
-        again = boxes_again(*(boxes_from_json(side["boxes"]) for side in kept))
-        found += [again] if again else []
+        before, now = (boxes_from_json(side["boxes"]) for side in kept)
+        again = boxes_again(before, now)
+        found += [again, average_precision_of(before, now)] if again else []
     decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
     bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
@@ -179,19 +190,19 @@ def _unlike(gone: Sequence[str], moved: Sequence[str], *, whole: bool) -> Verdic
     return None
 
 
-def lost_db(old: float, new: float) -> bool:
-    """Whether an SQNR in dB fell by more than LOST_DB and to less than ENOUGH_DB; noise has nothing to lose."""
-    return old >= NOISE_DB and new < ENOUGH_DB and min(old, ENOUGH_DB) - new > LOST_DB
+def lost_db(old: float, new: float, lost: float = LOST_DB) -> bool:
+    """Whether an SQNR in dB fell by more than `lost` and to less than ENOUGH_DB; noise has nothing to lose."""
+    return old >= NOISE_DB and new < ENOUGH_DB and min(old, ENOUGH_DB) - new > lost
 
 
-def _lost(old: Score, new: Score | None, expectation: Expectation) -> Verdict:
+def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: float) -> Verdict:
     if new is None:
         return Verdict(Outcome.REGRESSED, Reason.MISSING, f"{old.label} was measured before and is not now")
     text = f"{old.label} went from {old.text(old.value)} to {new.text(new.value)}"
     if old.unit == "dB":
         if old.value < NOISE_DB:
             return _judged(False, f"{text}, and were noise before")
-        return _judged(lost_db(old.value, new.value), f"{text}, {LOST_DB:g} dB may be lost")
+        return _judged(lost_db(old.value, new.value, decibels), f"{text}, {decibels:g} dB may be lost")
     share = expectation.number("max_answers_lost")
     own = old.key == "metric"
     # A metric of the user's own has a scale of its own.

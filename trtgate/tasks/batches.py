@@ -6,12 +6,15 @@ from dataclasses import replace
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
-from trtgate.tasks.against import LOST_DB, decide_scores, lost_db
+from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import Outputs, Scores, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
-from trtgate.verdict.agreement import Agreement
+from trtgate.verdict.agreement import Agreement, decide_agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
+
+# Of signal to noise, in a larger batch: it may have other kernels, which round otherwise, but not tenfold noise.
+LOST_DB = 10.0
 
 
 def decide_batch(
@@ -24,12 +27,13 @@ def decide_batch(
     weights are untrained.
     """
     if reference is None:
-        return [_like_alone(task, alone, got, samples, expectation)]
+        return [_like_alone(task.compare(alone, got, samples), expectation)]
     before, found = (task.compare(reference, each, samples) for each in (alone, got))
     if isinstance(task, Classification):
-        again = worst([_like_alone(task, alone, got, samples, expectation), _none_lost(before, found)])
+        same = task.compare(alone, got, samples)
+        again = worst([_like_alone(same, expectation), _same_first(same, expectation), _none_lost(before, found)])
     else:
-        again = decide_scores(task.summary(before), task.summary(found), expectation)
+        again = decide_scores(task.summary(before), task.summary(found), expectation, LOST_DB)
     pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
     decided = [_settled(other, verdict, again) for other, verdict in pairs]
     if isinstance(task, Classification):
@@ -50,7 +54,7 @@ def _settled(before: Verdict, found: Verdict, again: Verdict) -> Verdict:
 
 def _others_kept(before: Scores, found: Scores, expectation: Expectation) -> list[Verdict]:
     """On a classifier's other outputs in the smallest batch and in a larger one, as on those of any other task."""
-    again = decide_scores(before.to_json(Classification.name), found.to_json(Classification.name), expectation)
+    again = decide_scores(before.to_json(Classification.name), found.to_json(Classification.name), expectation, LOST_DB)
     pairs = zip(before.decide(expectation, "fidelity"), found.decide(expectation, "fidelity"), strict=True)
     return [_settled(one, other, again) for one, other in pairs]
 
@@ -58,14 +62,23 @@ def _others_kept(before: Scores, found: Scores, expectation: Expectation) -> lis
 def _none_lost(before: Agreement, found: Agreement) -> Verdict:
     """A classifier's logits against the reference's: as little noise as in the smallest batch."""
     text = f"SQNR {found.sqnr_db:.1f} dB, in the smallest batch {before.sqnr_db:.1f}: {LOST_DB:g} dB may be lost"
-    if found.finite and before.finite and lost_db(before.sqnr_db, found.sqnr_db):
+    if found.finite and before.finite and lost_db(before.sqnr_db, found.sqnr_db, LOST_DB):
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="fidelity")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, metric="fidelity")
 
 
-def _like_alone(task: Task, alone: Outputs, got: Outputs, samples: Samples, expectation: Expectation) -> Verdict:
+def _same_first(found: Agreement, expectation: Expectation) -> Verdict:
+    """A trained classifier's first answers against the engine's own in the smallest batch: no more may be others than
+    two stacks may differ by, as far as so few samples prove it."""
+    verdict = decide_agreement(found, floor=1 - expectation.number("max_answers_lost"))
+    if verdict.outcome is not Outcome.REGRESSED:
+        return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, verdict.message, metric="agreement")
+    message = f"against the engine's own answers in the smallest batch: {verdict.message}"
+    return replace(verdict, message=message, metric="agreement")
+
+
+def _like_alone(found: Agreement, expectation: Expectation) -> Verdict:
     """A classifier's logits against the engine's own in the smallest batch: how alike each photo's are."""
-    found = task.compare(alone, got, samples)
     if not found.finite:
         message = "NaN or infinity elsewhere than in the engine's own answers in the smallest batch"
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message, metric="fidelity")

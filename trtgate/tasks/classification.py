@@ -35,7 +35,8 @@ class Classification:
         return found
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
-        return compare_logits(self.logits(reference), self.logits(got), samples.clusters)
+        found = compare_logits(self.logits(reference), self.logits(got), samples.clusters)
+        return replace(found, doubt=samples.doubt)
 
     def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return [

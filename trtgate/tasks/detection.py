@@ -177,8 +177,7 @@ class Detection:
         truth = self.truth
         marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
         # What people marked, the reference itself may miss.
-        floor = MEAN_AP if truth is None else None
-        scores.append(Score("mAP", "", mean_average_precision(marked, ours), "mean_ap", "%", floor=floor))
+        scores.append(average_precision_of(marked, ours, MEAN_AP if truth is None else None))
         # A function that copies the outputs as a whole may read any of them.
         unread = [name for name in reference[0] if name not in read] if read else []
         others, unmeasured = compare_outputs(unread, reference, got)
@@ -262,7 +261,8 @@ def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDAr
     areas = [np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), 1) for each in (a, b)]
     union = areas[0][:, None] + areas[1][None, :] - both
     found: npt.NDArray[np.float64] = both / np.maximum(union, np.finfo(np.float64).tiny)
-    return found
+    # A box without an area is itself, too.
+    return np.where(np.all(a[:, None] == b[None], 2), 1.0, found)
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,15 @@ def mean_average_precision(truth: Sequence[Detections], found: Sequence[Detectio
     if not labels:
         return 1.0 if not any(len(each.labels) for each in found) else 0.0
     return float(np.mean([_average_precision(truth, found, label, each) for label in labels for each in OVERLAPS]))
+
+
+def average_precision_of(
+    truth: Sequence[Detections], found: Sequence[Detections], floor: float | None = MEAN_AP
+) -> Score:
+    """`mean_average_precision` against a floor that holds where nobody says another. Of sides that kept the boxes of
+    other numbers of samples the first ones that both have."""
+    both = min(len(truth), len(found))
+    return Score("mAP", "", mean_average_precision(truth[:both], found[:both]), "mean_ap", "%", floor=floor)
 
 
 def _average_precision(truth: Sequence[Detections], found: Sequence[Detections], label: int, overlap: float) -> float:

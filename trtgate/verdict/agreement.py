@@ -32,7 +32,7 @@ class Agreement:
     """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`).
 
     `finite` is False where the engine's logits hold NaN or infinity elsewhere than the reference's; `measured` is False
-    where the reference has no finite number.
+    where the reference has no finite number; `doubt` says what the crops tell little of, if they do.
     """
 
     n: int
@@ -45,6 +45,7 @@ class Agreement:
     photos: int
     effective: float
     measured: bool = True
+    doubt: str = ""
 
     @property
     def share(self) -> float:
