@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from trtgate.__main__ import main
+from trtgate.commands import compare as commands_compare
 from trtgate.commands import selftest
 from trtgate.commands.selftest import HALF, STALL, binomial_upper, compare_statistics, run_selftest, slowed
 from trtgate.commands.sensitivity import group_nodes, sensitivities
@@ -22,8 +24,38 @@ from trtgate.verdict import Outcome, tails
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
+from . import networks
 from .conftest import fill
 from .faults.table import Fault
+
+
+def test_a_mistake_of_this_program_regresses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1, which Python would end with, is for what regressed."""
+    monkeypatch.setattr(commands_compare, "saved_sessions", lambda *_: 1 // 0)
+    assert main(["compare", "before", "after"]) == 7
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.fault(
+    done="`selftest` on an ONNX file with nothing to quantise",
+    said="trtgate: noconv.onnx has no convolution or matrix product with weights that could be INT8",
+    status="2",
+    kept="nothing was begun",
+)
+def test_a_selftest_of_an_engine_whose_graph_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    model = networks.network(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Softmax", ["r"], ["y"])],
+        {"x": (networks.FLOAT, ["batch", 16])},
+        {"y": (networks.FLOAT, ["batch", 16])},
+        {},
+    )
+    path = networks.save(model, tmp_path / "noconv.onnx")
+    arguments = [f"--model={path}", f"--plan-cache={tmp_path}/c", "--engine=onnxruntime-int8", "--races=1"]
+    fault.check(main(["selftest", *arguments]), capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

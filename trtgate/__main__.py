@@ -7,13 +7,14 @@ import importlib
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from trtgate.commands.common import MISTAKE
 from trtgate.console import CLOSED, steady_streams
 from trtgate.files import path_mistake
-from trtgate.kinds import EngineRefused, UserError, printable
+from trtgate.kinds import EngineRefused, EngineUnavailable, UserError, printable
 from trtgate.measure.remote import WorkerError
 from trtgate.processes import Terminated, orderly_endings
 from trtgate.runtimes import broken_runtime, importing
@@ -56,15 +57,16 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         with orderly_endings():
             return run(options)
-    except (UserError, WorkerError, EngineRefused) as error:
+    except (UserError, WorkerError, EngineRefused, EngineUnavailable) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except Exception as error:
         status, sentence = MISTAKE, path_mistake(error) if isinstance(error, OSError) else None
         if (told := broken_runtime(error)) is not None:
             status, sentence = EXIT_INVALID, str(told)
-        if sentence is None:
-            raise
+        if sentence is None:  # a mistake of this program's own; 1, which Python would end with, says REGRESSED
+            traceback.print_exc()
+            return EXIT_INVALID
         print(f"trtgate: {printable(sentence)}", file=sys.stderr)
         return status
     except Terminated as signalled:
