@@ -711,3 +711,15 @@ def test_a_references_own_answers_that_were_not_kept_are_no_regression(capsys: p
     assert "the reference's own answers were kept before and are not now" in " ".join(capsys.readouterr().out.split())
     edit("before", lambda records, index: records[1].update(answers=answers))
     assert main(["compare", "before", "after"]) == 1, "an engine's are missing"
+
+
+def test_sides_that_seem_to_be_swapped_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for number, when in enumerate(("2026-02-02", "2026-02-03"), 1):
+        save(number, "later", when=when)
+    for number, when in enumerate(("2026-01-31", "2026-02-01"), 11):
+        save(number, "earlier", when=when)
+    said = "the old side was measured on 2026-02-02, after the new one: are they swapped?"
+    main(["compare", "later", "earlier"])
+    assert said in " ".join(capsys.readouterr().out.split())
+    main(["compare", "earlier", "later"])
+    assert "swapped" not in capsys.readouterr().out

@@ -273,9 +273,17 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     return replace(
         _incomparable_sides(report, problems),
         problems={**report.problems, **problems},
-        stack_changes=tuple(changed_fields(steady(old[-1].stack), steady(new[-1].stack))),
+        stack_changes=(*changed_fields(steady(old[-1].stack), steady(new[-1].stack)), *_swapped(old, new)),
         sessions=tuple(session.digest for session in new),
     )
+
+
+def _swapped(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> list[str]:
+    """That the old side seems to be the newer one, which clocks that were set may say too."""
+    dates = [[session.datetime for session in side] for side in (old, new)]
+    if not all(map(all, dates)) or min(dates[0]) <= max(dates[1]):
+        return []
+    return [f"the old side was measured on {min(dates[0])[:10]}, after the new one: are they swapped?"]
 
 
 def _incomparable_sides(report: Report, problems: Mapping[str, Verdict]) -> Report:
