@@ -32,8 +32,15 @@ from trtgate.ab.sides import _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
-from trtgate.judge import agreement_verdict, fidelity_verdict, rebuild_note, same_as_before
-from trtgate.kinds import Availability, EngineSpec, EngineUnavailable, UserError
+from trtgate.judge import (
+    agreement_verdict,
+    audit_verdict,
+    fidelity_verdict,
+    float_before,
+    rebuild_note,
+    same_as_before,
+)
+from trtgate.kinds import Availability, EngineSpec, EngineUnavailable, PrecisionAudit, UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.measure import remote
 from trtgate.measure import worker as serving
@@ -404,6 +411,19 @@ def test_answers_that_differ_no_more_than_builds_of_one_version_are_not_the_upgr
     assert note[0].startswith("answers changed by no more")
     outcomes, note = judged(old[:1], new[:1], sqnr_db=30)
     assert (outcomes[0], note) == (Outcome.REGRESSED, ()), "one build of a version shows nothing"
+
+
+def test_a_float_layer_may_be_called_otherwise_but_none_may_be_added() -> None:
+    old = PrecisionAudit("int8", {"conv": "int8", "head/MatMul": "float32"})
+    for layers, outcome in (
+        ({"conv": "int8", "head/MatMul + head/Add": "float32"}, Outcome.PASS),
+        ({"conv": "int8", "head/MatMul": "float32"}, Outcome.PASS),
+        ({"conv": "float32", "head/MatMul + head/Add": "float32"}, Outcome.REGRESSED),
+        ({"conv": "int8", "head/MatMul": "float32", "head/Add": "float32"}, Outcome.REGRESSED),
+        ({"conv": "int8", "head/MatMul + head/Add": "float32", "more": "float32"}, Outcome.REGRESSED),
+    ):
+        new = PrecisionAudit("int8", layers)
+        assert audit_verdict(new, float_before(old, new)).outcome is outcome, layers
 
 
 def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:

@@ -133,6 +133,15 @@ def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verd
     return Verdict(Outcome.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 
+def float_before(old: PrecisionAudit, new: PrecisionAudit) -> frozenset[str]:
+    """Which layers of a new version may be outside what was asked for, since the old one's are: those, and in place of
+    each that is called otherwise now, as a fused one is, another one that the old version did not know."""
+    outside = [set(each.outside(ASKED_TYPES[each.asked] | each.also)) for each in (old, new)]
+    gone = outside[0] - new.layers.keys()
+    unknown = sorted(outside[1] - old.layers.keys())
+    return frozenset(outside[0] | set(unknown[: len(gone)]))
+
+
 @about("accuracy")
 def accuracy_verdict(accuracy: Accuracy, expectation: Expectation) -> Verdict:
     """Labelled accuracy against the reference's."""

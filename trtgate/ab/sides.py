@@ -269,7 +269,7 @@ class _Sides:
         audits = {side: _audit(facts[side]) for side in SIDES}
         if bench.file is not None and not bench.excuse(bench.reference):
             # Which layers a runtime leaves in float is told by the old side: none may be added.
-            kept_in_float |= set(audits["old"].outside(judge.ASKED_TYPES[audits["old"].asked] | audits["old"].also))
+            kept_in_float |= judge.float_before(audits["old"], audits["new"])
         verdicts = [] if bench.excuse(bench.reference) else [judge.audit_verdict(audits["new"], kept_in_float)]
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:
