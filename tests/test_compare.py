@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,11 +14,14 @@ import pytest
 
 from tests.faults.table import Fault
 from tests.saved import save, sessions
+from trtgate import baseline
 from trtgate.__main__ import main
+from trtgate.baseline import saved_sessions
 from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
-from trtgate.records import EngineRecord, Key
+from trtgate.processes import orderly_endings
+from trtgate.records import EngineRecord, Key, SessionRecord
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import exit_status
@@ -723,3 +728,23 @@ def test_sides_that_seem_to_be_swapped_are_told(capsys: pytest.CaptureFixture[st
     assert said in " ".join(capsys.readouterr().out.split())
     main(["compare", "earlier", "later"])
     assert "swapped" not in capsys.readouterr().out
+
+
+HERE, READ = os.getpid(), baseline._read
+
+
+def read_or_die(path: Path, layers: bool) -> SessionRecord:
+    """What a reader does that runs out of memory at the third session."""
+    if os.getpid() != HERE and path.name.startswith("0003"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return READ(path, layers)
+
+
+def test_a_reader_that_is_killed_leaves_its_files_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1, 9):
+        save(number, "many")
+    for name, value in {"MANY": 4, "AT_ONCE": 1, "_read": read_or_die}.items():
+        monkeypatch.setattr(baseline, name, value)
+    with orderly_endings():
+        found = saved_sessions(Path(".benchmarks"), "many")
+    assert [session.path.name[:4] for session in found] == [f"{number:04}" for number in range(1, 9)]

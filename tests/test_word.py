@@ -117,6 +117,11 @@ def test_logits_that_became_noisier(capsys: pytest.CaptureFixture[str], fault: F
     sessions("alike", 11, agreement={**agreed, "sqnr_db": 32.0})
     assert main(["compare", "before", "alike"]) in {0, 6}
     capsys.readouterr()
+    # Builds of one version that differ, on both sides alike; and logits that are finite now.
+    for side, first in (("builds", 26), ("others", 36)):
+        for number, decibels in enumerate((22.0, 26.0, 29.0)):
+            save(first + number, side, agreement={**agreed, "sqnr_db": decibels})
+    assert main(["compare", "builds", "others"]) in {0, 6}
     sessions("exact", 16, agreement={**agreed, "sqnr_db": None})
     sessions("close", 21, agreement={**agreed, "sqnr_db": 70.0})
     assert main(["compare", "exact", "close"]) in {0, 6}

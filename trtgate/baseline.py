@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +93,23 @@ def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     layers = [path == files[-1] for path in files]
     # Nothing of what is read refers to itself: to look for what does would go through all of it again and again.
     with no_garbage_collection():
-        if len(files) < MANY:
-            return list(map(_read, files, layers))
-        context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(READERS, context, initializer=die_with_parent) as pool:
-            return list(pool.map(_read, files, layers, chunksize=AT_ONCE))
+        if len(files) >= MANY:
+            context = multiprocessing.get_context("fork")
+            # One that was killed, for want of memory say, leaves it to this process, which needs less.
+            with (
+                contextlib.suppress(BrokenProcessPool),
+                ProcessPoolExecutor(READERS, context, initializer=_begin_reading) as pool,
+            ):
+                return list(pool.map(_read, files, layers, chunksize=AT_ONCE))
+        return list(map(_read, files, layers))
+
+
+def _begin_reading() -> None:
+    """In each reader: it ends with this process, and as one that handles no signal, since its pool ends the others by
+    one when a reader dies; what this process does at one would have them wait for each other."""
+    die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _read(path: Path, layers: bool) -> SessionRecord:

@@ -353,7 +353,7 @@ def _below_floors(new: Mapping[Key, Sequence[EngineRecord]], expectations: Expec
     return found
 
 
-def nothing_compared(compared: Iterable[Key], others: Iterable[Key]) -> dict[str, Verdict]:
+def nothing_compared(compared: Iterable[Key], others: Iterable[Any]) -> dict[str, Verdict]:
     """A problem of a comparison in which no engine was compared, or the yardstick alone where a side has `others`.
 
     All that is missing may be acknowledged; nobody was asked whether the rest is still as fast.
@@ -611,16 +611,24 @@ def _agreements(
 
 def _noisier(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> Verdict | None:
     """REGRESSED where a classifier's logits lost as much of their SQNR as no other output may, the first answers kept:
-    the noisiest new ones against the typical old ones."""
-    # JSON has no infinity, which logits have that are the reference's to the last bit.
-    sides = [
-        sorted(math.inf if each["sqnr_db"] is None else float(each["sqnr_db"]) for each in some if "sqnr_db" in each)
+    the typical new ones against the typical old ones, and the noisiest against the noisiest, since builds differ."""
+    # JSON has no infinity, which logits have that are the reference's to the last bit; nor have those that hold NaN.
+    before, after = (
+        sorted(
+            math.inf if each["sqnr_db"] is None else float(each["sqnr_db"])
+            for each in some
+            if "sqnr_db" in each and each.get("finite", True)
+        )
         for some in (old, new)
-    ]
-    if not all(sides) or not lost_db(before := sides[0][len(sides[0]) // 2], after := sides[1][0]):
+    )
+    if not before or not after:
         return None
-    text = f"SQNR of the logits went from {before:.1f} to {after:.1f} dB, {LOST_DB:g} dB may be lost"
-    return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
+    asked = ((before[len(before) // 2], after[(len(after) - 1) // 2]), (before[0], after[0]))
+    for one, other in asked:
+        if lost_db(one, other):
+            text = f"SQNR of the logits went from {one:.1f} to {other:.1f} dB, {LOST_DB:g} dB may be lost"
+            return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
+    return None
 
 
 def _gone(old: Sequence[EngineRecord], message: str) -> Verdict:

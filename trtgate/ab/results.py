@@ -65,7 +65,8 @@ class AbReport:
         changed = changed_fields(steady(self.stacks["old"]), steady(self.stacks["new"]))
         # A worker has no settings of its own that could differ: the driver gave both the same.
         engines = tuple(each.comparison for each in self.results)
-        problems = nothing_compared([each.key for each in engines], [*self.missing, *self.added])
+        others = [*self.missing, *self.added, *self.left_out]
+        problems = nothing_compared([each.key for each in engines], others)
         return Report(engines, self.missing, problems, self.added, tuple(changed))
 
 

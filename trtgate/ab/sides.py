@@ -33,7 +33,7 @@ from trtgate.tasks.batches import decide_finite
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.tensors import digest_of
 from trtgate.verdict.agreement import Rebuilt, measure_accuracy
-from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.outcome import Outcome, Verdict
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
 from trtgate.workbench import Workbench, rows_of
 
@@ -275,14 +275,7 @@ class _Sides:
         if bench.unsteady:
             return (*verdicts, *(decide_finite(outputs["old"][0], each) for each in outputs["new"]))
         if isinstance(bench.task, Classification) and self._given.labels is not None and bench.weights.trained:
-            wanted = bench.task.logits(bench.outputs(bench.reference))
-            verdicts += [
-                judge.accuracy_verdict(
-                    measure_accuracy(wanted, bench.task.logits(each), self._given.labels, self._given.clusters),
-                    expectation,
-                )
-                for each in outputs["new"]
-            ]
+            verdicts += self._accuracy(outputs, expectation)
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
             builds = alike if pair == "new with old" else None
@@ -293,6 +286,25 @@ class _Sides:
                 if bench.weights.trained or verdict.metric != "agreement"
             ]
         return tuple(verdicts)
+
+    def _accuracy(self, outputs: Mapping[str, Sequence[Outputs]], expectation: Expectation) -> list[Verdict]:
+        """On each new build's labelled accuracy. Where the old side fails its limit too, that is not the upgrade's, and
+        what the upgrade lost is asked photo by photo."""
+        task, given = self._bench.task, self._given
+        assert isinstance(task, Classification)
+        assert given.labels is not None
+        wanted = task.logits(self._bench.outputs(self._bench.reference))
+        found = {
+            side: [
+                judge.accuracy_verdict(
+                    measure_accuracy(wanted, task.logits(each), given.labels, given.clusters), expectation
+                )
+                for each in outputs[side]
+            ]
+            for side in SIDES
+        }
+        failed = any(each.outcome is Outcome.REGRESSED for each in found["old"])
+        return [each for each in found["new"] if not (failed and each.outcome is Outcome.REGRESSED)]
 
     def _notes(
         self,
