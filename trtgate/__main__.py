@@ -57,13 +57,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         with orderly_endings():
             return run(options)
-    except (UserError, WorkerError, EngineRefused, EngineUnavailable) as error:
+    except (UserError, WorkerError, EngineRefused) as error:
         print(f"trtgate: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except Exception as error:
         status, sentence = MISTAKE, path_mistake(error) if isinstance(error, OSError) else None
         if (told := broken_runtime(error)) is not None:
             status, sentence = EXIT_INVALID, str(told)
+        elif isinstance(error, EngineUnavailable):
+            sentence = str(error)
         if sentence is None:  # a mistake of this program's own; 1, which Python would end with, says REGRESSED
             traceback.print_exc()
             return EXIT_INVALID

@@ -22,7 +22,7 @@ from trtgate.compare import (
     missing_verdict,
 )
 from trtgate.engines import backend
-from trtgate.kinds import Device, EngineUnavailable
+from trtgate.kinds import Device, EngineBroken, EngineUnavailable
 from trtgate.measure.remote import SIDES, Place, as_place, workers
 from trtgate.progress import Progress
 from trtgate.samples import Samples
@@ -87,6 +87,8 @@ def run_ab(
                             samples[name] = bench.samples("evaluation")
                             racing = _Sides(bench, both, Path(folder), schedule, progress)
                             results += racing.race(spec, builds)
+                        except EngineBroken:
+                            raise
                         except EngineUnavailable as error:  # its graph cannot be made here, for neither side
                             left_out[f"{name} {spec.id}"] = str(error)
                         except LostEngine as error:
