@@ -504,14 +504,19 @@ def test_this_environment_against_itself(
     assert "| efficientnet_lite0 | onnxruntime-int8 | 1 |" in markdown.read_text()
 
 
-def broken(folder: Path, module: str) -> Path:
-    """A python of this environment whose ONNX Runtime is that text."""
-    folder.mkdir()
-    (folder / "onnxruntime.py").write_text(module)
+def python_with(folder: Path, module: str, text: str) -> Path:
+    """A python of this environment that finds a module of that text before all others."""
+    (folder / f"{module}.py").write_text(text)
     script = folder / "python"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}:$PYTHONPATH" exec {PYTHON} "$@"\n')
-    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    script.chmod(0o755)
     return script
+
+
+def broken(folder: Path, text: str) -> Path:
+    """A python of this environment whose ONNX Runtime is that text."""
+    folder.mkdir()
+    return python_with(folder, "onnxruntime", text)
 
 
 @pytest.mark.parametrize(("sides", "status"), [(("old", "new"), 1), (("new", "old"), 2)])
@@ -572,10 +577,7 @@ def test_answers_that_the_upgrade_lost(
     fault: Fault,
 ) -> None:
     monkeypatch.setitem(PROCESSES, "cpu", 2)
-    (tmp_path / "sitecustomize.py").write_text(FLIPS)
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
-    script.chmod(0o755)
+    script = python_with(tmp_path, "sitecustomize", FLIPS)
     fault.check(main([*arguments, "--new", str(script), "--rounds", "2"]), capsys.readouterr().out)
 
 

@@ -33,7 +33,7 @@ from trtgate.thumbnails import own_photos
 
 from . import networks, scenes
 from .saved import save
-from .test_ab import PYTHON
+from .test_ab import PYTHON, python_with
 from .test_bench import ROOT, bench
 from .test_onnx_bench import SPOILS
 from .test_pages import MARKUP, Document
@@ -452,10 +452,7 @@ def test_an_ab_run_of_a_segmenter_shows_its_photos(
     monkeypatch.setitem(PROCESSES, "cpu", 2)
     new = tmp_path / "new"  # not where either side's workers start, who would find it there
     new.mkdir()
-    (new / "sitecustomize.py").write_text(SPOILS)
-    script = new / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{new}:$PYTHONPATH" exec {PYTHON} "$@"\n')
-    script.chmod(0o755)
+    script = python_with(new, "sitecustomize", SPOILS)
     main(["ab", "--old", str(PYTHON), "--new", str(script), *given, "--rounds", "2", "--html", "out.html"])
     text = Path("out.html").read_text()
     # The runtime of the reference is raced, too, and spoilt alike.

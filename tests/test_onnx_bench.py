@@ -14,7 +14,7 @@ from trtgate.records import read_session
 
 from . import networks
 from .faults.table import Fault
-from .test_ab import PYTHON
+from .test_ab import PYTHON, python_with
 from .test_bench import ROOT, bench
 
 # A delta that no noise reaches: this machine's load must not decide a unit test.
@@ -109,10 +109,7 @@ def test_a_runtime_that_spoils_a_channel(
     fault: Fault,
 ) -> None:
     monkeypatch.setitem(PROCESSES, "cpu", 2)
-    (tmp_path / "sitecustomize.py").write_text(SPOILS)
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}:$PYTHONPATH" exec {PYTHON} "$@"\n')
-    script.chmod(0o755)
+    script = python_with(tmp_path, "sitecustomize", SPOILS)
     status = main(["ab", "--old", str(PYTHON), "--new", str(script), *given, "--rounds", "2"])
     text = capsys.readouterr().out
     fault.check(status, text)

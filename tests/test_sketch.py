@@ -69,7 +69,7 @@ def test_noise_is_estimated_within_a_decibel(seed: int, given: tuple[tuple[int, 
     assert value(arrays, other) == pytest.approx(decibels + 10 * np.log10(signal / exact), abs=1)
 
 
-@settings(max_examples=5)
+@settings(max_examples=10)
 @given(SEEDS, SHAPES)
 def test_the_same_answers_have_no_noise(seed: int, given: tuple[tuple[int, ...], int]) -> None:
     arrays = normal(seed, *given)

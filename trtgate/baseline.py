@@ -105,8 +105,8 @@ def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
 
 
 def _begin_reading() -> None:
-    """In each reader: it ends with this process, and as one that handles no signal, since its pool ends the others by
-    one when a reader dies; what this process does at one would have them wait for each other."""
+    """In each reader: it ends with this process, and at once where its pool ends it, which it does when another reader
+    died. By this process's own handlers it would be deaf to that, and the others would wait for it for ever."""
     die_with_parent()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

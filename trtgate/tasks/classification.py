@@ -12,9 +12,8 @@ from trtgate import judge
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import OUTPUT
-from trtgate.tasks.base import Outputs, Scores, Summary, own_summary
-from trtgate.tasks.sketch import sketches_of
-from trtgate.tasks.tensors import TensorsTask, kept_of
+from trtgate.tasks.base import Outputs, Scores, Summary
+from trtgate.tasks.tensors import TensorsTask, sketched
 from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.outcome import Verdict
@@ -62,10 +61,9 @@ class Classification:
 
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
         """Beside the answers a sketch of all outputs: logits may be others where the first answers are the same."""
-        kept = {**kept_of(reference, reference, samples), "sketch": sketches_of(reference)}
         return {
             "answers": self.answers(reference, reference, samples),
-            "scores": own_summary(self.name, len(reference), kept),
+            "scores": sketched(self.name, reference, samples),
         }
 
 

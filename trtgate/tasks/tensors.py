@@ -65,8 +65,13 @@ class TensorsTask:
         return found.to_json(self.name)
 
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
-        kept = {**kept_of(reference, reference, samples), "sketch": sketches_of(reference)}
-        return {"scores": own_summary(self.name, len(reference), kept)}
+        return {"scores": sketched(self.name, reference, samples)}
+
+
+def sketched(task: str, reference: Outputs, samples: Samples) -> Summary:
+    """What is kept of a reference's own answers of which every output is sketched."""
+    kept = {**kept_of(reference, reference, samples), "sketch": sketches_of(reference)}
+    return own_summary(task, len(reference), kept)
 
 
 def compare_outputs(
