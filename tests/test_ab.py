@@ -10,7 +10,9 @@ import stat
 import struct
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +353,8 @@ def test_a_slower_side_gets_as_many_rounds_as_many_verdicts_take(rounds: int, mo
 class Describing:
     """A worker that has some engines and not others."""
 
+    place = None
+
     def __init__(self, **engines: str) -> None:
         self._engines = engines
 
@@ -582,9 +586,9 @@ def test_answers_that_the_upgrade_lost(
 
 
 @pytest.mark.fault(
-    done="`ab` of two environments with PYTHONPATH set to a folder that holds a runtime of either",
-    said="PYTHONPATH: ... holds onnxruntime, which both sides would load; unset it, and install what either side is "
-    "to have in its own environment",
+    done="`ab` of two environments that both find one runtime first: PYTHONPATH, `pip install --user`, this folder",
+    said="--old and --new both load onnxruntime from ...; install it in each environment, unset PYTHONPATH, set "
+    "PYTHONNOUSERSITE=1 and leave folders that hold a runtime, or name other engines with --engine",
     status="2",
     kept="nothing was begun",
 )
@@ -595,9 +599,11 @@ def test_a_runtime_that_both_sides_would_load(
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
 ) -> None:
-    (tmp_path / "onnxruntime").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    fault.check(main([*arguments, "--new", str(tmp_path / "python")]), capsys.readouterr().err)
+    for side in ("old", "new"):
+        venv.create(tmp_path / side)
+    monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    sides = [f"--{side}={tmp_path / side / 'bin' / 'python'}" for side in ("old", "new")]
+    fault.check(main([*arguments[:-2], *sides]), capsys.readouterr().err)
 
 
 @pytest.mark.fault(

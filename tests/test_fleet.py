@@ -432,6 +432,22 @@ def test_a_record_that_is_good_for_nothing_is_no_pass(changes: dict[str, Any], s
     assert main(["report", "fleet"]) == status
 
 
+@pytest.mark.parametrize(("alone", "status"), [(False, 0), (True, 7)])
+def test_a_reference_without_a_verdict_of_its_own_is_no_flaw(alone: bool, status: int) -> None:
+    engines = ("onnxruntime-fp32", *(() if alone else ("onnxruntime-int8",)))
+    good(1, "t4", engines=engines)
+
+    def held_against_the_first(document: dict[str, Any]) -> None:
+        records = [each["extra_info"]["trtgate"] for each in document["benchmarks"]]
+        for record in records:
+            record["reference"] = "onnxruntime-fp32"
+        records[0].update(NOTHING)
+
+    edit(saved("t4")[0], held_against_the_first)
+    runner("t4", saved("t4"))
+    assert main(["report", "fleet"]) == status
+
+
 def test_names_from_other_machines_stay_in_their_cells() -> None:
     hostile = "a|b\n\n<img src=x>"
     assert markdown._table(["x"], [[hostile]]).splitlines()[2] == "| a\\|b &lt;img src=x> |"

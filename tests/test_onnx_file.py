@@ -220,6 +220,12 @@ def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
     assert not any(spec.backend == "pytorch" for spec in settings.engines)
     other = networks.save(networks.classifier(), tmp_path / "b" / "net.onnx")
     again = networks.save(networks.classifier(), tmp_path / "c" / "net.onnx")
+    toml = tmp_path / "resnet50.toml"
+    toml.write_text('model = "mobilenet_v3_small"\n')
+    with pytest.raises(UserError, match="two models are called resnet50"):
+        settings_of(tmp_path, "--model", "resnet50", "--model", str(toml))
+    with pytest.raises(UserError, match=r"its name must have from 1 to 100 characters; give it a TOML file"):
+        settings_of(tmp_path, "--model", str(networks.save(networks.classifier(), tmp_path / f"{'n' * 96}.onnx")))
     with pytest.raises(UserError, match=r"two models are called net\.onnx"):
         read_models([str(other), str(again)], [])
 

@@ -480,6 +480,17 @@ def test_code_that_works_in_place_changes_nobody_elses_answers() -> None:
     assert rows[0]["scores"][0] == np.float32(0.9)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mAP", "the task has a mAP already"), ("two\nlines", "must be one line of text"), ("x" * 101, "1 to 100")],
+)
+def test_a_score_of_the_users_own_hides_no_other_and_fits_into_a_table(name: str, said: str) -> None:
+    rows = [{"boxes": np.array([[1, 2, 9, 9]], np.float32), "scores": np.array([0.9], np.float32)}]
+    boxes = from_function(lambda outputs: (outputs["boxes"], outputs["scores"], np.zeros(1)))
+    with pytest.raises(UserError, match=said):
+        Detection(boxes, metric=lambda a, b: {name: 1.0}).compare(rows, rows, some(1))
+
+
 def test_a_segmenter_that_finds_one_class_only_shows_nothing() -> None:
     rows = [{"mask": np.zeros((1, 8, 8), np.float32)} for _ in range(3)]
     assert Segmentation("mask", threshold=0.5).compare(rows, rows, some(3)).unmeasured

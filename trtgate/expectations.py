@@ -136,8 +136,8 @@ class Expectations:
         would leave the model that it means to other limits.
 
         Others are torchvision's, and what a TOML beside this file or in the working directory describes. A section of
-        an ONNX file is only held to the files in `folders` too, and where it nearly has a known name; without them
-        not at all: where models are only read of, their files need not be there.
+        an ONNX file is misspelt only where it nearly has a known name and no such file is here or in `folders`: where
+        models are only read of, their files need not be there.
         """
         names = dict.fromkeys(name for each in known for name in (each, _file_name(each)))
         beside = [Path(), self.path.parent, *(folders or ())]
@@ -147,8 +147,7 @@ class Expectations:
                 if model in names or file in names:
                     continue
                 of_file = file.endswith(".onnx")
-                elsewhere = folders is None if of_file else is_model(model)
-                if elsewhere:
+                if not of_file and is_model(model):
                     continue
                 others = [each for each in names if not _variant(each, model)] if of_file else [*names, *model_names()]
                 near = difflib.get_close_matches(model, others, 1, 0.6)

@@ -175,6 +175,8 @@ def _own_failure(session: SessionRecord) -> Verdict | None:
     if open_ := [each for each in session.open if each not in told]:
         message = f"its own run could not tell: {'; '.join(open_)}"
         return Verdict(Outcome.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
+    if not any(record.verdicts for record in session.engines.values()):
+        return Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided")
     return None
 
 
@@ -185,6 +187,13 @@ def _disagreements(records: Mapping[Key, Sequence[EngineRecord]], report: Report
         **{key: f"measured, and not in {OUTCOME}" for key in records if key not in {*compared, *report.missing}},
         **{key: f"in {OUTCOME}, and not measured" for key in compared if key not in records},
     }
+
+
+# What stands for an engine that has no verdict: a reference is what the others are held against.
+UNDECIDED = {
+    False: Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided"),
+    True: Verdict(Outcome.PASS, Reason.YARDSTICK, "the reference, which the others are held against"),
+}
 
 
 def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report | None) -> FleetRow:
@@ -201,6 +210,6 @@ def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report 
         len(records),
         float(np.median([record.latency for record in records])),
         float(np.median([record.speedup for record in records])),
-        worst(verdicts) if verdicts else Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided"),
+        worst(verdicts) if verdicts else UNDECIDED[all(record.is_reference for record in records)],
         change,
     )

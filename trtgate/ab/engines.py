@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from trtgate.engines import runtimes_of
 from trtgate.kinds import REFERENCE, EngineSpec, UserError
-from trtgate.measure.remote import SIDES, Environment, Place, Sides
+from trtgate.measure.remote import SIDES, Environment, Sides
 from trtgate.settings import Settings
 
 
@@ -26,17 +23,20 @@ class Chosen:
     left_out: Mapping[str, str]
 
 
-def require_apart(places: Mapping[str, Place], settings: Settings) -> None:
-    """Raises UserError where PYTHONPATH holds a runtime: both sides would load that one, and neither its own."""
-    if len({str(place) for place in places.values() if isinstance(place, Environment)}) < 2:
+def require_apart(described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UserError where two environments load a runtime from one file: neither side would be raced with its own.
+
+    A python that only sets variables for another one is of the same environment, and meant so.
+    """
+    old, new = (described[side] for side in SIDES)
+    if old["prefix"] == new["prefix"]:
         return
-    for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        for module in dict.fromkeys(runtimes_of(settings.engines, settings.device)):
-            if (Path(folder) / module).is_dir() or (Path(folder) / f"{module}.py").is_file():
-                raise UserError(
-                    f"PYTHONPATH: {folder} holds {module}, which both sides would load; unset it, and install what "
-                    "either side is to have in its own environment"
-                )
+    for module, place in old["modules"].items():
+        if new["modules"].get(module) == place:
+            raise UserError(
+                f"--old and --new both load {module} from {place}; install it in each environment, unset PYTHONPATH, "
+                "set PYTHONNOUSERSITE=1 and leave folders that hold a runtime, or name other engines with --engine"
+            )
 
 
 def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Chosen:
@@ -47,6 +47,8 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
     # PyTorch is nobody's upgrade; the reference of an ONNX file is a runtime like the others.
     ids = [spec.id for spec in settings.engines if spec != REFERENCE or REFERENCE.id in asked]
     described = {side: both[side][0].ask("describe", device=settings.device, engines=ids) for side in SIDES}
+    if all(isinstance(both[side][0].place, Environment) for side in SIDES):  # a path in a container is its own
+        require_apart(described)
     here = {side: {text: described[side]["engines"][text]["ok"] for text in ids} for side in SIDES}
     why = {side: {text: f"{side}: {described[side]['engines'][text]['reason']}" for text in ids} for side in SIDES}
     for text in ids:

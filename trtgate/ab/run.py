@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trtgate.ab.engines import LostEngine, choose_engines, require_apart
+from trtgate.ab.engines import LostEngine, choose_engines
 from trtgate.ab.results import AbReport, AbResult
 from trtgate.ab.rounds import schedule_for
 from trtgate.ab.sides import _Sides
@@ -55,7 +55,6 @@ def run_ab(
     otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
     """
     places = {side: as_place(place) for side, place in sides.items()}
-    require_apart(places, settings)
     with workers(places) as both:
         chosen = choose_engines(both, settings, asked)
     results: list[AbResult] = []

@@ -125,14 +125,15 @@ class _Sides:
         settings, name = self._bench.settings, self._bench.name
         expectation = settings.expectations.of(name, spec.id)
         race = self._run_race(spec, size, expectation)
-        facts = {side: self._ask(side, 0, "facts", engine=spec.id) for side in SIDES}
+        told = {side: [self._ask(side, index, "facts", engine=spec.id) for index in range(builds)] for side in SIDES}
+        facts = {side: each[0] for side, each in told.items()}
         found, alike = self._compared(outputs)
         raced = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         # What was lost of them is decided on as between sessions.
         records = {side: self._answering(raced[side], outputs[side]) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
-        answers = self._answers(outputs, found, alike, facts, expectation, self._bench.graphs.kept_in_float(spec))
+        answers = self._answers(outputs, found, alike, told, expectation, self._bench.graphs.kept_in_float(spec))
         if _same(outputs):
             answers = tuple(map(judge.same_as_before, answers))
         [compared] = report.engines
@@ -260,17 +261,19 @@ class _Sides:
         outputs: Mapping[str, Sequence[Outputs]],
         found: Mapping[str, Any],
         alike: Rebuilt | None,
-        facts: Mapping[str, Mapping[str, Any]],
+        facts: Mapping[str, Sequence[Mapping[str, Any]]],
         expectation: Expectation,
         kept_in_float: frozenset[str],
     ) -> tuple[Verdict, ...]:
-        """What is expected of the new side's answers, and of what it was built with."""
+        """What is expected of the new side's answers, and of what each of its builds was made of."""
         bench = self._bench
-        audits = {side: _audit(facts[side]) for side in SIDES}
-        if bench.file is not None and not bench.excuse(bench.reference):
-            # Which layers a runtime leaves in float is told by the old side: none may be added.
-            kept_in_float |= judge.float_before(audits["old"], audits["new"])
-        verdicts = [] if bench.excuse(bench.reference) else [judge.audit_verdict(audits["new"], kept_in_float)]
+        verdicts: list[Verdict] = []
+        if not bench.excuse(bench.reference):
+            for new in map(_audit, facts["new"]):
+                # Which layers of a file a runtime leaves in float is told by the old side: none may be added.
+                before = [] if bench.file is None else [judge.float_before(_audit(old), new) for old in facts["old"]]
+                verdicts.append(judge.audit_verdict(new, kept_in_float.union(*before)))
+            verdicts = list(dict.fromkeys(verdicts))
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:
             return (*verdicts, *(decide_finite(outputs["old"][0], each) for each in outputs["new"]))

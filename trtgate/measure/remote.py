@@ -167,12 +167,12 @@ class Worker:
         Raises UserError for a `place` in which none can be started; a path is the python of an environment.
         """
         self.side = side
-        self._place = as_place(place)
+        self.place = as_place(place)
         self._timeout = timeout
         self._leaves_by: float | None = None
         # It has no name: nothing of it is left in the temporary directory, however this process ends.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._running = self._place.start(side, imports, folders, self._log)
+        self._running = self.place.start(side, imports, folders, self._log)
         self._frames: Frames | None = None
         self._greeted = False
 
@@ -249,7 +249,7 @@ class Worker:
         text = os.pread(log, LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
         lines = text.splitlines()[-LOG_LINES:]
         said = "".join(f"\n  | {line}" for line in lines)
-        return f"the {self.side} worker ({self._place}): {what}{said}"
+        return f"the {self.side} worker ({self.place}): {what}{said}"
 
     def goodbye(self) -> None:
         """Tell it to leave; saying so twice does nothing."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import itertools
 import os
 import socket
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtgate.build.cache import PlanCache
 from trtgate.build.plan import cached_calibration, cached_plan
-from trtgate.engines import available, backend
+from trtgate.engines import available, backend, runtimes_of
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.probe import give_home
 from trtgate.kinds import Device, EngineRefused, EngineSpec
@@ -38,6 +39,15 @@ from trtgate.stack import stack
 if TYPE_CHECKING:
     from trtgate.measure.race import Arm
     from trtgate.models.base import Model
+
+
+def place_of(module: str) -> str | None:
+    """The file or folder that `module` would be imported from, links followed; None if it is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return None
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    return os.path.realpath(places[0]) if places else None
 
 
 class Worker:
@@ -57,13 +67,14 @@ class Worker:
         return self._batch
 
     def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
-        """The stack, and of each engine whether it is available here."""
+        """The stack, of each engine whether it is available here, and where this Python and the runtimes are."""
+        specs = [EngineSpec.parse(text) for text in engines]
         found = {}
-        for text in engines:
-            spec = EngineSpec.parse(text)
+        for spec in specs:
             availability = available(spec, device)
-            found[text] = {"ok": availability.ok, "reason": str(availability)}
-        return {"stack": stack(device=device), "engines": found}
+            found[spec.id] = {"ok": availability.ok, "reason": str(availability)}
+        modules = {module: place for module in runtimes_of(specs, device) if (place := place_of(module))}
+        return {"stack": stack(device=device), "engines": found, "prefix": sys.prefix, "modules": modules}
 
     def open(self, **job: Any) -> dict[str, Any]:
         """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from trtgate.expectations import check_quantize, check_section, known_names
+from trtgate.fields import label
 from trtgate.files import file_digest, require_no_pipe
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
@@ -152,7 +153,8 @@ def is_file(text: str) -> bool:
 def read_models(texts: Sequence[str], shapes: Sequence[str]) -> dict[str, ModelFile]:
     """The models of the files among the values of --model, by name, `shapes` being those of --shape.
 
-    Raises UserError for a file that is none, for a shape that fits no model, and for two models of one name.
+    Raises UserError for a file that is none, for a shape that fits no model, for a name that no record could have,
+    and for two models of one name.
     """
     given = [parse_shape(text) for text in shapes]
     if given and not any(map(is_file, texts)):
@@ -161,9 +163,12 @@ def read_models(texts: Sequence[str], shapes: Sequence[str]) -> dict[str, ModelF
     for text in filter(is_file, dict.fromkeys(texts)):
         path = Path(text).expanduser()
         for model in _read_toml(path, given) if path.suffix == ".toml" else _of_onnx(path, {}, given, Path()):
-            if model.name in found:
+            if model.name in found or model.name in texts:
                 raise UserError(f"--model {text}: two models are called {model.name}; give one a TOML file with a name")
-            found[model.name] = model
+            try:
+                found[label("its name", model.name)] = model
+            except ValueError as error:
+                raise UserError(f"--model {text}: {error}; give it a TOML file with a name") from error
     return found
 
 

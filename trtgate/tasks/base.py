@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.expectations import Expectation
+from trtgate.fields import label
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
@@ -332,8 +333,10 @@ def load_function(text: str, folder: Path, where: str) -> Callable[..., Any]:
     return call
 
 
-def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[Score]:
-    """The scores of the user's own function: a number, or several by name. Raises UserError for anything else."""
+def own_scores(metric: Metric | None, reference: Outputs, got: Outputs, others: Sequence[Score]) -> list[Score]:
+    """The scores of the user's own function: a number, or several by name. Raises UserError for anything else, and for
+    a name that one of the `others`, the task's, has: one would hide the other.
+    """
     if metric is None:
         return []
     try:
@@ -347,6 +350,12 @@ def own_scores(metric: Metric | None, reference: Outputs, got: Outputs) -> list[
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the model's own metric failed ({said})") from error
     for score in scores:
+        try:
+            label(f"the model's own metric: {score.name!r}", score.name)
+        except ValueError as error:
+            raise UserError(f"{error}") from error
+        if any(score.name == each.name for each in others):
+            raise UserError(f"the model's own metric: the task has a {score.name} already; give it another name")
         if np.isnan(score.value):
             raise UserError(f"the model's own metric gives NaN for {score.name}; it must give a number")
     return scores

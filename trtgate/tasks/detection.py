@@ -181,7 +181,8 @@ class Detection:
         # A function that copies the outputs as a whole may read any of them.
         unread = [name for name in reference[0] if name not in read] if read else []
         others, unmeasured = compare_outputs(unread, reference, got)
-        scores += [*others, *own_scores(self.metric, reference, got)]
+        scores += others
+        scores += own_scores(self.metric, reference, got, scores)
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(
                 f"the reference finds nothing on any sample that reaches the threshold {self.threshold:g}"

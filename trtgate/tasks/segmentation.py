@@ -96,8 +96,8 @@ class Segmentation:
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
             Score("mean IoU", self.output, 0.0 if sizes else overlap, "mean_iou", "%", floor=MEAN_IOU),
             *others,
-            *own_scores(self.metric, reference, got),
         ]
+        scores += own_scores(self.metric, reference, got, scores)
         if len(seen) < 2:
             unmeasured.append(f"{self.output}: the reference finds one class only, on every sample")
         order = np.argsort(shares)[:3]

@@ -47,7 +47,7 @@ class TensorsTask:
         spoilt = spoilt_outputs(reference, got)
         scores, unmeasured = compare_outputs(list(reference[0]), reference, got, spoilt)
         if not spoilt:
-            scores += own_scores(self.metric, reference, got)
+            scores += own_scores(self.metric, reference, got, scores)
         return Scores(
             len(reference),
             tuple(scores),

@@ -515,12 +515,15 @@ BUILD_SPREAD = 0.3
 def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor: float) -> Verdict:
     """What a build costs or weighs, of which sessions that share a plan know one: each distinct number is a build.
 
-    PASS when none of the new builds is beyond all of the old ones by more than the limit. Else sizes, which are the
-    same every time, are REGRESSED once all are; of times the rule is that of sessions: five builds a side for a bound,
-    and with fewer only what is far beyond what builds differ by.
+    PASS when none of the new builds is beyond all of the old ones by more than the limit, where one old one of three or
+    more that is so itself excuses none. Else sizes, which are the same every time, are REGRESSED once all are; of times
+    the rule is that of sessions: five builds a side for a bound, and with fewer only what is far beyond what builds
+    differ by.
     """
     before, after = (np.unique(side) for side in (old, new))
-    change, more = float(np.log(after[-1] / before[-1])), float(after[-1] - before[-1])
+    largest = np.sort(old)[-2:] if old.size > 2 else before[-1:]
+    usual = largest[0] if largest[-1] > largest[0] * (1 + delta) else largest[-1]
+    change, more = float(np.log(after[-1] / usual)), float(after[-1] - usual)
     builds = f"from {after.size} against {before.size} builds"
     largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {builds}"
     estimate = float(np.median(after) / np.median(before))
