@@ -186,6 +186,27 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     assert text.count("<button type") == text.count("<th scope")
 
 
+def test_a_page_explains_its_own_words() -> None:
+    for make in (a_run, a_comparison, PAGES["ab"]):
+        assert "tail: mean of the slowest 5 % of all iterations" in html.render(make())
+    compared = html.render(a_comparison())
+    assert "delta: by how much it may get worse" in compared
+    assert all(f">{bound} +" in compared for bound in ("at least", "estimate", "at most"))
+    # Of a file of the user's own it is not PyTorch.
+    [record] = scenes.measured()[1:2]
+    own = html_lib.unescape(
+        html.render(run_page([dataclasses.replace(record, reference="onnxruntime-fp32")], [], scenes.GPU_STACK))
+    )
+    assert "the reference itself (onnxruntime-fp32)" in own
+    assert "PyTorch" not in own
+
+
+def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -> None:
+    headline = fleet_page(scenes.fleet()).headline
+    assert headline.outcome is Outcome.REGRESSED
+    assert headline.next == "mend that first: a run that did not pass can be no baseline"
+
+
 # Names that others chose.
 
 MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f*"
