@@ -21,9 +21,10 @@ from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.report.page import Axis, Bar, Bars, Column, Page, Table, cells
-from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
+from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
 from trtgate.report.svg import bars_svg
 from trtgate.report.terminal import table_text
+from trtgate.report.words import amount_text
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.answers import SHARE, Answers, answers_of, shares_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -199,6 +200,14 @@ def test_a_page_explains_its_own_words() -> None:
     )
     assert "the reference itself (onnxruntime-fp32)" in own
     assert "PyTorch" not in own
+
+
+def test_what_is_within_its_limit_twice_is_said_once() -> None:
+    [comparison, *_] = scenes.compared().engines
+    twice = dataclasses.replace(comparison, changes=(*comparison.changes, *comparison.changes))
+    [line] = [line for line in engine_notes(twice) if "within their limits" in line]
+    assert line.count("plan bytes") == 1
+    assert amount_text("cycles", 8.023e6) == "8.023 million"
 
 
 def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -> None:

@@ -519,7 +519,10 @@ def engine_notes(each: Comparison) -> list[str]:
             fine.append(metric_words(change.metric) + ("" if moved == "-" else f" {moved}"))
     if fine:
         lines += textwrap.wrap(
-            f"within their limits: {', '.join(fine)}", WIDTH - 2, initial_indent="  ", subsequent_indent="    "
+            f"within their limits: {', '.join(dict.fromkeys(fine))}",
+            WIDTH - 2,
+            initial_indent="  ",
+            subsequent_indent="    ",
         )
     speedup = each.change("speedup")
     if speedup and speedup.old and speedup.new:
@@ -690,7 +693,7 @@ def fleet_page(fleet: Fleet) -> Page:
         found = _headline(f"{runners_}: {floors}; no runner has a comparison, so no upgrade was judged", named)
         if not bad:
             found = replace(found, why="", next="promote a baseline, and compare with it (BASELINE)")
-        elif found.next == NEXT.get(found.outcome):
+        elif found.outcome and found.next == NEXT[found.outcome]:
             found = replace(found, next="mend that first: a run that did not pass can be no baseline")
         headline = found
     return Page("the fleet", headline, (Section("", (runners, Table(columns, rows), Notes(tuple(bad)))),))
