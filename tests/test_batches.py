@@ -23,7 +23,7 @@ from trtgate.workbench import Workbench
 from . import networks
 from .test_bench import ROOT
 from .test_onnx_file import settings_of
-from .test_tasks import EXACT, NARROW, Some, areas, changed, rounded, rows
+from .test_tasks import EXACT, NARROW, Some, areas, changed, own_random, rounded, rows  # noqa: F401
 
 Wrong = Callable[[np.ndarray], np.ndarray]
 

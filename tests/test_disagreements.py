@@ -17,6 +17,7 @@ import pytest
 
 from trtgate.__main__ import main
 from trtgate.ab.run import PROCESSES
+from trtgate.compare import Samples
 from trtgate.images import list_folder, read_folder
 from trtgate.models.base import Preprocessing
 from trtgate.photos import PhotoFolder, Recipe
@@ -237,6 +238,65 @@ def test_noise_of_many_classes_makes_no_huge_page() -> None:
     text = compared(scores, scores)
     assert len(text) < 4 * 80_000
     assert "other classes" in told(text)
+
+
+# The reference itself.
+
+
+def own(task: Task, outputs: Outputs, frame: Frame | None = None) -> dict[str, Any]:
+    """What a session has of the reference's own answers."""
+    found = task.own(outputs, Some(len(outputs), frame))["scores"]
+    return json.loads(json.dumps(found, allow_nan=False))  # type: ignore[no-any-return]
+
+
+def references(task: Task, old: Outputs, new: Outputs) -> str:
+    """What the HTML of a run tells of a reference that changed since the baseline, and of an engine that is like it."""
+    sides = []
+    for outputs in (old, new):
+        pair = scenes.measured()[:2]
+        found = (own(task, outputs, FRAME), kept(task, outputs, outputs, FRAME))
+        sides.append([scenes.replace(each, scores=scores) for each, scores in zip(pair, found, strict=True)])
+    before, after = ({each.key: [each] for each in side} for side in sides)
+    return html.render(run_page(sides[1], [], scenes.GPU_STACK, samples=Samples(before, after)))
+
+
+def test_boxes_of_a_reference_that_changed_are_drawn_old_and_new() -> None:
+    old = detections()
+    new = changed(changed(old, 1, boxes=moved(5.0)), 2, labels=np.array([5, 1, 2]), scores=np.array([0.9, 0.8, 0.2]))
+    for text in (compared(own(DETECTOR, old), own(DETECTOR, new)), references(DETECTOR, old, new)):
+        said = told(text)
+        assert "Of 8 samples 2 are answered otherwise than before by the reference itself; 2 of them are shown" in said
+        worst = said.index("2 lost: [1] class 0, 0.90; [2] class 2, 0.70. 1 more: [3] class 5, 0.90")
+        assert worst < said.index("1 moved: [1] class 1, 0.80 to 0.80, IoU 0.71")
+        assert [len(each) for side in ("old", "new") for each in outlines(text, side)] == [3, 3, 2, 3]
+    # The frame is that of the engines that were held against it: 2 units a pixel.
+    assert outlines(text, "old")[0] == {f"{at}h60v60h-60" for at in ("M20 20", "M120 20", "M20 120")}
+    assert "answers that differ" not in told(compared(own(DETECTOR, old), own(DETECTOR, old)))
+    assert "answers that differ" not in told(compared(own(DETECTOR, old), own(DETECTOR, new[:7])))
+
+
+def test_many_boxes_of_many_samples_of_a_reference_make_no_huge_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtgate.tasks.detection.MOST_BOXES", 3600)
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 5000, (250, 2))
+    row = {"boxes": np.concatenate([corner, corner + 9], 1), "scores": np.full(250, 0.9), "labels": np.zeros(250)}
+    text = compared(own(DETECTOR, [row] * 16), own(DETECTOR, [{**row, "labels": row["labels"] + 1}] * 16))
+    assert "Of the first 14 of 16 samples, whose boxes are kept, 14 are answered otherwise" in told(text)
+    assert text.count('<div class="picture drawn">') == 12
+    assert len(text) < 12 * 35_000
+
+
+def test_masks_of_a_reference_that_changed_are_told_by_their_sketches() -> None:
+    old = masks()
+    new = changed(changed(old, 3, mask=corner(old, 60, 120)), 1, mask=corner(old, 5, 20))
+    said = told(references(SEGMENTER, old, new))
+    assert "Of 6 samples 2 are answered otherwise than before by the reference itself; 2 of them are shown" in said
+    assert "A session keeps too little of a reference's masks to draw them" in said
+    share, _ = re.findall(r"about (\d+)% of the pixels differ", said)
+    # A half of them does, of which the sketch knows roughly how many.
+    assert 40 <= int(share) <= 60
+    other = changed(old, 0, mask=masks(1, 30, 120)[0]["mask"])
+    assert "60 by 240 pixels became 30 by 120" in told(references(SEGMENTER, old, other))
 
 
 # Sessions without them, and damaged ones.

@@ -8,7 +8,7 @@ import hashlib
 import pickle
 import re
 import shutil
-import time
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -150,8 +150,15 @@ def test_without_network_the_weights_are_seeded_and_say_so() -> None:
 
 def test_a_network_that_never_answers_costs_a_bounded_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision, "DOWNLOAD_STALL_S", 0.2)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
+    over = threading.Event()
+
+    def silent(*_: Any, **__: Any) -> None:
+        over.wait(60)
+        raise urllib.error.URLError("no answer")
+
+    monkeypatch.setattr(urllib.request, "urlopen", silent)
     assert load_model(NAME).weights.source == "untrained"
+    over.set()  # the thread that asks ends with this test, and not in the middle of another
 
 
 def cache_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

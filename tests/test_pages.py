@@ -21,9 +21,10 @@ from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.report.page import Axis, Bar, Bars, Column, Page, Table, cells
-from trtgate.report.pages import ab_page, comparison_page, fleet_page, run_page
+from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
 from trtgate.report.svg import bars_svg
 from trtgate.report.terminal import table_text
+from trtgate.report.words import amount_text
 from trtgate.thumbnails import shipped_photos
 from trtgate.verdict.answers import SHARE, Answers, answers_of, shares_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -184,6 +185,35 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     [latency] = {record.latency for record in scenes.measured() if record.engine == "tensorrt-fp16"}
     assert f'<td data-value="{latency}">1.004</td>' in text
     assert text.count("<button type") == text.count("<th scope")
+
+
+def test_a_page_explains_its_own_words() -> None:
+    for make in (a_run, a_comparison, PAGES["ab"]):
+        assert "tail: mean of the slowest 5 % of all iterations" in html.render(make())
+    compared = html.render(a_comparison())
+    assert "delta: by how much it may get worse" in compared
+    assert all(f">{bound} +" in compared for bound in ("at least", "estimate", "at most"))
+    # Of a file of the user's own it is not PyTorch.
+    [record] = scenes.measured()[1:2]
+    own = html_lib.unescape(
+        html.render(run_page([dataclasses.replace(record, reference="onnxruntime-fp32")], [], scenes.GPU_STACK))
+    )
+    assert "the reference itself (onnxruntime-fp32)" in own
+    assert "PyTorch" not in own
+
+
+def test_what_is_within_its_limit_twice_is_said_once() -> None:
+    [comparison, *_] = scenes.compared().engines
+    twice = dataclasses.replace(comparison, changes=(*comparison.changes, *comparison.changes))
+    [line] = [line for line in engine_notes(twice) if "within their limits" in line]
+    assert line.count("plan bytes") == 1
+    assert amount_text("cycles", 8.023e6) == "8.023 million"
+
+
+def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -> None:
+    headline = fleet_page(scenes.fleet()).headline
+    assert headline.outcome is Outcome.REGRESSED
+    assert headline.next == "mend that first: a run that did not pass can be no baseline"
 
 
 # Names that others chose.

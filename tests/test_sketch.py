@@ -23,7 +23,7 @@ from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.answers import Answers, decide_answers
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
-from .test_tasks import Some, changed, rounded, rows
+from .test_tasks import Some, changed, own_random, rounded, rows  # noqa: F401
 
 FLOORS = read_expectations().of("net.onnx", "onnxruntime-fp32")
 

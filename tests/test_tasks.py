@@ -28,6 +28,7 @@ from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import GOOD
 
+# Of the test that runs: `own_random` gives each one its own.
 RANDOM = np.random.default_rng(0)
 REAL = read_expectations()
 EXACT, NARROW = (REAL.of("net.onnx", engine) for engine in ("openvino-fp32", "openvino-int8"))
@@ -57,6 +58,12 @@ def against(task: Task, reference: Outputs, old: Outputs, new: Outputs, expectat
     summaries = [task.summary(task.compare(reference, each, samples)) for each in (old, new)]
     before, after = json.loads(json.dumps(summaries, allow_nan=False))
     return decide_scores(before, after, expectation)
+
+
+@pytest.fixture(autouse=True)
+def own_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator for each test, so that none depends on those before it."""
+    monkeypatch.setitem(globals(), "RANDOM", np.random.default_rng(0))
 
 
 def rows(*shape: int, count: int = 8, name: str = "y") -> list[dict[str, Any]]:

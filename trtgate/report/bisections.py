@@ -86,7 +86,7 @@ def _path_table(found: Bisection) -> Table:
         Column("new", text=True),
         *map(Column, ("processes", "before", "after", "change")),
         Column("the new one is", text=True),
-        Column("s"),
+        Column("took\ns"),
         Column("because", text=True, room=Room.SUMMARY),
     )
     rows = [

@@ -77,7 +77,7 @@ def _iterations(records: Sequence[EngineRecord]) -> Floats:
 def ratios(
     comparison: Comparison, old: Sequence[EngineRecord], new: Sequence[EngineRecord], *, interleaved: bool
 ) -> list[Plot]:
-    """New over old latency, round by round where they took turns, else session by session; L, U and delta drawn."""
+    """New over old latency, round by round where they took turns, else session by session; bounds and delta drawn."""
     change = comparison.change("latency")
     before, after = ([record.rounds for record in side if record.rounds] for side in (old, new))
     if change is None or not before or not after:
@@ -87,9 +87,9 @@ def ratios(
     if change.delta is not None:
         marks.append(Mark(change.delta, f"delta {change_text(float(np.log1p(change.delta)))}", Role.LIMIT))
     for value, label, role in (
-        (verdict.low, "L", Role.BOUND),
+        (verdict.low, "at least", Role.BOUND),
         (verdict.estimate, "estimate", Role.ESTIMATE),
-        (verdict.high, "U", Role.BOUND),
+        (verdict.high, "at most", Role.BOUND),
     ):
         if value:
             marks.append(Mark(value - 1, f"{label} {change_text(float(np.log(value)))}", role))
@@ -176,10 +176,10 @@ def speedup_chart(records: Sequence[EngineRecord]) -> list[Bars]:
         return []
     bars.sort(key=lambda bar: -bar.value)
     about = (
-        "Eager PyTorch's latency over each engine's, with its interval. Each bar begins at 1, PyTorch itself; a red "
-        "tick is its floor."
+        "The reference's latency over each engine's, with its interval. Each bar begins at 1, the reference itself "
+        f"({', '.join(sorted({record.reference for record in records}))}); a red tick is its floor."
     )
-    return [Bars("speedup", about, Axis("times as fast as PyTorch"), tuple(bars[:BARS]), base=1.0)]
+    return [Bars("speedup", about, Axis("times as fast as the reference"), tuple(bars[:BARS]), base=1.0)]
 
 
 def layers_chart(layers: Sequence[LayerChange]) -> list[Bars]:
@@ -220,6 +220,7 @@ def agreement_chart(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
         )
     if not bars:
         return []
-    about = f"Share of the samples on which the answer is PyTorch's: {'; '.join(f'{b.label} {b.text}' for b in bars)}."
+    texts = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
+    about = f"Share of the samples on which the answer is the reference's: {texts}."
     base = 0.0 if min(bar.low or 0.0 for bar in bars) < 0.5 else 0.5
     return [Bars("agreement", about, Axis("the reference's answer", "share"), tuple(bars), base)]

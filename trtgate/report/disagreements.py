@@ -1,4 +1,5 @@
-"""The samples on which a detector's boxes or a segmenter's masks are not the reference's, or not what they were."""
+"""The samples on which a detector's boxes or a segmenter's masks are not the reference's, or not what they were; the
+reference's own, too."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from trtgate.records import EngineRecord
 from trtgate.report.page import Box, Boxes, Cell, Column, Gallery, Mask, Masks, Outlines, Picture, Role
 from trtgate.report.photos import Photos
 from trtgate.tasks.against import pictures_in
-from trtgate.tasks.detection import MOVED, SAME_BOX, Detections, Pairs, paired
-from trtgate.tasks.pictures import Pictured
+from trtgate.tasks.detection import MOVED, SAME_BOX, Detections, Pairs, boxes_from_json, most_shown, paired
+from trtgate.tasks.pictures import Pictured, furthest
 from trtgate.tasks.segmentation import SmallMap
+from trtgate.tasks.sketch import comparable, elements_differing, sketches_in
 from trtgate.verdict.metrics import Floats
 
 # Of an engine, the worst ones. A session keeps more, since those of two sides are not the same ones.
@@ -55,8 +57,15 @@ def galleries(samples: Samples, photos: Mapping[str, Photos]) -> dict[str, list[
     for key, records in samples.new.items():
         shown = found.setdefault(key[0], {})
         # All batch sizes of an engine have its answers at one of them.
-        engine = None if key[1] in shown else _engine(key[1], samples.old.get(key, ()), records)
-        if engine and (made := _gallery(engine, photos.get(engine.newest.photos))).pictures:
+        if key[1] in shown:
+            continue
+        old = samples.old.get(key, ())
+        if engine := _engine(key[1], old, records):
+            made: Gallery | None = _gallery(engine, photos.get(engine.newest.photos))
+        else:
+            seen = [_newest(some) for other, some in samples.new.items() if other[0] == key[0]]
+            made = _own(key[1], old, records, [each for each in seen if each], photos)
+        if made and made.pictures:
             shown[key[1]] = made
     return {model: list(engines.values()) for model, engines in found.items() if engines}
 
@@ -79,9 +88,9 @@ def _what(scores: Mapping[str, Any], name: str) -> Any:
     return scores.get(name, scores["kept"].get(name))
 
 
-def _newest(records: Sequence[EngineRecord]) -> Mapping[str, Any] | None:
-    """What the last of the records that has pictures keeps of the answers."""
-    known = [record.scores for record in records if record.scores.get("kept", {}).get("pictures")]
+def _newest(records: Sequence[EngineRecord], what: str = "pictures") -> Mapping[str, Any] | None:
+    """What the last of the records that keeps pictures, or `what` else is wanted, keeps of the answers."""
+    known = [record.scores for record in records if record.scores.get("kept", {}).get(what)]
     return known[-1] if known else None
 
 
@@ -118,9 +127,9 @@ ABOUT_MASKS = (
 )
 
 
-def _about_boxes(canvas: _Canvas, photos: Photos | None) -> str:
+def _about_boxes(canvas: _Canvas, photos: Photos | None, whose: str = "the reference") -> str:
     text = (
-        f"Lost is a box that none of its class overlaps by {SAME_BOX:g} (IoU), more is one that the reference has not, "
+        f"Lost is a box that none of its class overlaps by {SAME_BOX:g} (IoU), more is one that {whose} has not, "
         f"moved is one whose overlap is below {MOVED:g}. Numbers in brackets stand in the picture, others are scores."
     )
     if canvas.own and photos:
@@ -255,19 +264,27 @@ def _number(found: Detections) -> str:
     return f"{len(found.scores)} box{'es' * (len(found.scores) != 1)}"
 
 
-def _told(wanted: Detections, mine: Detections, pairs: Pairs, tags: _Tags | None = None, whose: str = "") -> str:
-    """What became of boxes in words, with the tags that the boxes have in the picture."""
+def _told(
+    wanted: Detections,
+    mine: Detections,
+    pairs: Pairs,
+    tags: _Tags | None = None,
+    whose: str = "",
+    against: str = "reference",
+) -> str:
+    """What became of boxes in words, with the tags that the boxes have in the picture: of `whose` that are held
+    `against` others."""
 
     def tag(name: str, found: Detections, index: int) -> str:
         return f"[{tags.of(name, found, index)}] " if tags else ""
 
-    lost = [f"{tag('reference', wanted, index)}{_one(wanted, index)}" for index in pairs.lost]
+    lost = [f"{tag(against, wanted, index)}{_one(wanted, index)}" for index in pairs.lost]
     more = [f"{tag(whose, mine, index)}{_one(mine, index)}" for index in pairs.extra]
     moved = []
     for index in pairs.moved:
         other, overlap = pairs.found[index] or (0, 0.0)
         scores = f"{wanted.scores[index]:.2f} to {mine.scores[other]:.2f}"
-        moved.append(f"{tag('reference', wanted, index)}class {wanted.labels[index]}, {scores}, IoU {overlap:.2f}")
+        moved.append(f"{tag(against, wanted, index)}class {wanted.labels[index]}, {scores}, IoU {overlap:.2f}")
     kinds = (("lost", lost), ("more", more), ("moved", moved))
     parts = [f"{len(some)} {kind}: {_listed(some)}" for kind, some in kinds if some]
     return ". ".join(parts) or "all found again, and no others"
@@ -358,3 +375,94 @@ def _cells(small: SmallMap, colours: Mapping[int, int]) -> tuple[tuple[int, ...]
 
 def _rows(cells: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, cells.tolist()))
+
+
+# The reference itself, of which a session keeps its boxes, and of its masks a sketch.
+
+ABOUT_SKETCHES = (
+    "A session keeps too little of a reference's masks to draw them: by what it keeps, these are the samples on which "
+    "they differ, and about how many of the pixels."
+)
+
+
+def _own(
+    name: str,
+    old: Sequence[EngineRecord],
+    new: Sequence[EngineRecord],
+    engines: Sequence[Mapping[str, Any]],
+    photos: Mapping[str, Photos],
+) -> Gallery | None:
+    """The samples on which a reference answers otherwise than before; None where that is not known. What the samples
+    are is known of the `engines` that were held against it on them."""
+    for what, draw in (("boxes", _own_boxes), ("pixels", _own_masks)):
+        before, now = _newest(old, what), _newest(new, what)
+        if before and now and all(_what(before, each) == _what(now, each) for each in ("task", "n", "samples")):
+            header = next((each for each in engines if _what(each, "samples") == _what(now, "samples")), None)
+            seen = pictures_in(header) if header else None
+            return draw(name, before, now, seen, photos.get(seen.photos) if seen else None)
+    return None
+
+
+def _own_boxes(
+    name: str, before: Mapping[str, Any], now: Mapping[str, Any], seen: Pictured[Any] | None, photos: Photos | None
+) -> Gallery:
+    old, new = ([_finite(each) for each in boxes_from_json(side["kept"]["boxes"])] for side in (before, now))
+    off = [paired(*both).off for both in zip(old, new, strict=False)]
+    chosen = tuple(furthest(off)[:SHOWN])
+    shown = [most_shown(old[index], new[index]) for index in chosen]
+    sides = tuple(each[0] for each in shown), tuple(each[1] for each in shown)
+    differ, frame = sum(each > 0 for each in off), seen.frame if seen else None
+    pictured = Pictured("", frame, differ, chosen, tuple(off[index] for index in chosen), *sides)
+    canvas = _Canvas.of(_Engine(name, {NEW: pictured}, len(off)))
+    pictures = []
+    for sample, wanted, mine in zip(chosen, *sides, strict=True):
+        tags = _Tags()
+        text = _told(wanted, mine, paired(wanted, mine), tags, NEW, OLD)
+        outlines = tuple(
+            Outlines(whose, ROLES[whose], tuple(_placed(whose, [each], tags, canvas)))
+            for whose, each in ((OLD, wanted), (NEW, mine))
+        )
+        label = _named(sample, photos)
+        jpeg = photos.thumbnail(sample, frame) if photos and not canvas.own else b""
+        drawing = Boxes(f"the reference's boxes on {label}. new: {text}", canvas.aspect, jpeg, outlines)
+        pictures.append(Picture(label, b"", ((Cell(_number(wanted)), Cell(text)),), drawing))
+    about = f"{_own_counts(differ, len(off), now['n'], len(pictures))} {_about_boxes(canvas, photos, 'the old side')}"
+    return Gallery(f"{name}, the reference", about, _OWN, tuple(pictures))
+
+
+_OWN = (Column(OLD, text=True), Column("new against old", text=True))
+
+
+def _finite(found: Detections) -> Detections:
+    return found.at(np.isfinite(found.boxes).all(1) & np.isfinite(found.scores))
+
+
+def _own_counts(differ: int, known: int, n: int, shown: int) -> str:
+    of = f"{n} samples" if known == n else f"the first {known} of {n} samples, whose boxes are kept,"
+    return (
+        f"Of {of} {differ} {'are' if differ != 1 else 'is'} answered otherwise than before by the reference itself; "
+        f"{shown} of them {'are' if shown != 1 else 'is'} shown, the worst first."
+    )
+
+
+def _own_masks(
+    name: str, before: Mapping[str, Any], now: Mapping[str, Any], seen: Pictured[Any] | None, photos: Photos | None
+) -> Gallery | None:
+    [output, *_] = now["kept"]["pixels"]
+    old, new = (sketches_in(side["kept"]["sketch"]).get(output) for side in (before, now))
+    if old is None or new is None or not comparable(old, new):
+        return None
+    shares = elements_differing(old, new)
+    frame = seen.frame if seen else None
+    pictures = []
+    for sample in furthest(shares)[:SHOWN]:
+        label = _named(sample, photos)
+        jpeg = photos.thumbnail(sample, frame) if photos else b""
+        share = shares[sample]
+        sizes = [" by ".join(map(str, side.shapes[sample])) for side in (old, new)]
+        text = f"about {share:.0%} of the pixels differ" if share >= 0.005 else "few of the pixels differ"
+        text = text if sizes[0] == sizes[1] else f"{sizes[0]} pixels became {sizes[1]}"
+        pictures.append(Picture(label, jpeg, ((Cell(text),),)))
+    differ = sum(each > 0 for each in shares)
+    about = f"{_own_counts(differ, len(shares), now['n'], len(pictures))} {ABOUT_SKETCHES}"
+    return Gallery(f"{name}, the reference", about, _OWN[1:], tuple(pictures))

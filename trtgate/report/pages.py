@@ -38,6 +38,7 @@ from trtgate.report.words import (
 )
 from trtgate.tasks.against import scores_in
 from trtgate.tasks.base import Score
+from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.policy import FAMILY_ALPHA, GOOD, worst
@@ -61,7 +62,7 @@ NEXT = {
     Outcome.IMPROVED: "the upgrade may go on; save a new baseline",
 }
 # After a run without a baseline.
-SAVE = "--benchmark-save=before, upgrade, --benchmark-compare=before"
+SAVE = "run with --benchmark-save=before, upgrade, run with --benchmark-compare=before"
 NO_BASELINE = {
     Outcome.REGRESSED: "mend that first: this run can be no baseline",
     Outcome.INVALID: "make the machine fit (python -m trtgate doctor) and run again: this run can be no baseline",
@@ -74,6 +75,12 @@ NOTHING_CHANGED = (
 )
 # How a change beside two numbers comes about.
 CHANGES = "change: the median of the ratios new / old, round by round or process by process; not of the two columns"
+# What the times in a table are; a page has room for it.
+TIMES = (
+    "calls are timed in blocks; a round is one block of each engine, taking turns",
+    *(f"{name}: {BY_NAME[name].about}" for name in ("latency", "typical", "tail")),
+)
+LIMITS = "[low,high]: the interval of a number; delta: by how much it may get worse"
 # Where the reason says more than the verdict does.
 ADVICE = {
     Reason.MISSING: "install what is missing, or add it to acknowledged_missing in expectations.toml",
@@ -112,6 +119,7 @@ def run_page(
             Notes((*stack_lines(stack), *([LESS_SURE] if any(record.warnings for record in records) else []))),
             run_table(records),
             Notes(tuple(bad), room=Room.SUMMARY),
+            Notes(TIMES, room=Room.DOCUMENT),
             *speedup_chart(records),
         ]
         sections.append(Section("", tuple(parts)))
@@ -223,7 +231,7 @@ def run_table(records: Iterable[EngineRecord]) -> Table:
         Column("speedup\n(by round)"),
         *([Column("floor", room=Room.SUMMARY)] if floors else []),
         Column(
-            "answers"
+            "answers\n(at least)"
             if any(record.scores.get("task", "classification") != "classification" for record in rows)
             else "top-1\n(at least)"
         ),
@@ -421,6 +429,7 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
         comparison_table(report),
         *change_chart(report.engines),
         Notes(tuple(comparison_notes(report))),
+        Notes((*TIMES, LIMITS), room=Room.DOCUMENT),
     )
     known = samples or Samples({}, {})
     return Page(
@@ -510,7 +519,10 @@ def engine_notes(each: Comparison) -> list[str]:
             fine.append(metric_words(change.metric) + ("" if moved == "-" else f" {moved}"))
     if fine:
         lines += textwrap.wrap(
-            f"within their limits: {', '.join(fine)}", WIDTH - 2, initial_indent="  ", subsequent_indent="    "
+            f"within their limits: {', '.join(dict.fromkeys(fine))}",
+            WIDTH - 2,
+            initial_indent="  ",
+            subsequent_indent="    ",
         )
     speedup = each.change("speedup")
     if speedup and speedup.old and speedup.new:
@@ -596,7 +608,12 @@ def ab_page(run: AbReport, photos: Mapping[str, Photos] = NO_PHOTOS) -> Page:
             for side in ("old", "new")
         )
     )
-    parts: tuple[Part, ...] = (comparison_table(report), *change_chart(report.engines), Notes(tuple(ab_notes(run))))
+    parts: tuple[Part, ...] = (
+        comparison_table(report),
+        *change_chart(report.engines),
+        Notes(tuple(ab_notes(run))),
+        Notes((*TIMES, LIMITS), room=Room.DOCUMENT),
+    )
     return Page(
         "old against new, raced",
         comparison_headline(report, raced=True),
@@ -674,5 +691,9 @@ def fleet_page(fleet: Fleet) -> Page:
     if not fleet.compared:
         floors = "floors met" if named and not bad else counts or "nothing was decided"
         found = _headline(f"{runners_}: {floors}; no runner has a comparison, so no upgrade was judged", named)
-        headline = found if bad else replace(found, why="", next="promote a baseline, and compare with it (BASELINE)")
+        if not bad:
+            found = replace(found, why="", next="promote a baseline, and compare with it (BASELINE)")
+        elif found.outcome and found.next == NEXT[found.outcome]:
+            found = replace(found, next="mend that first: a run that did not pass can be no baseline")
+        headline = found
     return Page("the fleet", headline, (Section("", (runners, Table(columns, rows), Notes(tuple(bad)))),))

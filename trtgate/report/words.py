@@ -60,7 +60,7 @@ def amount_text(metric: str, value: float | None) -> str:
         "s": lambda: f"{milliseconds(value)} ms",
         "bytes": lambda: f"{value / 1e6:.1f} MB",
         "1/s": lambda: f"{value:.0f}/s",
-        "x": lambda: f"{value:.2f}" if metric == "speedup" else f"{value:.4g}",
+        "x": lambda: f"{value:.2f}" if metric == "speedup" else f"{value / 1e6:.4g} million",
     }[known.unit]()
 
 

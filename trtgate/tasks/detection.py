@@ -396,7 +396,7 @@ def _pictures(
 ) -> dict[str, Any]:
     """The boxes of the worst samples as JSON values; the inverse of `pictured_boxes`."""
     chosen = furthest(off)
-    shown = [_shown(theirs[index], ours[index]) for index in chosen]
+    shown = [most_shown(theirs[index], ours[index]) for index in chosen]
     sides = zip(*shown, strict=True) if shown else ([], [])
     boxes = {name: boxes_to_json(side) if shown else {} for name, side in zip(SIDES, sides, strict=True)}
     return {**header_to_json(samples, off, chosen), **boxes}
@@ -405,7 +405,7 @@ def _pictures(
 SIDES = ("reference", "engine")
 
 
-def _shown(wanted: Detections, mine: Detections) -> tuple[Detections, Detections]:
+def most_shown(wanted: Detections, mine: Detections) -> tuple[Detections, Detections]:
     """As many of either side as can be shown, pairs left together: so they are matched again as they are here."""
     pairs = paired(wanted, mine)
     lost, extra = pairs.lost[:MOST_SHOWN], list(pairs.extra[:MOST_SHOWN])

@@ -152,6 +152,18 @@ def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
     return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
 
 
+def elements_differing(old: Sketch, new: Sketch) -> list[float]:
+    """About which share of each sample's integers is another one; 0 where none is, 1 where the shapes are others.
+
+    The fewer numbers a sample's sketch has, the rougher: with 17 of them, as of 240 samples, within a third as a rule.
+    """
+    distances = ((old.sums - new.sums) ** 2).sum(1) / 2
+    return [
+        1.0 if a != b else min(1.0, float(distance / power)) if power else 0.0
+        for a, b, distance, power in zip(old.shapes, new.shapes, distances, old.power, strict=True)
+    ]
+
+
 def _equal(count: float, distance: float) -> float:
     return max(0.0, 1 - distance / 2 / count) if count else 1.0
 

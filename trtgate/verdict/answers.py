@@ -208,8 +208,8 @@ class Change:
     def __str__(self) -> str:
         low, high = self.bounds
         text = (
-            f"{self.lost} lost and {self.gained} gained of {self.size}, {self.drop * 100:+.1f} points net, at least "
-            f"{low * 100:+.1f} and at most {high * 100:+.1f}"
+            f"{self.lost} lost and {self.gained} gained of {self.size}, net loss {self.drop * 100:+.1f} points, "
+            f"at least {low * 100:+.1f} and at most {high * 100:+.1f}"
         )
         if not len(self.moved):
             return text
