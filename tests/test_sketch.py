@@ -294,6 +294,24 @@ def test_a_detectors_reference_is_judged_by_its_boxes_in_any_order() -> None:
     assert len(Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)).scores) == 0
 
 
+def test_a_detectors_reference_whose_scores_moved_and_whose_boxes_stayed() -> None:
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy"), 0.3), boxes()
+    for moved in ([{**row, "scores": 0.6 * row["scores"]} for row in reference], negated_scores(reference)):
+        verdict = judged(task, reference, moved)
+        assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+        assert "confidence kept went from 100.0% to" in verdict.message
+    verdict = judged(task, reference, rounded(reference, 1e-4))
+    assert (verdict.outcome, "confidence kept 100.0%" in verdict.message) == (Outcome.PASS, True)
+    few = reference[:1]
+    assert judged(task, few, rounded(few, 1e-4)).outcome is Outcome.PASS
+    assert judged(task, few, [{**row, "scores": 0.6 * row["scores"]} for row in few]).outcome is Outcome.INCONCLUSIVE
+
+
+def negated_scores(outputs: Outputs) -> list[dict[str, Any]]:
+    """The surest boxes are the least sure ones."""
+    return [{**row, "scores": 1.6 - row["scores"]} for row in outputs]
+
+
 def test_a_reference_without_a_sketch_any_more_is_missing() -> None:
     task, reference = TensorsTask(), rows(4)
     bare = own(task, negated(reference))

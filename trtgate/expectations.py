@@ -51,6 +51,7 @@ KEYS: Mapping[str, Range] = {
     "cosine": Range(0.85, -1.0, 1.0),
     "sqnr_db": Range(10.0, -20.0, 200.0),
     "mean_ap": Range(None, 0.0, 1.0),
+    "confidence": Range(None, 0.0, 1.0),
     "mean_iou": Range(None, 0.0, 1.0),
     "metric": Range(None, -1e9, 1e9),
     "speedup": Range(None, 0.0, 1e6),

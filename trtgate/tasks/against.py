@@ -16,6 +16,7 @@ from trtgate.tasks.detection import (
     average_precision_of,
     boxes_again,
     boxes_from_json,
+    confidence_again,
     pictured_boxes,
 )
 from trtgate.tasks.pictures import Pictured
@@ -150,13 +151,18 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
+    sure: list[Score] = []
     if all("pixels" in side for side in kept):
         found += ious_at_most(*(side["pixels"] for side in kept))
     if all("boxes" in side for side in kept):
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
+        sure = [confidence_again(before, now)]
     decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
+    # Beside its own of before, of which all is kept.
+    decided += [(each, _lost(replace(each, value=1.0), each, floors, LOST_DB)) for each in sure]
+    found += sure
     bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]

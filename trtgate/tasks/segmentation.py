@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.shares import student_t
+from trtgate.verdict.shares import mean_bounds
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
 MEAN_IOU = 0.7
@@ -165,15 +164,6 @@ def _iou_at_most(output: str, before: Mapping[str, int], after: Mapping[str, int
     return Score(
         "mean IoU, at most", output, float(np.mean(shares)) if shares else 1.0, "mean_iou", "%", floor=MEAN_IOU
     )
-
-
-def mean_bounds(shares: list[float]) -> tuple[float, float]:
-    """One-sided 95 % bounds (Student) of the mean share of samples; everything from a single one."""
-    if len(shares) < 2:
-        return 0.0, 1.0
-    mean = float(np.mean(shares))
-    wide = student_t(len(shares) - 1) * float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
-    return max(0.0, mean - wide), min(1.0, mean + wide)
 
 
 # Whose pixels a reference counts.
