@@ -437,6 +437,57 @@ def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
         assert (verdict.outcome, "edges, 3 along axis 0" in verdict.message) == (Outcome.REGRESSED, True)
 
 
+def rare(count: int = 12, classes: int = 60) -> list[dict[str, Any]]:
+    """Columns of as many classes, and a last one that is a square of 0.4 % of the pixels."""
+    found = []
+    for _ in range(count):
+        labels = np.tile(np.arange(120) * (classes - 1) // 120, (120, 1))
+        labels[20:28, 70:77] = classes - 1
+        found.append({"m": labels})
+    return found
+
+
+def moved_class(reference: Sequence[Any], by: int) -> list[dict[str, Any]]:
+    """The same with the last class further down."""
+    found = []
+    for row in reference:
+        labels = np.tile(row["m"][:1], (120, 1))
+        labels[20 + by : 28 + by, 70:77] = 59
+        found.append({"m": labels})
+    return found
+
+
+def test_an_engine_that_moves_a_rare_class_loses_it_by_name() -> None:
+    task, reference = Segmentation("m"), rare()
+    old = [{"m": np.where(RANDOM.random((120, 120)) < 0.002, 0, row["m"])} for row in reference]
+    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.PASS, "one class of 60"
+    verdict = against(task, reference, old, moved_class(reference, 40), NARROW)
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "IoU of class 59 of m went from 99." in verdict.message
+    assert "to 0.0%, 20.0% may be lost" in verdict.message
+    # Border pixels are no move, nor is a class found again.
+    for before, after in ((reference, old), (old, reference), (moved_class(reference, 40), old)):
+        assert against(task, reference, before, after, NARROW).outcome is Outcome.PASS
+    allowed = Expectation({**NARROW.values, "max_class_lost": 1.0})
+    assert against(task, reference, old, moved_class(reference, 40), allowed).outcome is Outcome.PASS
+
+
+def test_a_class_of_few_pixels_is_not_judged_by_itself() -> None:
+    task, reference = Segmentation("m"), rare(1)
+    assert against(task, reference, reference, moved_class(reference, 40), NARROW).outcome is not Outcome.REGRESSED
+
+
+def test_a_session_that_kept_no_overlap_of_each_class_is_read() -> None:
+    task, reference = Segmentation("m"), rare()
+    samples: Any = Some(len(reference))
+    old, new = (
+        task.summary(task.compare(reference, each, samples)) for each in (reference, moved_class(reference, 40))
+    )
+    del old["kept"]["ious"]
+    verdict = decide_scores(old, new, NARROW)
+    assert (verdict.outcome, "of before there is no IoU of each class" in verdict.message) == (Outcome.PASS, True)
+
+
 # What a second reader found.
 
 
@@ -582,7 +633,7 @@ def test_scores_that_moved_under_boxes_that_stayed_are_a_loss(scores: Any, outco
     for factor in (1, 100):  # whatever scale they have
         task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.3 * factor)
         sides = [[{**row, "s": factor * row["s"]} for row in side] for side in (reference, moved)]
-        verdict = against(task, sides[0], rounded(sides[0]), sides[1])
+        verdict = against(task, sides[0], rounded(sides[0]), sides[1], NARROW)
         assert (verdict.outcome, "confidence kept" in verdict.message) == (outcome, True), verdict
         # By itself an engine has no floor of it, but where the file sets one.
         lenient = Expectation({**EXACT.values, "agreement": 0.9})
@@ -619,7 +670,8 @@ def test_a_session_that_kept_no_confidence_is_read() -> None:
     samples: Any = Some(len(reference))
     old, new = (task.summary(task.compare(reference, each, samples)) for each in (rounded(reference), moved))
     old["scores"] = [each for each in old["scores"] if each["key"] != "confidence"]
-    assert decide_scores(old, new, EXACT).outcome is Outcome.PASS
+    verdict = decide_scores(old, new, NARROW)
+    assert (verdict.outcome, verdict.message.endswith("of before there is no confidence kept")) == (Outcome.PASS, True)
 
 
 def test_where_no_box_is_found_again_none_is_sure() -> None:

@@ -48,6 +48,7 @@ KEYS: Mapping[str, Range] = {
     "agreement": Range(0.85, 0.0, 1.0),
     "max_accuracy_drop": Range(0.015, 0.0, 1.0),
     "max_answers_lost": Range(MAX_DROP, 0.0, 1.0),
+    "max_class_lost": Range(0.2, 0.0, 1.0),
     "cosine": Range(0.85, -1.0, 1.0),
     "sqnr_db": Range(10.0, -20.0, 200.0),
     "mean_ap": Range(None, 0.0, 1.0),
