@@ -22,9 +22,14 @@ from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
 from trtgate.processes import orderly_endings
 from trtgate.records import EngineRecord, Key, SessionRecord
+from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import exit_status
+
+from .test_tasks import Some, moved_class, rare, rounded, sure_of
 
 
 def edit(name: str, change: Any, which: Any = range(99)) -> None:
@@ -422,6 +427,40 @@ def test_floors_of_today_hold_for_scores(
     sessions("after", 6, scores=scored(key, value), limits={key: limit})
     assert main(["compare", "before", "after", "--expectations", str(expectations)]) == status
     assert ("by today's: " in " ".join(capsys.readouterr().out.split())) == bool(status)
+
+
+def moved(task: Task, reference: Outputs, new: Outputs) -> list[dict[str, Any]]:
+    """What sessions keep of an engine's answers: the reference's own, rounded otherwise, and the new ones."""
+    samples: Any = Some(len(reference))
+    return [task.summary(task.compare(reference, each, samples)) for each in (rounded(reference), new)]
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "said"),
+    [
+        (Segmentation("m"), (rare(), moved_class(rare(), 40)), "IoU of class 59 of m went from 100.0% to 0.0%"),
+        (
+            Detection(from_outputs("b", "s", "l", "xyxy"), 0.3),
+            sure_of(lambda scores: 0.6 * scores),
+            "confidence kept went from 100.0% to 6",
+        ),
+    ],
+)
+def test_places_of_a_rare_class_and_scores_of_boxes_count_between_sessions(
+    task: Task, outputs: tuple[Outputs, Outputs], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = moved(task, *outputs)
+    for name, first, scores in (("before", 1, old), ("same", 6, {**old}), ("after", 11, new)):
+        sessions(name, first, scores=scores)
+    assert main(["compare", "before", "same"]) == 0
+    assert main(["compare", "before", "after"]) == 1
+    assert said in " ".join(capsys.readouterr().out.split())
+    # Of a baseline from before they are not known.
+    for number in range(1, 6):
+        kept = {key: value for key, value in old["kept"].items() if key not in {"ious", "powers"}}
+        scores = [each for each in old["scores"] if each["key"] != "confidence"]
+        save(number, "before", scores={**old, "scores": scores, "kept": kept})
+    assert main(["compare", "before", "after"]) == 0
 
 
 def test_a_floor_that_samples_cannot_prove_is_open_today_too() -> None:

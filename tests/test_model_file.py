@@ -22,9 +22,10 @@ from trtgate.search.laboratory import read_report
 from trtgate.search.question import Question, Raced, ask
 from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.detection import Detections, matched, mean_average_precision
-from trtgate.tasks.segmentation import Segmentation, mean_bounds
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.bisection import Relation
 from trtgate.verdict.outcome import Outcome
+from trtgate.verdict.shares import mean_bounds
 from trtgate.workbench import Workbench
 
 from . import networks
@@ -295,7 +296,12 @@ metric = 0.9
     with Workbench("mine", settings) as bench:
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), bench.samples("evaluation"))
         assert {score.name: score.value for score in found.scores}["boxes found again"] == 1.0
-        assert {score.name for score in found.scores if not score.of} == {"boxes found again", "mAP", "rows"}
+        assert {score.name for score in found.scores if not score.of} == {
+            "boxes found again",
+            "confidence kept",
+            "mAP",
+            "rows",
+        }
         assert {score.of for score in found.scores} == {"", "boxes"}
         [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         # Nine boxes of three photos prove no share of 98 %.

@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtgate.expectations import Expectation, read_expectations
-from trtgate.fields import DAMAGED
+from trtgate.fields import DAMAGED, packed
 from trtgate.tasks.against import decide_all_scores, decide_scores, require_scores
 from trtgate.tasks.base import Outputs, Task
 from trtgate.tasks.batches import decide_batch
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, Detections, from_outputs
-from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.segmentation import GRIDS, Areas, Segmentation, areas_of, cells_of
 from trtgate.tasks.sketch import SIZE, Sketch, compare_sketches, sketch_of
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.answers import Answers, decide_answers
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
-from .test_tasks import Some, changed, own_random, rounded, rows  # noqa: F401
+from .test_tasks import Some, changed, moved_class, own_random, rare, rounded, rows  # noqa: F401
 
 FLOORS = read_expectations().of("net.onnx", "onnxruntime-fp32")
 
@@ -195,6 +195,111 @@ def test_a_segmenting_reference_that_answers_nan_or_loses_its_foreground() -> No
     assert "mean IoU, at most of y" in judged(SEGMENTER, beside, gone).message
 
 
+def test_a_segmenting_reference_that_moves_a_rare_class() -> None:
+    task, reference = Segmentation("m"), rare()
+    verdict = judged(task, reference, moved_class(reference, 40))
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "IoU of class 59, at most of m is 0.0%, the floor 80.0%" in verdict.message
+    bordering = [{"m": np.array(row["m"])} for row in reference]
+    for row in bordering:
+        row["m"][20, 70:72] = 0
+    assert judged(task, reference, bordering).outcome is Outcome.PASS
+    # A session from before that knows how many pixels a class has, and not where.
+    old, new = own(task, reference), own(task, moved_class(reference, 40))
+    del old["kept"]["areas"]
+    for sides in ((old, new), (new, {**old, "kept": {**old["kept"], "digest": "another"}})):
+        verdict = decide_scores(*sides, FLOORS)
+        assert (verdict.outcome, "by their sizes alone" in verdict.message) == (Outcome.PASS, True), verdict
+
+
+def shapes_and_labels(random: np.random.Generator, count: int) -> list[np.ndarray]:
+    return [random.integers(0, 5, random.integers(1, 40, 2)) // 2 for _ in range(count)]
+
+
+def at_most(old: list[np.ndarray], new: list[np.ndarray]) -> tuple[float, float]:
+    """What the IoU of class 1 can be at most by the areas of either side, and what it is."""
+    sides = [json.loads(json.dumps(areas_of(side, list(map(np.unique, side))).to_json())) for side in (old, new)]
+    cells = [[each.get("1", np.zeros((16, 16))) for each in Areas.from_json(side).samples] for side in sides]
+    both, either = (f(*map(np.stack, cells)).sum() for f in (np.minimum, np.maximum))
+    pairs = [(a == 1, b == 1) for a, b in zip(old, new, strict=True)]
+    exact = sum(int((a & b).sum()) for a, b in pairs) / max(1, sum(int((a | b).sum()) for a, b in pairs))
+    return float(both / max(either, 1)), exact
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.integers(1, 8))
+def test_no_overlap_is_more_than_areas_say(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    old = shapes_and_labels(random, count)
+    new = [np.where(random.random(each.shape) < random.random(), each[::-1], each) for each in old]
+    bound, exact = at_most(old, new)
+    assert bound >= exact - 1e-9
+    assert at_most(old, old)[0] == at_most(old, old)[1]
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_a_coarser_grid_is_what_it_would_have_been(seed: int) -> None:
+    maps = shapes_and_labels(np.random.default_rng(seed), 4)
+    maps.append(np.zeros((0, 3), np.int64))
+    maps.append(np.arange(7))
+    told = [np.unique(each) for each in maps]
+    whole = areas_of(maps, told)
+    assert [sum(float(each.sum()) for each in sample.values()) for sample in whole.samples] == [m.size for m in maps]
+    for grid in GRIDS:
+        for coarse, each, labels in zip(whole.coarser(grid).samples, maps, told, strict=True):
+            direct = cells_of(each, labels, grid)
+            assert direct.keys() == coarse.keys()
+            assert all(np.array_equal(direct[label], coarse[label]) for label in direct)
+
+
+def test_areas_are_bounded_in_size_and_those_of_other_grids_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, reference = Segmentation("m"), rare()
+    fine = own(task, reference)
+    monkeypatch.setattr("trtgate.tasks.segmentation.MOST_CELLS", 60 * 12 * 64)
+    for new, outcome in ((bent(reference), Outcome.PASS), (moved_class(reference, 40), Outcome.REGRESSED)):
+        coarse = own(task, new)
+        assert (fine["kept"]["areas"]["m"]["grid"], coarse["kept"]["areas"]["m"]["grid"]) == (16, 8)
+        monkeypatch.undo()
+        assert decide_scores(fine, coarse, FLOORS).outcome is outcome
+        monkeypatch.setattr("trtgate.tasks.segmentation.MOST_CELLS", 60 * 12 * 64)
+    monkeypatch.setattr("trtgate.tasks.segmentation.MOST_CELLS", 150)
+    few = own(task, moved_class(reference, 40))
+    assert len(few["kept"]["areas"]["m"]["labels"]) == 2, "of the first samples"
+    require_scores(few)
+    monkeypatch.undo()
+    assert decide_scores(own(task, reference), few, FLOORS).outcome is not Outcome.INVALID
+
+
+def bent(outputs: Outputs) -> list[dict[str, Any]]:
+    """The same but for a pixel of each."""
+    found = [{"m": np.array(row["m"])} for row in outputs]
+    for row in found:
+        row["m"][0, 0] = 3
+    return found
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"grid": 5},
+        {"grid": 0},
+        {"grid": 8},
+        {"labels": [["0"] * 100_000]},
+        {"labels": 3},
+        {"base64": "!"},
+        {"base64": packed(np.full(12 * 60 * 256, -1.0))},
+        {"base64": packed(np.full(12 * 60 * 256, np.nan))},
+    ],
+)
+def test_damaged_areas_are_told(spoil: dict[str, Any]) -> None:
+    summary = own(Segmentation("m"), rare())
+    require_scores(summary)
+    summary["kept"]["areas"]["m"].update(spoil)
+    with pytest.raises(DAMAGED):
+        require_scores(summary)
+
+
 def test_a_detecting_reference_whose_scores_are_nan() -> None:
     reference = [{"y": np.array([[0, 0, 9, 9, 0.9, 0], [3, 3, 8, 8, 0.8, 1]], np.float32)} for _ in range(4)]
     task = Detection(
@@ -292,6 +397,24 @@ def test_a_detectors_reference_is_judged_by_its_boxes_in_any_order() -> None:
     assert judged(task, nothing, nothing).outcome is Outcome.PASS
     assert judged(task, nothing, reference).outcome is Outcome.REGRESSED
     assert len(Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)).scores) == 0
+
+
+def test_a_detectors_reference_whose_scores_moved_and_whose_boxes_stayed() -> None:
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy"), 0.3), boxes()
+    for moved in ([{**row, "scores": 0.6 * row["scores"]} for row in reference], negated_scores(reference)):
+        verdict = judged(task, reference, moved)
+        assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+        assert "confidence kept went from 100.0% to" in verdict.message
+    verdict = judged(task, reference, rounded(reference, 1e-4))
+    assert (verdict.outcome, "confidence kept 100.0%" in verdict.message) == (Outcome.PASS, True)
+    few = reference[:1]
+    assert judged(task, few, rounded(few, 1e-4)).outcome is Outcome.PASS
+    assert judged(task, few, [{**row, "scores": 0.6 * row["scores"]} for row in few]).outcome is Outcome.INCONCLUSIVE
+
+
+def negated_scores(outputs: Outputs) -> list[dict[str, Any]]:
+    """The surest boxes are the least sure ones."""
+    return [{**row, "scores": 1.6 - row["scores"]} for row in outputs]
 
 
 def test_a_reference_without_a_sketch_any_more_is_missing() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.kinds import UserError
@@ -21,7 +23,16 @@ from trtgate.samples import Unlabelled
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import EMPTY, Detection, from_function, from_outputs, overlaps, read_coco
+from trtgate.tasks.detection import (
+    EMPTY,
+    Detection,
+    Detections,
+    confidence_again,
+    from_function,
+    from_outputs,
+    overlaps,
+    read_coco,
+)
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.slices import lost_slices
 from trtgate.tasks.tensors import TensorsTask
@@ -433,6 +444,57 @@ def test_outputs_that_a_segmenter_does_not_read_are_compared_by_value() -> None:
         assert (verdict.outcome, "edges, 3 along axis 0" in verdict.message) == (Outcome.REGRESSED, True)
 
 
+def rare(count: int = 12, classes: int = 60) -> list[dict[str, Any]]:
+    """Columns of as many classes, and a last one that is a square of 0.4 % of the pixels."""
+    found = []
+    for _ in range(count):
+        labels = np.tile(np.arange(120) * (classes - 1) // 120, (120, 1))
+        labels[20:28, 70:77] = classes - 1
+        found.append({"m": labels})
+    return found
+
+
+def moved_class(reference: Sequence[Any], by: int) -> list[dict[str, Any]]:
+    """The same with the last class further down."""
+    found = []
+    for row in reference:
+        labels = np.tile(row["m"][:1], (120, 1))
+        labels[20 + by : 28 + by, 70:77] = 59
+        found.append({"m": labels})
+    return found
+
+
+def test_an_engine_that_moves_a_rare_class_loses_it_by_name() -> None:
+    task, reference = Segmentation("m"), rare()
+    old = [{"m": np.where(RANDOM.random((120, 120)) < 0.002, 0, row["m"])} for row in reference]
+    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.PASS, "one class of 60"
+    verdict = against(task, reference, old, moved_class(reference, 40), NARROW)
+    assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
+    assert "IoU of class 59 of m went from 99." in verdict.message
+    assert "to 0.0%, 20.0% may be lost" in verdict.message
+    # Border pixels are no move, nor is a class found again.
+    for before, after in ((reference, old), (old, reference), (moved_class(reference, 40), old)):
+        assert against(task, reference, before, after, NARROW).outcome is Outcome.PASS
+    allowed = Expectation({**NARROW.values, "max_class_lost": 1.0})
+    assert against(task, reference, old, moved_class(reference, 40), allowed).outcome is Outcome.PASS
+
+
+def test_a_class_of_few_pixels_is_not_judged_by_itself() -> None:
+    task, reference = Segmentation("m"), rare(1)
+    assert against(task, reference, reference, moved_class(reference, 40), NARROW).outcome is not Outcome.REGRESSED
+
+
+def test_a_session_that_kept_no_overlap_of_each_class_is_read() -> None:
+    task, reference = Segmentation("m"), rare()
+    samples: Any = Some(len(reference))
+    old, new = (
+        task.summary(task.compare(reference, each, samples)) for each in (reference, moved_class(reference, 40))
+    )
+    del old["kept"]["ious"]
+    verdict = decide_scores(old, new, NARROW)
+    assert (verdict.outcome, "of before there is no IoU of each class" in verdict.message) == (Outcome.PASS, True)
+
+
 # What a second reader found.
 
 
@@ -560,3 +622,81 @@ def test_a_box_without_an_area_is_itself() -> None:
     assert overlaps(point, point) == 1
     assert overlaps(point, box) == 0
     assert overlaps(box, box) == 1
+
+
+# How sure a detector is.
+
+
+def sure_of(scores: Callable[[Any], Any], count: int = 30) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Boxes whose scores differ among each other, and the same boxes with other scores."""
+    reference = [{**found_boxes(), "s": RANDOM.uniform(0.9, 1.0, 5).astype(np.float32)} for _ in range(count)]
+    return reference, [{**row, "s": scores(row["s"]).astype(np.float32)} for row in reference]
+
+
+LESS_SURE = pytest.mark.parametrize(
+    ("scores", "outcome"),
+    [
+        (lambda scores: 0.6 * scores, Outcome.REGRESSED),
+        (lambda scores: 1 - 0.5 * scores, Outcome.REGRESSED),  # the order turned
+        (lambda scores: 1.2 * scores, Outcome.REGRESSED),
+        (lambda scores: scores**1.02, Outcome.PASS),
+        (lambda scores: scores + RANDOM.normal(0, 0.01, scores.shape), Outcome.PASS),
+    ],
+)
+
+
+@LESS_SURE
+def test_scores_that_moved_under_boxes_that_stayed_are_a_loss(scores: Any, outcome: Outcome) -> None:
+    reference, moved = sure_of(scores)
+    for factor in (1, 100):  # whatever scale they have
+        task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.3 * factor)
+        sides = [[{**row, "s": factor * row["s"]} for row in side] for side in (reference, moved)]
+        verdict = against(task, sides[0], rounded(sides[0]), sides[1], NARROW)
+        assert (verdict.outcome, "confidence kept" in verdict.message) == (outcome, True), verdict
+        # By itself an engine has no floor of it, but where the file sets one.
+        lenient = Expectation({**EXACT.values, "agreement": 0.9})
+        assert judged(task, *sides, lenient).outcome is Outcome.PASS
+        strict = Expectation({**lenient.values, "confidence": 0.97})
+        assert judged(task, *sides, strict).outcome is outcome
+
+
+@settings(max_examples=20)
+@given(st.floats(0, 3), st.integers(0, 2**32 - 1))
+def test_confidence_is_one_less_what_scores_are_off_by(factor: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = 100 * np.arange(6)[:, None] + random.uniform(0, 30, (6, 2))
+    wanted = Detections(np.concatenate([corners, corners + 50], 1), random.uniform(0.1, 1, 6), np.arange(6))
+    order = random.permutation(6)
+    mine = Detections(wanted.boxes[order], factor * wanted.scores[order], wanted.labels[order])
+    assert confidence_again([wanted] * 3, [mine] * 3).value == pytest.approx(max(0, 1 - abs(1 - factor)))
+
+
+def test_an_engine_of_a_narrow_type_may_be_as_unsure_as_it_was() -> None:
+    task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.3)
+    reference, old = sure_of(lambda scores: 0.8 * scores)
+    assert against(task, reference, old, rounded(old, 1e-3), NARROW).outcome is Outcome.PASS
+    assert against(task, reference, old, reference, NARROW).outcome is Outcome.PASS
+    less = [{**row, "s": np.float32(0.9) * row["s"]} for row in old]
+    assert against(task, reference, old, less, NARROW).outcome is Outcome.REGRESSED
+    # One sample proves nothing.
+    assert against(task, reference[:1], old[:1], less[:1], NARROW).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_session_that_kept_no_confidence_is_read() -> None:
+    task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.3)
+    reference, moved = sure_of(lambda scores: 0.6 * scores)
+    samples: Any = Some(len(reference))
+    old, new = (task.summary(task.compare(reference, each, samples)) for each in (rounded(reference), moved))
+    old["scores"] = [each for each in old["scores"] if each["key"] != "confidence"]
+    verdict = decide_scores(old, new, NARROW)
+    assert (verdict.outcome, verdict.message.endswith("of before there is no confidence kept")) == (Outcome.PASS, True)
+
+
+def test_where_no_box_is_found_again_none_is_sure() -> None:
+    reference, _ = sure_of(lambda scores: scores)
+    away = [{**row, "b": row["b"] + 1000} for row in reference]
+    assert "boxes found again" in against(DETECTION, reference, reference, away).message
+    assert against(DETECTION, reference, away, rounded(reference)).outcome is Outcome.PASS
+    nothing = [{**row, "s": 0 * row["s"]} for row in reference]
+    found = DETECTION.compare(nothing, nothing, some(len(nothing)))
+    assert {each.name: each.value for each in found.scores}["confidence kept"] == 1

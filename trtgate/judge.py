@@ -163,7 +163,17 @@ def _speedup_floor(record: EngineRecord, expectation: Expectation) -> Verdict:
 
 
 # What `recorded_floors` reads.
-FLOORS = ("speedup", "agreement", "cosine", "sqnr_db", "mean_ap", "mean_iou", "metric", "max_accuracy_drop")
+FLOORS = (
+    "speedup",
+    "agreement",
+    "cosine",
+    "sqnr_db",
+    "mean_ap",
+    "confidence",
+    "mean_iou",
+    "metric",
+    "max_accuracy_drop",
+)
 
 
 def recorded_floors(record: EngineRecord, expectation: Expectation) -> Iterator[Verdict]:

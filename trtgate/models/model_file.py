@@ -355,7 +355,7 @@ def _check(path: Path, table: Mapping[str, Any]) -> None:
 BY_VALUE = frozenset({"agreement", "cosine", "sqnr_db"})
 SCORED: Mapping[str, frozenset[str]] = {
     "classification": BY_VALUE | {"max_accuracy_drop"},
-    "detection": BY_VALUE | {"mean_ap"},
+    "detection": BY_VALUE | {"mean_ap", "confidence"},
     "segmentation": BY_VALUE | {"mean_iou"},
     "tensors": BY_VALUE,
 }

@@ -16,10 +16,19 @@ from trtgate.tasks.detection import (
     average_precision_of,
     boxes_again,
     boxes_from_json,
+    confidence_again,
     pictured_boxes,
 )
 from trtgate.tasks.pictures import Pictured
-from trtgate.tasks.segmentation import Segmentation, SmallMap, ious_at_most, pictured_maps
+from trtgate.tasks.segmentation import (
+    Segmentation,
+    SmallMap,
+    areas_in,
+    ious_at_most,
+    lost_classes,
+    pictured_maps,
+    sizes_in,
+)
 from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -72,8 +81,10 @@ def require_scores(summary: Mapping[str, Any]) -> None:
         raise ValueError("a sketch stands beside powers")
     if "marks" in kept:
         marks_in(kept["marks"], summary["n"])
-    if "pixels" in kept:
-        ious_at_most(kept["pixels"], kept["pixels"])
+    areas_in(kept)
+    sizes_in(kept)
+    if "ious" in kept:
+        lost_classes(kept["ious"], kept["ious"], 0.0)
     if "boxes" in kept:
         boxes_from_json(kept["boxes"])
     pictures_in(summary)
@@ -98,8 +109,8 @@ def decide_scores(
     """Whether a summary of answers lost something that another one had.
 
     REGRESSED, naming the output, where an output's SQNR fell by more than `lost` dB and to less than ENOUGH_DB, where
-    slices of an output are spoilt (`lost_slices`), or where a share fell by more than `max_answers_lost` for certain;
-    INVALID for answers to other samples.
+    slices of an output are spoilt (`lost_slices`), where a share fell by more than `max_answers_lost` for certain, or
+    the overlap of one class by more than `max_class_lost`; INVALID for answers to other samples.
     """
     if not new["finite"]:
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
@@ -124,12 +135,18 @@ def decide_scores(
         if spoilt:
             message = f"noise that the old answers did not have: {'; '.join(spoilt)}"
             decided.insert(0, Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message))
+    if all("ious" in side for side in kept):
+        fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
+        decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
     bad = [each for each in decided if each.outcome is not Outcome.PASS]
     if bad:
         found = worst(bad)
         more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
-    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now")
+    since = [after[key].label for key in sorted(after.keys() - before.keys())]
+    since += ["IoU of each class"] if "ious" in kept[1] and "ious" not in kept[0] else []
+    untold = f"; of before there is no {', no '.join(since)}" if since else ""
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
 
 
 def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
@@ -150,13 +167,17 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
-    if all("pixels" in side for side in kept):
-        found += ious_at_most(*(side["pixels"] for side in kept))
+    sure: list[Score] = []
+    found += ious_at_most(kept[0], kept[1], floors.number("max_class_lost"))
     if all("boxes" in side for side in kept):
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
+        sure = [confidence_again(before, now)]
     decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
+    # Beside its own of before, of which all is kept.
+    decided += [(each, _lost(replace(each, value=1.0), each, floors, LOST_DB)) for each in sure]
+    found += sure
     bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
@@ -165,6 +186,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
     text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
+    if any("pixels" in side and "areas" not in side for side in kept):
+        message += "; one side kept no areas, so classes are compared by their sizes alone"
     if not found and not all("boxes" in side for side in kept):
         return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message)
     # All that is there was found again; how much more there could have been is no question of an upgrade.

@@ -37,7 +37,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.shares import share_bounds, size_of
+from trtgate.verdict.shares import mean_bounds, share_bounds, size_of
 
 # Boxes overlap by this much or are not the same one (PASCAL VOC).
 SAME_BOX = 0.5
@@ -142,7 +142,8 @@ class Detection:
     name: ClassVar[str] = "detection"
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
-        """The share of the reference's detections that the engine has too, and no others beside; average precision."""
+        """The share of the reference's detections that the engine has too, and no others beside; how near their
+        scores are; average precision."""
         require_paired(reference, got)
         spoilt = spoilt_outputs(reference, got)
         if spoilt:
@@ -164,16 +165,18 @@ class Detection:
                 )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
-        found, clusters, examples, off = [], [], [], []
+        found, clusters, examples, off, sure = [], [], [], [], []
         for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
             pairs = paired(wanted, mine)
             hits, extra = pairs.hits, len(pairs.extra)
             found += [*hits, *[False] * extra]
             clusters += [index] * (len(hits) + extra)
             off.append(pairs.off)
+            sure.append(_scores_of(wanted, mine, pairs))
             if extra or not all(hits):
                 examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
         scores = [_share(found, clusters)] if found else []
+        scores.append(_confidence(sure, any(len(each.scores) for each in theirs)))
         truth = self.truth
         marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
         # What people marked, the reference itself may miss.
@@ -247,11 +250,37 @@ MEAN_AP = 0.5
 EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
 
 
+CONFIDENCE = "confidence kept"
+
+
 def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
     values = np.asarray(found, np.float64)
     size = size_of(1 - values, np.asarray(clusters, np.int64))
     low, high = share_bounds(float(values.mean()), size.effective)
     return Score("boxes found again", "", float(values.mean()), "agreement", "%", low, high)
+
+
+def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """float64[2,n]: of the boxes that both sides have, the scores that either gives."""
+    both = [(index, each[0]) for index, each in pairs.found.items() if each is not None]
+    first, second = (np.array(each, np.int64) for each in (zip(*both, strict=True) if both else ((), ())))
+    found: npt.NDArray[np.float64] = np.stack([wanted.scores[first], mine.scores[second]])
+    return found[:, np.isfinite(found).all(0)]
+
+
+def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> Score:
+    """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less how
+    far they are off on the average, as a share of the mean of those wanted, whatever scale they have.
+
+    The sample is the unit. Where boxes were `wanted` and none was found again, nothing is known.
+    """
+    some = [each for each in sure if each.size]
+    if not some:
+        return Score(CONFIDENCE, "", float(not wanted), "confidence", "%", float(not wanted), 1.0)
+    usual = float(np.mean(np.abs(np.concatenate([first for first, _ in some]))))
+    off = [float(np.mean(np.abs(first - second))) for first, second in some]
+    kept = [max(0.0, 1 - each / usual) if usual else float(not each) for each in off]
+    return Score(CONFIDENCE, "", float(np.mean(kept)), "confidence", "%", *mean_bounds(kept))
 
 
 def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -440,6 +469,12 @@ def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score |
         found += [*hits, *[False] * extra]
         clusters += [index] * (len(hits) + extra)
     return _share(found, clusters) if found else None
+
+
+def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score:
+    """How near the scores of old detections that are found again are to the old ones."""
+    sure = [_scores_of(wanted, mine, paired(wanted, mine)) for wanted, mine in zip(old, new, strict=False)]
+    return _confidence(sure, any(len(each.scores) for each in old))
 
 
 def read_coco(path: Path) -> dict[str, Detections]:

@@ -11,7 +11,7 @@ which hold where hardly a photo changed sides and Wald's do not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -85,6 +85,15 @@ def share_bounds(share: float, n: float) -> tuple[float, float]:
     low = beta_quantile(TAIL, k, n - k + 1) if k > 0 else 0.0
     high = beta_quantile(1 - TAIL, k + 1, n - k) if k < n else 1.0
     return low, high
+
+
+def mean_bounds(shares: Sequence[float]) -> tuple[float, float]:
+    """One-sided 95 % bounds (Student) of the mean share of samples; everything from a single one."""
+    if len(shares) < 2:
+        return 0.0, 1.0
+    mean = float(np.mean(shares))
+    wide = student_t(len(shares) - 1) * float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
+    return max(0.0, mean - wide), min(1.0, mean + wide)
 
 
 def drop_bounds(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, float]:
