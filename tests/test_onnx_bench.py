@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from trtgate.__main__ import main
 from trtgate.ab.run import PROCESSES
+from trtgate.models.onnx_file import digest_of
 from trtgate.records import read_session
+from trtgate.stack import version_of
 
 from . import networks
 from .faults.table import Fault
+from .saved import save
 from .test_ab import PYTHON, python_with
 from .test_bench import ROOT, bench
 
@@ -77,6 +81,73 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
     assert result.ret == pytest.ExitCode.USAGE_ERROR, said
     assert sentence in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("before", "shape", "digest"),
+    [
+        pytest.param(
+            "1.0.0",
+            [],
+            None,
+            marks=pytest.mark.fault(
+                done="an ONNX file that the baseline ran, and that another ONNX Runtime cannot run any more",
+                said="REGRESSED (missing): --model ...: ONNX Runtime cannot run it (...); the baseline ... ran this "
+                "very file, with ONNX Runtime 1.0.0, here is ...: its reference is lost",
+                status="1",
+                kept="the baseline",
+            ),
+        ),
+        pytest.param(
+            version_of("onnxruntime"),
+            [],
+            None,
+            marks=pytest.mark.fault(
+                done="the same with the ONNX Runtime of the baseline",
+                said="INVALID (not_comparable): --model ...: ONNX Runtime cannot run it (...); the baseline ... ran "
+                "this very file",
+                status="7",
+                kept="the baseline",
+            ),
+        ),
+        pytest.param(
+            "1.0.0",
+            [],
+            "another",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="an ONNX file that ONNX Runtime cannot run, and a baseline of another file of that name",
+                    said="ONNX Runtime cannot run it (...); give samples that it takes",
+                    status="4",
+                    kept="the baseline",
+                ),
+            ],
+        ),
+        pytest.param(
+            "1.0.0",
+            ["--shape=x=1x4"],
+            None,
+            marks=pytest.mark.fault(
+                done="the same file at another shape than the baseline's",
+                said="ONNX Runtime cannot run it (...); give samples that it takes",
+                status="4",
+                kept="the baseline",
+            ),
+        ),
+    ],
+)
+def test_a_file_that_the_reference_lost(
+    before: str, shape: list[str], digest: str | None, fault: Fault, pytester: pytest.Pytester
+) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    sides = {"x": (networks.FLOAT, [1, 4])}, {"y": (networks.FLOAT, None)}
+    model = networks.save(networks.network([node], *sides, {"w": networks.random(5, 2)}), pytester.path / "lost.onnx")
+    engine, digests = "onnxruntime-fp32", {"weights": digest or digest_of(model)}
+    save(1, "before", model="lost.onnx", engines=(engine,), changes={"onnxruntime": before}, digests=digests)
+    given = [f"--model={model}", *shape, "--benchmark-compare=before", "-p", "trtgate.plugin"]
+    result = pytester.runpytest_inprocess(*given)
+    fault.check(result.ret, "\n".join(result.outlines + result.errlines))
 
 
 SPOILS = """
