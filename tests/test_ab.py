@@ -610,9 +610,13 @@ def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFix
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("asked", "acknowledged"), [([], []), (["onnxruntime-int8"], []), (["onnxruntime-int8"], ["*"])]
+)
 def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
-    lite0: Workbench, monkeypatch: pytest.MonkeyPatch
+    asked: list[str], acknowledged: list[str], lite0: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is no pass where it was asked for."""
     both = (EngineSpec.parse("onnxruntime-int8"), EngineSpec.parse("onnxruntime-fp32"))
     chosen = Chosen({"old": {}, "new": {}}, both, {}, {}, {})
     monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
@@ -626,9 +630,13 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
         return []
 
     monkeypatch.setattr(_Sides, "race", race)
-    settings = replace(lite0.settings, models=("efficientnet_lite0",))
-    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    expectations = replace(lite0.settings.expectations, table={"acknowledged_missing": acknowledged})
+    settings = replace(lite0.settings, models=("efficientnet_lite0",), expectations=expectations)
+    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, asked, rounds=None, rebuilds=None, progress=SILENT)
     assert raced == ["onnxruntime-fp32"]
+    told = report.report.problems.get("efficientnet_lite0 onnxruntime-int8")
+    assert (told is not None) is (bool(asked) and not acknowledged)
+    assert told is None or told.outcome is Outcome.INVALID
     assert report.left_out == {
         "efficientnet_lite0 onnxruntime-int8": "onnxruntime cannot be built: nothing to quantise"
     }
