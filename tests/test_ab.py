@@ -28,7 +28,7 @@ from trtgate.ab.answers import agreements_of
 from trtgate.ab.engines import Chosen, choose_engines
 from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
-from trtgate.ab.sides import _Sides
+from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
@@ -37,6 +37,7 @@ from trtgate.judge import (
     audit_verdict,
     fidelity_verdict,
     float_before,
+    not_finite_before,
     rebuild_note,
     same_as_before,
 )
@@ -454,6 +455,19 @@ def test_a_floor_that_both_sides_miss_with_the_same_answers_is_not_the_upgrades(
     found = same_as_before(Verdict(Outcome.REGRESSED, reason, "as it is"))
     assert found.outcome is outcome
     assert found.message.endswith("as it is")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [(np.nan, np.nan, Outcome.INVALID), (0.0, np.nan, Outcome.REGRESSED), (np.inf, np.nan, Outcome.REGRESSED)],
+)
+def test_what_is_no_number_on_both_sides_alike_is_not_the_upgrades(old: float, new: float, outcome: Outcome) -> None:
+    outputs = {"old": [[{"y": np.array([1.0, old])}]], "new": [[{"y": np.array([2.0, new])}]]}
+    verdict = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN elsewhere than in the reference's")
+    found = not_finite_before(verdict) if _not_finite_alike(outputs) else verdict
+    assert found.outcome is outcome
+    kept = Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, "others")
+    assert not_finite_before(kept) is kept
 
 
 # For real.

@@ -189,6 +189,34 @@ def test_a_runtime_that_spoils_a_channel(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="`ab` on an ONNX file of which both runtimes answer NaN where the reference does not",
+    said="fidelity: INVALID (not_finite), new with ONNX Runtime: boxes: NaN or infinity elsewhere than in the "
+    "reference's; the old side's just there too",
+    status="7",
+    kept="the table",
+)
+def test_runtimes_that_answer_no_numbers_alike(
+    given: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setitem(PROCESSES, "cpu", 2)
+    script = str(python_with(tmp_path, "sitecustomize", SPOILS.replace("= 0", "= float('nan')")))
+    images = tmp_path / "images"
+    images.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(8):
+        np.savez(images / f"{index}.npz", x=random.random((1, 3, 32, 32), np.float32))
+    real = [f"--images={images}", f"--calibration-images={images}"]
+    status = main(["ab", "--old", script, "--new", script, *given, *real, "--rounds", "2"])
+    fault.check(status, capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
 def test_a_file_raced_against_itself(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
