@@ -35,6 +35,7 @@ with importing():
     from trtgate.plugin.refusals import (
         SAVING,
         _refuse_overwritten_baseline,
+        _refuse_timer,
         _refuse_what_decides_nothing,
         _refuse_what_lacks,
         _refuse_what_spoils,
@@ -70,9 +71,14 @@ def mistake_in(error: BaseException) -> str | None:
 NOWHERE = io.StringIO()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if sys.stdout is None:
         sys.stdout = NOWHERE
+    config = pluginmanager.get_plugin("pytestconfig")
+    try:
+        _refuse_timer(list(map(str, config.invocation_params.args)) if config is not None else [])
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
