@@ -28,13 +28,14 @@ def save(
     series: dict[str, tuple[float, ...]] | None = None,
     summary: dict[str, Any] | None = None,
     when: str = "2026-01-01",
+    model: str = "resnet50",
     **more: Any,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
     scale = own(number)
     records = [
         EngineRecord(
-            "resnet50",
+            model,
             spec,
             1,
             "file",

@@ -30,7 +30,7 @@ from trtgate.ab.answers import agreements_of
 from trtgate.ab.engines import Chosen, choose_engines
 from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
-from trtgate.ab.sides import _Sides
+from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
@@ -39,6 +39,7 @@ from trtgate.judge import (
     audit_verdict,
     fidelity_verdict,
     float_before,
+    not_finite_before,
     rebuild_note,
     same_as_before,
 )
@@ -460,6 +461,19 @@ def test_a_floor_that_both_sides_miss_with_the_same_answers_is_not_the_upgrades(
     assert found.message.endswith("as it is")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [(np.nan, np.nan, Outcome.INVALID), (0.0, np.nan, Outcome.REGRESSED), (np.inf, np.nan, Outcome.REGRESSED)],
+)
+def test_what_is_no_number_on_both_sides_alike_is_not_the_upgrades(old: float, new: float, outcome: Outcome) -> None:
+    outputs = {"old": [[{"y": np.array([1.0, old])}]], "new": [[{"y": np.array([2.0, new])}]]}
+    verdict = Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN elsewhere than in the reference's")
+    found = not_finite_before(verdict) if _not_finite_alike(outputs) else verdict
+    assert found.outcome is outcome
+    kept = Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, "others")
+    assert not_finite_before(kept) is kept
+
+
 # For real.
 
 
@@ -616,9 +630,13 @@ def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFix
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("asked", "acknowledged"), [([], []), (["onnxruntime-int8"], []), (["onnxruntime-int8"], ["*"])]
+)
 def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
-    lite0: Workbench, monkeypatch: pytest.MonkeyPatch
+    asked: list[str], acknowledged: list[str], lite0: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is no pass where it was asked for."""
     both = (EngineSpec.parse("onnxruntime-int8"), EngineSpec.parse("onnxruntime-fp32"))
     chosen = Chosen({"old": {}, "new": {}}, both, {}, {}, {})
     monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
@@ -632,9 +650,13 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
         return []
 
     monkeypatch.setattr(_Sides, "race", race)
-    settings = replace(lite0.settings, models=("efficientnet_lite0",))
-    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    expectations = replace(lite0.settings.expectations, table={"acknowledged_missing": acknowledged})
+    settings = replace(lite0.settings, models=("efficientnet_lite0",), expectations=expectations)
+    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, asked, rounds=None, rebuilds=None, progress=SILENT)
     assert raced == ["onnxruntime-fp32"]
+    told = report.report.problems.get("efficientnet_lite0 onnxruntime-int8")
+    assert (told is not None) is (bool(asked) and not acknowledged)
+    assert told is None or told.outcome is Outcome.INVALID
     assert report.left_out == {
         "efficientnet_lite0 onnxruntime-int8": "onnxruntime cannot be built: nothing to quantise"
     }

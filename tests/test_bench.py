@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .faults.table import Fault
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -85,15 +87,51 @@ def test_answers_that_differ_fail_and_name_the_photos(quick: list[str], tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_required_must_not_be_missing(quick: list[str], tmp_path: Path) -> None:
+def test_what_is_asked_for_or_required_must_not_be_missing(quick: list[str], tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['openvino'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     arguments = ["bench/test_engines.py", *quick, "--engine=openvino-int8"]
-    for required, status in (([], 0), (["--require=openvino"], 1)):
+    for required, status in (([], 7), (["--require=openvino"], 1)):
         result = subprocess.run(
             [sys.executable, "-c", hidden, *arguments, *required], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert result.returncode == status, result.stdout[-3000:]
         assert "pip install openvino" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "acknowledged",
+    [
+        pytest.param(
+            "",
+            marks=pytest.mark.fault(
+                done="`--engine` names an engine that is not there",
+                said="INVALID (no_records): efficientnet_lite0 tensorrt-fp32 was asked for (--engine) and not measured",
+                status="7",
+                kept="every other engine",
+            ),
+        ),
+        pytest.param(
+            'acknowledged_missing = ["* tensorrt-*"]',
+            marks=pytest.mark.fault(
+                done="the same, and `acknowledged_missing` names it too",
+                said="efficientnet_lite0 tensorrt-fp32: skipped:",
+                status="0",
+                kept="every other engine",
+            ),
+        ),
+    ],
+)
+def test_what_is_asked_for_and_is_not_there(
+    acknowledged: str, fault: Fault, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pytester.path / "expectations.toml"
+    path.write_text(acknowledged)
+    monkeypatch.chdir(ROOT)
+    given = ["--model=efficientnet_lite0", "--engine=tensorrt-fp32", "--device=cpu", f"--expectations={path}"]
+    result = pytester.runpytest_inprocess(
+        "bench/test_engines.py", "-k=test_plan and tensorrt", *given, f"--plan-cache={pytester.path}/plans"
+    )
+    fault.check(int(result.ret), "\n".join(result.outlines + result.errlines))
 
 
 @pytest.mark.slow

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from trtgate.__main__ import main
 from trtgate.ab.run import PROCESSES
+from trtgate.models.onnx_file import digest_of
 from trtgate.records import read_session
+from trtgate.stack import version_of
 
 from . import networks
 from .faults.table import Fault
+from .saved import save
 from .test_ab import PYTHON, python_with
 from .test_bench import ROOT, bench
 
@@ -79,6 +83,73 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("before", "shape", "digest"),
+    [
+        pytest.param(
+            "1.0.0",
+            [],
+            None,
+            marks=pytest.mark.fault(
+                done="an ONNX file that the baseline ran, and that another ONNX Runtime cannot run any more",
+                said="REGRESSED (missing): --model ...: ONNX Runtime cannot run it (...); the baseline ... ran this "
+                "very file, with ONNX Runtime 1.0.0, here is ...: its reference is lost",
+                status="1",
+                kept="the baseline",
+            ),
+        ),
+        pytest.param(
+            version_of("onnxruntime"),
+            [],
+            None,
+            marks=pytest.mark.fault(
+                done="the same with the ONNX Runtime of the baseline",
+                said="INVALID (not_comparable): --model ...: ONNX Runtime cannot run it (...); the baseline ... ran "
+                "this very file",
+                status="7",
+                kept="the baseline",
+            ),
+        ),
+        pytest.param(
+            "1.0.0",
+            [],
+            "another",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.fault(
+                    done="an ONNX file that ONNX Runtime cannot run, and a baseline of another file of that name",
+                    said="ONNX Runtime cannot run it (...); give samples that it takes",
+                    status="4",
+                    kept="the baseline",
+                ),
+            ],
+        ),
+        pytest.param(
+            "1.0.0",
+            ["--shape=x=1x4"],
+            None,
+            marks=pytest.mark.fault(
+                done="the same file at another shape than the baseline's",
+                said="ONNX Runtime cannot run it (...); give samples that it takes",
+                status="4",
+                kept="the baseline",
+            ),
+        ),
+    ],
+)
+def test_a_file_that_the_reference_lost(
+    before: str, shape: list[str], digest: str | None, fault: Fault, pytester: pytest.Pytester
+) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    sides = {"x": (networks.FLOAT, [1, 4])}, {"y": (networks.FLOAT, None)}
+    model = networks.save(networks.network([node], *sides, {"w": networks.random(5, 2)}), pytester.path / "lost.onnx")
+    engine, digests = "onnxruntime-fp32", {"weights": digest or digest_of(model)}
+    save(1, "before", model="lost.onnx", engines=(engine,), changes={"onnxruntime": before}, digests=digests)
+    given = [f"--model={model}", *shape, "--benchmark-compare=before", "-p", "trtgate.plugin"]
+    result = pytester.runpytest_inprocess(*given)
+    fault.check(result.ret, "\n".join(result.outlines + result.errlines))
+
+
 SPOILS = """
 import sys
 if "trtgate.measure.worker" in sys.orig_argv:
@@ -114,6 +185,34 @@ def test_a_runtime_that_spoils_a_channel(
     text = capsys.readouterr().out
     fault.check(status, text)
     assert not [line for line in text.splitlines() if "REGRESSED (answers_lost)" in line and " map" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="`ab` on an ONNX file of which both runtimes answer NaN where the reference does not",
+    said="fidelity: INVALID (not_finite), new with ONNX Runtime: boxes: NaN or infinity elsewhere than in the "
+    "reference's; the old side's just there too",
+    status="7",
+    kept="the table",
+)
+def test_runtimes_that_answer_no_numbers_alike(
+    given: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    monkeypatch.setitem(PROCESSES, "cpu", 2)
+    script = str(python_with(tmp_path, "sitecustomize", SPOILS.replace("= 0", "= float('nan')")))
+    images = tmp_path / "images"
+    images.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(8):
+        np.savez(images / f"{index}.npz", x=random.random((1, 3, 32, 32), np.float32))
+    real = [f"--images={images}", f"--calibration-images={images}"]
+    status = main(["ab", "--old", script, "--new", script, *given, *real, "--rounds", "2"])
+    fault.check(status, capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -427,6 +427,18 @@ def test_trap_options_that_spoil_a_comparison(
     assert len(list(Path(".benchmarks").rglob("*.json"))) == 1
 
 
+@pytest.mark.parametrize("timer", ["nowhere.x", "time.nothing"])
+@pytest.mark.fault(
+    done="`--benchmark-timer` names what is not there",
+    said="--benchmark-timer=... names no timer (",
+    status="4",
+    kept="nothing is measured",
+)
+def test_trap_a_timer_that_is_none(run: Run, timer: str, fault: Fault, capfd: pytest.CaptureFixture[str]) -> None:
+    result = run(f"--benchmark-timer={timer}")
+    fault.check(int(result.ret), told(result)[1] + capfd.readouterr().err)
+
+
 def test_trap_a_fixture_that_nobody_defines(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     pytester.makepyfile(test_more="def test_more(workbench):\n    pass\n")

@@ -11,14 +11,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trtgate.commands.common import MISTAKE
-from trtgate.console import CLOSED, steady_streams
-from trtgate.files import path_mistake
-from trtgate.kinds import EngineRefused, EngineUnavailable, UserError, printable
-from trtgate.measure.remote import WorkerError
-from trtgate.processes import Terminated, orderly_endings
 from trtgate.runtimes import broken_runtime, importing
-from trtgate.verdict.policy import EXIT_INVALID
+
+with importing():
+    from trtgate.commands.common import MISTAKE
+    from trtgate.console import CLOSED, steady_streams
+    from trtgate.files import path_mistake
+    from trtgate.kinds import EngineRefused, EngineUnavailable, UserError, printable
+    from trtgate.measure.remote import WorkerError
+    from trtgate.processes import Terminated, orderly_endings
+    from trtgate.verdict.policy import EXIT_INVALID
 
 COMMANDS = (
     *("doctor", "sensitivity", "selftest", "sessions", "compare", "ab", "bisect", "promote", "report", "classify"),

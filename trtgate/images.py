@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from trtgate.engines.probe import require_sound
 from trtgate.files import require_no_pipe
 from trtgate.kinds import UserError
 from trtgate.models.base import CLASSES, DATA, Preprocessing, image_classes
@@ -182,6 +183,7 @@ def decode(path: Path) -> Pixels:
     pixels = _pixels(encoded)
     if pixels > MAX_PIXELS:
         raise UserError(f"{path} has {pixels:,} pixels, more than the {MAX_PIXELS:,} that are read; {advice}")
+    require_sound("cv2")
     import cv2
 
     try:

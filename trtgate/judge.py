@@ -86,6 +86,15 @@ def same_as_before(verdict: Verdict) -> Verdict:
     return replace(verdict, outcome=Outcome.PASS, reason=Reason.SAME_ANSWERS, message=message)
 
 
+def not_finite_before(verdict: Verdict) -> Verdict:
+    """A verdict on answers that hold NaN or infinity just where the old side's do: no upgrade changed that, and what
+    answers so is fit to judge none."""
+    if verdict.reason is not Reason.NOT_FINITE:
+        return verdict
+    message = f"{verdict.message}; the old side's just there too: not the upgrade's, and no answer to judge it by"
+    return replace(verdict, outcome=Outcome.INVALID, message=message)
+
+
 def rebuild_note(builds: Rebuilt | None) -> tuple[str, ...]:
     """Whether a new version's builds answer otherwise than the old one's, which may differ among themselves."""
     if builds is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # what tells of packages that cannot be imported needs none of them
+    import numpy as np
+    import numpy.typing as npt
 
-Seconds = npt.NDArray[np.float64]
+Seconds: TypeAlias = "npt.NDArray[np.float64]"
 GraphKind = Literal["fp32", "fp16", "int8-symmetric", "int8-symmetric-fp16", "int8-asymmetric"]
 Device = Literal["cpu", "cuda"]
 

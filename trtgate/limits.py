@@ -12,7 +12,7 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # The longest plan to load is one of TensorRT with its libraries on a cold disk.
 LOAD_SECONDS = 300.0
@@ -28,20 +28,24 @@ STATUS = 2
 # Standard error as it was before anybody captured it.
 _STDERR = os.dup(2)
 
+# What is under way, in words, or who tells it once it is too late.
+What = str | Callable[[], str]
+
 
 class Watch:
     """What is under way with the time by which it must be over, and one thread that sleeps until the first of these."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._deadlines: list[tuple[float, str]] = []
+        self._deadlines: list[tuple[float, What, int]] = []
         self._wakes = float("inf")
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def within(self, seconds: float, what: str) -> Iterator[None]:
-        """Have what happens in the block over within `seconds`. The thread wakes once in it, not for each block."""
-        deadline = (time.monotonic() + seconds, what)
+    def within(self, seconds: float, what: What, status: int = STATUS) -> Iterator[None]:
+        """Have what happens in the block over within `seconds`, or the process end with `status`. The thread wakes once
+        in it, not for each block."""
+        deadline = (time.monotonic() + seconds, what, status)
         with self._changed:
             self._deadlines.append(deadline)
             if self._thread is None:
@@ -59,22 +63,23 @@ class Watch:
         with self._changed:
             while True:
                 now = time.monotonic()
-                late = [what for by, what in self._deadlines if by <= now]
+                late = [(what, status) for by, what, status in self._deadlines if by <= now]
                 if late:
                     break
-                self._wakes = min((by for by, _ in self._deadlines), default=float("inf"))
+                self._wakes = min((by for by, _, _ in self._deadlines), default=float("inf"))
                 self._changed.wait(None if self._wakes == float("inf") else self._wakes - now)
-        self._expire(late[-1])
+        self._expire(*late[-1])
 
-    def _expire(self, what: str) -> None:
-        say(f"\ntrtgate: {what} hangs; this is where, and the run ends without a verdict\n")
+    def _expire(self, what: What, status: int) -> None:
+        told = what if isinstance(what, str) else what()
+        say(f"\ntrtgate: {told} hangs; this is where, and the run ends without a verdict\n")
         faulthandler.dump_traceback(_STDERR, all_threads=True)
         _thread.interrupt_main()
         time.sleep(GRACE_SECONDS)
         with self._changed:
-            stuck = any(name == what for _, name in self._deadlines)
+            stuck = any(name == what for _, name, _ in self._deadlines)
         if stuck:
-            os._exit(STATUS)
+            os._exit(status)
 
 
 def say(text: str) -> None:

@@ -1,21 +1,35 @@
-"""What a runtime is that cannot be imported, told in a sentence: no verdict on any engine follows from it."""
+"""What a package is that cannot be imported, told in a sentence: no verdict on any engine follows from it.
+
+Nothing here imports any of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from trtgate.kinds import EngineBroken, printable
-from trtgate.limits import STATUS, within
+from trtgate.limits import STATUS, say, within
 from trtgate.verdict.outcome import Verdict, broken
 from trtgate.verdict.policy import EXIT_INVALID
 
-# What the gate itself calls and an upgrade may break.
-RUNTIMES = ("torch", "torchvision", "onnxruntime", "onnx", "openvino", "tensorrt", "pycuda", "cv2")
+# What the gate itself calls and an upgrade may break: the runtimes, and what else is installed with it.
+RUNTIMES = (
+    *("torch", "torchvision", "onnxruntime", "onnx", "openvino", "tensorrt", "pycuda", "cv2", "numpy", "scipy"),
+    *("PIL", "safetensors", "onnxscript", "psutil", "pynvml", "rich", "jinja2", "filelock", "packaging", "tomli"),
+)
 # For all of them from a cold disk or a network file system; a warm cache takes 5 s.
 IMPORT_SECONDS = 300.0
+# What native code ends its process by.
+CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+MEND = "install it again in a version that fits this machine"
 
 
 def broken_runtime(error: BaseException) -> Verdict | None:
@@ -23,12 +37,15 @@ def broken_runtime(error: BaseException) -> Verdict | None:
     other error."""
     if isinstance(error, EngineBroken):
         return broken(printable(str(error)))
-    name = _missing(error) or _importing(error.__traceback__)
+    name = _importing(_frames_of(error.__traceback__)) or _missing(error)
     if name is None:
         return None
     said = " ".join(f"{'' if isinstance(error, ImportError) else type(error).__name__ + ': '}{error}".split())
-    message = f"{name} cannot be imported: {said}; install it again in a version that fits this machine"
-    return broken(printable(message))
+    return _not_imported(name, said)
+
+
+def _not_imported(name: str, said: str) -> Verdict:
+    return broken(printable(f"{name} cannot be imported: {said}; {MEND}"))
 
 
 def _missing(error: BaseException) -> str | None:
@@ -37,28 +54,75 @@ def _missing(error: BaseException) -> str | None:
     return name if name in RUNTIMES else None
 
 
-def _importing(trace: TracebackType | None) -> str | None:
-    """The outermost runtime whose module was being run, which may have failed in the import of another."""
-    while trace is not None:
-        frame = trace.tb_frame
+def _importing(frames: Iterator[FrameType]) -> str | None:
+    """The outermost runtime whose module is being run, which may have failed in the import of another; the outermost
+    frame comes first."""
+    for frame in frames:
         name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if name in RUNTIMES and frame.f_code.co_name == "<module>":
             return name
-        trace = trace.tb_next
     return None
+
+
+def _frames_of(trace: TracebackType | None) -> Iterator[FrameType]:
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _running() -> Iterator[FrameType]:
+    """What the main thread is at."""
+    frame, frames = sys._current_frames().get(threading.main_thread().ident or 0), []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    yield from reversed(frames)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Around imports at the start of a program: what a runtime raises there ends it in one sentence with the status of
-    what is INVALID, and what hangs is ended as whatever hangs."""
+    what is INVALID, and so does what crashes or hangs."""
+    late = time.monotonic() + IMPORT_SECONDS
     try:
-        with within(IMPORT_SECONDS, "importing the runtimes"):
+        with _crashes_told(), within(IMPORT_SECONDS, _under_way, EXIT_INVALID):
             yield
-    except Exception as error:
+    except KeyboardInterrupt:  # by whoever watches what hangs, who has said so, or from the terminal
+        raise SystemExit(EXIT_INVALID if time.monotonic() >= late else STATUS) from None
+    except BaseException as error:
         if (verdict := broken_runtime(error)) is None:
             raise
         print(f"trtgate: {verdict}", file=sys.stderr)
         raise SystemExit(EXIT_INVALID) from None
-    except KeyboardInterrupt:  # by whoever watches what hangs, who has said so, or from the terminal
-        raise SystemExit(STATUS) from None
+
+
+def _under_way() -> str:
+    return f"importing {_importing(_running()) or 'the runtimes'}"
+
+
+@contextlib.contextmanager
+def _crashes_told() -> Iterator[None]:
+    """Have a process that native code brings down while a runtime is imported say which, and end as what is INVALID.
+
+    The handlers are C's: Python's own run between two of its instructions, and there is no next one here. A child that
+    imported everything first would know more, and double the time of every start.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+
+    def crashed(number: int) -> None:
+        name = _importing(_running())
+        if name is None:
+            libc.signal(number, None)
+            os.kill(os.getpid(), number)
+            return
+        say(f"trtgate: {_not_imported(name, f'it crashed this process ({signal.Signals(number).name})')}\n")
+        os._exit(EXIT_INVALID)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(crashed)
+    before = {number: libc.signal(number, ctypes.cast(handler, ctypes.c_void_p)) for number in CRASHES}
+    try:
+        yield
+    finally:
+        for number, theirs in before.items():
+            libc.signal(number, theirs)

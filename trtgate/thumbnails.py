@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
+from trtgate.engines.probe import require_sound
 from trtgate.images import ImageSet, Pixels, decode, list_folder, sample_crops
 from trtgate.kinds import UserError
 from trtgate.models.base import DATA, Preprocessing, image_classes
@@ -82,6 +83,7 @@ def _thumbnail(index: int, frame: Frame | None) -> bytes:
 
 def _jpeg(pixels: Pixels) -> bytes:
     """uint8[H,W,3] in RGB."""
+    require_sound("cv2")
     import cv2
 
     return bytes(cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])

@@ -237,6 +237,7 @@ def test_without_a_home(fault: Fault, tmp_path: Path) -> None:
 
 NEEDED = "raise ImportError('libcudnn.so.9: cannot open')"
 COMMANDS = {
+    "compare": ["trtgate", "compare", "old.json", "new.json"],
     "doctor": ["trtgate", "doctor"],
     "bench": ["pytest", "bench/", "--engine=onnxruntime-fp32"],
 }
@@ -249,7 +250,7 @@ def start(folder: Path, module: str, does: str, *command: str) -> tuple[int, str
 
 
 @pytest.mark.fault(
-    done="PyTorch, which the gate itself needs, raises at import",
+    done="PyTorch or numpy, which the gate itself needs, raises at import",
     said="INVALID (broken): ... cannot be imported: ...; install it again in a version that fits this machine",
     status="7",
     kept="nothing was begun",
@@ -257,6 +258,8 @@ def start(folder: Path, module: str, does: str, *command: str) -> tuple[int, str
 @pytest.mark.parametrize(
     ("module", "does", "command"),
     [
+        pytest.param("numpy", NEEDED, "compare", id="numpy-compare"),
+        pytest.param("numpy", "raise SystemExit(0)", "bench", id="numpy-bench"),
         pytest.param("torch", NEEDED, "doctor", id="torch-doctor"),
         pytest.param("torch", "raise OSError('libc10.so')", "bench", marks=pytest.mark.slow, id="torch-bench"),
         pytest.param("torch", "import numpy.none", "bench", marks=pytest.mark.slow, id="torch-of-another-numpy"),
@@ -271,6 +274,34 @@ def test_what_the_gate_needs_cannot_be_imported(
     assert len(output.splitlines()) == 1
 
 
+@pytest.mark.fault(
+    done="PyTorch or numpy, which the gate itself needs, crashes at import",
+    said="trtgate: INVALID (broken): ... cannot be imported: it crashed this process (SIG...); install it again",
+    status="7",
+    kept="nothing was begun",
+)
+@pytest.mark.parametrize(
+    ("module", "does", "command"),
+    [
+        ("numpy", "import os; os.abort()", "compare"),
+        ("torch", "import ctypes; ctypes.string_at(0)", "bench"),
+        pytest.param("torch", "import os; os.abort()", "doctor", marks=pytest.mark.slow),
+    ],
+)
+def test_what_the_gate_needs_crashes_at_import(
+    module: str, does: str, command: str, fault: Fault, tmp_path: Path
+) -> None:
+    status, output = start(tmp_path, module, does, sys.executable, "-m", *COMMANDS[command])
+    fault.check(status, output)
+    assert f"INVALID (broken): {module} cannot be imported: " in output
+    assert len(output.splitlines()) == 1
+
+
+def test_a_crash_of_our_own_at_import_is_no_runtime(tmp_path: Path) -> None:
+    program = "import os\nfrom trtgate.runtimes import importing\nwith importing():\n    os.abort()"
+    assert start(tmp_path, "onnxruntime", NEEDED, sys.executable, "-c", program) == (-6, "")
+
+
 def test_an_error_of_our_own_at_import_is_no_runtime(tmp_path: Path) -> None:
     program = "from trtgate.runtimes import importing\nwith importing():\n    raise ImportError('our own')"
     status, output = start(tmp_path, "onnxruntime", NEEDED, sys.executable, "-c", program)
@@ -281,13 +312,17 @@ def test_an_error_of_our_own_at_import_is_no_runtime(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.fault(
     done="PyTorch hangs at import",
-    said="trtgate: importing the runtimes hangs; this is where, and the run ends without a verdict ... torch.py",
-    status="2",
+    said="trtgate: importing torch hangs; this is where, and the run ends without a verdict ... torch.py",
+    status="7",
     kept="nothing was begun",
 )
-def test_what_the_gate_needs_hangs_at_import(fault: Fault, tmp_path: Path) -> None:
-    program = "from trtgate import runtimes; runtimes.IMPORT_SECONDS = 3.0; import trtgate.plugin"
-    fault.check(*start(tmp_path, "torch", "import time; time.sleep(600)", sys.executable, "-c", program))
+@pytest.mark.parametrize("does", ["while True: pass", "import ctypes; ctypes.CDLL(None).sleep(600)"])
+def test_what_the_gate_needs_hangs_at_import(does: str, fault: Fault, tmp_path: Path) -> None:
+    program = (
+        "from trtgate import limits, runtimes; runtimes.IMPORT_SECONDS = 3.0; limits.GRACE_SECONDS = 1.0; "
+        "import trtgate.plugin"
+    )
+    fault.check(*start(tmp_path, "torch", does, sys.executable, "-c", program))
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", pytest.param("cv2", marks=pytest.mark.slow)])
@@ -307,5 +342,28 @@ def test_what_compares_needs_no_runtime(module: str, does: str, tmp_path: Path) 
     kept="what needs no photos",
 )
 def test_a_test_that_needs_what_cannot_be_imported(fault: Fault, tmp_path: Path) -> None:
-    given = ["--model=efficientnet_lite0", "--engine=pytorch-fp32", "-k=test_latency", f"--plan-cache={tmp_path}/c"]
-    fault.check(*start(tmp_path, "cv2", NEEDED, sys.executable, "-m", "pytest", "bench/", *given))
+    fault.check(*start(tmp_path, "cv2", NEEDED, *reading(tmp_path)))
+
+
+def reading(folder: Path) -> list[str]:
+    """A run that reads photos."""
+    given = ["--model=efficientnet_lite0", "--engine=pytorch-fp32", "-k=test_latency", f"--plan-cache={folder}/c"]
+    return [sys.executable, "-m", "pytest", "bench/", *given]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    done="OpenCV, which reads the photos, crashes at import",
+    said="INVALID (broken): cv2 is broken: importing it crashed its process (SIGABRT)",
+    status="7",
+    kept="what needs no photos",
+)
+def test_a_test_that_needs_what_crashes_at_import(fault: Fault, tmp_path: Path) -> None:
+    fault.check(*start(tmp_path, "cv2", "import os; os.abort()", *reading(tmp_path)))
+
+
+def test_a_graph_is_made_by_what_does_not_crash(tmp_path: Path) -> None:
+    program = "from trtgate.engines import probe; probe.require_sound('onnxruntime')"
+    status, output = start(tmp_path, "onnxruntime", "import os; os.abort()", sys.executable, "-c", program)
+    assert status == 1
+    assert "EngineBroken: onnxruntime is broken: importing it crashed its process (SIGABRT)" in output

@@ -49,7 +49,7 @@ def test_what_hangs_is_named_and_ended(hang: str, fault: Fault) -> None:
 
 def test_what_is_quick_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, expired = Watch(), []
-    monkeypatch.setattr(watch, "_expire", expired.append)
+    monkeypatch.setattr(watch, "_expire", lambda what, _: expired.append(what))
     start = time.process_time()
     for _ in range(2000):
         with watch.within(30.0, "a block"):

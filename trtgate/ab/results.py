@@ -50,7 +50,8 @@ class AbResult:
 @dataclass(frozen=True)
 class AbReport:
     """A whole run: the comparison of all engines, what was left out on both sides and why, and each engine's facts;
-    `given` are the samples of each model."""
+    `not_raced` holds verdicts on those of `left_out` that were asked for by name, `given` are the samples of each
+    model."""
 
     stacks: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, str]
@@ -58,6 +59,7 @@ class AbReport:
     missing: Mapping[Key, Verdict] = field(default_factory=dict)
     added: tuple[Key, ...] = ()
     given: tuple[Samples, ...] = ()
+    not_raced: Mapping[str, Verdict] = field(default_factory=dict)
 
     @property
     def report(self) -> Report:
@@ -67,7 +69,7 @@ class AbReport:
         engines = tuple(each.comparison for each in self.results)
         others = [*self.missing, *self.added, *self.left_out]
         problems = nothing_compared([each.key for each in engines], others)
-        return Report(engines, self.missing, problems, self.added, tuple(changed))
+        return Report(engines, self.missing, {**problems, **self.not_raced}, self.added, tuple(changed))
 
 
 def report_to_json(run: AbReport) -> dict[str, Any]:

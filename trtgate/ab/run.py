@@ -27,6 +27,7 @@ from trtgate.measure.remote import SIDES, Place, as_place, workers
 from trtgate.progress import Progress
 from trtgate.samples import Samples
 from trtgate.settings import Settings
+from trtgate.verdict.outcome import not_raced
 from trtgate.workbench import Workbench
 
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
@@ -66,6 +67,7 @@ def run_ab(
         for size in settings.sizes_of(name)
     }
     left_out = dict(chosen.left_out)
+    refused: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
         given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
         shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
@@ -74,7 +76,7 @@ def run_ab(
             with Workbench(name, settings, progress) as bench:
                 for spec in chosen.both:
                     if not (availability := bench.buildable(spec)).ok:
-                        left_out[f"{name} {spec.id}"] = str(availability)
+                        refused[name, spec.id] = str(availability)
                         continue
                     builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
                     count = max(processes or PROCESSES[settings.device], builds)
@@ -89,13 +91,14 @@ def run_ab(
                         except EngineBroken:
                             raise
                         except EngineUnavailable as error:  # its graph cannot be made here, for neither side
-                            left_out[f"{name} {spec.id}"] = str(error)
+                            refused[name, spec.id] = str(error)
                         except LostEngine as error:
                             progress.say(str(error))
                             missing |= {
                                 (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
                                 for size in bench.batch_sizes
                             }
+    left_out |= {f"{name} {text}": why for (name, text), why in refused.items()}
     added = [
         (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
     ]
@@ -107,4 +110,9 @@ def run_ab(
         missing,
         tuple(added),
         tuple(samples.values()),
+        {
+            f"{name} {text}": not_raced(f"{name} {text}", "--engine", why)
+            for (name, text), why in refused.items()
+            if text in asked and not settings.expectations.acknowledges(name, text)
+        },
     )

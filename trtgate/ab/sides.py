@@ -28,7 +28,7 @@ from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
-from trtgate.tasks.base import Outputs
+from trtgate.tasks.base import Outputs, spoilt_outputs
 from trtgate.tasks.batches import decide_finite
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.tensors import digest_of
@@ -139,11 +139,13 @@ class _Sides:
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
-        changes = [Change(each.metric, None, None, each) for each in answers]
+        changes = (*compared.changes, *(Change(each.metric, None, None, each) for each in answers))
+        if _not_finite_alike(outputs):
+            changes = tuple(replace(each, verdict=judge.not_finite_before(each.verdict)) for each in changes)
         return AbResult(
             comparison=replace(
                 compared,
-                changes=(*compared.changes, *changes),
+                changes=changes,
                 layers=changed_layers(facts["old"]["layer_times"], facts["new"]["layer_times"]),
             ),
             old=_side_facts(records["old"], opened["old"][:builds], facts["old"]),
@@ -341,6 +343,11 @@ def _same(outputs: Mapping[str, Sequence[Outputs]]) -> bool:
     """Whether each build of the new side answers to the last bit what one of the old side does."""
     old, new = (set(map(digest_of, outputs[side])) for side in SIDES)
     return new <= old
+
+
+def _not_finite_alike(outputs: Mapping[str, Sequence[Outputs]]) -> bool:
+    """Whether NaN and infinity stand in each build of the new side where they stand in one of the old side."""
+    return all(any(not spoilt_outputs(old, new) for old in outputs["old"]) for new in outputs["new"])
 
 
 def _without_kept(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from trtgate.build.cache import CachedFile, PlanCache
+from trtgate.engines.probe import require_sound
 from trtgate.graphs import OPSET, export, fold, half, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.kinds import EngineSpec, EngineUnavailable, GraphKind, UserError
@@ -207,6 +208,7 @@ class Graphs:
         """From the cache, or built with progress shown."""
 
         def build_showing(path: Path) -> None:
+            require_sound("onnxruntime")  # which makes some of them, and checks the others
             with self._progress.step(text):
                 build(path)
 

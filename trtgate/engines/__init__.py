@@ -77,8 +77,9 @@ def running_here(found: Iterable[tuple[EngineSpec, Availability]]) -> list[Engin
 
 
 def start_probing(specs: Iterable[EngineSpec], device: Device) -> None:
-    """Begin to find out, in another process, which of these engines' runtimes can be imported."""
-    PROBE.start(runtimes_of(specs, device))
+    """Begin to find out, in another process, which of these engines' runtimes can be imported, and what graphs are made
+    and photos are read with."""
+    PROBE.start([*runtimes_of(specs, device), "onnxruntime", "cv2"])
 
 
 def runtimes_of(specs: Iterable[EngineSpec], device: Device) -> list[str]:

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 
+from trtgate.kinds import EngineBroken
 from trtgate.processes import ending
 
 # For one runtime on a cold disk or a network file system; from a warm cache TensorRT takes 2 s, the others less than 1.
@@ -142,3 +143,9 @@ def _is_installed(module: str) -> bool:
 
 
 PROBE = Probe()
+
+
+def require_sound(module: str) -> None:
+    """To be called before an import in the middle of a run. Raises EngineBroken for what would crash or hang in it."""
+    if module not in sys.modules and (problem := PROBE.problem(module)):
+        raise EngineBroken(f"{module} is broken: {problem}")

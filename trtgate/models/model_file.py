@@ -25,7 +25,7 @@ from trtgate.files import file_digest, require_no_pipe
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
-from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, OnnxFile, Shape, describe, load_graph
+from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, NotRun, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
 from trtgate.samples import ArrayFolder, Samples, Seeded
 from trtgate.signature import BATCH, TensorSpec
@@ -202,8 +202,12 @@ def _of_onnx(
     _require_nodes(path, table)
     found = []
     for shape in shapes or [_shape_of(path, table, constants)]:
-        file = describe(path, shape, constants)
         whole = f"{name}@{shape_name(shape)}" if shapes else name
+        try:
+            file = describe(path, shape, constants)
+        except NotRun as error:
+            error.model, error.alone = whole, not table
+            raise
         recipe, photo_input = _recipe(table, file, constants, folder)
         found.append(
             ModelFile(

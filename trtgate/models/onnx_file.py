@@ -71,6 +71,19 @@ class OnnxFile:
     unbatched: str = ""
 
 
+class NotRun(UserError):
+    """ONNX Runtime cannot run a file, of that digest. `said` is that alone, `model` what the model is called, and
+    `alone` says that no TOML describes it: both are set by who knows."""
+
+    model = ""
+    alone = False
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.said = printable(f"--model {path}: ONNX Runtime cannot run it ({problem})")
+        self.digest = digest_of(path)
+        super().__init__(f"{self.said}; give samples that it takes")
+
+
 def load_graph(path: Path) -> onnx.ModelProto:
     """The file's graph in our form, with its weights. Raises UserError for what is no ONNX file or not whole."""
     try:
@@ -344,8 +357,8 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     """What the file takes and gives at a shape, learnt by running it in a process of its own. `constants` are the
     values of inputs that always have the same.
 
-    Raises UserError for a file that cannot be read, or that ONNX Runtime cannot run; EngineBroken where that crashes or
-    hangs on it, or can run nothing else either.
+    Raises UserError for a file that cannot be read, NotRun for one that ONNX Runtime cannot run; EngineBroken where
+    that crashes or hangs on it, or can run nothing else either.
     """
     model = load_graph(path)
     inputs, limits = inputs_of(model, path, shape), index_limits(model)
@@ -359,7 +372,7 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     if told["problem"]:
         if broken := runs_nothing():
             raise EngineBroken(f"ONNX Runtime is broken: it cannot even run one small convolution ({broken})")
-        raise UserError(f"--model {path}: ONNX Runtime cannot run it ({told['problem']}); give samples that it takes")
+        raise NotRun(path, told["problem"])
     if not told["outputs"]:
         raise UserError(f"--model {path} gives no tensor of numbers; export it with one")
     if not told["batched"]:

@@ -27,12 +27,15 @@ with importing():
     from trtgate.files import path_mistake
     from trtgate.kinds import EngineRefused, UserError, printable
     from trtgate.measure.remote import WorkerError
+    from trtgate.models.onnx_file import NotRun
     from trtgate.options import add_options
     from trtgate.outputs import kept_elsewhere, require_outputs, write_output
     from trtgate.plugin.gate import GATE, Gate, gate_of
+    from trtgate.plugin.lost import lost_reference
     from trtgate.plugin.refusals import (
         SAVING,
         _refuse_overwritten_baseline,
+        _refuse_timer,
         _refuse_what_decides_nothing,
         _refuse_what_lacks,
         _refuse_what_spoils,
@@ -47,7 +50,8 @@ with importing():
     from trtgate.report.page import Page
     from trtgate.report.pages import run_verdicts
     from trtgate.suite import Test
-    from trtgate.verdict.policy import EXIT_INVALID
+    from trtgate.verdict.outcome import Verdict
+    from trtgate.verdict.policy import exit_status
 
 # What the system refuses because of its own state: the user's to mend, as a wrong option is.
 ENVIRONMENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -67,9 +71,14 @@ def mistake_in(error: BaseException) -> str | None:
 NOWHERE = io.StringIO()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if sys.stdout is None:
         sys.stdout = NOWHERE
+    config = pluginmanager.get_plugin("pytestconfig")
+    try:
+        _refuse_timer(list(map(str, config.invocation_params.args)) if config is not None else [])
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
@@ -164,9 +173,10 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         _ = gate.settings  # a wrong option is told now, not in the middle of a run
     except Exception as error:
-        if (told := broken_runtime(error)) is None:
+        told = _lost(config, error.__cause__) if isinstance(error, pytest.UsageError) else broken_runtime(error)
+        if told is None:
             raise
-        pytest.exit(str(told), EXIT_INVALID)
+        pytest.exit(str(told), exit_status([told.outcome]))
     compare = config.getoption("benchmark_compare", [])
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
     try:
@@ -195,6 +205,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(printable(sentence)) from error
     # Its own table then compares with the newest of exactly these files.
     config.option.benchmark_compare = str(files[-1])
+
+
+def _lost(config: pytest.Config, cause: BaseException | None) -> Verdict | None:
+    """What a baseline says of a mistake in the options that may be none."""
+    try:
+        return lost_reference(config, cause) if isinstance(cause, NotRun) else None
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from trtgate.samples import Samples
 from trtgate.settings import Settings
 from trtgate.stack import stack
 from trtgate.thumbnails import own_photos, shipped_photos
-from trtgate.verdict.outcome import Outcome, Reason, Verdict, broken
+from trtgate.verdict.outcome import Outcome, Reason, Verdict, broken, not_raced
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REGRESSED, GOOD, exit_status, more_may_decide
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ class Gate:
         """Decide on an engine whose runtime is there and is broken: nothing passes that leaves it out unasked."""
         if not self.settings.expectations.acknowledges(model, spec.id):
             self._decide(broken(reason))
+
+    def note_asked(self, model: str, spec: EngineSpec, reason: str) -> None:
+        """Decide on an engine that --engine names and that was not measured: nothing passes that leaves it out."""
+        asked = spec.id in self.config.getoption("engine")
+        if asked and not self.settings.expectations.acknowledges(model, spec.id):
+            self._decide(not_raced(f"{model} {spec.id}", "--engine", reason))
 
     def note_broken_by(self, nodeid: str, verdict: Verdict) -> None:
         """Decide on a broken runtime that kept a test from being run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,23 @@ def _require_writable_json(path: object) -> None:
         raise UserError(
             f"--benchmark-json {path} cannot be written; name a file in a folder that is there and writable"
         )
+
+
+def _refuse_timer(arguments: Sequence[str]) -> None:
+    """Raises UserError for a timer that is none, which pytest-benchmark imports as the options are parsed: what that
+    raises nobody tells in a sentence."""
+    option = "--benchmark-timer"
+    given = [after for each, after in itertools.pairwise(arguments) if each == option]
+    given += [each.partition("=")[2] for each in arguments if each.startswith(f"{option}=")]
+    for name in given:
+        module, _, attribute = name.rpartition(".")
+        try:
+            getattr(importlib.import_module(module or "time"), attribute)
+        except Exception as error:
+            told = (
+                f"{option}={name} names no timer ({type(error).__name__}: {error}); leave it out, it times nothing here"
+            )
+            raise UserError(told) from error
 
 
 def _refuse_xdist(config: pytest.Config) -> None:

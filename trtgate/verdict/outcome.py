@@ -85,3 +85,8 @@ class Verdict:
 def broken(message: str) -> Verdict:
     """On a runtime that is installed and cannot do anything, or brings its process down: nothing was measured of it."""
     return Verdict(Outcome.INVALID, Reason.BROKEN, message)
+
+
+def not_raced(what: str, option: str, why: str) -> Verdict:
+    """On what an option names, and what was not measured all the same."""
+    return Verdict(Outcome.INVALID, Reason.NO_RECORDS, f"{what} was asked for ({option}) and not measured: {why}")
