@@ -17,6 +17,7 @@ from trtgate.tasks.detection import (
     boxes_again,
     boxes_from_json,
     pictured_boxes,
+    require_boxes,
 )
 from trtgate.tasks.pictures import Pictured
 from trtgate.tasks.segmentation import Segmentation, SmallMap, ious_at_most, pictured_maps
@@ -75,7 +76,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "pixels" in kept:
         ious_at_most(kept["pixels"], kept["pixels"])
     if "boxes" in kept:
-        boxes_from_json(kept["boxes"])
+        require_boxes(kept["boxes"], summary["n"])
     pictures_in(summary)
 
 
