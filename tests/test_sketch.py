@@ -443,6 +443,15 @@ def test_a_classifiers_reference_keeps_its_answers() -> None:
     assert decide_answers(old, new).outcome is Outcome.REGRESSED
 
 
+@pytest.mark.parametrize("kept", [39, 41])
+def test_boxes_of_other_samples_than_there_are_is_a_damaged_session(kept: int) -> None:
+    task = Detection(from_outputs("boxes", "scores", "", "xyxy"))
+    summary, found = own(task, boxes()), own(task, boxes(kept))["kept"]["boxes"]
+    require_scores(summary)
+    with pytest.raises(ValueError, match=f"boxes are of {kept} samples, and there are 40"):
+        require_scores({**summary, "kept": {**summary["kept"], "boxes": found}})
+
+
 def test_a_reference_whose_boxes_are_a_third_further_is_no_more_the_same() -> None:
     """Half of each is where it was, so that each is found again; as an engine's they would have 10 % of mAP."""
     task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy")), boxes()

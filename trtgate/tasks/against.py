@@ -18,6 +18,7 @@ from trtgate.tasks.detection import (
     boxes_from_json,
     confidence_again,
     pictured_boxes,
+    require_boxes,
 )
 from trtgate.tasks.pictures import Pictured
 from trtgate.tasks.segmentation import (
@@ -86,7 +87,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "ious" in kept:
         lost_classes(kept["ious"], kept["ious"], 0.0)
     if "boxes" in kept:
-        boxes_from_json(kept["boxes"])
+        require_boxes(kept["boxes"], summary["n"])
     pictures_in(summary)
 
 

@@ -414,6 +414,15 @@ def boxes_from_json(values: Mapping[str, Any]) -> list[Detections]:
     return [Detections(each[:, :4], each[:, 4], each[:, 5].astype(np.int64)) for each in parts]
 
 
+def require_boxes(values: Mapping[str, Any], n: int) -> None:
+    """Raises one of `fields.DAMAGED` unless the detections are of all `n` samples, or of as many as could be kept."""
+    found = boxes_from_json(values)
+    # How many the next one has is not known; one that alone has half of what can be kept has not been seen.
+    full = 2 * sum(len(each.labels) for each in found) >= MOST_BOXES
+    if len(found) > n or (len(found) < n and not full):
+        raise ValueError(f"boxes are of {len(found)} samples, and there are {n}")
+
+
 LARGEST_LABEL = 2.0**62
 
 # Of one sample's to be shown, what differs first: more than can be told apart in a small picture.
