@@ -49,6 +49,7 @@ from trtgate.measure import remote
 from trtgate.measure import worker as serving
 from trtgate.measure.race import NoMonitor, Race
 from trtgate.measure.remote import Worker, WorkerError
+from trtgate.models.model_file import read_models
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
@@ -56,7 +57,7 @@ from trtgate.settings import Settings
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.workbench import Workbench
 
-from . import small_classifier
+from . import networks, small_classifier
 from .faults.table import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -660,6 +661,25 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
     assert report.left_out == {
         "efficientnet_lite0 onnxruntime-int8": "onnxruntime cannot be built: nothing to quantise"
     }
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_batch_size_that_the_reference_cannot_run_is_no_pass_where_it_was_asked_for(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = networks.save(networks.heads(batch=1, height=16, width=16), tmp_path / "heads.onnx")
+    [(name, model)] = read_models([str(path)], []).items()
+    assert model.file is not None
+    file = replace(model.file, unbatched="CUDNN_STATUS_EXECUTION_FAILED")
+    settings = Settings(
+        models=(name,), files={name: replace(model, file=file)}, batch_sizes=(1, 8), sizes_asked=asked, engines=()
+    )
+    monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
+    monkeypatch.setattr(ab_run, "choose_engines", lambda *_: Chosen({"old": {}, "new": {}}, (), {}, {}, {}))
+    report = run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    assert f"{name} at batch 8" in report.left_out
+    told = report.report.problems.get(name)
+    assert (told is not None and told.outcome is Outcome.INVALID) is asked
 
 
 @pytest.mark.slow

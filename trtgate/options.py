@@ -149,6 +149,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         files=files,
         engines=with_required(chosen, require, device, tuple(references)),
         batch_sizes=batch_sizes,
+        sizes_asked=bool(get("batch_size")),
         streams=get("streams"),
         reuse_timing_cache=get("reuse_timing_cache"),
         rebuild=get("rebuild"),

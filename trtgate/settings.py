@@ -12,6 +12,7 @@ from trtgate.expectations import Expectations, read_expectations
 from trtgate.kinds import REFERENCE, Device, EngineSpec
 from trtgate.stack import usable_threads
 from trtgate.tasks.classification import Classification
+from trtgate.verdict.outcome import Verdict, not_raced
 
 if TYPE_CHECKING:
     from trtgate.models.model_file import ModelFile
@@ -29,6 +30,8 @@ class Settings:
     device: Device = "cpu"
     engines: tuple[EngineSpec, ...] = field(default_factory=lambda: tuple(map(parse_spec, DEFAULT_ENGINES["cpu"])))
     batch_sizes: tuple[int, ...] = (1,)
+    # Whether they were asked for, and are not the default.
+    sizes_asked: bool = False
     streams: int = 1
     reuse_timing_cache: bool = False
     rebuild: bool = False
@@ -64,6 +67,15 @@ class Settings:
         """What is not run of a model, and why: the batch sizes that it does not take."""
         sizes = sorted(set(self.batch_sizes) - set(self.sizes_of(model)))
         return {f"{model} at batch {', '.join(map(str, sizes))}": self.unbatched(model)} if sizes else {}
+
+    def not_batched(self, model: str) -> Verdict | None:
+        """On batch sizes that were asked for, for which a file leaves room and which its reference cannot run: nothing
+        passes that leaves them out without a word."""
+        file = self.files[model].file if model in self.files else None
+        sizes = [str(size) for size in self.batch_sizes if size > 1]
+        if file is None or not file.unbatched or not sizes or not self.sizes_asked:
+            return None
+        return not_raced(f"{model} at batch {', '.join(sizes)}", "--batch-size", self.unbatched(model))
 
     def task(self, model: str) -> str:
         """The name of a model's task."""

@@ -234,7 +234,7 @@ def test_a_run_whose_reference_crashes(command: list[str], fault: Fault, tmp_pat
             ["1", "4"],
             marks=pytest.mark.fault(
                 done="ONNX Runtime cannot run batches of a file whose batch is open, and --batch-size 1 and 4",
-                said="INVALID (no_records): heads.onnx: batch 4 was not measured, for which the file leaves room: "
+                said="INVALID (no_records): heads.onnx at batch 4 was asked for (--batch-size) and not measured: "
                 "ONNX Runtime cannot run it in batches (CUDNN_STATUS_EXECUTION_FAILED)",
                 status="7",
                 kept="batch 1",

@@ -111,8 +111,11 @@ def run_ab(
         tuple(added),
         tuple(samples.values()),
         {
-            f"{name} {text}": not_raced(f"{name} {text}", "--engine", why)
-            for (name, text), why in refused.items()
-            if text in asked and not settings.expectations.acknowledges(name, text)
+            **{name: verdict for name in settings.models if (verdict := settings.not_batched(name))},
+            **{
+                f"{name} {text}": not_raced(f"{name} {text}", "--engine", why)
+                for (name, text), why in refused.items()
+                if text in asked and not settings.expectations.acknowledges(name, text)
+            },
         },
     )

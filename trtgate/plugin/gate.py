@@ -117,16 +117,9 @@ class Gate:
         self._decide(verdict)
 
     def note_unbatched(self, model: str) -> None:
-        """Decide on batch sizes that were asked for, for which a file leaves room and which its reference cannot run:
-        nothing passes that leaves them out without a word."""
-        file = self.settings.files[model].file if model in self.settings.files else None
-        sizes = [str(size) for size in self.config.getoption("batch_size") if size > 1]
-        if file is not None and file.unbatched and sizes:
-            message = (
-                f"{model}: batch {', '.join(dict.fromkeys(sizes))} was not measured, for which the file leaves room: "
-                f"{self.settings.unbatched(model)}"
-            )
-            self._decide(Verdict(Outcome.INVALID, Reason.NO_RECORDS, message))
+        """Decide on batch sizes that were asked for and that a model's reference cannot run."""
+        if verdict := self.settings.not_batched(model):
+            self._decide(verdict)
 
     def _decide(self, verdict: Verdict) -> None:
         """Keep a verdict on no single test, once."""
