@@ -42,3 +42,36 @@ def test_a_stall_in_one_arm_alone_is_a_regression_after_eight_rounds() -> None:
     new = [np.where(np.arange(48) % 12 == 0, 2.0, 1.0) * (1.0 + 0.01 * rng.random(48)) for _ in range(8)]
     assert tails.decide_tails(old, new, delta=0.25).outcome is Outcome.REGRESSED
     assert tails.decide_tails(old, [block[::-1] for block in old], delta=0.25).outcome is Outcome.PASS
+
+
+def arms_with_bursts(rng: np.random.Generator, rounds: int, calls: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two arms alike; a neighbour spoils a part of one block in eight, of either."""
+    arms: list[list[np.ndarray]] = [[], []]
+    for _ in range(rounds):
+        for arm in arms:
+            block = 1.0 + 0.05 * np.abs(rng.standard_normal(calls))
+            if rng.random() < 1 / 8:
+                block[: int(rng.integers(1, calls // 3))] *= rng.uniform(1.5, 5.0)
+            arm.append(block)
+    return arms[0], arms[1]
+
+
+def test_bursts_that_spoil_rounds_of_either_arm_leave_a_long_race_decided() -> None:
+    rng = np.random.default_rng(1)
+    same, slowed = [], []
+    for _ in range(30):
+        old, new = arms_with_bursts(rng, 60, 96)
+        same.append(tails.decide_tails(old, new, delta=0.25).outcome)
+        stalled = [np.where(rng.random(96) < 0.02, 2.0, 1.0) * block for block in new]
+        slowed.append(tails.decide_tails(old, stalled, delta=0.25).outcome)
+    assert same.count(Outcome.REGRESSED) == 0
+    assert same.count(Outcome.PASS) >= 24
+    assert slowed.count(Outcome.PASS) == 0
+    assert slowed.count(Outcome.REGRESSED) >= 24
+
+
+def test_what_is_in_a_few_rounds_of_one_arm_alone_does_not_pass() -> None:
+    rng = np.random.default_rng(2)
+    old = [1.0 + 0.01 * rng.random(96) for _ in range(60)]
+    new = [np.where(np.arange(96) < (40 if index % 6 == 0 else 0), 5.0, 1.0) * block for index, block in enumerate(old)]
+    assert tails.decide_tails(old, new, delta=0.25).outcome is Outcome.INCONCLUSIVE

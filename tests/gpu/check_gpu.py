@@ -143,7 +143,7 @@ def stand_in_tensorrt(refuses: bool = False) -> Any:
 def kernel_engine(refuses: bool = False) -> Iterator[TensorRTEngine]:
     """TensorRTEngine around the kernel."""
     run.trt = stand_in_tensorrt(refuses)  # type: ignore[assignment]
-    run.logger_class = lambda: _PlainLogger  # type: ignore[assignment]
+    run.fresh_logger = _PlainLogger
     run.require_own_plan = lambda plan: "a kernel"
     run.runtime_settings = lambda engine: None
     with TensorRTEngine(parse_spec("tensorrt-fp16"), bytes(32), SIZES, small_classifier.signature(CROP), ()) as engine:
@@ -154,6 +154,9 @@ class _PlainLogger:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
 
 def batch(size: int) -> dict[str, np.ndarray]:

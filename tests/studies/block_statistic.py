@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataclasses import replace
 
-from trtgate.commands.selftest import SAME, short_warm_up, slowed_arm
+from trtgate.commands.selftest import SAME, slowed_arm, trial_of
 from trtgate.engines import parse_spec
 from trtgate.measure.race import SCHEDULES, Race, run_race
 from trtgate.options import add_options, read_settings
@@ -70,7 +70,7 @@ def main() -> None:
     with Workbench(settings.models[0], settings, progress) as bench:
         engine, batch = bench.engine(parse_spec(options.engine[0])), bench.batch(settings.batch_sizes[0])
         arms = [slowed_arm(name, engine, batch, SAME.waits(0.0)) for name in ("old", "new")]
-        schedule = short_warm_up(SCHEDULES[settings.device])
+        schedule = trial_of(SCHEDULES[settings.device])
         races: dict[int, list[Race]] = {parts: [] for parts in PARTS}
         load = subprocess.Popen(burner) if options.load else None
         try:

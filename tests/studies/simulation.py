@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from trtgate.measure.race import Schedule
 from trtgate.verdict import Outcome
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.paired import LOOKS, decide_paired
+from trtgate.verdict.paired import decide_paired
 from trtgate.verdict.policy import holm, more_may_decide, worst
 from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions
 from trtgate.verdict.sessions import LOOKS as LOOKS_AT_PROCESSES
@@ -80,8 +81,9 @@ def paired_arms(rng: np.random.Generator, noise: Noise, effect: float, rounds: i
 
 def paired_outcome(rng: np.random.Generator, noise: Noise, effect: float) -> Outcome:
     """As the gate does it: a race that goes on from look to look while it is inconclusive."""
-    old, new = paired_arms(rng, noise, effect, max(LOOKS))
-    for look in LOOKS:
+    schedule = Schedule()
+    old, new = paired_arms(rng, noise, effect, schedule.rounds)
+    for look in schedule.looks:
         outcome = decide_paired(old[:look], new[:look], delta=DELTA).outcome
         if outcome is not Outcome.INCONCLUSIVE:
             break

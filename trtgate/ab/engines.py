@@ -24,15 +24,18 @@ class Chosen:
 
 
 def require_apart(described: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises UserError where two environments load a runtime from one file: neither side would be raced with its own.
+    """Raises UserError where two environments load all of an engine's runtime from the same files: neither side would
+    be raced with its own.
 
     A python that only sets variables for another one is of the same environment, and meant so.
     """
     old, new = (described[side] for side in SIDES)
     if old["prefix"] == new["prefix"]:
         return
-    for module, place in old["modules"].items():
-        if new["modules"].get(module) == place:
+    for text, engine in old["engines"].items():
+        places = {module: place for module, place in engine["places"].items() if place}
+        if places and places == new["engines"][text]["places"]:
+            module, place = next(iter(places.items()))
             raise UserError(
                 f"--old and --new both load {module} from {place}; install it in each environment, unset PYTHONPATH, "
                 "set PYTHONNOUSERSITE=1 and leave folders that hold a runtime, or name other engines with --engine"

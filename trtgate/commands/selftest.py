@@ -44,15 +44,18 @@ from trtgate.report.words import milliseconds
 from trtgate.signature import Tensors
 from trtgate.verdict.metrics import BY_NAME, decide
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.paired import Floats, decide_paired, interval
+from trtgate.verdict.paired import LOOKS, Floats, decide_paired, interval
 from trtgate.verdict.policy import EXIT_INCONCLUSIVE, GOOD, exit_status, worst
 from trtgate.verdict.shape import STATISTICS
 from trtgate.workbench import Workbench
 
 
-def short_warm_up(schedule: Schedule) -> Schedule:
-    """The engine is warm after its first race; later ones only need to settle."""
-    return dataclasses.replace(schedule, warm_up_seconds=0.05, warm_up_limit_seconds=1.0, fewest_calls=TAIL_CALLS)
+def trial_of(schedule: Schedule) -> Schedule:
+    """A trial's schedule: the engine is warm after its first race, and one process has nothing but more rounds to tell
+    what they leave open."""
+    return dataclasses.replace(
+        schedule, warm_up_seconds=0.05, warm_up_limit_seconds=1.0, fewest_calls=TAIL_CALLS, rounds=max(LOOKS)
+    )
 
 
 # The smallest delta is the one at which this share of A/A races would have passed.
@@ -233,7 +236,7 @@ def run_selftest(
     latency = run_race([plain], dataclasses.replace(schedule, rounds=3)).latency("old")
     counts = {SAME: races[0], **dict.fromkeys(slowdowns, races[1])}
     arms = {each: slowed_arm("new", engine, batch, each.waits(latency)) for each in counts}
-    schedule = short_warm_up(schedule)
+    schedule = trial_of(schedule)
     trials: dict[Slowdown, list[Trial]] = {each: [] for each in counts}
     turns = [each for index in range(max(races)) for each, count in counts.items() if index < count]
 

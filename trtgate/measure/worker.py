@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 
 def place_of(module: str) -> str | None:
-    """The file or folder that `module` would be imported from, links followed; None if it is not installed."""
-    spec = importlib.util.find_spec(module)
+    """The file or folder that a module's package would be imported from, links followed; None if there is none."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
     if spec is None:
         return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
@@ -67,14 +67,14 @@ class Worker:
         return self._batch
 
     def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
-        """The stack, of each engine whether it is available here, and where this Python and the runtimes are."""
-        specs = [EngineSpec.parse(text) for text in engines]
+        """The stack, of each engine whether it is available here and where its runtime's modules are, and this Python's
+        environment."""
         found = {}
-        for spec in specs:
+        for spec in map(EngineSpec.parse, engines):
             availability = available(spec, device)
-            found[spec.id] = {"ok": availability.ok, "reason": str(availability)}
-        modules = {module: place for module in runtimes_of(specs, device) if (place := place_of(module))}
-        return {"stack": stack(device=device), "engines": found, "prefix": sys.prefix, "modules": modules}
+            places = {module: place_of(module) for module in runtimes_of([spec], device)}
+            found[spec.id] = {"ok": availability.ok, "reason": str(availability), "places": places}
+        return {"stack": stack(device=device), "engines": found, "prefix": sys.prefix}
 
     def open(self, **job: Any) -> dict[str, Any]:
         """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first

@@ -521,8 +521,8 @@ def _decide_builds(metric: Metric, old: Floats, new: Floats, delta: float, floor
     differ by.
     """
     before, after = (np.unique(side) for side in (old, new))
-    largest = np.sort(old)[-2:] if old.size > 2 else before[-1:]
-    usual = largest[0] if largest[-1] > largest[0] * (1 + delta) else largest[-1]
+    last = np.sort(old)[-2:] if old.size > 2 else before[-1:]
+    usual = last[0] if last[-1] > last[0] * (1 + delta) else last[-1]
     change, more = float(np.log(after[-1] / usual)), float(after[-1] - usual)
     builds = f"from {after.size} against {before.size} builds"
     largest = f"{change_text(change)} ({metric.words.amount(more)}) at most, {builds}"

@@ -1,11 +1,15 @@
-"""The slowest calls of two interleaved arms: all iterations of both, resampled by rounds.
+"""The slowest calls of two interleaved arms.
 
-A round is too short to have a tail, so the rounds cannot be the sample. They are what is drawn with replacement, both
-arms of a round together (the cluster bootstrap: Davison and Hinkley, *Bootstrap Methods and their Application*, 3.8),
-and the tail is taken over all iterations of what was drawn. The percentile interval of a few rounds is too short, as
-one with a normal quantile and the variance of n in place of n - 1 would be; it is stretched by what that lacks (the
+Few rounds, or short ones, have no tail of their own, and cannot be the sample. They are what is drawn with replacement,
+both arms of a round together (the cluster bootstrap: Davison and Hinkley, *Bootstrap Methods and their Application*,
+3.8), and the tail is taken over all iterations of what was drawn. The percentile interval of a few rounds is too short,
+as one with a normal quantile and the variance of n in place of n - 1 would be; it is stretched by what that lacks (the
 expanded percentile interval: Hesterberg, *What Teachers Should Know About the Bootstrap*, The American Statistician
 2015).
+
+Where the rounds are many and long enough, each group of them has a tail, and the groups are judged as rounds are
+elsewhere: a neighbour that spoils a few rounds of either arm widens a mean's interval, and a median's hardly. A median
+is blind to what is in a few rounds of one arm alone, so the change over all iterations lies within the bounds, too.
 """
 
 from __future__ import annotations
@@ -20,7 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.paired import SLOWER, Bounds, Words, bound_error, decide_by_bounds, require_times
+from trtgate.verdict.paired import (
+    SLOWER,
+    Bounds,
+    Words,
+    bound_error,
+    decide_by_bounds,
+    interval,
+    require_times,
+    sign_test,
+)
 from trtgate.verdict.sessions import student_tail
 from trtgate.verdict.shape import tail_mean
 
@@ -29,6 +42,10 @@ Floats = npt.NDArray[np.float64]
 # Enough for the 0.4 % quantile of 8 rounds to move by less than a tenth of the interval between seeds; the later looks'
 # quantiles then lie among the outermost draws.
 DRAWS = 2000
+# A group of rounds has a tail of its own from so many calls of each arm on; and so few groups have bounds that are not
+# their outermost, at any look.
+GROUP_CALLS = 80
+FEWEST_GROUPS = 30
 # Fewer rounds hardly differ from one another, and the interval would be too short.
 MIN_ROUNDS = 8
 
@@ -52,15 +69,51 @@ def decide_tails(
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{len(old)} rounds are too few for a verdict")
     for block in (*old, *new):
         require_times(block)
+    first, second = (tail_mean(np.concatenate(side)) for side in (old, new))
+    plain = (math.log(second / first), second - first)
+    together = -(-GROUP_CALLS // min(block.size for block in (*old, *new)))
+    groups = len(old) // together
+    if groups < FEWEST_GROUPS:
+        return _by_drawing(old, new, plain, delta, absolute_floor, words)
+    before, after = (_by_group(side, groups) for side in (old, new))
+    changes = np.log(after / before)
+    verdict = decide_by_bounds(
+        _around(changes, plain[0], len(old)),
+        _around(after - before, plain[1], len(old)),
+        delta,
+        absolute_floor,
+        words=words,
+    )
+    return replace(verdict, p=sign_test(changes))
+
+
+def _by_group(blocks: Sequence[Floats], groups: int) -> Floats:
+    """The tail of each group of rounds, which lie as far apart as they can: what lasts is in all of them."""
+    return np.array([tail_mean(np.concatenate(blocks[start::groups])) for start in range(groups)])
+
+
+def _around(changes: Floats, plain: float, rounds: int) -> Bounds:
+    """The groups' median and its bounds, by what a look after so many rounds may err, with the plain change within."""
+    estimate, low, high = interval(changes, bound_error(rounds))
+    return Bounds(estimate, min(low, plain), max(high, plain))
+
+
+def _by_drawing(
+    old: Sequence[Floats],
+    new: Sequence[Floats],
+    plain: tuple[float, float],
+    delta: float,
+    absolute_floor: float,
+    words: Words,
+) -> Verdict:
+    """By the bootstrap; `plain` is the change over all iterations, as a log ratio and in seconds."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(old), size=(DRAWS, len(old)))
     before, after = _tails(old, draws), _tails(new, draws)
-    plain = np.arange(len(old))[None, :]
-    first, second = _tails(old, plain)[0], _tails(new, plain)[0]
     changes, amounts = np.log(after / before), after - before
     verdict = decide_by_bounds(
-        _bounds(float(np.log(second / first)), changes, len(old)),
-        _bounds(float(second - first), amounts, len(old)),
+        _bounds(plain[0], changes, len(old)),
+        _bounds(plain[1], amounts, len(old)),
         delta,
         absolute_floor,
         words=words,
