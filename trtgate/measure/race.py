@@ -7,6 +7,7 @@ Pure scheduling: an arm is a name and a function that times n back-to-back infer
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -57,6 +58,9 @@ class Schedule:
     # So one call is enough of an engine that is slower than this.
     lead_in_iterations: int = 2
     lead_in_seconds: float = 0.04
+    # Two threads that woke on one core are parted at the scheduler's next tick, 4 ms later where it has 250 a second:
+    # of an engine of 0.5 ms, raced in turns of processes, every tenth block had a call of 4 ms and more just there.
+    settling_seconds: float = 0.01
     warm_up_iterations: int = 10
     warm_up_seconds: float = 0.5
     warm_up_limit_seconds: float = 5.0
@@ -97,7 +101,7 @@ def briefly(schedule: Schedule) -> Schedule:
 # A GPU's iterations are short, and nothing but its clock and its own scheduler comes between them.
 SCHEDULES: Mapping[Device, Schedule] = {
     "cpu": Schedule(),
-    "cuda": Schedule(block_seconds=0.05, warm_up_seconds=0.2, statistic=BLOCK_STATISTIC["cuda"]),
+    "cuda": Schedule(block_seconds=0.05, warm_up_seconds=0.2, settling_seconds=0.0, statistic=BLOCK_STATISTIC["cuda"]),
 }
 
 
@@ -328,4 +332,7 @@ def block_length(latency: float, schedule: Schedule, share: float = 1.0) -> int:
 
 def lead_in(latency: float, schedule: Schedule) -> int:
     """Iterations that come before each block of an arm of that latency in seconds, and do not count."""
-    return min(schedule.lead_in_iterations, 1) if latency >= schedule.lead_in_seconds else schedule.lead_in_iterations
+    if latency >= schedule.lead_in_seconds or not schedule.lead_in_iterations:
+        return min(schedule.lead_in_iterations, 1)
+    settling = math.ceil(schedule.settling_seconds / latency) if latency > 0 else 0
+    return max(schedule.lead_in_iterations, settling)
