@@ -11,6 +11,7 @@ from trtgate.measure.remote import SIDES
 from trtgate.records import from_race
 from trtgate.verdict.metrics import BY_NAME, Sample, decide
 from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.paired import LOOKS
 from trtgate.verdict.policy import more_may_decide
 
 # Of one process, whose side has several.
@@ -28,12 +29,11 @@ def schedule_for(device: Device, processes: int, rounds: int | None) -> Schedule
     usual = SCHEDULES[device]
     return replace(
         usual,
-        rounds=rounds or usual.rounds,
+        rounds=rounds or max(LOOKS),
         block_seconds=usual.block_seconds / processes,
         block_iterations=BLOCK_ITERATIONS,
         block_limit_seconds=BLOCK_LIMIT_SECONDS,
         warm_up_seconds=usual.warm_up_seconds / processes,
-        lead_in_iterations=0,
         passes=1,
         alike=True,
         fewest_calls=TAIL_CALLS // processes,

@@ -22,7 +22,7 @@ from trtgate.kinds import Block, EngineSpec, PrecisionAudit
 from trtgate.layers import changed_layers
 from trtgate.limits import LOAD_SECONDS
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import SCHEDULES, Arm, Race, Schedule, lead_in, run_race
+from trtgate.measure.race import Arm, Race, Schedule, run_race
 from trtgate.measure.remote import SIDES, Sides, WorkerError
 from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
@@ -212,18 +212,13 @@ class _Sides:
             worker = self._workers[side][index]
             self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
-            latency = 0.0
-
-            def block(n: int) -> Block:
-                nonlocal latency
+            def led(lead_in: int, n: int) -> Block:
                 with turns.of(worker.pid):
-                    worker.block(spec.id, lead_in(latency, SCHEDULES[device]))
-                    found = worker.block(spec.id, n)
+                    found = worker.block(spec.id, n, lead_in)
                     worker.ask("rest")
-                    latency = float(np.median(found.seconds))
                     return found
 
-            return Arm(f"{side} {index + 1}", block)
+            return Arm(f"{side} {index + 1}", lambda n: led(0, n), led=led)
 
         def undecided(race: Race) -> bool:
             settings = self._bench.settings

@@ -17,11 +17,11 @@ from trtgate.commands.common import (
 )
 from trtgate.kinds import UserError
 from trtgate.measure.containers import choose_side
-from trtgate.measure.race import Schedule
 from trtgate.measure.remote import SIDES
 from trtgate.options import add_options
 from trtgate.progress import console_progress
 from trtgate.report.pages import ab_page, comparison_verdicts
+from trtgate.verdict.paired import LOOKS
 from trtgate.verdict.policy import exit_status
 
 
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         text = f"python of the {side} environment, or a container image with its tag"
         parser.add_argument(f"--{side}", required=True, metavar="PYTHON|IMAGE", help=text)
     add_options(parser.add_argument)
-    parser.add_argument("--rounds", type=positive, metavar="R", help=f"default {Schedule.rounds}")
+    parser.add_argument("--rounds", type=positive, metavar="R", help=f"at most; default {max(LOOKS)}")
     parser.add_argument(
         "--rebuilds",
         type=positive,

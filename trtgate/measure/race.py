@@ -109,12 +109,22 @@ SCHEDULES: Mapping[Device, Schedule] = {
 class Arm:
     """One engine in a race; `block(n)` times n back-to-back inferences.
 
-    `share` is how much of a block's usual time it gets.
+    `share` is how much of a block's usual time it gets. `led(k, n)` does the same after k that do not count, of an arm
+    in another process: it would sleep between two requests, and its threads would be placed anew.
     """
 
     name: str
     block: Callable[[int], Block]
     share: float = 1.0
+    led: Callable[[int, int], Block] | None = None
+
+    def after(self, lead_in: int, n: int) -> Block:
+        """A block of n after `lead_in` inferences that do not count."""
+        if self.led is not None:
+            return self.led(lead_in, n)
+        if lead_in:
+            self.block(lead_in)
+        return self.block(n)
 
 
 class Monitor(Protocol):
@@ -286,9 +296,7 @@ def _timed_round(
     for index in range(schedule.passes):
         for arm in order if index % 2 == 0 else reversed(order):
             rest()
-            if lead_ins[arm.name]:
-                arm.block(lead_ins[arm.name])
-            parts[arm.name].append(arm.block(-(-lengths[arm.name] // schedule.passes)))
+            parts[arm.name].append(arm.after(lead_ins[arm.name], -(-lengths[arm.name] // schedule.passes)))
             sample()
     return {name: _joined(some) for name, some in parts.items()}
 
@@ -332,7 +340,7 @@ def block_length(latency: float, schedule: Schedule, share: float = 1.0) -> int:
 
 def lead_in(latency: float, schedule: Schedule) -> int:
     """Iterations that come before each block of an arm of that latency in seconds, and do not count."""
-    if latency >= schedule.lead_in_seconds or not schedule.lead_in_iterations:
+    if latency >= schedule.lead_in_seconds:
         return min(schedule.lead_in_iterations, 1)
     settling = math.ceil(schedule.settling_seconds / latency) if latency > 0 else 0
     return max(schedule.lead_in_iterations, settling)

@@ -241,11 +241,11 @@ class Spread:
                 fresh[spec.id] = worker.ask("open", **self._job(spec, module, samples))["fresh"]
 
         def arm(name: str, share: float = 1.0) -> Arm:
-            def block(n: int) -> Block:
+            def led(lead_in: int, n: int) -> Block:
                 self._at = name
-                return worker.block(name, n)
+                return worker.block(name, n, lead_in)
 
-            return Arm(name, block, share)
+            return Arm(name, lambda n: led(0, n), share, led)
 
         # The driver holds the GPU too; on a CPU its own time is counted anyway.
         ours = [worker.pid, *([os.getpid()] if settings.device == "cuda" else [])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -133,10 +134,14 @@ class Worker:
         self._batch = signature.join(list(itertools.islice(itertools.cycle(given), size)), size)
         return {}
 
-    def block(self, arm: str, n: int) -> dict[str, Any]:
-        """Time n inferences of an engine on the batch that is bound, or n times a control's work."""
+    def block(self, arm: str, n: int, lead_in: int) -> dict[str, Any]:
+        """Time n inferences of an engine on the batch that is bound, or n times a control's work, after `lead_in` that
+        do not count."""
         control = self._controls.get(arm)
-        block = control.block(n) if control else self._engines[arm].block(n, self.batch)
+        run = control.block if control else functools.partial(self._engines[arm].block, inputs=self.batch)
+        if lead_in:
+            run(lead_in)
+        block = run(n)
         second = block.end_to_end
         return {"seconds": block.seconds.tolist(), "end_to_end": None if second is None else second.tolist()}
 

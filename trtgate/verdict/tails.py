@@ -7,9 +7,10 @@ as one with a normal quantile and the variance of n in place of n - 1 would be; 
 expanded percentile interval: Hesterberg, *What Teachers Should Know About the Bootstrap*, The American Statistician
 2015).
 
-Where the rounds are many and long enough, each group of them has a tail, and the groups are judged as rounds are
-elsewhere: a neighbour that spoils a few rounds of either arm widens a mean's interval, and a median's hardly. A median
-is blind to what is in a few rounds of one arm alone, so the change over all iterations lies within the bounds, too.
+Where the rounds are many and long enough, each group of them has a tail, too, and the groups are judged as rounds are
+elsewhere: a neighbour that spoils a few rounds of either arm widens a mean's interval, and a median's hardly; rare
+stalls that lie in every third group do the opposite. So both are asked, each with half of what may err. A median is
+blind to what is in a few rounds of one arm alone, so the change over all iterations lies within its bounds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -72,19 +73,43 @@ def decide_tails(
     first, second = (tail_mean(np.concatenate(side)) for side in (old, new))
     plain = (math.log(second / first), second - first)
     together = -(-GROUP_CALLS // min(block.size for block in (*old, *new)))
-    groups = len(old) // together
+    groups, error = len(old) // together, bound_error(len(old))
     if groups < FEWEST_GROUPS:
-        return _by_drawing(old, new, plain, delta, absolute_floor, words)
+        return _decided(_by_drawing(old, new, plain, error), delta, absolute_floor, words)
+    # Each may err by half.
+    both = [
+        _decided(found, delta, absolute_floor, words)
+        for found in (_by_groups(old, new, plain, groups, error / 2), _by_drawing(old, new, plain, error / 2))
+    ]
+    chosen = min(both, key=lambda verdict: DECIDED.index(verdict.outcome))
+    known = [verdict.p for verdict in both if verdict.p is not None]
+    return replace(chosen, p=min(1.0, 2 * min(known)) if known else None)
+
+
+# What counts of two ways to judge the same calls.
+DECIDED = (Outcome.REGRESSED, Outcome.PASS, Outcome.IMPROVED, Outcome.INCONCLUSIVE)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """How much longer the slowest calls take: as a log ratio, in seconds, and the p of no change."""
+
+    change: Bounds
+    amount: Bounds
+    p: float | None
+
+
+def _decided(found: _Found, delta: float, absolute_floor: float, words: Words) -> Verdict:
+    return replace(decide_by_bounds(found.change, found.amount, delta, absolute_floor, words=words), p=found.p)
+
+
+def _by_groups(
+    old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], groups: int, alpha: float
+) -> _Found:
+    """By the ratios of groups of rounds; `plain` is the change over all iterations, as a log ratio and in seconds."""
     before, after = (_by_group(side, groups) for side in (old, new))
     changes = np.log(after / before)
-    verdict = decide_by_bounds(
-        _around(changes, plain[0], len(old)),
-        _around(after - before, plain[1], len(old)),
-        delta,
-        absolute_floor,
-        words=words,
-    )
-    return replace(verdict, p=sign_test(changes))
+    return _Found(_around(changes, plain[0], alpha), _around(after - before, plain[1], alpha), sign_test(changes))
 
 
 def _by_group(blocks: Sequence[Floats], groups: int) -> Floats:
@@ -92,38 +117,27 @@ def _by_group(blocks: Sequence[Floats], groups: int) -> Floats:
     return np.array([tail_mean(np.concatenate(blocks[start::groups])) for start in range(groups)])
 
 
-def _around(changes: Floats, plain: float, rounds: int) -> Bounds:
-    """The groups' median and its bounds, by what a look after so many rounds may err, with the plain change within."""
-    estimate, low, high = interval(changes, bound_error(rounds))
+def _around(changes: Floats, plain: float, alpha: float) -> Bounds:
+    """The groups' median and its bounds, with the plain change within them."""
+    estimate, low, high = interval(changes, alpha)
     return Bounds(estimate, min(low, plain), max(high, plain))
 
 
-def _by_drawing(
-    old: Sequence[Floats],
-    new: Sequence[Floats],
-    plain: tuple[float, float],
-    delta: float,
-    absolute_floor: float,
-    words: Words,
-) -> Verdict:
-    """By the bootstrap; `plain` is the change over all iterations, as a log ratio and in seconds."""
+def _by_drawing(old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], alpha: float) -> _Found:
+    """By the bootstrap."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(old), size=(DRAWS, len(old)))
     before, after = _tails(old, draws), _tails(new, draws)
-    changes, amounts = np.log(after / before), after - before
-    verdict = decide_by_bounds(
-        _bounds(plain[0], changes, len(old)),
-        _bounds(plain[1], amounts, len(old)),
-        delta,
-        absolute_floor,
-        words=words,
+    changes, rounds = np.log(after / before), len(old)
+    spread = float(np.std(changes)) * math.sqrt(rounds / (rounds - 1))
+    return _Found(
+        _stretched(plain[0], changes, rounds, alpha),
+        _stretched(plain[1], after - before, rounds, alpha),
+        student_tail(float(np.mean(changes)) / spread, rounds - 1) if spread else None,
     )
-    spread = float(np.std(changes)) * math.sqrt(len(old) / (len(old) - 1))
-    return replace(verdict, p=student_tail(float(np.mean(changes)) / spread, len(old) - 1) if spread else None)
 
 
-def _bounds(estimate: float, drawn: Floats, rounds: int) -> Bounds:
-    alpha = bound_error(rounds)
+def _stretched(estimate: float, drawn: Floats, rounds: int, alpha: float) -> Bounds:
     low, high = (estimate + stretch(rounds, alpha) * (float(each) - estimate)
                  for each in np.quantile(drawn, [alpha, 1 - alpha]))  # fmt: skip
     return Bounds(estimate, low, high)
