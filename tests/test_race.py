@@ -44,10 +44,23 @@ def test_rounds_go_there_and_back_and_odd_ones_the_other_way() -> None:
 
 
 def test_the_lead_in_is_not_counted() -> None:
-    a = Scripted("a", 1e-3)
+    a, slow = Scripted("a", 1e-3), Scripted("slow", 10e-3)
     race = run_race([a.arm], QUICK)
     assert sum(block.size for block in race.blocks["a"]) == 3 * 10
-    assert a.sizes[-2:] == [QUICK.lead_in_iterations, 5]
+    assert a.sizes[-2:] == [10, 5], "for 10 ms"
+    run_race([slow.arm], QUICK)
+    assert slow.sizes[-2] == QUICK.lead_in_iterations
+
+
+def test_an_arm_elsewhere_is_led_in_by_the_same_request() -> None:
+    a, led = Scripted("a", 1e-3), []
+
+    def together(lead_in: int, n: int) -> Block:
+        led.append((lead_in, n))
+        return a.arm.block(n)
+
+    run_race([replace(a.arm, led=together)], QUICK)
+    assert set(led) == {(10, 5)}
 
 
 def test_blocks_last_long_enough_and_hold_enough_iterations() -> None:
