@@ -40,7 +40,7 @@ class Declared:
 
 def test_the_options_of_pytest() -> None:
     declared = Declared()
-    plugin.pytest_addoption(declared)  # type: ignore[arg-type]
+    plugin.pytest_addoption(declared, pytest.PytestPluginManager())  # type: ignore[arg-type]
     listed = {
         re.findall(r"--[\w-]+", cells[0])[0]: cells[0].endswith("*") for cells in rows("Options of `pytest bench/`")
     }
