@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import importlib.util
 import itertools
 import os
 import socket
@@ -20,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 def place_of(module: str) -> str | None:
     """The file or folder that a module's package would be imported from, links followed; None if there is none."""
-    spec = importlib.util.find_spec(module.partition(".")[0])
+    # By the folders alone: what is imported may say that it is another one.
+    spec = PathFinder.find_spec(module.partition(".")[0])
     if spec is None:
         return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
