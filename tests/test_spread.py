@@ -178,10 +178,10 @@ def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_pa
 def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     block = Worker.block
 
-    def die(worker: Worker, arm: str, n: int, **arguments: Any) -> Any:
+    def die(worker: Worker, arm: str, *arguments: Any) -> Any:
         if arm == INT8.id:
             os.kill(worker.pid, signal.SIGSEGV)
-        return block(worker, arm, n, **arguments)
+        return block(worker, arm, *arguments)
 
     monkeypatch.setattr(Worker, "block", die)
     found = Spread(bench, 10)
