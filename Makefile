@@ -24,7 +24,7 @@ test-long: $(VENV)/.installed
 
 # What is done to it, and what it says then: all of docs/faults.md, the slow ones too.
 faults: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/ -m fault $(TESTS)
+	$(BIN)/python -m pytest tests/ -m fault -n 2 --dist worksteal $(TESTS)
 
 # Every reader of files that others may have written, on files changed at random; ten minutes.
 fuzz: $(VENV)/.installed
