@@ -176,7 +176,7 @@ def _own_failure(session: SessionRecord) -> Verdict | None:
         message = f"its own run could not tell: {'; '.join(open_)}"
         return Verdict(Outcome.INCONCLUSIVE, Reason.OWN_RUN_FAILED, message)
     if not any(record.verdicts for record in session.engines.values()):
-        return Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided")
+        return UNDECIDED
     return None
 
 
@@ -189,11 +189,9 @@ def _disagreements(records: Mapping[Key, Sequence[EngineRecord]], report: Report
     }
 
 
-# What stands for an engine that has no verdict: a reference is what the others are held against.
-UNDECIDED = {
-    False: Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided"),
-    True: Verdict(Outcome.PASS, Reason.YARDSTICK, "the reference, which the others are held against"),
-}
+UNDECIDED = Verdict(Outcome.INVALID, Reason.NO_RECORDS, "nothing was decided")
+# What stands for an engine that has no verdict, and need not have one.
+REFERENCE = Verdict(Outcome.PASS, Reason.YARDSTICK, "the reference, which the others are held against")
 
 
 def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report | None) -> FleetRow:
@@ -210,6 +208,6 @@ def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report 
         len(records),
         float(np.median([record.latency for record in records])),
         float(np.median([record.speedup for record in records])),
-        worst(verdicts) if verdicts else UNDECIDED[all(record.is_reference for record in records)],
+        worst(verdicts or [REFERENCE if all(record.is_reference for record in records) else UNDECIDED]),
         change,
     )

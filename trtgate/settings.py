@@ -16,6 +16,7 @@ from trtgate.verdict.outcome import Verdict, not_raced
 
 if TYPE_CHECKING:
     from trtgate.models.model_file import ModelFile
+    from trtgate.models.onnx_file import OnnxFile
 
 DEFAULT_MODELS = ("resnet50", "efficientnet_lite0")
 
@@ -49,14 +50,18 @@ class Settings:
         """What the answers and the speed of a model are held against."""
         return self.files[model].reference(self.device) if model in self.files else REFERENCE
 
+    def _onnx(self, model: str) -> OnnxFile | None:
+        """What is known of a model that is an ONNX file."""
+        return self.files[model].file if model in self.files else None
+
     def sizes_of(self, model: str) -> tuple[int, ...]:
         """The batch sizes that a model is run at: one that takes no batches has the size 1."""
-        file = self.files[model].file if model in self.files else None
+        file = self._onnx(model)
         return self.batch_sizes if file is None or file.signature.batched else (1,)
 
     def unbatched(self, model: str) -> str:
         """Why a model takes no batches; empty for one that does."""
-        file = self.files[model].file if model in self.files else None
+        file = self._onnx(model)
         if file is None or file.signature.batched:
             return ""
         if file.unbatched:
@@ -71,7 +76,7 @@ class Settings:
     def not_batched(self, model: str) -> Verdict | None:
         """On batch sizes that were asked for, for which a file leaves room and which its reference cannot run: nothing
         passes that leaves them out without a word."""
-        file = self.files[model].file if model in self.files else None
+        file = self._onnx(model)
         sizes = [str(size) for size in self.batch_sizes if size > 1]
         if file is None or not file.unbatched or not sizes or not self.sizes_asked:
             return None

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trtgate.protocol import Frames, ProtocolError
 
 ROUNDS, REQUESTS = 200, 50
-ASKED = {"do": "block", "with": {"arm": "onnxruntime-int8", "n": 5}}
+ASKED = {"do": "block", "with": {"arm": "onnxruntime-int8", "n": 5, "lead_in": 0}}
 ANSWERED = {"answer": {"seconds": [1.0123456789e-3] * 5, "end_to_end": None}}
 
 

@@ -218,7 +218,7 @@ class _Sides:
                     worker.ask("rest")
                     return found
 
-            return Arm(f"{side} {index + 1}", lambda n: led(0, n), led=led)
+            return Arm.elsewhere(f"{side} {index + 1}", led)
 
         def undecided(race: Race) -> bool:
             settings = self._bench.settings

@@ -109,14 +109,20 @@ SCHEDULES: Mapping[Device, Schedule] = {
 class Arm:
     """One engine in a race; `block(n)` times n back-to-back inferences.
 
-    `share` is how much of a block's usual time it gets. `led(k, n)` does the same after k that do not count, of an arm
-    in another process: it would sleep between two requests, and its threads would be placed anew.
+    `share` is how much of a block's usual time it gets. `led(k, n)` does the same after k that do not count, where that
+    is one piece.
     """
 
     name: str
     block: Callable[[int], Block]
     share: float = 1.0
     led: Callable[[int, int], Block] | None = None
+
+    @classmethod
+    def elsewhere(cls, name: str, led: Callable[[int, int], Block], share: float = 1.0) -> Arm:
+        """An arm in another process, which would sleep between lead-in and block, and whose threads would be placed
+        anew."""
+        return cls(name, lambda n: led(0, n), share, led)
 
     def after(self, lead_in: int, n: int) -> Block:
         """A block of n after `lead_in` inferences that do not count."""

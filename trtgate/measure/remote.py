@@ -222,7 +222,7 @@ class Worker:
             if progress is not None and "within" not in message:
                 progress(f"{self.side}: {told}")
 
-    def block(self, arm: str, n: int, lead_in: int = 0) -> Block:
+    def block(self, arm: str, n: int, lead_in: int) -> Block:
         """Times of n inferences of an engine or control that is open there, after `lead_in` that do not count. Raises
         WorkerError."""
         found = self.ask("block", arm=arm, n=n, lead_in=lead_in)

@@ -245,7 +245,7 @@ class Spread:
                 self._at = name
                 return worker.block(name, n, lead_in)
 
-            return Arm(name, lambda n: led(0, n), share, led)
+            return Arm.elsewhere(name, led, share)
 
         # The driver holds the GPU too; on a CPU its own time is counted anyway.
         ours = [worker.pid, *([os.getpid()] if settings.device == "cuda" else [])]
