@@ -44,30 +44,58 @@ def test_a_stall_in_one_arm_alone_is_a_regression_after_eight_rounds() -> None:
     assert tails.decide_tails(old, [block[::-1] for block in old], delta=0.25).outcome is Outcome.PASS
 
 
-def arms_with_bursts(rng: np.random.Generator, rounds: int, calls: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Two arms alike; a neighbour spoils a part of one block in eight, of either."""
+def calm(rng: np.random.Generator, calls: int = 96) -> np.ndarray:
+    return 1.0 + 0.05 * np.abs(rng.standard_normal(calls))
+
+
+def spoilt(rng: np.random.Generator, block: np.ndarray) -> np.ndarray:
+    some = np.arange(block.size) < rng.integers(block.size // 10, block.size // 3)
+    return block * np.where(some, rng.uniform(1.5, 5.0), 1.0)
+
+
+def arms_with_bursts(rng: np.random.Generator, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two arms alike; a neighbour spoils a part of both blocks of one round in eight, of either as it comes."""
     arms: list[list[np.ndarray]] = [[], []]
     for _ in range(rounds):
+        neighbour = rng.random() < 1 / 8
         for arm in arms:
-            block = 1.0 + 0.05 * np.abs(rng.standard_normal(calls))
-            if rng.random() < 1 / 8:
-                block[: int(rng.integers(1, calls // 3))] *= rng.uniform(1.5, 5.0)
-            arm.append(block)
+            block = calm(rng)
+            arm.append(spoilt(rng, block) if neighbour else block)
     return arms[0], arms[1]
 
 
-def test_bursts_that_spoil_rounds_of_either_arm_leave_a_long_race_decided() -> None:
+def test_bursts_that_spoil_rounds_of_both_arms_leave_a_long_race_decided() -> None:
     rng = np.random.default_rng(1)
     same, slowed = [], []
-    for _ in range(30):
-        old, new = arms_with_bursts(rng, 60, 96)
+    for _ in range(15):
+        old, new = arms_with_bursts(rng, 60)
         same.append(tails.decide_tails(old, new, delta=0.25).outcome)
         stalled = [np.where(rng.random(96) < 0.02, 2.0, 1.0) * block for block in new]
         slowed.append(tails.decide_tails(old, stalled, delta=0.25).outcome)
     assert same.count(Outcome.REGRESSED) == 0
-    assert same.count(Outcome.PASS) >= 24
+    assert same.count(Outcome.PASS) >= 12
     assert slowed.count(Outcome.PASS) == 0
-    assert slowed.count(Outcome.REGRESSED) >= 24
+    assert slowed.count(Outcome.REGRESSED) >= 12
+
+
+@pytest.mark.parametrize(
+    ("rounds", "share", "calls", "times"),
+    [(60, 0.1, 12, 2.5), (120, 0.05, 15, 3.0)],
+)
+def test_bursts_in_a_few_rounds_of_the_new_arm_pass_in_no_race(
+    rounds: int, share: float, calls: int, times: float
+) -> None:
+    """All calls together have a tail that is 30 to 37 % longer; one race may happen to have few bursts."""
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(8):
+        old, new = ([1.0 + 0.01 * np.abs(rng.standard_normal(100)) for _ in range(rounds)] for _ in range(2))
+        for block in new:
+            if rng.random() < share:
+                block[rng.choice(100, calls, replace=False)] *= times
+        found.append(tails.decide_tails(old, new, delta=0.25).outcome)
+    assert found.count(Outcome.PASS) <= 1
+    assert found.count(Outcome.IMPROVED) == 0
 
 
 def test_what_is_in_a_few_rounds_of_one_arm_alone_is_seen() -> None:

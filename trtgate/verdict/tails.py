@@ -8,9 +8,12 @@ expanded percentile interval: Hesterberg, *What Teachers Should Know About the B
 2015).
 
 Where the rounds are many and long enough, each group of them has a tail, too, and the groups are judged as rounds are
-elsewhere: a neighbour that spoils a few rounds of either arm widens a mean's interval, and a median's hardly; rare
-stalls that lie in every third group do the opposite. So both are asked, each with half of what may err. A median is
-blind to what is in a few rounds of one arm alone, so the change over all iterations lies within its bounds.
+elsewhere: rare stalls that lie in every third group widen a mean's interval, and a median's hardly. So a slowdown is
+asked for both ways, each with half of what may err. A median is blind to what is in a few rounds of one arm alone, so
+it is not asked whether there is none.
+
+Arms take turns within a round, and what makes both of them slow there is the machine's: such rounds are left out, as
+those are that the monitor saw somebody in.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from trtgate.verdict.paired import (
     sign_test,
 )
 from trtgate.verdict.sessions import student_tail
-from trtgate.verdict.shape import tail_mean
+from trtgate.verdict.shape import TAIL_CAP, TAIL_SHARE, midmean, tail_mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,6 +50,10 @@ DRAWS = 2000
 # their outermost, at any look.
 GROUP_CALLS = 80
 FEWEST_GROUPS = 30
+# Beyond the upper quartile by so many times what lies between the quartiles: far out (Tukey 1977).
+FAR_OUT = 3.0
+# Where more of the rounds are so in both arms it is no exception; a race that loses more is not finished, either.
+MOST_LEFT_OUT = 0.2
 # Fewer rounds hardly differ from one another, and the interval would be too short.
 MIN_ROUNDS = 8
 
@@ -70,24 +77,42 @@ def decide_tails(
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_ROUNDS, f"{len(old)} rounds are too few for a verdict")
     for block in (*old, *new):
         require_times(block)
-    first, second = (tail_mean(np.concatenate(side)) for side in (old, new))
-    plain = (math.log(second / first), second - first)
     together = -(-GROUP_CALLS // min(block.size for block in (*old, *new)))
-    groups, error = len(old) // together, bound_error(len(old))
-    if groups < FEWEST_GROUPS:
-        return _decided(_by_drawing(old, new, plain, error), delta, absolute_floor, words)
+    error = bound_error(len(old))
+    if len(old) // together < FEWEST_GROUPS:
+        return _decided(_by_drawing(old, new, error), delta, absolute_floor, words)
+    calm = ~_disturbed(old, new)
+    old, new = ([side[index] for index in np.flatnonzero(calm)] for side in (old, new))
     # Each may err by half.
-    both = [
+    drawn, grouped = (
         _decided(found, delta, absolute_floor, words)
-        for found in (_by_groups(old, new, plain, groups, error / 2), _by_drawing(old, new, plain, error / 2))
-    ]
-    chosen = min(both, key=lambda verdict: DECIDED.index(verdict.outcome))
-    known = [verdict.p for verdict in both if verdict.p is not None]
+        for found in (_by_drawing(old, new, error / 2), _by_groups(old, new, len(old) // together, error / 2))
+    )
+    chosen = grouped if grouped.outcome is Outcome.REGRESSED else drawn
+    known = [verdict.p for verdict in (drawn, grouped) if verdict.p is not None]
     return replace(chosen, p=min(1.0, 2 * min(known)) if known else None)
 
 
-# What counts of two ways to judge the same calls.
-DECIDED = (Outcome.REGRESSED, Outcome.PASS, Outcome.IMPROVED, Outcome.INCONCLUSIVE)
+def _disturbed(old: Sequence[Floats], new: Sequence[Floats]) -> npt.NDArray[np.bool_]:
+    """The rounds in which the slowest calls of both arms are far longer than they usually are; none where many are."""
+    found = _far_out(old) & _far_out(new)
+    return found if found.mean() <= MOST_LEFT_OUT else np.zeros(len(old), bool)
+
+
+def _far_out(blocks: Sequence[Floats]) -> npt.NDArray[np.bool_]:
+    """The rounds of an arm whose share of its tail is far more than that of the others."""
+    times = np.concatenate(blocks)
+    slow, most = np.quantile(times, 1 - TAIL_SHARE), TAIL_CAP * midmean(times)
+    shares = np.array([np.clip(np.minimum(block, most) - slow, 0.0, None).mean() for block in blocks])
+    low, high = np.quantile(shares, [0.25, 0.75])
+    found: npt.NDArray[np.bool_] = shares > high + FAR_OUT * (high - low)
+    return found
+
+
+def _plain(old: Sequence[Floats], new: Sequence[Floats]) -> tuple[float, float]:
+    """The change over all iterations, as a log ratio and in seconds."""
+    first, second = (tail_mean(np.concatenate(side)) for side in (old, new))
+    return math.log(second / first), second - first
 
 
 @dataclass(frozen=True)
@@ -103,12 +128,10 @@ def _decided(found: _Found, delta: float, absolute_floor: float, words: Words) -
     return replace(decide_by_bounds(found.change, found.amount, delta, absolute_floor, words=words), p=found.p)
 
 
-def _by_groups(
-    old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], groups: int, alpha: float
-) -> _Found:
-    """By the ratios of groups of rounds; `plain` is the change over all iterations, as a log ratio and in seconds."""
+def _by_groups(old: Sequence[Floats], new: Sequence[Floats], groups: int, alpha: float) -> _Found:
+    """By the ratios of groups of rounds."""
     before, after = (_by_group(side, groups) for side in (old, new))
-    changes = np.log(after / before)
+    changes, plain = np.log(after / before), _plain(old, new)
     return _Found(_around(changes, plain[0], alpha), _around(after - before, plain[1], alpha), sign_test(changes))
 
 
@@ -123,8 +146,9 @@ def _around(changes: Floats, plain: float, alpha: float) -> Bounds:
     return Bounds(estimate, min(low, plain), max(high, plain))
 
 
-def _by_drawing(old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], alpha: float) -> _Found:
+def _by_drawing(old: Sequence[Floats], new: Sequence[Floats], alpha: float) -> _Found:
     """By the bootstrap."""
+    plain = _plain(old, new)
     rng = np.random.default_rng(0)
     draws = rng.integers(len(old), size=(DRAWS, len(old)))
     before, after = _tails(old, draws), _tails(new, draws)
