@@ -145,6 +145,26 @@ def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
+    ("engine", "work", "status"),
+    [
+        (1.0, 1.07, 0),  # what is slower hides no slowdown
+        (0.97, 1.07, 0),
+        (1.07, 1.07, 7),
+        (1.0, 0.93, 7),  # the machine may have become faster, and the engine slower
+        (1.0, 1.3, 7),  # another machine
+    ],
+)
+def test_a_slower_machine_on_which_all_passes_is_no_doubt(
+    engine: float, work: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions("before", 1, controls={"control-matmul": 1e-3, "control-copy": 2e-3})
+    sessions("after", 6, engine=1e-3 * engine, controls={"control-matmul": 1e-3, "control-copy": 2e-3 * work})
+    assert main(["compare", "before", "after"]) == status
+    text = capsys.readouterr().out
+    assert ("control-copy changed by +7.0%: the machine was slower" in text) == (status == 0)
+
+
+@pytest.mark.parametrize(
     ("enqueue", "slower", "host", "status"),
     [
         (0.9e-3, 1.8, 1.7, 7),  # the host's number, and the host was slow

@@ -80,11 +80,12 @@ def machine_changed(
     clocks: tuple[float | None, float | None],
 ) -> Verdict | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
-    along before and is not now. `controls` are its `control_changes`; the host's count where an engine waits for it."""
+    along before and is not now, which is told so. `controls` are its `control_changes`; the host's count where an
+    engine waits for it."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
-        return Verdict(Outcome.INVALID, Reason.MACHINE_CHANGED, message)
+        return Verdict(Outcome.INVALID, Reason.NOT_TOLD, message)
     clock = float(np.log(clocks[1] / clocks[0])) if clocks[0] and clocks[1] and clock_moved(clocks) else 0.0
     host_bound = any(record.host_bound for record in (*old, *new))
     for name, change in sorted(controls.items(), key=lambda each: each[0].startswith(HOST_CONTROL)):
@@ -103,6 +104,21 @@ def machine_changed(
 def _limit(control: str) -> float:
     """How far fixed work may move, as a log ratio."""
     return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
+
+
+def only_slower(controls: Mapping[str, float]) -> bool:
+    """Whether the machine, where it changed, became slower and not by so much that it is another one: a slower machine
+    hides no slowdown, so what passes on it has passed."""
+    moved = [change for name, change in controls.items() if abs(change) > _limit(name)]
+    return all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in moved)
+
+
+def slower_work(controls: Mapping[str, float]) -> str:
+    """The fixed work that took longer than before; "" where none did, or some became faster."""
+    moved = {name: change for name, change in controls.items() if abs(change) > _limit(name)}
+    if not only_slower(controls):
+        return ""
+    return ", ".join(f"{name} changed by {change_text(change)}" for name, change in moved.items())
 
 
 def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ from trtgate.comparable import (
     host_changed,
     incomparable,
     machine_changed,
+    only_slower,
     unfinished,
 )
 from trtgate.expectations import Expectation, Expectations
@@ -326,7 +327,7 @@ def compare_records(
     if pairing != "interleaved" and any(each.key[1] not in YARDSTICKS for each in engines):
         corrected = list(map(lenient, corrected))
     return Report(
-        engines=tuple(corrected),
+        engines=tuple(map(unharmed, corrected)),
         missing=missing,
         problems={
             **nothing_compared([each.key for each in engines], [*missing, *added]),
@@ -407,6 +408,18 @@ def lenient(comparison: Comparison) -> Comparison:
 
     changes = tuple(replace(each, verdict=passed(each.verdict)) for each in comparison.changes)
     return replace(comparison, changes=changes, invalid=None if of_host else invalid)
+
+
+def unharmed(comparison: Comparison) -> Comparison:
+    """The comparison without what makes it invalid where that is a machine that became slower, and all passed on it."""
+    why, gated = comparison.invalid, [each.verdict for each in comparison.changes if each.gated]
+    slower = why is not None and why.reason in OF_MACHINE and only_slower(comparison.controls)
+    if not slower or not gated or any(each.outcome not in GOOD for each in gated):
+        return comparison
+    return replace(comparison, invalid=None)
+
+
+OF_MACHINE = frozenset({Reason.MACHINE_CHANGED, Reason.HOST_CHANGED})
 
 
 def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Verdict]:

@@ -17,6 +17,7 @@ from trtgate.compare import (
     corrected_comparisons,
     lenient,
     samples_of,
+    unharmed,
 )
 from trtgate.console import Steady
 from trtgate.files import path_mistake
@@ -214,7 +215,7 @@ class Gate:
         found = compare_records(old, new, self.settings.expectations, "sessions", {}).engines[0]
         [found] = corrected_comparisons([found], self._others(found))
         alone = all(key[1] == record.engine for each in self.baseline for key in each.engines)
-        return found if alone else lenient(found)
+        return unharmed(found if alone else lenient(found))
 
     def _others(self, comparison: Comparison) -> int:
         """How many verdicts the report will hold on other engines, of which nothing may be known yet."""

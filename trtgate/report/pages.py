@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trtgate.ab.results import AbReport, SideFacts
+from trtgate.comparable import slower_work
 from trtgate.compare import AGREEMENT, Change, Comparison, Report, Samples
 from trtgate.fleet import Fleet
 from trtgate.records import EngineRecord, name_of
@@ -508,6 +509,8 @@ def engine_notes(each: Comparison) -> list[str]:
     lines = [f"{name_of(each.key)}: {verdict.outcome.value} ({verdict.reason.value})"]
     if each.invalid:
         lines.append(f"  {each.invalid.message}")
+    elif slower := slower_work(each.controls):
+        lines.append(f"  {slower}: the machine was slower, which hides no slowdown")
     fine = []
     for change in each.changes:
         found = change.verdict
