@@ -27,7 +27,7 @@ import pytest
 from trtgate.__main__ import main
 from trtgate.ab import run as ab_run
 from trtgate.ab.answers import agreements_of
-from trtgate.ab.engines import Chosen, choose_engines
+from trtgate.ab.engines import Chosen, choose_engines, require_apart
 from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.ab.sides import _not_finite_alike, _Sides
@@ -619,6 +619,15 @@ def test_a_runtime_that_both_sides_would_load(
     monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
     sides = [f"--{side}={tmp_path / side / 'bin' / 'python'}" for side in ("old", "new")]
     fault.check(main([*arguments[:-2], *sides]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("old", "new"), [("/usr 3.10", "/usr 3.12"), ("/a 3.12", "/b 3.12")])
+def test_pythons_of_two_versions_are_two_environments_also_with_one_prefix(old: str, new: str) -> None:
+    engines = {"onnxruntime-int8": {"places": {"onnxruntime": "/shared/onnxruntime"}}}
+    sides = {side: {"environment": name, "engines": engines} for side, name in (("old", old), ("new", new))}
+    with pytest.raises(UserError, match="both load onnxruntime from /shared/onnxruntime"):
+        require_apart(sides)
+    require_apart({**sides, "new": sides["old"]})
 
 
 @pytest.mark.fault(

@@ -26,7 +26,7 @@ GRACE_SECONDS = 10.0
 STATUS = 2
 
 # Standard error as it was before anybody captured it.
-_STDERR = os.dup(2)
+STDERR = os.dup(2)
 
 # What is under way, in words, or who tells it once it is too late.
 What = str | Callable[[], str]
@@ -73,7 +73,7 @@ class Watch:
     def _expire(self, what: What, status: int) -> None:
         told = what if isinstance(what, str) else what()
         say(f"\ntrtgate: {told} hangs; this is where, and the run ends without a verdict\n")
-        faulthandler.dump_traceback(_STDERR, all_threads=True)
+        faulthandler.dump_traceback(STDERR, all_threads=True)
         _thread.interrupt_main()
         time.sleep(GRACE_SECONDS)
         with self._changed:
@@ -84,7 +84,7 @@ class Watch:
 
 def say(text: str) -> None:
     """Write to standard error, past whoever captures it."""
-    os.write(_STDERR, text.encode())
+    os.write(STDERR, text.encode())
 
 
 within = Watch().within

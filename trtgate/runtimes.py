@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
+import math
 import os
 import signal
 import sys
@@ -15,8 +17,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+from trtgate import limits
 from trtgate.kinds import EngineBroken, printable
-from trtgate.limits import STATUS, say, within
+from trtgate.limits import STATUS, STDERR, say, within
 from trtgate.verdict.outcome import Verdict, broken
 from trtgate.verdict.policy import EXIT_INVALID
 
@@ -85,7 +88,7 @@ def importing() -> Iterator[None]:
     what is INVALID, and so does what crashes or hangs."""
     late = time.monotonic() + IMPORT_SECONDS
     try:
-        with _crashes_told(), within(IMPORT_SECONDS, _under_way, EXIT_INVALID):
+        with _crashes_told(), _ended_at_last(), within(IMPORT_SECONDS, _under_way, EXIT_INVALID):
             yield
     except KeyboardInterrupt:  # by whoever watches what hangs, who has said so, or from the terminal
         raise SystemExit(EXIT_INVALID if time.monotonic() >= late else STATUS) from None
@@ -94,6 +97,21 @@ def importing() -> Iterator[None]:
             raise
         print(f"trtgate: {verdict}", file=sys.stderr)
         raise SystemExit(EXIT_INVALID) from None
+
+
+@contextlib.contextmanager
+def _ended_at_last() -> Iterator[None]:
+    """Have a process end that hangs in native code with Python's lock held, where no thread of Python's can end it: C's
+    own watchdog says where, and an alarm ends it (142 for the shell). A crash in a thread that an import waits for is
+    such a hang, since what tells of crashes waits for the lock."""
+    seconds = math.ceil(IMPORT_SECONDS + limits.GRACE_SECONDS + 1)
+    faulthandler.dump_traceback_later(seconds - 0.5, file=STDERR)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _under_way() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -323,6 +324,18 @@ def test_what_the_gate_needs_hangs_at_import(does: str, fault: Fault, tmp_path: 
         "import trtgate.plugin"
     )
     fault.check(*start(tmp_path, "torch", does, sys.executable, "-c", program))
+
+
+@pytest.mark.slow
+def test_what_hangs_with_pythons_lock_held_ends_at_last(tmp_path: Path) -> None:
+    program = (
+        "from trtgate import limits, runtimes; runtimes.IMPORT_SECONDS = 1.0; limits.GRACE_SECONDS = 1.0; "
+        "import trtgate.plugin"
+    )
+    does = "import ctypes; ctypes.PyDLL(None).sleep(600)"
+    status, output = start(tmp_path, "torch", does, sys.executable, "-c", program)
+    assert status == -signal.SIGALRM
+    assert "torch.py" in output
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", pytest.param("cv2", marks=pytest.mark.slow)])

@@ -30,7 +30,7 @@ def require_apart(described: Mapping[str, Mapping[str, Any]]) -> None:
     A python that only sets variables for another one is of the same environment, and meant so.
     """
     old, new = (described[side] for side in SIDES)
-    if old["prefix"] == new["prefix"]:
+    if old["environment"] == new["environment"]:
         return
     for text, engine in old["engines"].items():
         places = {module: place for module, place in engine["places"].items() if place}

@@ -76,7 +76,9 @@ class Worker:
             availability = available(spec, device)
             places = {module: place_of(module) for module in runtimes_of([spec], device)}
             found[spec.id] = {"ok": availability.ok, "reason": str(availability), "places": places}
-        return {"stack": stack(device=device), "engines": found, "prefix": sys.prefix}
+        # Pythons of two versions may share a prefix, as a system's do.
+        environment = f"{sys.prefix} {sys.version_info.major}.{sys.version_info.minor}"
+        return {"stack": stack(device=device), "engines": found, "environment": environment}
 
     def open(self, **job: Any) -> dict[str, Any]:
         """Build or load a plan and load the engine; what the plan cost and what it is, and what loading and the first

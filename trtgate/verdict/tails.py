@@ -82,7 +82,7 @@ def decide_tails(
     if len(old) // together < FEWEST_GROUPS:
         return _decided(_by_drawing(old, new, error), delta, absolute_floor, words)
     calm = ~_disturbed(old, new)
-    old, new = ([side[index] for index in np.flatnonzero(calm)] for side in (old, new))
+    old, new = ([side[int(index)] for index in np.flatnonzero(calm)] for side in (old, new))
     # Each may err by half.
     drawn, grouped = (
         _decided(found, delta, absolute_floor, words)
