@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.graphs import half
 from trtgate.kinds import UserError
 from trtgate.progress import SILENT
-from trtgate.stack import TENSORRT_CHOICE, version_of
+from trtgate.stack import TENSORRT_CHOICE, cuda_needs, version_of
 from trtgate.verdict import Outcome
 
 from . import small_classifier as small
@@ -451,19 +453,61 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
 def test_the_stack_tells_the_version_of_the_one_that_is_used(
     choice: str | None, there: dict[str, str], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def version(name: str) -> str:
+    def distribution(name: str) -> Any:
         if name not in there:
             raise metadata.PackageNotFoundError(name)
-        return there[name]
+        return SimpleNamespace(version=there[name], locate_file=lambda path: "nowhere")
 
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distribution", distribution)
     monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
     if choice:
         monkeypatch.setenv(TENSORRT_CHOICE, choice)
     assert version_of("tensorrt") == wanted
 
 
+def put(site: Path, name: str, version: str) -> str:
+    """Install a package that has nothing but a name into a folder, which is returned."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return str(site)
+
+
+def test_the_version_is_that_of_the_folder_that_is_imported_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An environment in one of NVIDIA's containers sees the system's TensorRT behind its own."""
+    system = put(tmp_path / "system", "tensorrt", "10.9.0.34")
+    own = put(tmp_path / "own", "tensorrt-cu13", "11.4.0.106")
+    monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
+    monkeypatch.setattr(sys, "path", [own, system, *sys.path])
+    assert version_of("tensorrt") == "11.4.0.106"
+    monkeypatch.setattr(sys, "path", [system, own, *sys.path])
+    assert version_of("tensorrt") == "10.9.0.34"
+
+
+def test_a_package_that_was_removed_in_part_keeps_nobody_from_looking(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "torch-2.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), put(tmp_path / "site", "tensorrt-cu12", "10.13"), *sys.path])
+    assert cuda_needs()["tensorrt-cu12"] == "12"
+
+
 # What a plan is keyed by.
+
+
+def test_a_version_that_is_built_for_several_cudas_has_plans_of_each(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(NEWEST_10)
+    maker, spec, request = backend("tensorrt"), parse_spec("tensorrt-fp16"), BuildRequest(None, None, (1,), 1, "cuda")
+    found = []
+    for name in ("tensorrt-cu12", "tensorrt-cu13"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "path", [put(tmp_path / name, name, "10.13.3.9"), *sys.path])
+            found.append(maker.build_options(spec, request)["cuda"])
+    assert found == [["tensorrt-cu12"], ["tensorrt-cu13"]]
 
 
 H100 = {

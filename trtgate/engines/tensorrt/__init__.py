@@ -29,6 +29,7 @@ from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind
 from trtgate.nvml import has_tf32
+from trtgate.stack import cuda_of_tensorrt
 
 
 class TensorRTBackend(Backend):
@@ -74,6 +75,7 @@ class TensorRTBackend(Backend):
         return {
             "module": installed().__name__,
             "version": installed().__version__,
+            "cuda": cuda_of_tensorrt(),
             "strongly_typed": features.strongly_typed and not recipe.calibrated,
             "flags": [*weak_flags(features, recipe), *(["TF32"] if recipe.tf32 else [])],
             "workspace_bytes": WORKSPACE_BYTES,
