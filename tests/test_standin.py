@@ -23,6 +23,7 @@ import torch
 from trtgate import judge
 from trtgate.build import plan as building
 from trtgate.build.cache import CachedFile, PlanCache
+from trtgate.build.graphs import Graphs
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
 from trtgate.engines.gpu import CAPTURED
@@ -33,9 +34,16 @@ from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.graphs import half
 from trtgate.kinds import UserError
+from trtgate.measure import worker
+from trtgate.measure.spread import Spread
+from trtgate.models.base import Architecture, Preprocessing
+from trtgate.models.own import OWN
 from trtgate.progress import SILENT
+from trtgate.samples import Seeded
+from trtgate.settings import Settings
 from trtgate.stack import TENSORRT_CHOICE, cuda_needs, version_of
 from trtgate.verdict import Outcome
+from trtgate.workbench import Workbench
 
 from . import small_classifier as small
 from .fake_cuda import FakeGpu
@@ -508,6 +516,38 @@ def test_a_version_that_is_built_for_several_cudas_has_plans_of_each(
             patched.setattr(sys, "path", [put(tmp_path / name, name, "10.13.3.9"), *sys.path])
             found.append(maker.build_options(spec, request)["cuda"])
     assert found == [["tensorrt-cu12"], ["tensorrt-cu13"]]
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_fresh_process_loads_the_plan_that_was_audited(
+    reuse: bool, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Told of no calibration, or of no timings, it would look for another plan and build that: without ranges one that
+    is INT8 by name alone."""
+    install(NEWEST_10)
+    spec, samples = parse_spec("tensorrt-int8-calibrated"), Seeded(small.signature(), {}, {}, 3, seed=0)
+    graph = SimpleNamespace(path=tmp_path / "graph.onnx", digest="of the graph")
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * small.CROP**2, 10))
+    monkeypatch.setitem(OWN, "small", lambda: Architecture(layers, Preprocessing(resize=16, crop=small.CROP)))
+    monkeypatch.setattr(Graphs, "of", lambda graphs, kind: graph)
+    monkeypatch.setattr(Workbench, "samples", lambda bench, split: samples)
+    settings = Settings(engines=(spec,), plan_cache=tmp_path / "plans", reuse_timing_cache=reuse)
+    with Workbench("small", settings) as bench:
+        job = Spread(bench, 1)._job(spec, tmp_path / "model.pt", tmp_path / "samples")
+        told, own = worker.request_of(job, spec, PlanCache(settings.plan_cache)), bench._request(spec)
+    maker = backend("tensorrt")
+    assert maker.build_options(spec, told) == maker.build_options(spec, own)
+    assert told.timing_cache == (own.timing_cache.resolve() if own.timing_cache else None)
+    assert bool(told.timing_cache) is reuse
+    assert told.calibration is not None
+    np.testing.assert_equal(list(told.calibration.samples()), [dict(samples[index]) for index in range(3)])
+
+
+def test_a_calibrated_engine_is_not_built_without_its_samples(install: Install, tmp_path: Path) -> None:
+    install(NEWEST_10)
+    request = BuildRequest(None, tmp_path / "graph.onnx", (1,), 1, "cuda")
+    with pytest.raises(AssertionError):
+        backend("tensorrt").build(parse_spec("tensorrt-int8-calibrated"), request, tmp_path / "plan")
 
 
 H100 = {

@@ -92,6 +92,8 @@ class TensorRTBackend(Backend):
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         assert request.graph is not None
         calibration = request.calibration
+        # Without one TensorRT builds all the same, in what the other flags leave it.
+        assert (calibration is not None) is RECIPES[spec].calibrated
         known = calibration.read() if calibration else None
         learned = run_in_child(
             f"building {spec.id}",
