@@ -6,7 +6,8 @@ Where NVIDIA documents that something must not be done, doing it has the documen
 
 - what a context owns turns to NaN when the context dies, also under a captured graph;
 - two contexts on one profile fail in 8.6 and 9 unless the plan was built with PROFILE_SHARING_0806;
-- the inspector tells no types of a dynamic engine until it has a context; 8.6 lists the layers of every profile;
+- the inspector tells no types of a dynamic engine until it has a context, only kernels; 8.6 lists the layers of every
+  profile;
 - 8.6 reads a ReduceMean whose axes are an input as one over all axes, and Q/DQ scales as FP32 whatever they are;
 - a capture before a first enqueue fails, and so does a second one of the same context;
 - a logger, runtime or engine that is gone before what was made with it is a violation, and so is the first logger that
@@ -761,7 +762,7 @@ class StandIn:
             "Inputs": [tensor(layer.nodes[0].input[0])],
             "Outputs": [tensor(layer.nodes[-1].output[0])],
         }
-        if layer.kind == "Conv" and told:
+        if layer.kind == "Conv":
             pair = {"float16": "f16f16_f16f16_f16", "int8": "i8i8_i8i32_f32", "float32": "f32f32_f32f32_f32"}[kind]
             if kind == "float32" and "TF32" in engine.plan.flags:
                 pair = "f32f32_tf32f32_f32"
