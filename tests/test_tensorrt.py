@@ -555,6 +555,21 @@ def test_a_calibrated_engine_may_leave_layers_in_fp16_but_not_in_fp32() -> None:
     assert judge.audit_verdict(PrecisionAudit("int8", single, also), ()).outcome is Outcome.REGRESSED
 
 
+def test_a_calibrated_engine_without_any_int8_is_none() -> None:
+    """The builder may choose FP16 where it is faster; where it did so everywhere, no range may have reached it."""
+    audit = PrecisionAudit("int8", {"conv1": "float16", "fc": "float16"}, frozenset({"float16"}))
+    verdict = judge.audit_verdict(audit, ())
+    assert verdict.outcome is Outcome.REGRESSED
+    assert verdict.message == "asked for int8, built 2 float16: the builder chose it for no layer"
+
+
+def test_what_is_kept_in_float_may_be_of_another_type_at_each_batch_size() -> None:
+    audit = PrecisionAudit("int8", {"conv1": "int8", "fc at batch 1": "float16", "fc at batch 32": "float32"})
+    assert judge.audit_verdict(audit, ("fc",)).outcome is Outcome.PASS
+    assert judge.audit_verdict(audit, ("fc at batch 1", "fc at batch 32")).outcome is Outcome.PASS
+    assert judge.audit_verdict(audit, ("fc at batch 1",)).outcome is Outcome.REGRESSED
+
+
 def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     layers = weighted_layers(read_layers(json.dumps(INSPECTED_10)), ("conv1", "fc", "layer1.0.conv1"))
     assert layers["layer1.0.conv1"] == ""

@@ -295,8 +295,7 @@ class Workbench:
         if self.file is None or spec == self.reference:
             return None
         audit = engine.audit()
-        wanted = judge.ASKED_TYPES[spec.precision] | audit.also
-        if not audit.layers or len(audit.outside(wanted)) < len(audit.layers):
+        if not audit.layers or audit.unknown() or judge.any_as_asked(audit):
             return None
         built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
         return EngineUnavailable(
