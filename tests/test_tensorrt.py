@@ -602,8 +602,21 @@ def test_a_kernel_that_names_its_operands_is_believed_before_a_narrower_skip_con
         "Outputs": [{"Name": "y", "Format/Datatype": "Half"}],
         "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x32_stage4",
     }
-    layers = weighted_layers(read_layers(json.dumps({"Layers": [layer]})), ("conv1",))
-    assert layers == {"conv1": "float16"}
+    for kernel in (layer["TacticName"], "ampere_h16816cudnn_128x64_ldg8_relu_exp_small_nhwc_tn_v1"):
+        text = json.dumps({"Layers": [{**layer, "TacticName": kernel}]})
+        assert weighted_layers(read_layers(text), ("conv1",)) == {"conv1": "float16"}
+    first = {**layer, "Weights": {"Type": "Int8"}, "TacticName": "trt_ampere_first_layer_filter7x7_imma_fwd"}
+    layers = weighted_layers(read_layers(json.dumps({"Layers": [first]})), ("conv1",))
+    assert layers == {"conv1": "int8"}, "it quantises what comes in by itself"
+
+
+def test_a_helper_does_not_speak_for_a_convolution_that_does_not_tell() -> None:
+    untold = [{"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}]
+    conv = {"Name": "conv1", "LayerType": "CaskConvolution", "Inputs": untold, "Metadata": "[ONNX Layer: conv1]"}
+    helper = {"Name": "copied_squeeze_after_conv1", "LayerType": "NoOp", "Metadata": "[ONNX Layer: conv1]"}
+    helper["Inputs"] = [{"Name": "y", "Format/Datatype": "Int8"}]  # type: ignore[assignment]
+    for layers in ([conv, helper], [helper, conv]):
+        assert weighted_layers(read_layers(json.dumps({"Layers": layers})), ("conv1",)) == {"conv1": ""}
 
 
 def test_names_may_be_separated_by_a_control_character() -> None:
