@@ -645,6 +645,16 @@ def test_a_plan_tells_its_version_without_being_loaded() -> None:
     assert plan_version(b"ftrt" + bytes(20) + bytes([10, 13, 0, 35]) + b"rest") == "10.13.0.35"
 
 
+@pytest.mark.parametrize("numbers", ["10.0.0b6", "10.0.0.6", "10.0.0.post11.dev4", "10.0.0"])
+def test_a_plan_of_a_version_before_its_release_is_its_own(
+    numbers: str, install: Callable[[str], FakeTensorRT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install(NEWEST_10).module, "__version__", numbers)
+    assert tensorrt.require_own_plan(plan_of(10, 0, 0, 6)) == "10.0.0.6"
+    with pytest.raises(TensorRTError, match="was written by TensorRT 10.0.1.6"):
+        tensorrt.require_own_plan(plan_of(10, 0, 1, 6))
+
+
 # Whether it is there.
 
 

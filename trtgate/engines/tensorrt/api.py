@@ -205,7 +205,7 @@ def require_own_plan(plan: bytes) -> str:
         raise TensorRTError(f"this TensorRT plan is not whole: {len(plan)} bytes, its header says {size}")
     here = PLAN_TAGS[b"vtrt" if installed().__name__.startswith("tensorrt_rtx") else b"ftrt"]
     wrote, numbers = PLAN_TAGS[plan[:4]], installed().__version__
-    if wrote != here or version.split(".")[:3] != re.split(r"[.+]", numbers)[:3]:
+    if wrote != here or version.split(".")[:3] != re.findall(r"\d+", numbers)[:3]:  # 10.0.0b6 is one, too
         raise TensorRTError(
             f"the plan was written by {wrote} {version}, {here} {numbers} is installed: a plan runs on the version "
             f"that built it (its serialisation version is {int.from_bytes(plan[SERIALISATION_AT], 'little')})"
