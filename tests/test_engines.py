@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fixtures.engines import leave_out
 from trtgate import judge
 from trtgate.child import run_in_child
 from trtgate.commands import doctor
@@ -17,8 +20,9 @@ from trtgate.engines.base import time_calls
 from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.engines.tensorrt.build import RECIPES
 from trtgate.expectations import read_expectations
-from trtgate.kinds import AVAILABLE, REFERENCE, EngineRefused, EngineSpec, PrecisionAudit, UserError
+from trtgate.kinds import AVAILABLE, REFERENCE, Availability, EngineRefused, EngineSpec, PrecisionAudit, UserError
 from trtgate.measure.monitor import CpuMonitor
+from trtgate.plugin.gate import Gate
 from trtgate.settings import Settings
 from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
 from trtgate.verdict import Outcome
@@ -248,3 +252,34 @@ def test_a_quota_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.quota(1.0, 1).state is doctor.State.NOTE
     assert doctor.quota(0.5, 1).state is doctor.State.UNFIT
     assert doctor.quota(None, 2).state is doctor.State.OK
+
+
+# What --require asks for.
+
+
+@pytest.mark.parametrize(
+    ("own", "loads", "required", "fails"),
+    [
+        ("int8", ["tensorrt-int8"], "tensorrt", False),
+        ("int8", [], "tensorrt", True),
+        ("int8", ["tensorrt-int8"], "tensorrt-fp16", True),
+        ("int8", ["onnxruntime-int8"], "tensorrt", True),
+        ("fp32", ["tensorrt-int8"], "tensorrt", True),
+    ],
+)
+def test_of_a_file_that_is_in_one_precision_a_backend_must_have_one_engine(
+    own: str, loads: list[str], required: str, fails: bool
+) -> None:
+    """Nothing else can be made of it; where nothing at all was, nothing passes."""
+    bench = SimpleNamespace(
+        name="file", file=SimpleNamespace(own=own), reference=REFERENCE, loadable=lambda: map(parse_spec, loads)
+    )
+    gate = SimpleNamespace(
+        config=SimpleNamespace(getoption=lambda name: [required]),
+        settings=SimpleNamespace(device="cuda"),
+        skip=lambda *told: None,
+        note_asked=lambda *told: None,
+    )
+    gate.required = functools.partial(Gate.required, gate)
+    with pytest.raises(pytest.fail.Exception if fails else pytest.skip.Exception, match="is INT8 already"):
+        leave_out(bench, parse_spec("tensorrt-fp16"), gate, Availability(False, "file is INT8 already"))  # type: ignore[arg-type]
