@@ -465,7 +465,7 @@ def test_the_stack_tells_the_version_of_the_one_that_is_used(
     def distribution(name: str) -> Any:
         if name not in there:
             raise metadata.PackageNotFoundError(name)
-        return SimpleNamespace(version=there[name], locate_file=lambda path: "nowhere")
+        return SimpleNamespace(name=name, version=there[name], locate_file=lambda path: "nowhere")
 
     monkeypatch.setattr(metadata, "distribution", distribution)
     monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
@@ -493,6 +493,9 @@ def test_the_version_is_that_of_the_folder_that_is_imported_from(
     assert version_of("tensorrt") == "11.4.0.106"
     monkeypatch.setattr(sys, "path", [system, own, *sys.path])
     assert version_of("tensorrt") == "10.9.0.34"
+    rtx = put(tmp_path / "rtx", "tensorrt-rtx", "1.7.1.116")
+    monkeypatch.setattr(sys, "path", [rtx, system, *sys.path])
+    assert version_of("tensorrt") == "10.9.0.34", "TensorRT goes before TensorRT-RTX wherever they are"
 
 
 def test_a_package_that_was_removed_in_part_keeps_nobody_from_looking(

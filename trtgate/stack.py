@@ -67,10 +67,11 @@ INSTRUCTION_SETS = (
 def version_of(runtime: str) -> str | None:
     """The installed version of one of DISTRIBUTIONS, or None; of TensorRT and TensorRT-RTX that which is used."""
     distributions = DISTRIBUTIONS[runtime]
-    if runtime == "tensorrt" and (choice := os.environ.get(TENSORRT_CHOICE)):
-        rtx = choice != "tensorrt"
-        distributions = tuple(name for name in distributions if name.startswith("tensorrt-rtx") is rtx)
     found = installed_of(distributions)
+    if runtime == "tensorrt":
+        plain, rtx = ([each for each in found if ("rtx" in (each.name or "")) is kind] for kind in (False, True))
+        choice = os.environ.get(TENSORRT_CHOICE)
+        found = (plain or rtx) if not choice else plain if choice == "tensorrt" else rtx
     return min(found, key=_place).version if found else None
 
 
