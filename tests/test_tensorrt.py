@@ -402,6 +402,21 @@ def test_an_output_that_is_as_long_as_what_is_found_is_refused_before_it_is_buil
     assert not fake.configs
 
 
+def test_a_type_that_a_version_has_no_inputs_of_is_refused_before_it_is_built(
+    install: Callable[[str], FakeTensorRT],
+) -> None:
+    ids = TensorSpec("ids", "int64", (BATCH, 3))
+    signature = dataclasses.replace(SIGNATURE, inputs=(ids,))
+    for package, refused in ((BINDINGS[0], True), (BINDINGS[1], False)):
+        fake = install(package)
+        if refused:
+            with pytest.raises(TensorRTError, match=r"8\.6\.1 has no inputs and outputs such as ids \(int64\)"):
+                build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+        else:
+            build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+        assert bool(fake.configs) is not refused
+
+
 def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> None:
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]

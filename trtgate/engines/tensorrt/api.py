@@ -102,6 +102,23 @@ class Features:
         )
 
 
+# What TensorRT calls the types that its inputs and outputs may have.
+TYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+
+
+def data_type(dtype: str) -> Any:
+    """TensorRT's member for numpy's name of a type, or None where the installed version has no such inputs."""
+    return getattr(trt.DataType, TYPES.get(dtype, ""), None)
+
+
 class TensorRTError(EngineRefused):
     """TensorRT refused; the message holds everything that it logged about it."""
 

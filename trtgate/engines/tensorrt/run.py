@@ -20,6 +20,7 @@ from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
     TensorRTError,
+    data_type,
     fresh_logger,
     refusal,
     require_own_plan,
@@ -34,16 +35,6 @@ from trtgate.signature import Signature, Tensors
 
 log = logging.getLogger(__name__)
 
-# What TensorRT calls the types that its inputs and outputs may have.
-TYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "int32": "INT32",
-    "int64": "INT64",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "bool": "BOOL",
-}
 # Runs of a context before its times are kept: lazy loading of kernels is over then.
 WARM_UP = 3
 # Layer times come from this many profiled runs.
@@ -98,7 +89,7 @@ class TensorRTEngine(GpuEngine):
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
         wanted = {
-            each.name: (mode, getattr(trt.DataType, TYPES.get(each.dtype, ""), None))
+            each.name: (mode, data_type(each.dtype))
             for mode, some in (
                 (trt.TensorIOMode.INPUT, self._signature.inputs),
                 (trt.TensorIOMode.OUTPUT, self._signature.outputs),
