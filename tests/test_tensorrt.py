@@ -18,7 +18,7 @@ import pytest
 
 from trtgate import judge
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane
-from trtgate.engines import available, parse_spec
+from trtgate.engines import available, backend, parse_spec
 from trtgate.engines.gpu import time_between_events
 from trtgate.engines.tensorrt import api as tensorrt
 from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
@@ -687,6 +687,19 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     assert not found.obsolete
     assert not available(parse_spec("tensorrt-fp16"), "cpu").ok
     forget()
+
+
+def test_a_cuda_python_that_does_not_fit_the_driver_is_broken(
+    install: Callable[[str], FakeTensorRT], gpu: FakeGpu
+) -> None:
+    """Without it nothing is captured: engines would be as slow as their host, and the upgrade to blame."""
+    install(NEWEST_10)
+    spec = parse_spec("tensorrt-fp16")
+    assert backend("tensorrt").available(spec, "cuda").ok
+    gpu.refuse["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    found = backend("tensorrt").available(spec, "cuda")
+    assert found.broken
+    assert "cuda-python does not fit the driver: cudaGetDeviceCount failed: cudaErrorInsufficientDriver" in found.reason
 
 
 def test_an_empty_package_called_tensorrt_is_not_tensorrt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:

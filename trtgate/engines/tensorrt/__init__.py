@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.child import run_in_child
-from trtgate.cuda import driver, runtime
+from trtgate.cuda import CudaError, check, driver, runtime
 from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
 from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
@@ -30,6 +30,9 @@ from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind
 from trtgate.nvml import has_tf32
 from trtgate.stack import cuda_of_tensorrt
+
+# It tells the CUDA of driver and packages, and which to install.
+DOCTOR = "python -m trtgate doctor"
 
 
 class TensorRTBackend(Backend):
@@ -48,6 +51,10 @@ class TensorRTBackend(Backend):
                 imported()
             except ImportError as error:
                 return not_imported(what, error, fix, *self.runtimes(device))
+        try:
+            check("cudaGetDeviceCount", runtime().cudaGetDeviceCount())
+        except CudaError as error:  # nothing would be captured, and what is measured be the host's
+            return Availability(False, f"cuda-python does not fit the driver: {error}", DOCTOR, broken=True)
         if spec.precision == "tf32" and not has_tf32():
             return Availability(False, "this GPU has no TF32 (it came with Ampere)", elsewhere=True)
         if RECIPES[spec].calibrated and not Features.of(trt).calibrator:
