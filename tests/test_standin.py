@@ -442,6 +442,10 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
         if choice:
             monkeypatch.setenv(TENSORRT_CHOICE, choice)
         assert tensorrt.installed() is both[wanted]
+        wanted_modules = set(tensorrt.MODULES) if choice is None else {choice}
+        assert {*backend("tensorrt").runtimes("cuda")} & {*tensorrt.MODULES} == wanted_modules, (
+            "the other may be broken"
+        )
     forget()
     monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
     with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):

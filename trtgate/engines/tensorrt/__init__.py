@@ -23,7 +23,7 @@ from typing import Any
 from trtgate.child import run_in_child
 from trtgate.cuda import CudaError, check, driver, runtime
 from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
-from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
+from trtgate.engines.tensorrt.api import Features, candidates, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
@@ -39,7 +39,7 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
-        return (*MODULES, "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
+        return (*candidates(), "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         where = only_on("cuda", device)

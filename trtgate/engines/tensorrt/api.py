@@ -43,6 +43,15 @@ VERSION_AT = slice(24, 28)
 SHOWN_PROBLEMS = 8
 
 
+def candidates() -> tuple[str, ...]:
+    """The modules that may be TensorRT here: all, or the one that TRTGATE_TENSORRT names. Raises UserError for a name
+    that is none of MODULES."""
+    choice = os.environ.get(TENSORRT_CHOICE)
+    if choice and choice not in MODULES:
+        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
+    return (choice,) if choice else MODULES
+
+
 @functools.cache
 def installed() -> ModuleType:
     """The installed TensorRT, or the one that TRTGATE_TENSORRT names.
@@ -50,12 +59,9 @@ def installed() -> ModuleType:
     Raises ImportError saying why each candidate could not be imported, ModuleNotFoundError where none is installed, and
     UserError for a name that is none of MODULES.
     """
-    choice = os.environ.get(TENSORRT_CHOICE)
-    if choice and choice not in MODULES:
-        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
     reasons = []
     broken = False
-    for name in (choice,) if choice else MODULES:
+    for name in candidates():
         try:
             module = importlib.import_module(name)
         except ImportError as error:
