@@ -362,6 +362,15 @@ def test_trap_an_inspector_without_a_context(install: Install, graphs: dict[str,
         assert found == {"conv1": "float16", "conv2": "float16", "fc": ""}, "the names of kernels alone"
 
 
+def test_trap_a_calibrated_engine_without_ranges(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    for package in (EIGHT, TEN, NEWEST_10):
+        install(package)
+        with load("tensorrt-int8-calibrated", plan_of("tensorrt-int8-calibrated", graphs["fp32"])) as engine:
+            verdict = judge.audit_verdict(engine.audit(), ())
+        assert verdict.outcome is Outcome.REGRESSED
+        assert "3 float16: the builder chose it for no layer" in verdict.message
+
+
 def test_trap_a_mean_whose_axes_are_an_input(
     install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
