@@ -304,6 +304,8 @@ def test_a_calm_gpu_is_fit() -> None:
         ("temperature", State.UNFIT, [replace(CALM, celsius=88)], {}),
         ("other processes", State.UNFIT, [CALM], {"busy": 40}),
         ("other processes", State.UNFIT, [CALM], {"others": (4711,)}),
+        ("compute mode", State.UNFIT, [CALM], {"nvmlDeviceGetComputeMode": 3}),
+        ("compute mode", State.OK, [CALM], {"nvmlDeviceGetComputeMode": 0}),
         ("persistence mode", State.NOTE, [CALM], {"nvmlDeviceGetPersistenceMode": 0}),
         ("MIG", State.NOTE, [CALM], {"nvmlDeviceGetMigMode": [1, 1]}),
     ],
