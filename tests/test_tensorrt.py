@@ -646,6 +646,22 @@ def test_what_the_inspector_answers_may_be_nothing_to_read(text: str) -> None:
         read_layers(text)
 
 
+def test_an_engine_whose_layers_cannot_be_read_is_no_pass_and_can_be_timed(
+    install: Callable[[str], FakeTensorRT], caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(NEWEST_10)
+    fake.module._behaviour = {  # type: ignore[assignment]
+        **fake.module._behaviour,
+        "EngineInspector.get_engine_information": lambda _, wanted: '{"Layers": [{"Name": "conv1", "Alpha": -inf}]}',
+    }
+    with make_engine("tensorrt-fp16") as engine:
+        audit = engine.audit()
+        assert audit.layers == {"conv1": "", "fc": ""}
+        assert judge.audit_verdict(audit, ()).outcome is Outcome.INCONCLUSIVE
+        assert [(each.name, each.kind) for each in engine.layer_times(batch(1))] == [("conv1 + relu", ""), ("fc", "")]
+    assert "inspector's answer cannot be read" in caplog.text
+
+
 def test_names_alone_are_no_audit() -> None:
     with pytest.raises(TensorRTError, match="DETAILED"):
         read_layers('{"Layers": ["conv1 + relu"]}')

@@ -173,11 +173,18 @@ class TensorRTEngine(GpuEngine):
         return CAPTURED
 
     def _layers(self, size: int) -> list[BuiltLayer]:
-        """The layers of one batch size's profile; only with a context does the inspector tell the types."""
+        """The layers of one batch size's profile; only with a context does the inspector tell the types.
+
+        Empty where what it says cannot be read, which is logged: nothing passes by that, and the engine can be timed.
+        """
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._lane_of(size).context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return read_layers(text, self._sizes.index(size) if self._signature.batched else 0)
+        try:
+            return read_layers(text, self._sizes.index(size) if self._signature.batched else 0)
+        except TensorRTError as error:
+            log.warning("%s batch %d: %s", self.spec.id, size, error)
+            return []
 
     def _lane_of(self, size: int) -> TensorRTLane:
         lane = self.lane(size)
