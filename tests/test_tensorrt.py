@@ -510,6 +510,22 @@ def test_a_failed_graph_launch_raises(install: Callable[[str], FakeTensorRT], gp
     assert gpu.clean
 
 
+def test_an_engine_whose_work_failed_is_put_away_in_order_too(
+    install: Callable[[str], FakeTensorRT], gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(lane: PyCudaLane) -> None:
+        raise CudaError("an illegal memory access was encountered")
+
+    install(NEWEST_10)
+    engine = make_engine("tensorrt-fp16")
+    engine.infer(batch(1))
+    monkeypatch.setattr(PyCudaLane, "synchronize", fail)
+    with pytest.raises(CudaError, match="illegal memory access"):
+        engine.close()
+    assert engine._engine is engine._runtime is None
+    assert gpu.clean
+
+
 @pytest.mark.parametrize("succeed", [0, 1])
 def test_memory_that_runs_out_is_given_back(succeed: int, install: Callable[[str], FakeTensorRT], gpu: FakeGpu) -> None:
     install(NEWEST_10)

@@ -235,11 +235,13 @@ class TensorRTEngine(GpuEngine):
         return () if how == CAPTURED else (how,)
 
     def close(self) -> None:
-        super().close()
-        # In this order: TensorRT destroys an object with the last reference to it.
-        self._settings = None
-        self._engine = None
-        self._runtime = None
+        try:
+            super().close()
+        finally:  # also after work that failed
+            # In this order: TensorRT destroys an object with the last reference to it.
+            self._settings = None
+            self._engine = None
+            self._runtime = None
 
 
 def runtime_settings(engine: Any) -> Any:
