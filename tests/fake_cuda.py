@@ -20,6 +20,7 @@ class Error(enum.Enum):
     """The codes that the fake runtime returns."""
 
     cudaSuccess = 0
+    cudaErrorInsufficientDriver = 35
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorLaunchFailure = 719
 
@@ -202,6 +203,9 @@ class Runtime:
 
     def _error(self, call: str) -> Error:
         return self._gpu.refuse.get(call, Error.cudaSuccess)
+
+    def cudaGetDeviceCount(self) -> tuple[Error, int]:
+        return self._error("cudaGetDeviceCount"), 1
 
     def cudaStreamBeginCapture(self, stream: int, mode: CaptureMode) -> tuple[Error]:
         assert isinstance(mode, CaptureMode)

@@ -323,6 +323,7 @@ def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch)
         (["selftest", "--engine", "tensorflow-fp32"], "tensorflow-fp32"),
         (["selftest", "--model", "resnet5000"], "resnet5000"),
         (["sensitivity", "--engine", "onnxruntime-fp32"], "INT8"),
+        (["sensitivity", "--engine", "tensorrt-int8"], "give --device cpu with --engine onnxruntime-int8"),
         (["selftest", "--weights", "nonsense"], "MODEL=PATH"),
     ],
 )

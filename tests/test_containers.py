@@ -238,9 +238,13 @@ def test_podman_is_asked_where_docker_does_not_answer(docker: Path) -> None:
 )
 def test_a_gpu_is_passed_through(engine: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     command = Image("trt:10", engine, digest_of("trt:10"), "cuda").command("x", [], ["/s"])
     at = command.index(words[0])
     assert command[at : at + 2] == words
+    assert command[command.index("CUDA_VISIBLE_DEVICES") - 1] == "--env", "the very one that is watched out here"
+    assert "CUDA_DEVICE_ORDER" not in command
     assert words[0] not in Image("trt:10", engine, digest_of("trt:10"), "cpu").command("x", [], ["/s"])
     owner = ["--user", f"1000:{os.getgid()}"] if engine == "docker" else ["--userns", "keep-id"]
     assert command[command.index(owner[0]) + 1] == owner[1], "what it writes is ours"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fixtures.engines import leave_out
 from trtgate import judge
 from trtgate.child import run_in_child
 from trtgate.commands import doctor
@@ -17,8 +20,9 @@ from trtgate.engines.base import time_calls
 from trtgate.engines.gpu import GpuEngine, Lane
 from trtgate.engines.tensorrt.build import RECIPES
 from trtgate.expectations import read_expectations
-from trtgate.kinds import AVAILABLE, REFERENCE, EngineRefused, EngineSpec, PrecisionAudit, UserError
+from trtgate.kinds import AVAILABLE, REFERENCE, Availability, EngineRefused, EngineSpec, PrecisionAudit, UserError
 from trtgate.measure.monitor import CpuMonitor
+from trtgate.plugin.gate import Gate
 from trtgate.settings import Settings
 from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
 from trtgate.verdict import Outcome
@@ -248,3 +252,53 @@ def test_a_quota_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.quota(1.0, 1).state is doctor.State.NOTE
     assert doctor.quota(0.5, 1).state is doctor.State.UNFIT
     assert doctor.quota(None, 2).state is doctor.State.OK
+
+
+# What --require asks for.
+
+
+def left_out(own: str, loads: list[str], required: str, why: Availability, text: str = "tensorrt-fp16") -> type:
+    """What a test of an engine that is not there ends with."""
+    engines = [parse_spec(f"tensorrt-{each}") for each in ("tf32", "fp16", "int8")]
+    bench = SimpleNamespace(
+        name="file", file=SimpleNamespace(own=own), reference=REFERENCE, loadable=lambda: map(parse_spec, loads)
+    )
+    gate = SimpleNamespace(
+        config=SimpleNamespace(getoption=lambda name: [required]),
+        settings=SimpleNamespace(device="cuda", engines=[*engines, parse_spec("onnxruntime-int8")]),
+        skip=lambda *told: None,
+        note_asked=lambda *told: None,
+    )
+    gate.required = functools.partial(Gate.required, gate)
+    with pytest.raises((pytest.fail.Exception, pytest.skip.Exception), match=why.reason) as raised:
+        leave_out(bench, parse_spec(text), gate, why)  # type: ignore[arg-type]
+    return raised.type
+
+
+@pytest.mark.parametrize(
+    ("own", "loads", "required", "ends"),
+    [
+        ("int8", ["tensorrt-int8"], "tensorrt", pytest.skip.Exception),
+        ("int8", [], "tensorrt", pytest.fail.Exception),
+        ("int8", ["tensorrt-int8"], "tensorrt-fp16", pytest.fail.Exception),
+        ("int8", ["onnxruntime-int8"], "tensorrt", pytest.fail.Exception),
+        ("fp32", ["tensorrt-int8"], "tensorrt", pytest.fail.Exception),
+    ],
+)
+def test_of_a_file_that_is_in_one_precision_a_backend_must_have_one_engine(
+    own: str, loads: list[str], required: str, ends: type
+) -> None:
+    """Nothing else can be made of it; where nothing at all was, nothing passes."""
+    assert left_out(own, loads, required, Availability(False, "file is INT8 already")) is ends
+
+
+def test_a_backend_is_required_of_the_hardware_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Turing card has no TF32, and all the other engines of TensorRT; a CPU has none of them."""
+    elsewhere = Availability(False, "this GPU has no TF32", elsewhere=True)
+    for runs, ends in ((("fp16", "int8"), pytest.skip.Exception), ((), pytest.fail.Exception)):
+        found = {f"tensorrt-{each}": AVAILABLE for each in runs}
+        monkeypatch.setattr(
+            "fixtures.engines.available", lambda spec, device, found=found: found.get(spec.id, elsewhere)
+        )
+        assert left_out("fp32", [], "tensorrt", elsewhere, "tensorrt-tf32") is ends
+        assert left_out("fp32", [], "tensorrt-tf32", elsewhere, "tensorrt-tf32") is pytest.fail.Exception

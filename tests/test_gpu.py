@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.torch_version import TorchVersion
 
-from trtgate import judge, nvml, options
+from trtgate import cuda, judge, nvml, options
 from trtgate.__main__ import main
 from trtgate.child import run_in_child
 from trtgate.commands import doctor
@@ -304,6 +304,8 @@ def test_a_calm_gpu_is_fit() -> None:
         ("temperature", State.UNFIT, [replace(CALM, celsius=88)], {}),
         ("other processes", State.UNFIT, [CALM], {"busy": 40}),
         ("other processes", State.UNFIT, [CALM], {"others": (4711,)}),
+        ("compute mode", State.UNFIT, [CALM], {"nvmlDeviceGetComputeMode": 3}),
+        ("compute mode", State.OK, [CALM], {"nvmlDeviceGetComputeMode": 0}),
         ("persistence mode", State.NOTE, [CALM], {"nvmlDeviceGetPersistenceMode": 0}),
         ("MIG", State.NOTE, [CALM], {"nvmlDeviceGetMigMode": [1, 1]}),
     ],
@@ -499,6 +501,28 @@ def test_a_mig_slice_is_found_by_its_bus_and_keeps_its_name(monkeypatch: pytest.
     assert gpu is not None
     assert asked == ["0000:17:00.0"]
     assert gpu.identity()["gpu"] == "NVIDIA A100 MIG 1g.10gb"
+    # Where PyTorch tells the GPU's own, a plan of the slice must not be taken for one of a larger slice either.
+    library.nvmlDeviceGetHandleByUUID = lambda uuid: "handle"
+    gpu = nvml.current_gpu()
+    nvml.current_gpu.cache_clear()
+    assert gpu is not None
+    assert gpu.identity()["gpu"] == "NVIDIA A100 MIG 1g.10gb"
+
+
+def test_pycuda_takes_the_device_that_pytorch_and_nvml_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it takes what CUDA_DEVICE names, or the next one that gives it a context."""
+    package, module = ModuleType("pycuda"), ModuleType("pycuda.driver")
+    package.driver = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", module)
+    monkeypatch.setitem(sys.modules, "pycuda.autoprimaryctx", ModuleType("pycuda.autoprimaryctx"))
+    monkeypatch.setenv("CUDA_DEVICE", "1")
+    cuda.driver.cache_clear()
+    try:
+        assert cuda.driver() is module
+    finally:
+        cuda.driver.cache_clear()
+    assert os.environ["CUDA_DEVICE"] == "0"
 
 
 def test_turing_has_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from trtgate import judge
 from trtgate.build import plan as building
 from trtgate.build.cache import CachedFile, PlanCache
+from trtgate.build.graphs import Graphs
 from trtgate.engines import backend, parse_spec
 from trtgate.engines.base import BuildRequest
 from trtgate.engines.gpu import CAPTURED
@@ -31,9 +34,16 @@ from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.graphs import half
 from trtgate.kinds import UserError
+from trtgate.measure import worker
+from trtgate.measure.spread import Spread
+from trtgate.models.base import Architecture, Preprocessing
+from trtgate.models.own import OWN
 from trtgate.progress import SILENT
-from trtgate.stack import TENSORRT_CHOICE, version_of
+from trtgate.samples import Seeded
+from trtgate.settings import Settings
+from trtgate.stack import TENSORRT_CHOICE, cuda_needs, version_of
 from trtgate.verdict import Outcome
+from trtgate.workbench import Workbench
 
 from . import small_classifier as small
 from .fake_cuda import FakeGpu
@@ -348,7 +358,17 @@ def test_trap_an_inspector_without_a_context(install: Install, graphs: dict[str,
             inspector = engine._engine.create_engine_inspector()
             text = inspector.get_engine_information(found.module.LayerInformationFormat.JSON)
         assert "dynamic shapes" in text
-        assert set(inspect.weighted_layers(inspect.read_layers(text), WEIGHTED).values()) == {""}
+        found = inspect.weighted_layers(inspect.read_layers(text), WEIGHTED)
+        assert found == {"conv1": "float16", "conv2": "float16", "fc": ""}, "the names of kernels alone"
+
+
+def test_trap_a_calibrated_engine_without_ranges(install: Install, graphs: dict[str, onnx.ModelProto]) -> None:
+    for package in (EIGHT, TEN, NEWEST_10):
+        install(package)
+        with load("tensorrt-int8-calibrated", plan_of("tensorrt-int8-calibrated", graphs["fp32"])) as engine:
+            verdict = judge.audit_verdict(engine.audit(), ())
+        assert verdict.outcome is Outcome.REGRESSED
+        assert "3 float16: the builder chose it for no layer" in verdict.message
 
 
 def test_trap_a_mean_whose_axes_are_an_input(
@@ -431,6 +451,10 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
         if choice:
             monkeypatch.setenv(TENSORRT_CHOICE, choice)
         assert tensorrt.installed() is both[wanted]
+        wanted_modules = set(tensorrt.MODULES) if choice is None else {choice}
+        assert {*backend("tensorrt").runtimes("cuda")} & {*tensorrt.MODULES} == wanted_modules, (
+            "the other may be broken"
+        )
     forget()
     monkeypatch.setenv(TENSORRT_CHOICE, "rtx")
     with pytest.raises(UserError, match="TRTGATE_TENSORRT=rtx is not a TensorRT; give one of tensorrt"):
@@ -451,19 +475,96 @@ def test_rtx_can_be_chosen_where_both_are_installed(monkeypatch: pytest.MonkeyPa
 def test_the_stack_tells_the_version_of_the_one_that_is_used(
     choice: str | None, there: dict[str, str], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def version(name: str) -> str:
+    def distribution(name: str) -> Any:
         if name not in there:
             raise metadata.PackageNotFoundError(name)
-        return there[name]
+        return SimpleNamespace(name=name, version=there[name], locate_file=lambda path: "nowhere")
 
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distribution", distribution)
     monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
     if choice:
         monkeypatch.setenv(TENSORRT_CHOICE, choice)
     assert version_of("tensorrt") == wanted
 
 
+def put(site: Path, name: str, version: str) -> str:
+    """Install a package that has nothing but a name into a folder, which is returned."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return str(site)
+
+
+def test_the_version_is_that_of_the_folder_that_is_imported_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An environment in one of NVIDIA's containers sees the system's TensorRT behind its own."""
+    system = put(tmp_path / "system", "tensorrt", "10.9.0.34")
+    own = put(tmp_path / "own", "tensorrt-cu13", "11.4.0.106")
+    monkeypatch.delenv(TENSORRT_CHOICE, raising=False)
+    monkeypatch.setattr(sys, "path", [own, system, *sys.path])
+    assert version_of("tensorrt") == "11.4.0.106"
+    monkeypatch.setattr(sys, "path", [system, own, *sys.path])
+    assert version_of("tensorrt") == "10.9.0.34"
+    rtx = put(tmp_path / "rtx", "tensorrt-rtx", "1.7.1.116")
+    monkeypatch.setattr(sys, "path", [rtx, system, *sys.path])
+    assert version_of("tensorrt") == "10.9.0.34", "TensorRT goes before TensorRT-RTX wherever they are"
+
+
+def test_a_package_that_was_removed_in_part_keeps_nobody_from_looking(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "torch-2.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), put(tmp_path / "site", "tensorrt-cu12", "10.13"), *sys.path])
+    assert cuda_needs()["tensorrt-cu12"] == "12"
+
+
 # What a plan is keyed by.
+
+
+def test_a_version_that_is_built_for_several_cudas_has_plans_of_each(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(NEWEST_10)
+    maker, spec, request = backend("tensorrt"), parse_spec("tensorrt-fp16"), BuildRequest(None, None, (1,), 1, "cuda")
+    found = []
+    for name in ("tensorrt-cu12", "tensorrt-cu13"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "path", [put(tmp_path / name, name, "10.13.3.9"), *sys.path])
+            found.append(maker.build_options(spec, request)["cuda"])
+    assert found == [["tensorrt-cu12"], ["tensorrt-cu13"]]
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_fresh_process_loads_the_plan_that_was_audited(
+    reuse: bool, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Told of no calibration, or of no timings, it would look for another plan and build that: without ranges one that
+    is INT8 by name alone."""
+    install(NEWEST_10)
+    spec, samples = parse_spec("tensorrt-int8-calibrated"), Seeded(small.signature(), {}, {}, 3, seed=0)
+    graph = SimpleNamespace(path=tmp_path / "graph.onnx", digest="of the graph")
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * small.CROP**2, 10))
+    monkeypatch.setitem(OWN, "small", lambda: Architecture(layers, Preprocessing(resize=16, crop=small.CROP)))
+    monkeypatch.setattr(Graphs, "of", lambda graphs, kind: graph)
+    monkeypatch.setattr(Workbench, "samples", lambda bench, split: samples)
+    settings = Settings(engines=(spec,), plan_cache=tmp_path / "plans", reuse_timing_cache=reuse)
+    with Workbench("small", settings) as bench:
+        job = Spread(bench, 1)._job(spec, tmp_path / "model.pt", tmp_path / "samples")
+        told, own = worker.request_of(job, spec, PlanCache(settings.plan_cache)), bench._request(spec)
+    maker = backend("tensorrt")
+    assert maker.build_options(spec, told) == maker.build_options(spec, own)
+    assert told.timing_cache == (own.timing_cache.resolve() if own.timing_cache else None)
+    assert bool(told.timing_cache) is reuse
+    assert told.calibration is not None
+    np.testing.assert_equal(list(told.calibration.samples()), [dict(samples[index]) for index in range(3)])
+
+
+def test_a_calibrated_engine_is_not_built_without_its_samples(install: Install, tmp_path: Path) -> None:
+    install(NEWEST_10)
+    request = BuildRequest(None, tmp_path / "graph.onnx", (1,), 1, "cuda")
+    with pytest.raises(AssertionError):
+        backend("tensorrt").build(parse_spec("tensorrt-int8-calibrated"), request, tmp_path / "plan")
 
 
 H100 = {

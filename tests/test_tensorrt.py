@@ -18,7 +18,7 @@ import pytest
 
 from trtgate import judge
 from trtgate.cuda import CapturedGraph, CudaError, PyCudaLane
-from trtgate.engines import available, parse_spec
+from trtgate.engines import available, backend, parse_spec
 from trtgate.engines.gpu import time_between_events
 from trtgate.engines.tensorrt import api as tensorrt
 from trtgate.engines.tensorrt.api import Features, TensorRTError, plan_version
@@ -402,6 +402,21 @@ def test_an_output_that_is_as_long_as_what_is_found_is_refused_before_it_is_buil
     assert not fake.configs
 
 
+def test_a_type_that_a_version_has_no_inputs_of_is_refused_before_it_is_built(
+    install: Callable[[str], FakeTensorRT],
+) -> None:
+    ids = TensorSpec("ids", "int64", (BATCH, 3))
+    signature = dataclasses.replace(SIGNATURE, inputs=(ids,))
+    for package, refused in ((BINDINGS[0], True), (BINDINGS[1], False)):
+        fake = install(package)
+        if refused:
+            with pytest.raises(TensorRTError, match=r"8\.6\.1 has no inputs and outputs such as ids \(int64\)"):
+                build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+        else:
+            build_plan(parse_spec("tensorrt-fp16"), GRAPH, SIZES, signature)
+        assert bool(fake.configs) is not refused
+
+
 def test_all_parser_errors_are_told(install: Callable[[str], FakeTensorRT]) -> None:
     fake = install(NEWEST_10)
     fake.parse_errors = ["no importer for Foo", "Bar wants opset 21"]
@@ -495,6 +510,22 @@ def test_a_failed_graph_launch_raises(install: Callable[[str], FakeTensorRT], gp
     assert gpu.clean
 
 
+def test_an_engine_whose_work_failed_is_put_away_in_order_too(
+    install: Callable[[str], FakeTensorRT], gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(lane: PyCudaLane) -> None:
+        raise CudaError("an illegal memory access was encountered")
+
+    install(NEWEST_10)
+    engine = make_engine("tensorrt-fp16")
+    engine.infer(batch(1))
+    monkeypatch.setattr(PyCudaLane, "synchronize", fail)
+    with pytest.raises(CudaError, match="illegal memory access"):
+        engine.close()
+    assert engine._engine is engine._runtime is None
+    assert gpu.clean
+
+
 @pytest.mark.parametrize("succeed", [0, 1])
 def test_memory_that_runs_out_is_given_back(succeed: int, install: Callable[[str], FakeTensorRT], gpu: FakeGpu) -> None:
     install(NEWEST_10)
@@ -555,6 +586,21 @@ def test_a_calibrated_engine_may_leave_layers_in_fp16_but_not_in_fp32() -> None:
     assert judge.audit_verdict(PrecisionAudit("int8", single, also), ()).outcome is Outcome.REGRESSED
 
 
+def test_a_calibrated_engine_without_any_int8_is_none() -> None:
+    """The builder may choose FP16 where it is faster; where it did so everywhere, no range may have reached it."""
+    audit = PrecisionAudit("int8", {"conv1": "float16", "fc": "float16"}, frozenset({"float16"}))
+    verdict = judge.audit_verdict(audit, ())
+    assert verdict.outcome is Outcome.REGRESSED
+    assert verdict.message == "asked for int8, built 2 float16: the builder chose it for no layer"
+
+
+def test_what_is_kept_in_float_may_be_of_another_type_at_each_batch_size() -> None:
+    audit = PrecisionAudit("int8", {"conv1": "int8", "fc at batch 1": "float16", "fc at batch 32": "float32"})
+    assert judge.audit_verdict(audit, ("fc",)).outcome is Outcome.PASS
+    assert judge.audit_verdict(audit, ("fc at batch 1", "fc at batch 32")).outcome is Outcome.PASS
+    assert judge.audit_verdict(audit, ("fc at batch 1",)).outcome is Outcome.REGRESSED
+
+
 def test_what_the_inspector_does_not_tell_is_no_pass() -> None:
     layers = weighted_layers(read_layers(json.dumps(INSPECTED_10)), ("conv1", "fc", "layer1.0.conv1"))
     assert layers["layer1.0.conv1"] == ""
@@ -587,8 +633,21 @@ def test_a_kernel_that_names_its_operands_is_believed_before_a_narrower_skip_con
         "Outputs": [{"Name": "y", "Format/Datatype": "Half"}],
         "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x32_stage4",
     }
-    layers = weighted_layers(read_layers(json.dumps({"Layers": [layer]})), ("conv1",))
-    assert layers == {"conv1": "float16"}
+    for kernel in (layer["TacticName"], "ampere_h16816cudnn_128x64_ldg8_relu_exp_small_nhwc_tn_v1"):
+        text = json.dumps({"Layers": [{**layer, "TacticName": kernel}]})
+        assert weighted_layers(read_layers(text), ("conv1",)) == {"conv1": "float16"}
+    first = {**layer, "Weights": {"Type": "Int8"}, "TacticName": "trt_ampere_first_layer_filter7x7_imma_fwd"}
+    layers = weighted_layers(read_layers(json.dumps({"Layers": [first]})), ("conv1",))
+    assert layers == {"conv1": "int8"}, "it quantises what comes in by itself"
+
+
+def test_a_helper_does_not_speak_for_a_convolution_that_does_not_tell() -> None:
+    untold = [{"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}]
+    conv = {"Name": "conv1", "LayerType": "CaskConvolution", "Inputs": untold, "Metadata": "[ONNX Layer: conv1]"}
+    helper = {"Name": "copied_squeeze_after_conv1", "LayerType": "NoOp", "Metadata": "[ONNX Layer: conv1]"}
+    helper["Inputs"] = [{"Name": "y", "Format/Datatype": "Int8"}]  # type: ignore[assignment]
+    for layers in ([conv, helper], [helper, conv]):
+        assert weighted_layers(read_layers(json.dumps({"Layers": layers})), ("conv1",)) == {"conv1": ""}
 
 
 def test_names_may_be_separated_by_a_control_character() -> None:
@@ -603,6 +662,22 @@ def test_what_the_inspector_answers_may_be_nothing_to_read(text: str) -> None:
         read_layers(text)
 
 
+def test_an_engine_whose_layers_cannot_be_read_is_no_pass_and_can_be_timed(
+    install: Callable[[str], FakeTensorRT], caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(NEWEST_10)
+    fake.module._behaviour = {  # type: ignore[assignment]
+        **fake.module._behaviour,
+        "EngineInspector.get_engine_information": lambda _, wanted: '{"Layers": [{"Name": "conv1", "Alpha": -inf}]}',
+    }
+    with make_engine("tensorrt-fp16") as engine:
+        audit = engine.audit()
+        assert audit.layers == {"conv1": "", "fc": ""}
+        assert judge.audit_verdict(audit, ()).outcome is Outcome.INCONCLUSIVE
+        assert [(each.name, each.kind) for each in engine.layer_times(batch(1))] == [("conv1 + relu", ""), ("fc", "")]
+    assert "inspector's answer cannot be read" in caplog.text
+
+
 def test_names_alone_are_no_audit() -> None:
     with pytest.raises(TensorRTError, match="DETAILED"):
         read_layers('{"Layers": ["conv1 + relu"]}')
@@ -615,6 +690,16 @@ def test_without_metadata_the_name_says_which_nodes() -> None:
 
 def test_a_plan_tells_its_version_without_being_loaded() -> None:
     assert plan_version(b"ftrt" + bytes(20) + bytes([10, 13, 0, 35]) + b"rest") == "10.13.0.35"
+
+
+@pytest.mark.parametrize("numbers", ["10.0.0b6", "10.0.0.6", "10.0.0.post11.dev4", "10.0.0"])
+def test_a_plan_of_a_version_before_its_release_is_its_own(
+    numbers: str, install: Callable[[str], FakeTensorRT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install(NEWEST_10).module, "__version__", numbers)
+    assert tensorrt.require_own_plan(plan_of(10, 0, 0, 6)) == "10.0.0.6"
+    with pytest.raises(TensorRTError, match="was written by TensorRT 10.0.1.6"):
+        tensorrt.require_own_plan(plan_of(10, 0, 1, 6))
 
 
 # Whether it is there.
@@ -634,6 +719,19 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     assert not found.obsolete
     assert not available(parse_spec("tensorrt-fp16"), "cpu").ok
     forget()
+
+
+def test_a_cuda_python_that_does_not_fit_the_driver_is_broken(
+    install: Callable[[str], FakeTensorRT], gpu: FakeGpu
+) -> None:
+    """Without it nothing is captured: engines would be as slow as their host, and the upgrade to blame."""
+    install(NEWEST_10)
+    spec = parse_spec("tensorrt-fp16")
+    assert backend("tensorrt").available(spec, "cuda").ok
+    gpu.refuse["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    found = backend("tensorrt").available(spec, "cuda")
+    assert found.broken
+    assert "cuda-python does not fit the driver: cudaGetDeviceCount failed: cudaErrorInsufficientDriver" in found.reason
 
 
 def test_an_empty_package_called_tensorrt_is_not_tensorrt(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,12 @@ class CudaError(Exception):
 
 @functools.cache
 def driver() -> Any:
-    """`pycuda.driver` with the primary context current. Raises ImportError without PyCUDA."""
+    """`pycuda.driver` with the primary context of CUDA's device 0 current. Raises ImportError without PyCUDA.
+
+    Left alone, PyCUDA takes what CUDA_DEVICE or a file in the home names, or goes on to the next device where the first
+    refuses a context: plans would be built on another GPU than PyTorch runs on and NVML tells of.
+    """
+    os.environ["CUDA_DEVICE"] = "0"
     import pycuda.autoprimaryctx
     import pycuda.driver
 

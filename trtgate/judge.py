@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from trtgate.expectations import Expectation
-from trtgate.kinds import PrecisionAudit
+from trtgate.kinds import AT_BATCH, PrecisionAudit
 from trtgate.measure.race import Race
 from trtgate.records import EngineRecord
 from trtgate.tasks.against import scores_in
@@ -126,7 +126,8 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
 def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verdict:
     """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name."""
     wanted = ASKED_TYPES[audit.asked] | audit.also
-    outside = [name for name in audit.outside(wanted) if name not in kept_in_float]
+    kept = set(kept_in_float)
+    outside = [name for name in audit.outside(wanted) if kept.isdisjoint({name, AT_BATCH.sub("", name)})]
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
         return Verdict(Outcome.REGRESSED, Reason.WRONG_PRECISION, "the engine names no convolution or matrix product")
@@ -139,7 +140,15 @@ def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verd
     if audit.asked == "tf32" and "tf32" not in audit.histogram:
         message = f"asked for tf32, built {built}: no layer shows that it uses TF32"
         return Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message)
+    if audit.also and not any_as_asked(audit):
+        message = f"asked for {audit.asked}, built {built}: the builder chose it for no layer"
+        return Verdict(Outcome.REGRESSED, Reason.WRONG_PRECISION, message)
     return Verdict(Outcome.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
+
+
+def any_as_asked(audit: PrecisionAudit) -> bool:
+    """Whether a layer runs in what was asked for, and not in what the builder was merely free to choose."""
+    return not ASKED_TYPES[audit.asked].isdisjoint(audit.layers.values())
 
 
 def float_before(old: PrecisionAudit, new: PrecisionAudit) -> frozenset[str]:

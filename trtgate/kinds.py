@@ -166,3 +166,7 @@ class PrecisionAudit:
     def unknown(self) -> list[str]:
         """The names of the layers of which the runtime does not tell what they run in."""
         return [name for name, kind in self.layers.items() if not kind]
+
+
+# How the name of a layer ends that runs in another type at another batch size.
+AT_BATCH = re.compile(r" at batch \d+$")

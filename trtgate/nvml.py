@@ -166,7 +166,8 @@ def current_gpu() -> Gpu | None:
     """The GPU that a run on `--device cuda` uses, or None without NVML or without a GPU.
 
     CUDA tells a MIG slice's own UUID, which NVML knows under another form: there the PCI bus id finds the GPU that it
-    is a slice of, and the slice keeps CUDA's name, which says which slice it is.
+    is a slice of. However it was found, a slice keeps CUDA's name, which says which slice it is: a plan of one is no
+    plan of a larger one.
     """
     try:
         import pynvml
@@ -174,15 +175,17 @@ def current_gpu() -> Gpu | None:
         return None
     try:
         pynvml.nvmlInit()
-        wanted = torch_uuid()
+        wanted, gpu = torch_uuid(), None
         if wanted is not None:
             with contextlib.suppress(pynvml.NVMLError):
-                return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(wanted))
+                gpu = Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(wanted))
+        if gpu is not None and not gpu.settings()["mig"]:
+            return gpu
         found = cuda_device()
         if found is None:
-            return None
+            return gpu
         bus_id, name = found
-        gpu = Gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
+        gpu = gpu or Gpu(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(bus_id))
         return Gpu(pynvml, gpu.handle, name) if gpu.settings()["mig"] else gpu
     except pynvml.NVMLError:
         return None

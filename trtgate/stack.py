@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +19,8 @@ from trtgate.kinds import Device
 from trtgate.nvml import current_gpu
 
 # Distribution names whose version makes the stack, in the order they are printed. One runtime can come in several
-# distributions (CPU and GPU wheels of ONNX Runtime, TensorRT by CUDA version); the first one installed counts.
+# distributions (CPU and GPU wheels of ONNX Runtime, TensorRT by CUDA version); the first on the path counts, of several
+# in one folder the first of these.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
@@ -64,15 +67,35 @@ INSTRUCTION_SETS = (
 def version_of(runtime: str) -> str | None:
     """The installed version of one of DISTRIBUTIONS, or None; of TensorRT and TensorRT-RTX that which is used."""
     distributions = DISTRIBUTIONS[runtime]
-    if runtime == "tensorrt" and (choice := os.environ.get(TENSORRT_CHOICE)):
-        rtx = choice != "tensorrt"
-        distributions = tuple(name for name in distributions if name.startswith("tensorrt-rtx") is rtx)
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    found = installed_of(distributions)
+    if runtime == "tensorrt":
+        plain, rtx = ([each for each in found if ("rtx" in (each.name or "")) is kind] for kind in (False, True))
+        choice = os.environ.get(TENSORRT_CHOICE)
+        found = (plain or rtx) if not choice else plain if choice == "tensorrt" else rtx
+    return min(found, key=_place).version if found else None
+
+
+def installed_of(distributions: Iterable[str]) -> list[metadata.Distribution]:
+    """Those distributions that are installed."""
+    found = []
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(metadata.distribution(name))
+    return found
+
+
+def _place(found: metadata.Distribution) -> int:
+    """How late on the path of imports a distribution lies: of one runtime in two folders the first is imported, as in
+    an environment that sees the system's packages."""
+    folder = os.path.realpath(str(found.locate_file("")))
+    places = [os.path.realpath(each) for each in sys.path]
+    return places.index(folder) if folder in places else len(places)
+
+
+def cuda_of_tensorrt() -> list[str]:
+    """The packages that say which CUDA the installed TensorRT is of: one version is made for several, each with kernels
+    of its own."""
+    return [each.name for each in installed_of(name for name in DISTRIBUTIONS["tensorrt"] if "-cu" in name)]
 
 
 @functools.cache
@@ -189,7 +212,9 @@ def cuda_needs() -> dict[str, str]:
     else:
         if torch.version.cuda:
             found["torch"] = torch.version.cuda
-    installed = {each.metadata["Name"].lower().replace("_", "-") for each in metadata.distributions()}
+    # A package that was removed in part has no name.
+    names = filter(None, (each.metadata["Name"] for each in metadata.distributions()))
+    installed = {name.lower().replace("_", "-") for name in names}
     for name in sorted(installed):
         major = re.fullmatch(r"tensorrt(?:-rtx|-lean)?-cu(\d\d)", name)
         if major:

@@ -210,7 +210,7 @@ class Workbench:
             settings.device,
             self.signature,
             self._calibration(spec) if spec.variant == "calibrated" else None,
-            self._timing_cache(spec) if settings.reuse_timing_cache else None,
+            self.timing_cache(spec),
             settings.rebuild,
             self.samples("evaluation")[0] if self.file else None,
         )
@@ -220,8 +220,10 @@ class Workbench:
         graph = self.graphs.of("fp32").digest
         return cached_calibration(self._cache, self.name, spec, graph, samples.digest, lambda: list(rows_of(samples)))
 
-    def _timing_cache(self, spec: EngineSpec) -> Path:
-        """Where this stack's kernel timings are kept: another driver, GPU or version has other timings."""
+    def timing_cache(self, spec: EngineSpec) -> Path | None:
+        """Where this stack's kernel timings are kept, if they are: another driver, GPU or version has other timings."""
+        if not self.settings.reuse_timing_cache:
+            return None
         stack = {**processor(self.settings.device, self.settings.threads), spec.backend: version_of(spec.backend)}
         return self._cache.root / "timing" / f"{key_of(stack)[:32]}.cache"
 
@@ -293,8 +295,7 @@ class Workbench:
         if self.file is None or spec == self.reference:
             return None
         audit = engine.audit()
-        wanted = judge.ASKED_TYPES[spec.precision] | audit.also
-        if not audit.layers or len(audit.outside(wanted)) < len(audit.layers):
+        if not audit.layers or audit.unknown() or judge.any_as_asked(audit):
             return None
         built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
         return EngineUnavailable(

@@ -16,7 +16,7 @@ read -ra engines <<<"${ENGINES:-}"
 for engine in "${engines[@]}"; do more+=("--engine=$engine"); done
 read -ra common <<<"${COMMON:-}"
 for package in "${common[@]}"; do
-    if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._=\<\>!-]*$ ]]; then
+    if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._=\<\>!~*-]*$ ]]; then
         echo "COMMON: $package is no package; give names, separated by spaces" >&2
         exit 2
     fi

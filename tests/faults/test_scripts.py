@@ -47,8 +47,13 @@ def run(script: str, folder: Path, **variables: str) -> tuple[int, str, list[str
 def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
     versions = {"OLD": "onnxruntime==1.22.0", "NEW": "onnxruntime==1.23.2", "ENVS": str(tmp_path / "the envs")}
     engines = "onnxruntime-* $(touch${IFS}ran) `touch${IFS}ran`"
-    status, said, given = run("upgrade.sh", tmp_path, PLANS="/tool cache/plans", ENGINES=engines, **versions)
+    along = "pycuda nvidia-cudnn-cu12==8.9.* cuda-python~=12.9"
+    (tmp_path / "nvidia-cudnn-cu12==8.9.7").touch()
+    status, said, given = run(
+        "upgrade.sh", tmp_path, PLANS="/tool cache/plans", ENGINES=engines, COMMON=along, **versions
+    )
     fault.check(status, said)
+    assert " ".join(given).count(along) == 2
     assert given[-4:] == ["--plan-cache=/tool cache/plans", *(f"--engine={engine}" for engine in engines.split())]
     status, said, given = run(
         "gate.sh", tmp_path, PLANS="/tool cache/plans", BENCH="--engine onnxruntime-*; --model $(touch ran)"

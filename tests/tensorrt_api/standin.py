@@ -6,8 +6,10 @@ Where NVIDIA documents that something must not be done, doing it has the documen
 
 - what a context owns turns to NaN when the context dies, also under a captured graph;
 - two contexts on one profile fail in 8.6 and 9 unless the plan was built with PROFILE_SHARING_0806;
-- the inspector tells no types of a dynamic engine until it has a context; 8.6 lists the layers of every profile;
+- the inspector tells no types of a dynamic engine until it has a context, only kernels; 8.6 lists the layers of every
+  profile;
 - 8.6 reads a ReduceMean whose axes are an input as one over all axes, and Q/DQ scales as FP32 whatever they are;
+- INT8 of what has neither Q/DQ nor a calibrator is built in what the other flags leave it, with warnings;
 - a capture before a first enqueue fails, and so does a second one of the same context;
 - a logger, runtime or engine that is gone before what was made with it is a violation, and so is the first logger that
   goes while anything lives that was made meanwhile, with whichever; another logger is warned of;
@@ -497,8 +499,8 @@ class StandIn:
 
     def _calibrate(self, calibrator: Any, logger: Any) -> bool:
         if calibrator is None:
-            self._log(logger, "ERROR", "INT8 without Q/DQ nodes and without a calibrator")
-            return False
+            self._log(logger, "WARNING", "Missing scale and zero-point: expect fall back to non-int8 implementation")
+            return True
         if calibrator.read_calibration_cache() is None:
             count = 0
             while batch := calibrator.get_batch(["input"]):
@@ -761,7 +763,7 @@ class StandIn:
             "Inputs": [tensor(layer.nodes[0].input[0])],
             "Outputs": [tensor(layer.nodes[-1].output[0])],
         }
-        if layer.kind == "Conv" and told:
+        if layer.kind == "Conv":
             pair = {"float16": "f16f16_f16f16_f16", "int8": "i8i8_i8i32_f32", "float32": "f32f32_f32f32_f32"}[kind]
             if kind == "float32" and "TF32" in engine.plan.flags:
                 pair = "f32f32_tf32f32_f32"

@@ -200,6 +200,7 @@ def gpu_findings(gpu: Gpu, others: tuple[int, ...] | None, readings: Sequence[Re
         _throttling(readings),
         _temperature(readings, gpu.slowdown_celsius()),
         _others_on_gpu(others, busy),
+        _compute_mode(settings["compute_mode"]),
         _persistence(settings["persistence"]),
         _mig(settings["mig"]),
     ]
@@ -246,6 +247,13 @@ def _others_on_gpu(others: tuple[int, ...] | None, busy: int) -> Finding:
         names = ", ".join(map(str, others))
         return Finding("other processes", State.UNFIT, f"processes {names} hold the GPU", "stop them")
     return Finding("other processes", State.OK, "none" if others is not None else "not told")
+
+
+def _compute_mode(mode: int | None) -> Finding:
+    if mode:  # NVML: 0 is shared, every other number for one process or none
+        text = "the GPU takes one process alone, and engines are built and raced in processes beside each other"
+        return Finding("compute mode", State.UNFIT, text, "sudo nvidia-smi -c 0")
+    return Finding("compute mode", State.OK, "shared" if mode == 0 else "not told")
 
 
 def _persistence(on: bool | None) -> Finding:

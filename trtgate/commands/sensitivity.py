@@ -33,6 +33,8 @@ from trtgate.workbench import Workbench, engine_arm, rows_of
 
 # Enough photos to rank layers by SQNR; agreement itself moves in steps of one photo.
 PHOTOS = 120
+# The graphs that it can be asked of: nothing is done to them after they are quantised.
+KINDS = frozenset({"int8-symmetric", "int8-asymmetric"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def sensitivities(bench: Workbench, spec: EngineSpec, depth: int, progress: Prog
     Latency is that of a single block, for ranking only. Raises UserError for an engine that is not INT8.
     """
     kind = backend(spec.backend).graph_kind(spec)
-    if kind not in {"int8-symmetric", "int8-asymmetric"}:
+    if kind not in KINDS:
         raise UserError(f"--engine {spec.id} is not built from an INT8 graph; give an INT8 engine")
     if bench.file is not None:
         raise UserError(f"--model {bench.name}: sensitivity is for torchvision's classifiers, whose layers have names")
@@ -115,9 +117,12 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
-    specs = [spec for spec in settings.engines if spec.precision == "int8"]
+    specs = [spec for spec in settings.engines if backend(spec.backend).graph_kind(spec) in KINDS]
     if not specs:
-        raise UserError("sensitivity needs an INT8 engine; give --engine onnxruntime-int8 or --engine openvino-int8")
+        raise UserError(
+            "sensitivity needs an INT8 engine of a CPU; "
+            "give --device cpu with --engine onnxruntime-int8 or openvino-int8"
+        )
     progress = console_progress()
     for name in settings.models:
         with Workbench(name, settings, progress) as bench:

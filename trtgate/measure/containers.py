@@ -26,6 +26,7 @@ from trtgate.measure.remote import Place, Running, end_group, start_process
 from trtgate.processes import last_words
 from trtgate.protocol import Frames, ProtocolError
 from trtgate.shipped import PACKAGE, import_root
+from trtgate.stack import TENSORRT_CHOICE
 
 ENGINES = ("docker", "podman")
 
@@ -36,6 +37,8 @@ IMAGE = re.compile(r"[A-Za-z0-9][\w./:-]*(:[\w.-]{1,128}|@sha256:[0-9a-f]{64})")
 
 # All GPUs, in the words of each.
 GPUS = {"docker": ("--gpus", "all"), "podman": ("--device", "nvidia.com/gpu=all")}
+# What says which of them is meant, and which runtime: without it a worker would run on another GPU than is watched.
+CHOICES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", TENSORRT_CHOICE)
 
 
 # For what is asked of the engine besides starting workers.
@@ -133,6 +136,7 @@ class Image:
             *(GPUS[self.engine] if self.device == "cuda" else ()),
             *(each for volume in dict.fromkeys(shared) for each in ("--volume", volume)),
             *("--env", f"PYTHONPATH={root}", "--env", "PYTHONDONTWRITEBYTECODE=1"),
+            *(each for name in CHOICES if name in os.environ for each in ("--env", name)),
             *("--entrypoint", "python3", self.digest, "-m", "trtgate.measure.worker", *worker),
         ]
 

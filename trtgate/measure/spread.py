@@ -220,8 +220,16 @@ class Spread:
         return fresh_worker(list(dict.fromkeys(names)))
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
-        """Load the plan that this run has, even one that it built anew."""
-        return {**self._bench.job(spec, 0, None, samples), "anew": False, "module": str(module)}
+        """Load the plan that this run has, even one that it built anew: all that its key holds is told."""
+        bench, calibration = self._bench, None
+        if spec.variant == "calibrated":
+            calibration = samples.with_name("calibration")
+            if not calibration.exists():
+                given = bench.samples("calibration")
+                save_tensors(calibration, (given[index] for index in range(len(given))))
+        timings = bench.timing_cache(spec)
+        kept = {"anew": False, "module": str(module), "timing_cache": str(timings.resolve()) if timings else None}
+        return {**bench.job(spec, 0, calibration, samples), **kept}
 
     def _measure(
         self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path

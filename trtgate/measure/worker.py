@@ -85,17 +85,7 @@ class Worker:
         run took and left in memory."""
         spec = EngineSpec.parse(job["engine"])
         cache = PlanCache(Path(job["plan_cache"]), waiting=self._building)
-        request = BuildRequest(
-            model=_model(job) if job["graph"] is None else None,
-            graph=Path(job["graph"]) if job["graph"] else None,
-            batch_sizes=tuple(job["batch_sizes"]),
-            threads=job["threads"],
-            device=job["device"],
-            signature=Signature.from_json(job["signature"]),
-            calibration=_calibration(job, spec, cache),
-            anew=job["anew"],
-            sample=next(load_tensors(Path(job["sample"]))) if job["sample"] else None,
-        )
+        request = request_of(job, spec, cache)
         plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
         gpu = current_gpu() if request.device == "cuda" else None
         on_device = gpu.memory_used() or 0 if gpu else 0
@@ -191,6 +181,22 @@ class Worker:
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}
             self._frames.send(answer)
+
+
+def request_of(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> BuildRequest:
+    """What a job's engine is built of: its plan has the key that it has for whoever made the job."""
+    return BuildRequest(
+        model=_model(job) if job["graph"] is None else None,
+        graph=Path(job["graph"]) if job["graph"] else None,
+        batch_sizes=tuple(job["batch_sizes"]),
+        threads=job["threads"],
+        device=job["device"],
+        signature=Signature.from_json(job["signature"]),
+        calibration=_calibration(job, spec, cache),
+        timing_cache=Path(job["timing_cache"]) if job.get("timing_cache") else None,
+        anew=job["anew"],
+        sample=next(load_tensors(Path(job["sample"]))) if job["sample"] else None,
+    )
 
 
 def _model(job: Mapping[str, Any]) -> Model:

@@ -21,21 +21,25 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.child import run_in_child
-from trtgate.cuda import driver, runtime
+from trtgate.cuda import CudaError, check, driver, runtime
 from trtgate.engines.base import Backend, BuildRequest, Engine, not_imported, only_on
-from trtgate.engines.tensorrt.api import MODULES, Features, installed, trt
+from trtgate.engines.tensorrt.api import Features, candidates, installed, trt
 from trtgate.engines.tensorrt.build import RECIPES, WORKSPACE_BYTES, build_in_child, weak_flags
 from trtgate.engines.tensorrt.inspect import weighted_nodes
 from trtgate.engines.tensorrt.run import TensorRTEngine
 from trtgate.kinds import AVAILABLE, Availability, Device, EngineSpec, GraphKind
 from trtgate.nvml import has_tf32
+from trtgate.stack import cuda_of_tensorrt
+
+# It tells the CUDA of driver and packages, and which to install.
+DOCTOR = "python -m trtgate doctor"
 
 
 class TensorRTBackend(Backend):
     name = "tensorrt"
 
     def runtimes(self, device: Device) -> tuple[str, ...]:
-        return (*MODULES, "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
+        return (*candidates(), "pycuda.driver", "cuda.bindings.runtime") if device == "cuda" else ()
 
     def available(self, spec: EngineSpec, device: Device) -> Availability:
         where = only_on("cuda", device)
@@ -47,6 +51,10 @@ class TensorRTBackend(Backend):
                 imported()
             except ImportError as error:
                 return not_imported(what, error, fix, *self.runtimes(device))
+        try:
+            check("cudaGetDeviceCount", runtime().cudaGetDeviceCount())
+        except CudaError as error:  # nothing would be captured, and what is measured be the host's
+            return Availability(False, f"cuda-python does not fit the driver: {error}", DOCTOR, broken=True)
         if spec.precision == "tf32" and not has_tf32():
             return Availability(False, "this GPU has no TF32 (it came with Ampere)", elsewhere=True)
         if RECIPES[spec].calibrated and not Features.of(trt).calibrator:
@@ -74,6 +82,7 @@ class TensorRTBackend(Backend):
         return {
             "module": installed().__name__,
             "version": installed().__version__,
+            "cuda": cuda_of_tensorrt(),
             "strongly_typed": features.strongly_typed and not recipe.calibrated,
             "flags": [*weak_flags(features, recipe), *(["TF32"] if recipe.tf32 else [])],
             "workspace_bytes": WORKSPACE_BYTES,
@@ -90,6 +99,8 @@ class TensorRTBackend(Backend):
     def build(self, spec: EngineSpec, request: BuildRequest, path: Path) -> None:
         assert request.graph is not None
         calibration = request.calibration
+        # Without one TensorRT builds all the same, in what the other flags leave it.
+        assert (calibration is not None) is RECIPES[spec].calibrated
         known = calibration.read() if calibration else None
         learned = run_in_child(
             f"building {spec.id}",

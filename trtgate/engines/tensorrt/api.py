@@ -43,6 +43,15 @@ VERSION_AT = slice(24, 28)
 SHOWN_PROBLEMS = 8
 
 
+def candidates() -> tuple[str, ...]:
+    """The modules that may be TensorRT here: all, or the one that TRTGATE_TENSORRT names. Raises UserError for a name
+    that is none of MODULES."""
+    choice = os.environ.get(TENSORRT_CHOICE)
+    if choice and choice not in MODULES:
+        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
+    return (choice,) if choice else MODULES
+
+
 @functools.cache
 def installed() -> ModuleType:
     """The installed TensorRT, or the one that TRTGATE_TENSORRT names.
@@ -50,12 +59,9 @@ def installed() -> ModuleType:
     Raises ImportError saying why each candidate could not be imported, ModuleNotFoundError where none is installed, and
     UserError for a name that is none of MODULES.
     """
-    choice = os.environ.get(TENSORRT_CHOICE)
-    if choice and choice not in MODULES:
-        raise UserError(f"{TENSORRT_CHOICE}={choice} is not a TensorRT; give one of {', '.join(MODULES)}")
     reasons = []
     broken = False
-    for name in (choice,) if choice else MODULES:
+    for name in candidates():
         try:
             module = importlib.import_module(name)
         except ImportError as error:
@@ -100,6 +106,23 @@ class Features:
             user_allocation=hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"),
             kernel_specialization=hasattr(module, "DynamicShapesKernelSpecializationStrategy"),
         )
+
+
+# What TensorRT calls the types that its inputs and outputs may have.
+TYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+
+
+def data_type(dtype: str) -> Any:
+    """TensorRT's member for numpy's name of a type, or None where the installed version has no such inputs."""
+    return getattr(trt.DataType, TYPES.get(dtype, ""), None)
 
 
 class TensorRTError(EngineRefused):
@@ -205,7 +228,7 @@ def require_own_plan(plan: bytes) -> str:
         raise TensorRTError(f"this TensorRT plan is not whole: {len(plan)} bytes, its header says {size}")
     here = PLAN_TAGS[b"vtrt" if installed().__name__.startswith("tensorrt_rtx") else b"ftrt"]
     wrote, numbers = PLAN_TAGS[plan[:4]], installed().__version__
-    if wrote != here or version.split(".")[:3] != re.split(r"[.+]", numbers)[:3]:
+    if wrote != here or version.split(".")[:3] != re.findall(r"\d+", numbers)[:3]:  # 10.0.0b6 is one, too
         raise TensorRTError(
             f"the plan was written by {wrote} {version}, {here} {numbers} is installed: a plan runs on the version "
             f"that built it (its serialisation version is {int.from_bytes(plan[SERIALISATION_AT], 'little')})"

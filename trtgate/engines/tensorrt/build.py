@@ -15,7 +15,16 @@ from filelock import FileLock
 
 from trtgate.cuda import driver
 from trtgate.engines.base import try_out
-from trtgate.engines.tensorrt.api import Features, TensorRTError, fresh_logger, refusal, start, trt
+from trtgate.engines.tensorrt.api import (
+    Features,
+    TensorRTError,
+    data_type,
+    fresh_logger,
+    installed,
+    refusal,
+    start,
+    trt,
+)
 from trtgate.kinds import EngineSpec, GraphKind
 from trtgate.signature import Signature, Tensors, contiguous
 
@@ -81,6 +90,7 @@ def build_plan(
     GPU. Raises TensorRTError with all parser errors, or with what the builder logged.
     """
     _refuse_open_outputs(signature)
+    _refuse_types(signature)
     features, recipe, logger = Features.of(trt), RECIPES[spec], fresh_logger()
     builder = start(trt.Builder, logger)
     if not features.strongly_typed:
@@ -186,6 +196,18 @@ def _refuse_open_outputs(signature: Signature) -> None:
     names = [each.name for each in signature.outputs if -1 in each.shape]
     if names:
         raise TensorRTError(f"the shapes of {', '.join(names)} depend on what goes in, and no buffer is made for that")
+
+
+def _refuse_types(signature: Signature) -> None:
+    """Raises TensorRTError for inputs and outputs of a type that the version has none of: before 10 it takes 64-bit
+    integers for others, and has no such inputs."""
+    found = [
+        f"{each.name} ({each.dtype})"
+        for each in (*signature.inputs, *signature.outputs)
+        if data_type(each.dtype) is None
+    ]
+    if found:
+        raise TensorRTError(f"TensorRT {installed().__version__} has no inputs and outputs such as {', '.join(found)}")
 
 
 def _refuse_shape_inputs(network: Any) -> None:

@@ -109,7 +109,8 @@ def arithmetic(layer: Mapping[str, Any]) -> str:
     """What a layer computes in, or "" where nothing tells.
 
     Three witnesses: the types of what comes in, the kernel's name, and that a quantised weight went into it. A kernel
-    that names its operands is believed first: what comes in may be a skip connection of a narrower type.
+    that names its operands is believed first, and one that agrees with what comes in first: what else comes in may be
+    a skip connection of a narrower type.
     """
     tactic = str(layer.get("TacticName") or "")
     kernel = kernel_type(tactic)
@@ -120,7 +121,7 @@ def arithmetic(layer: Mapping[str, Any]) -> str:
     if isinstance(weights, dict) and "Type" in weights:
         types.append(TYPE_WORDS.get(str(weights["Type"]).lower(), ""))
     told = next((kind for kind in NARROWEST if kind in types), "")
-    if kernel and (not told or (told, kernel) == ("float32", "tf32")):
+    if kernel and (not told or kernel == types[0] or (told, kernel) == ("float32", "tf32")):
         return kernel
     if not told and QUANTISED.search(layer["Name"]) and CONVOLUTIONS.search(str(layer.get("LayerType"))):
         return "int8"
@@ -149,15 +150,19 @@ def weighted_layers(layers: Sequence[BuiltLayer], nodes: Sequence[str]) -> dict[
     For a node that no layer admits to, a layer that looks like a convolution and that no node claims stands in, under
     its own name; where there is none the type is "": silence is not a pass.
     """
-    computing = [layer for layer in layers if layer.arithmetic and not REFORMAT.match(layer.name)]
-    # Where several layers name a node, that which looks like what it is comes last, and counts.
-    computing.sort(key=lambda layer: bool(CONVOLUTIONS.search(layer.kind)))
+
+    def looks(layer: BuiltLayer) -> bool:
+        return bool(CONVOLUTIONS.search(layer.kind))
+
+    computing = [layer for layer in layers if (layer.arithmetic or looks(layer)) and not REFORMAT.match(layer.name)]
+    # Where several layers name a node, that which looks like what it is comes last, and counts, told or not.
+    computing.sort(key=lambda layer: (looks(layer), bool(layer.arithmetic)))
     by_node = {node: layer for layer in computing for node in layer.nodes}
     found = {node: by_node[node].arithmetic for node in nodes if node in by_node}
     missing = [node for node in nodes if node not in by_node]
     if missing:
         claimed = {by_node[node].name for node in found}
-        strays = [layer for layer in layers if layer.name not in claimed and CONVOLUTIONS.search(layer.kind)]
+        strays = [layer for layer in layers if layer.name not in claimed and looks(layer)]
         found |= {layer.name: layer.arithmetic for layer in strays}
         found |= dict.fromkeys(missing[len(strays) :], "")
     return found

@@ -20,6 +20,7 @@ from trtgate.engines.gpu import CAPTURED, GpuEngine, Lane
 from trtgate.engines.tensorrt.api import (
     Features,
     TensorRTError,
+    data_type,
     fresh_logger,
     refusal,
     require_own_plan,
@@ -34,16 +35,6 @@ from trtgate.signature import Signature, Tensors
 
 log = logging.getLogger(__name__)
 
-# What TensorRT calls the types that its inputs and outputs may have.
-TYPES = {
-    "float32": "FLOAT",
-    "float16": "HALF",
-    "int32": "INT32",
-    "int64": "INT64",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "bool": "BOOL",
-}
 # Runs of a context before its times are kept: lazy loading of kernels is over then.
 WARM_UP = 3
 # Layer times come from this many profiled runs.
@@ -98,7 +89,7 @@ class TensorRTEngine(GpuEngine):
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
         wanted = {
-            each.name: (mode, getattr(trt.DataType, TYPES.get(each.dtype, ""), None))
+            each.name: (mode, data_type(each.dtype))
             for mode, some in (
                 (trt.TensorIOMode.INPUT, self._signature.inputs),
                 (trt.TensorIOMode.OUTPUT, self._signature.outputs),
@@ -182,11 +173,18 @@ class TensorRTEngine(GpuEngine):
         return CAPTURED
 
     def _layers(self, size: int) -> list[BuiltLayer]:
-        """The layers of one batch size's profile; only with a context does the inspector tell the types."""
+        """The layers of one batch size's profile; only with a context does the inspector tell the types.
+
+        Empty where what it says cannot be read, which is logged: nothing passes by that, and the engine can be timed.
+        """
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._lane_of(size).context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return read_layers(text, self._sizes.index(size) if self._signature.batched else 0)
+        try:
+            return read_layers(text, self._sizes.index(size) if self._signature.batched else 0)
+        except TensorRTError as error:
+            log.warning("%s batch %d: %s", self.spec.id, size, error)
+            return []
 
     def _lane_of(self, size: int) -> TensorRTLane:
         lane = self.lane(size)
@@ -237,11 +235,13 @@ class TensorRTEngine(GpuEngine):
         return () if how == CAPTURED else (how,)
 
     def close(self) -> None:
-        super().close()
-        # In this order: TensorRT destroys an object with the last reference to it.
-        self._settings = None
-        self._engine = None
-        self._runtime = None
+        try:
+            super().close()
+        finally:  # also after work that failed
+            # In this order: TensorRT destroys an object with the last reference to it.
+            self._settings = None
+            self._engine = None
+            self._runtime = None
 
 
 def runtime_settings(engine: Any) -> Any:
