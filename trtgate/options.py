@@ -20,6 +20,7 @@ from trtgate.engines import (
     start_probing,
 )
 from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.files import at_home, named_path
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Device, EngineSpec, UserError
 from trtgate.models.loading import classes_in
@@ -64,15 +65,21 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--images",
         {
-            "type": Path,
+            "type": named_path,
             "metavar": "DIR",
             "help": "evaluation photos, flat or <class>/*.jpg (labelled); or .npz samples",
         },
     ),
-    ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
+    ("--calibration-images", {"type": named_path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
     ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
-    ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
-    ("--expectations", {"type": Path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"}),
+    (
+        "--plan-cache",
+        {"type": named_path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"},
+    ),
+    (
+        "--expectations",
+        {"type": named_path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"},
+    ),
 )
 
 
@@ -141,7 +148,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for model in files.values():
         model.check_folders(get("images"), get("calibration_images"))
     check_batches(files, batch_sizes if get("batch_size") else ())
-    folders = [Path(text).expanduser().parent for text in get("model") if is_file(text)]
+    folders = [at_home(text).parent for text in get("model") if is_file(text)]
     expectations.require_models(models, folders)
     return Settings(
         device=device,
@@ -217,5 +224,5 @@ def choose_weights(pairs: Iterable[str]) -> dict[str, Path]:
         model, separator, path = pair.partition("=")
         if not separator or not model or not path:
             raise UserError(f"--weights {pair}: give MODEL=PATH, for example resnet50=resnet50.safetensors")
-        chosen[model] = Path(path).expanduser()
+        chosen[model] = at_home(path)
     return chosen
