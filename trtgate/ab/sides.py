@@ -323,7 +323,7 @@ class _Sides:
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
                 notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
-        notes += [each for each in (self._given.doubt, self._bench.unsteady) if each]
+        notes += [each for each in (self._given.doubt, self._bench.unsteady, self._bench.not_compared) if each]
         if not self._bench.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)

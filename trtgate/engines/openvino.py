@@ -34,12 +34,13 @@ class OpenVINOEngine(Engine):
         self._signature = signature
         self._compiled = openvino.Core().import_model(blob, DEVICE, _properties(spec.precision, threads))
         self._request = self._compiled.create_infer_request()
+        self._places = _places(self._compiled, signature)
 
     def infer(self, inputs: Tensors) -> Tensors:
         self.bind(inputs)()
         return {
-            each.name: np.array(self._request.get_output_tensor(index).data, each.dtype)
-            for index, each in enumerate(self._signature.outputs)
+            each.name: np.array(self._request.get_output_tensor(self._places[each.name]).data, each.dtype)
+            for each in self._signature.outputs
         }
 
     def bind(self, inputs: Tensors) -> Callable[[], object]:
@@ -65,6 +66,14 @@ class OpenVINOEngine(Engine):
 
     def close(self) -> None:
         self._request = self._compiled = None
+
+
+def _places(compiled: Any, signature: Signature) -> dict[str, int]:
+    """At which place each output comes: in their order, or by name where the signature leaves some out."""
+    names, ports = signature.output_names, list(compiled.outputs)
+    if len(ports) == len(names):
+        return {name: index for index, name in enumerate(names)}
+    return {name: next(index for index, port in enumerate(ports) if name in port.get_names()) for name in names}
 
 
 def _is_constant(node: Any) -> bool:
