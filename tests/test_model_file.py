@@ -180,6 +180,8 @@ def test_one_of_torchvisions_networks_with_weights_and_limits(tmp_path: Path) ->
     assert settings.engines[0].id == "pytorch-fp32"
     assert settings.expectations.of("shop", "onnxruntime-int8")["agreement"] == 0.5
     assert settings.expectations.of("shop", "onnxruntime-int8")["speedup"] == 1.2
+    with pytest.raises(UserError, match='--weights shop=.*; write weights = "FILE" into its TOML file'):
+        settings_of(tmp_path, "--model", str(path), "--weights", "shop=a.pth")
 
 
 # Photos.

@@ -204,6 +204,12 @@ def test_a_file_that_does_not_run_is_one_sentence(tmp_path: Path) -> None:
         (["--shape", "x=1x3"], "--shape x=1x3 is for an ONNX file"),
         (["--model", "{}", "--shape", "x:1x3"], "give INPUT=1x3x640x640"),
         (["--model", "{}", "--shape", "x=1x3x8x8", "--batch-size", "0"], "give a number from 1 on"),
+        (
+            ["--model", "{}", "--shape", "x=1x3x8x8", "--weights", "heads.onnx@1x3x8x8=a.pth"],
+            "is described by a file; it has its own",
+        ),
+        (["--model", "squeezenet1_1", "--batch-size", "999999999"], "give a number from 1 on, up to 65536"),
+        (["--model", "{}", "--shape", "x=1x3x99x99", "--batch-size", "50000"], "of more than 2 GB then"),
         (["--model", "nowhere.onnx"], "does not exist"),
         (["--model", "nowhere.toml"], "cannot be read"),
         (["--model", "~nobody.here/net.onnx"], "net.onnx does not exist"),

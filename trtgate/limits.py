@@ -25,8 +25,19 @@ GRACE_SECONDS = 10.0
 # pytest's status for an interrupted run, a command's for an error: no verdict.
 STATUS = 2
 
-# Standard error as it was before anybody captured it.
-_STDERR = os.dup(2)
+
+def _standard_error() -> int:
+    """Standard error as it was before anybody captured it; nothing where it is closed (`2>&-`), so that no file that is
+    opened later has its number and is written to."""
+    try:
+        return os.dup(2)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        return os.dup(2)
+
+
+_STDERR = _standard_error()
 
 # What is under way, in words, or who tells it once it is too late.
 What = str | Callable[[], str]

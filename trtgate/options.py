@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trtgate.build.cache import require_usable
@@ -25,6 +27,7 @@ from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Device, EngineSpec, UserError
 from trtgate.models.loading import classes_in
 from trtgate.models.model_file import ModelFile, is_file, read_models
+from trtgate.models.onnx_file import LARGEST
 from trtgate.nvml import current_gpu
 from trtgate.settings import DEFAULT_MODELS, Settings
 
@@ -86,6 +89,9 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 # The release file of NVIDIA's Linux for Tegra.
 JETSON = Path("/etc/nv_tegra_release")
 
+# More would be a slip of the keyboard, and more memory than there is.
+LARGEST_BATCH = 1 << 16
+
 # What a GPU is bought for: one photo as fast as can be, and many.
 DEFAULT_BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 32)}
 
@@ -117,8 +123,9 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
     device = choose_device(get("device"))
     batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or DEFAULT_BATCH_SIZES[device]
-    if min(batch_sizes) < 1:
-        raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
+    for size in batch_sizes:
+        if not 1 <= size <= LARGEST_BATCH:
+            raise UserError(f"--batch-size {size}: give a number from 1 on, up to {LARGEST_BATCH}")
     if get("streams") < 1:
         raise UserError(f"--streams {get('streams')}: give a number from 1 on")
     files = read_models(get("model"), get("shape"))
@@ -128,6 +135,9 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+        if name in files:
+            own = "it has its own" if files[name].file is not None else 'write weights = "FILE" into its TOML file'
+            raise UserError(f"--weights {name}=...: {name} is described by a file; {own}")
     require_usable(get("plan_cache"))
     expectations = read_expectations(get("expectations"))
     by_file = {name: model for name, model in files.items() if model.file is None}
@@ -187,6 +197,14 @@ def check_files(model: str, weights: Path | None, images: Path | None, calibrati
 def check_batches(files: Mapping[str, ModelFile], asked: Sequence[int]) -> None:
     """Raises UserError for batch sizes that were asked for and that an ONNX file cannot take."""
     for name, model in files.items():
+        for size in asked if model.file is not None and model.file.signature.batched else ():
+            largest = max(
+                math.prod(each.at(size)) * np.dtype(each.dtype).itemsize for each in model.file.signature.inputs
+            )
+            if largest > LARGEST:
+                raise UserError(
+                    f"--batch-size {size}: an input of {name} is of more than 2 GB then; give a smaller one"
+                )
         if asked and 1 not in asked and model.file is not None and not model.file.signature.batched:
             why = f" (ONNX Runtime: {said})" if (said := model.file.unbatched) else ""
             raise UserError(
