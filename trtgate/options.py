@@ -136,8 +136,8 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
         if name in files:
-            own = "it has its own" if files[name].file is not None else 'write weights = "FILE" into its TOML file'
-            raise UserError(f"--weights {name}=...: {name} is described by a file; {own}")
+            mend = "it has its own" if files[name].file is not None else 'write weights = "FILE" into its TOML file'
+            raise UserError(f"--weights {name}=...: {name} is described by a file; {mend}")
     require_usable(get("plan_cache"))
     expectations = read_expectations(get("expectations"))
     by_file = {name: model for name, model in files.items() if model.file is None}
@@ -197,19 +197,17 @@ def check_files(model: str, weights: Path | None, images: Path | None, calibrati
 def check_batches(files: Mapping[str, ModelFile], asked: Sequence[int]) -> None:
     """Raises UserError for batch sizes that were asked for and that an ONNX file cannot take."""
     for name, model in files.items():
-        for size in asked if model.file is not None and model.file.signature.batched else ():
-            largest = max(
-                math.prod(each.at(size)) * np.dtype(each.dtype).itemsize for each in model.file.signature.inputs
-            )
-            if largest > LARGEST:
-                raise UserError(
-                    f"--batch-size {size}: an input of {name} is of more than 2 GB then; give a smaller one"
-                )
-        if asked and 1 not in asked and model.file is not None and not model.file.signature.batched:
+        if model.file is None or not asked:
+            continue
+        signature = model.file.signature
+        if 1 not in asked and not signature.batched:
             why = f" (ONNX Runtime: {said})" if (said := model.file.unbatched) else ""
             raise UserError(
                 f"--batch-size {asked[0]}: {name} takes no batches{why}; leave it out, or add --batch-size 1"
             )
+        size = max(asked)
+        if any(math.prod(each.at(size)) * np.dtype(each.dtype).itemsize > LARGEST for each in signature.inputs):
+            raise UserError(f"--batch-size {size}: an input of {name} is of more than 2 GB then; give a smaller one")
 
 
 def with_required(

@@ -133,6 +133,11 @@ class Workbench:
         )
 
     @property
+    def apart(self) -> bool:
+        """Whether its answer to a batch is those to the samples in it."""
+        return self.file is None or self.file.apart
+
+    @property
     def not_compared(self) -> str:
         """Which of its outputs nobody compares, and why; empty if there is none."""
         if self.file is None or not self.file.left_out:
@@ -351,13 +356,21 @@ class Workbench:
         assert isinstance(self.task, Classification)
         return self.task.logits(self.outputs(spec))
 
+    def reference_at(self, size: int) -> Outputs:
+        """The reference's answers that an engine's to all evaluation samples in batches of that size are held against:
+        to the same batches, where nothing in them stands for a sample."""
+        if self.apart or size == min(self.batch_sizes):
+            return self.outputs(self.reference)
+        made: Outputs = self._once(("reference at", size), lambda: self._engine_outputs(self.reference, size))
+        return made
+
     def outputs_at(self, spec: EngineSpec, size: int) -> list[Outputs]:
         """The answers to the first evaluation samples in one or two full batches of `size`. Where there are fewer
         samples than that they are repeated, so that every place in a batch is told of: a list for each repetition."""
         n = len(self.samples("evaluation"))
         count = 2 * size if n >= 2 * size else size
         rows = self._answers(spec, [index % n for index in range(count)], size)
-        return [rows[start : start + n] for start in range(0, count, n)]
+        return [rows[start : start + n] for start in range(0, len(rows), n)]
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))

@@ -61,6 +61,8 @@ class OnnxFile:
     take as it is. `limits` are the numbers below which integer inputs must stay, where the graph shows them; `left_out`
     are outputs that are no tensors of numbers, `unsteady` those that differ from run to run on one sample.
     `unbatched` is what ONNX Runtime said of a batch that it could not run, where the inputs leave room for one.
+    `apart` says that the answer to a batch is those to its samples, as it is not where an output has no axis of samples
+    or one sample's answer depends on the others.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class OnnxFile:
     left_out: tuple[str, ...] = ()
     unsteady: tuple[str, ...] = ()
     unbatched: str = ""
+    apart: bool = True
 
 
 class NotRun(UserError):
@@ -383,7 +386,7 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     outputs = tuple(TensorSpec(name, dtype, tuple(axes)) for name, dtype, axes in told["outputs"])
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
     own, unsteady = own_precision(model), tuple(told["unsteady"])
-    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady, told["unbatched"])
+    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady, told["unbatched"], told["apart"])
 
 
 def _tried(

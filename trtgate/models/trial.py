@@ -52,7 +52,8 @@ def try_graph(
     An axis of an output that is twice as long then is the batch, or a multiple of it; one that differs between samples
     has the length -1, and so has one that follows from an operator whose answers have any number, where shape inference
     knows no other length. `unbatched` is what the runtime said of two samples at once, where it could not run them
-    though the inputs leave room. `unsteady` are outputs that differ from run to run on one sample.
+    though the inputs leave room. `unsteady` are outputs that differ from run to run on one sample. `apart` says that
+    what comes out of two samples at once is what comes out of either.
     """
     import onnxruntime
 
@@ -62,7 +63,7 @@ def try_graph(
     given = Seeded(signature, limits, constants, 2, seed=0)
     samples = [given[index] for index in range(len(given))]
     found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched, "unsteady": []}
-    found["unbatched"] = ""
+    found["unbatched"], found["apart"] = "", True
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -102,6 +103,8 @@ def try_graph(
                 for axis, length in zip(axes, shown, strict=True)
             ]
         found["outputs"].append([name, a.dtype.name, axes])
+        if found["batched"] and name not in found["unsteady"]:
+            found["apart"] = found["apart"] and _apart(axes, a, b, np.asarray(together))
     return found
 
 
@@ -116,6 +119,14 @@ def counting(model: Any) -> set[str]:
         if node.op_type in COUNTING or found.intersection(node.input):
             found.update(node.output)
     return found
+
+
+def _apart(axes: list[int | str], one: Any, other: Any, together: Any) -> bool:
+    """Whether the answer to two samples at once is those to either, one after the other along one axis."""
+    spec = TensorSpec("", str(one.dtype), tuple(axes))
+    if spec.batch_axis is None or one.shape != other.shape:
+        return False
+    return _repeated(np.concatenate([one, other], spec.batch_axis), together)
 
 
 def _repeated(one: Any, again: Any) -> bool:
