@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import faulthandler
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ def _standard_error() -> int:
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
+        if sys.stderr is None:  # pytest needs one
+            sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # noqa: SIM115
         return os.dup(2)
 
 

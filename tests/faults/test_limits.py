@@ -50,7 +50,9 @@ def test_what_hangs_is_named_and_ended(hang: str, fault: Fault) -> None:
 
 def test_standard_error_that_is_closed() -> None:
     """`2>&-`: no file that is opened later is written to in its place."""
-    script = "import os; from trtgate import limits; assert os.open(os.devnull, os.O_RDONLY) > 2; os.write(2, b'x')"
+    script = (
+        "import os, sys; from trtgate import limits; assert os.open(os.devnull, os.O_RDONLY) > 2; sys.stderr.write('x')"
+    )
     command = f"{shlex.join([sys.executable, '-c', script])} 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(["bash", "-c", command], env=environment, check=False).returncode == 0
