@@ -36,7 +36,7 @@ def _standard_error() -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         if sys.stderr is None:  # pytest needs one
-            sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         return os.dup(2)
 
 
