@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -34,7 +35,14 @@ class OpenVINOEngine(Engine):
         self._signature = signature
         self._compiled = openvino.Core().import_model(blob, DEVICE, _properties(spec.precision, threads))
         self._request = self._compiled.create_infer_request()
-        self._places = _places(self._compiled, signature)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """At which place each output comes: in their order, or by name where the signature leaves some out."""
+        names, ports = self._signature.output_names, list(self._compiled.outputs)
+        if len(ports) == len(names):
+            return {name: index for index, name in enumerate(names)}
+        return {name: next(index for index, port in enumerate(ports) if name in port.get_names()) for name in names}
 
     def infer(self, inputs: Tensors) -> Tensors:
         self.bind(inputs)()
@@ -66,14 +74,6 @@ class OpenVINOEngine(Engine):
 
     def close(self) -> None:
         self._request = self._compiled = None
-
-
-def _places(compiled: Any, signature: Signature) -> dict[str, int]:
-    """At which place each output comes: in their order, or by name where the signature leaves some out."""
-    names, ports = signature.output_names, list(compiled.outputs)
-    if len(ports) == len(names):
-        return {name: index for index, name in enumerate(names)}
-    return {name: next(index for index, port in enumerate(ports) if name in port.get_names()) for name in names}
 
 
 def _is_constant(node: Any) -> bool:
