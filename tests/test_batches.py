@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from fixtures.engines import decide_in_batches
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
+from trtgate.models.onnx_file import describe
 from trtgate.tasks.batches import decide_batch, decide_finite
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.segmentation import Segmentation
@@ -219,3 +222,53 @@ def test_a_larger_batch_keeps_what_the_smallest_has_even_above_the_floor(noise: 
     floors = Expectation({**NARROW.values, "sqnr_db": 10.0, "cosine": 0.9})
     decided = decide_batch(TensorsTask(), reference, alone, got, samples(8), floors)
     assert worst(decided).outcome is (Outcome.REGRESSED if noise else Outcome.PASS)
+
+
+def mixing(kind: str) -> onnx.ModelProto:
+    """A network whose answer to a batch is not those to its samples."""
+    weights = {"w": networks.random(8, 4), "k": networks.random(7, 4)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"])]
+    if kind == "a constant beside":
+        nodes += [helper.make_node("Identity", ["h"], ["y"]), helper.make_node("Identity", ["k"], ["anchors"])]
+    elif kind == "over the batch":
+        nodes.append(helper.make_node("Softmax", ["h"], ["y"], axis=0))
+    else:
+        nodes.append(helper.make_node("ReduceMean", ["h"], ["y"], axes=[0], keepdims=0))
+    outputs = ["y", "anchors"] if kind == "a constant beside" else ["y"]
+    sides = {"x": (networks.FLOAT, ["N", 8])}, dict.fromkeys(outputs, (networks.FLOAT, None))
+    return networks.network(nodes, *sides, weights)
+
+
+@pytest.mark.parametrize("batch", [4, 32])
+@pytest.mark.parametrize("kind", ["a constant beside", "over the batch", "a mean of the batch"])
+def test_answers_to_batches_that_are_no_list_of_answers_to_samples(
+    kind: str, batch: int, tmp_path: Path, plan_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = networks.save(mixing(kind), tmp_path / "net.onnx")
+    specs = [parse_spec("onnxruntime-fp32"), parse_spec("openvino-fp32")]
+    arguments = [f"--model={path}", *(f"--engine={spec.id}" for spec in specs), f"--plan-cache={plan_cache}"]
+    settings = settings_of(tmp_path, *arguments, "--batch-size", "1", "--batch-size", str(batch))
+    with Workbench("net.onnx", settings) as bench:
+        assert not bench.apart
+
+        def outcomes() -> set[Outcome]:
+            told = (
+                decide_in_batches(bench, spec, batch, settings.expectations.of(bench.name, spec.id)) for spec in specs
+            )
+            return {verdict.outcome for some in told for verdict in some}
+
+        assert outcomes() == {Outcome.PASS}
+        assert len(bench.reference_at(batch)) == len(bench.outputs_at(specs[1], batch)[0])
+        infer = type(bench.engine(specs[1])).infer
+
+        def wrong(self: Any, inputs: Any) -> Any:
+            return {name: array if len(inputs["x"]) == 1 else -array for name, array in infer(self, inputs).items()}
+
+        monkeypatch.setattr(type(bench.engine(specs[1])), "infer", wrong)
+        assert Outcome.REGRESSED in outcomes()
+
+
+def test_most_networks_answer_samples_apart(tmp_path: Path) -> None:
+    for index, model in enumerate((networks.classifier(), networks.text())):
+        path = networks.save(model, tmp_path / f"{index}.onnx")
+        assert describe(path, {"input_ids": (1, 7)} if index else {}, {}).apart

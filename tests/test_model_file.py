@@ -12,6 +12,7 @@ import pytest
 
 from trtgate.ab.results import AbReport
 from trtgate.engines import parse_spec
+from trtgate.expectations import read_expectations
 from trtgate.images import decode, list_folder
 from trtgate.kinds import UserError
 from trtgate.models.base import DATA
@@ -21,7 +22,8 @@ from trtgate.search.journal import contents_of
 from trtgate.search.laboratory import read_report
 from trtgate.search.question import Question, Raced, ask
 from trtgate.signature import Signature, TensorSpec
-from trtgate.tasks.detection import Detections, matched, mean_average_precision
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detections, matched, mean_average_precision, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.bisection import Relation
 from trtgate.verdict.outcome import Outcome
@@ -79,6 +81,19 @@ PREPARED = "[preprocessing]\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n"
         ("[preprocessing]\nresize = [256]", "resize must be one number"),
         ("[preprocessing]\nresize = 1e9", "resize must be a whole number"),
         ("[preprocessing]\nresize = -7", "resize must be a whole number"),
+        (f"[preprocessing]\nmean = [1{'0' * 400}, 0, 0]", "mean must be finite"),
+        ("[preprocessing]\nmean = 1e300", "mean must be finite"),
+        ("[preprocessing]\nstd = 1e-300", "std must not be 0"),
+        ("[preprocessing]\nsize = [8, 'a']", "size must be a number"),
+        ("[preprocessing]\nsize = [8, -8]", "size must be height and width"),
+        (f"task = 'detection'\n[detection]\nthreshold = 1{'0' * 400}", "threshold must be a finite number"),
+        ("task = 'detection'\n[detection]\ndecode = ''", "names no function; write module:function"),
+        ("[tensors]\nmetric = ''", "names no function; write module:function"),
+        ("task = 'classification'\n[classification]\noutput = 'map'\nmetric = 'own:f'", "metric means nothing there"),
+        (
+            "task = 'classification'\n[classification]\noutput = 'map'\nclasses = \"\\u0000\"",
+            "cannot be read; give a file with a name in each line",
+        ),
         (
             "task = 'segmentation'\n[segmentation]\noutput = 'map'\nthreshold = 'abc'",
             "threshold must be a finite number",
@@ -117,6 +132,21 @@ def test_it_must_name_a_model(tmp_path: Path) -> None:
         read_models([str(path)], [])
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    path = write(tmp_path, "task = 'classification'\n[classification]\nclasses = 'names.txt'\n")
+    path.write_text(path.read_text(), encoding="utf-8-sig", newline="\r\n")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\nelk\n", encoding="utf-8-sig", newline="\r\n")
+    task = read_models([str(path)], [])["mine"].task
+    assert isinstance(task, Classification)
+    assert task.classes == ("ant", "bee", "cat", "dog", "elk")
+    annotations = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": []}
+    (tmp_path / "coco.json").write_text(json.dumps(annotations), encoding="utf-8-sig")
+    assert list(read_coco(tmp_path / "coco.json")) == ["a.jpg"]
+    (tmp_path / "limits.toml").write_text("[default]\nagreement = 0.5\n", encoding="utf-8-sig")
+    assert read_expectations(tmp_path / "limits.toml").of("mine", "onnxruntime-int8")["agreement"] == 0.5
+
+
 def test_shapes_limits_and_a_name(tmp_path: Path) -> None:
     text = """
         name = "mine"
@@ -150,6 +180,8 @@ def test_one_of_torchvisions_networks_with_weights_and_limits(tmp_path: Path) ->
     assert settings.engines[0].id == "pytorch-fp32"
     assert settings.expectations.of("shop", "onnxruntime-int8")["agreement"] == 0.5
     assert settings.expectations.of("shop", "onnxruntime-int8")["speedup"] == 1.2
+    with pytest.raises(UserError, match='--weights shop=.*; write weights = "FILE" into its TOML file'):
+        settings_of(tmp_path, "--model", str(path), "--weights", "shop=a.pth")
 
 
 # Photos.
@@ -186,9 +218,10 @@ def test_the_size_of_photos_is_that_of_an_input_that_leaves_it_open(tmp_path: Pa
     [model] = read_models([str(path)], []).values()
     assert model.file is not None
     assert model.file.signature.inputs[0].shape == ("batch", 3, 24, 16)
-    path.write_text(path.read_text().replace("[24, 16]", "'large'"))
-    with pytest.raises(UserError, match="the size of x is not known"):
-        read_models([str(path)], [])
+    for wrong in ("'large'", "[24, 'a']", "[24, -16]", "[24.5, 16]", "[24]"):
+        path.write_text(f'model = "net.onnx"\n[preprocessing]\nsize = {wrong}\n')
+        with pytest.raises(UserError, match="size must be"):
+            read_models([str(path)], [])
 
 
 def test_photos_of_a_folder_and_the_shipped_ones(tmp_path: Path) -> None:

@@ -79,6 +79,23 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.module.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("beside", ["number", "float8", "versions", "within itself"])
+def test_what_stands_beside_the_weights_keeps_nobody_from_them(beside: str, tmp_path: Path) -> None:
+    found: Any = collections.OrderedDict(state())
+    if beside == "number":
+        found[0] = torch.zeros(1)
+    elif beside == "float8":
+        found = {key: value.to(torch.float8_e4m3fn) for key, value in found.items()}
+    elif beside == "versions":
+        found._metadata = {"": {"version": "new"}, 3: None}
+    else:
+        found = {"state_dict": found}
+        found["self"] = found
+    torch.save(found, tmp_path / "odd.pth")
+    module = load_model(NAME, tmp_path / "odd.pth").module
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return (print, ("code from a weights file was run",))
@@ -101,6 +118,12 @@ def with_nan() -> dict[str, torch.Tensor]:
     return weights
 
 
+def within_itself() -> dict[str, Any]:
+    found: dict[str, Any] = {"epoch": 3}
+    found["self"] = found
+    return found
+
+
 WRONG_CONTENT = {
     "code beside the weights": lambda: {"state_dict": state(), "extra": Bomb()},
     "the whole module": lambda: torchvision_models.get_model(NAME),
@@ -111,6 +134,10 @@ WRONG_CONTENT = {
     "NaN": with_nan,
     "one class": lambda: torchvision_models.get_model(NAME, num_classes=1).state_dict(),
     "sparse": lambda: {key: value.to_sparse() for key, value in state().items()},
+    "whole numbers": lambda: {key: (100 * value).to(torch.int8) for key, value in state().items()},
+    "complex": lambda: {key: value.to(torch.complex64) for key, value in state().items()},
+    "too large for FP32": lambda: {key: value.double() * 1e300 for key, value in state().items()},
+    "within itself": within_itself,
 }
 
 

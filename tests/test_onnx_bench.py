@@ -118,7 +118,8 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
                 pytest.mark.slow,
                 pytest.mark.fault(
                     done="an ONNX file that ONNX Runtime cannot run, and a baseline of another file of that name",
-                    said="ONNX Runtime cannot run it (...); give samples that it takes",
+                    said="ONNX Runtime cannot run it (...); export it for this ONNX Runtime, or give samples that it "
+                    "takes",
                     status="4",
                     kept="the baseline",
                 ),
@@ -130,7 +131,7 @@ def test_what_is_wrong_is_one_sentence_and_status_4(
             None,
             marks=pytest.mark.fault(
                 done="the same file at another shape than the baseline's",
-                said="ONNX Runtime cannot run it (...); give samples that it takes",
+                said="ONNX Runtime cannot run it (...); export it for this ONNX Runtime, or give samples that it takes",
                 status="4",
                 kept="the baseline",
             ),

@@ -19,11 +19,13 @@ from trtgate.engines.onnxruntime import OnnxRuntimeEngine
 from trtgate.expectations import read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.kinds import EngineUnavailable, UserError
-from trtgate.models.model_file import read_models
-from trtgate.models.onnx_file import REFERENCES, describe, digest_of
+from trtgate.models.model_file import read_models, shape_name
+from trtgate.models.onnx_file import REFERENCES, describe, digest_of, first_line
 from trtgate.options import OPTIONS, read_settings
 from trtgate.records import EngineRecord, from_json, to_json
+from trtgate.samples import ArrayFolder, constant
 from trtgate.settings import Settings
+from trtgate.signature import Signature, TensorSpec
 from trtgate.verdict.outcome import Outcome, Reason
 from trtgate.workbench import Workbench
 
@@ -202,14 +204,31 @@ def test_a_file_that_does_not_run_is_one_sentence(tmp_path: Path) -> None:
         (["--shape", "x=1x3"], "--shape x=1x3 is for an ONNX file"),
         (["--model", "{}", "--shape", "x:1x3"], "give INPUT=1x3x640x640"),
         (["--model", "{}", "--shape", "x=1x3x8x8", "--batch-size", "0"], "give a number from 1 on"),
+        (
+            ["--model", "{}", "--shape", "x=1x3x8x8", "--weights", "heads.onnx@1x3x8x8=a.pth"],
+            "is described by a file; it has its own",
+        ),
+        (["--model", "squeezenet1_1", "--batch-size", "999999999"], "give a number from 1 on, up to 65536"),
+        (["--model", "{}", "--shape", "x=1x3x99x99", "--batch-size", "50000"], "of more than 2 GB then"),
         (["--model", "nowhere.onnx"], "does not exist"),
         (["--model", "nowhere.toml"], "cannot be read"),
+        (["--model", "~nobody.here/net.onnx"], "net.onnx does not exist"),
+        (["--model", "squeezenet1_1", "--weights", "squeezenet1_1=~nobody.here/a.pth"], "a.pth does not exist"),
     ],
 )
 def test_wrong_options_are_told_before_anything_runs(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     path = networks.save(networks.heads(), tmp_path / "heads.onnx")
     with pytest.raises(UserError, match=sentence):
         settings_of(tmp_path, *(each.format(path) for each in arguments))
+
+
+@pytest.mark.parametrize("option", ["--images", "--calibration-images", "--plan-cache", "--expectations"])
+def test_an_empty_path_is_not_the_working_directory(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings_of(tmp_path, option, "")
+    assert f"argument {option}: it names nothing; give a path, or leave the option out" in capsys.readouterr().err
 
 
 def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
@@ -222,6 +241,7 @@ def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
     again = networks.save(networks.classifier(), tmp_path / "c" / "net.onnx")
     toml = tmp_path / "resnet50.toml"
     toml.write_text('model = "mobilenet_v3_small"\n')
+    assert shape_name({"/model/in put:0": (1, 8), "mask": (1, 8)}) == "_model_in_put:0=1x8,mask=1x8"
     with pytest.raises(UserError, match="two models are called resnet50"):
         settings_of(tmp_path, "--model", "resnet50", "--model", str(toml))
     with pytest.raises(UserError, match=r"its name must have from 1 to 100 characters; give it a TOML file"):
@@ -312,7 +332,77 @@ def test_on_a_gpu_the_reference_is_still_the_cpu(tmp_path: Path) -> None:
         assert engine.infer(file.signature.blank(1))["scores"].shape == (1, 5)
 
 
+@pytest.mark.parametrize("sequence", [False, True])
+def test_outputs_that_are_no_numbers_are_left_out_and_told(sequence: bool, tmp_path: Path) -> None:
+    """BF16 and a sequence, before the output that is compared: engines must give that one still."""
+    model = networks.network(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+            helper.make_node("Cast", ["y"], ["half"], to=onnx.TensorProto.BFLOAT16),
+            *([helper.make_node("SplitToSequence", ["y"], ["parts"], axis=1)] if sequence else []),
+        ],
+        {"x": (networks.FLOAT, ["N", 4])},
+        {"half": (onnx.TensorProto.BFLOAT16, None), "y": (networks.FLOAT, None)},
+        {"w": networks.random(4, 4)},
+    )
+    if sequence:
+        model.graph.output.insert(0, helper.make_tensor_sequence_value_info("parts", networks.FLOAT, None))
+    path = networks.save(model, tmp_path / "net.onnx")
+    engine = parse_spec("openvino-fp32")
+    settings = settings_of(tmp_path, "--model", str(path), f"--engine={engine.id}")
+    with Workbench("net.onnx", settings) as bench:
+        assert bench.signature.output_names == ["y"]
+        left_out = "parts, half" if sequence else "half"
+        assert bench.not_compared == f"not compared: {left_out}, no tensors of numbers that numpy has"
+        if not sequence:  # which OpenVINO does not have
+            assert bench.outputs(engine)[0]["y"] == pytest.approx(bench.outputs(bench.reference)[0]["y"], rel=1e-4)
+
+
 # Samples.
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 300, 1e30, 2**70, "7", None, {"a": 1}, [[1], [2, 3]]])
+def test_a_value_that_a_type_does_not_have_fits_no_input(value: Any) -> None:
+    with pytest.raises(UserError, match="the value of input rate does not fit rate uint8"):
+        constant(TensorSpec("rate", "uint8", ()), value)
+    assert constant(TensorSpec("rate", "uint8", (1, 2)), 7.0).tolist() == [[7, 7]]
+    with pytest.raises(UserError, match="does not fit"):
+        constant(TensorSpec("scale", "float16", ()), 1e6)
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_sample_that_the_reference_cannot_be_run_on_is_named(wrong: int, tmp_path: Path) -> None:
+    """The first one is tried when an engine is loaded, others are met later."""
+    path = networks.save(networks.text(), tmp_path / "text.onnx")
+    for index in range(3):
+        ids = np.full((1, 7), 99 if index == wrong else 1)
+        np.savez(tmp_path / f"{index}.npz", input_ids=ids, attention_mask=np.ones(7, np.int64))
+    arguments = ["--model", str(path), "--shape", "input_ids=1x7", "--images", str(tmp_path)]
+    settings = settings_of(tmp_path, *arguments, "--engine", "onnxruntime-fp32")
+    with Workbench(settings.models[0], settings) as bench:
+        with pytest.raises(UserError, match=r"cannot run text\.onnx.*; give samples that it takes") as told:
+            bench.outputs(bench.reference)
+        assert "Gather" in str(told.value)
+        assert wrong == 0 or "on the sample 2.npz" in str(told.value)
+
+
+def test_what_onnx_runtime_says_is_told_without_its_sources() -> None:
+    place = "/onnxruntime_src/onnxruntime/core/graph/model.cc:256 onnxruntime::Model::Model(onnx::ModelProto&&, bool)"
+    said = f"[ONNXRuntimeError] : 1 : FAIL : Load model from a.onnx failed:{place} Unsupported model IR version: 99\n"
+    assert first_line(said) == "Load model from a.onnx failed:Unsupported model IR version: 99"
+    assert str(UserError("--model a\nb.onnx is none")) == "--model a b.onnx is none"
+
+
+def test_numbers_that_the_network_cannot_be_given_are_told(tmp_path: Path) -> None:
+    signature = Signature((TensorSpec("x", "float32", ("batch", 2)), TensorSpec("ids", "int32", ("batch", 2))))
+    ids, x = np.ones((1, 2), np.int64), np.ones((1, 2))
+    for name, wrong in (("x", {"x": x * 1e300, "ids": ids}), ("ids", {"x": x, "ids": ids << 40})):
+        np.savez(tmp_path / "0.npz", **wrong)
+        with pytest.raises(UserError, match=rf"0\.npz has {name} with numbers that .*32 does not have"):
+            ArrayFolder(tmp_path, signature, {})
+    np.savez(tmp_path / "0.npz", x=x * np.inf, ids=ids)
+    (tmp_path / "._0.npz").write_bytes(b"what macOS leaves beside a file")
+    assert ArrayFolder(tmp_path, signature, {}).names == ("0.npz",)
 
 
 def test_samples_from_a_folder_of_arrays(tmp_path: Path) -> None:

@@ -717,6 +717,13 @@ def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
     fault.check(*told(run("--benchmark-json=nowhere/run.json")))
 
 
+def test_a_storage_that_no_session_can_be_saved_in(run: Run) -> None:
+    Path("file").touch()
+    for storage in ("file", "file/inside", "/proc/nowhere"):
+        refused(run("--benchmark-save=x", f"--benchmark-storage={storage}"), "no session can be saved in")
+        refused(run("--benchmark-autosave", f"--benchmark-storage={storage}"), "name a folder that can be written")
+
+
 def test_a_refused_run_leaves_the_json_of_the_last(run: Run) -> None:
     run("--benchmark-json=run.json")
     before = Path("run.json").read_bytes()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.kinds import UserError
 from trtgate.samples import Unlabelled
+from trtgate.tasks import detection
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
 from trtgate.tasks.base import Outputs, Task, load_function
 from trtgate.tasks.classification import Classification
@@ -30,7 +31,9 @@ from trtgate.tasks.detection import (
     confidence_again,
     from_function,
     from_outputs,
+    mean_average_precision,
     overlaps,
+    paired,
     read_coco,
 )
 from trtgate.tasks.segmentation import Segmentation
@@ -615,6 +618,23 @@ def test_samples_that_say_little_fail_no_narrow_type_of_a_classifier() -> None:
         task = Classification("y")
         outcomes = {each.outcome for each in task.decide(task.compare(reference, got, samples), floors)}
         assert outcome in outcomes <= {outcome, Outcome.INCONCLUSIVE}
+
+
+def test_overlaps_of_many_boxes_are_not_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = RANDOM.uniform(0, 30, (70, 2))
+    some = Detections(np.concatenate([boxes, boxes + 10], 1), RANDOM.random(70), RANDOM.integers(0, 2, 70))
+    other = Detections(some.boxes + 1, RANDOM.random(70), some.labels)
+    whole = paired(some, other), mean_average_precision([some], [other])
+    seen: list[int] = []
+
+    def counted(a: Any, b: Any) -> Any:
+        seen.append(len(a) * len(b))
+        return overlaps(a, b)
+
+    monkeypatch.setattr(detection, "OVERLAPS_AT_ONCE", 200)
+    monkeypatch.setattr(detection, "overlaps", counted)
+    assert (paired(some, other), mean_average_precision([some], [other])) == whole
+    assert max(seen) <= 200
 
 
 def test_a_box_without_an_area_is_itself() -> None:

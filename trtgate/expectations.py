@@ -205,7 +205,7 @@ def _is_described(model: str, folders: Iterable[Path]) -> bool:
 def _name_in(path: Path) -> str:
     """The `name` that a model's TOML gives itself; "" for what is none."""
     try:
-        return str(tomllib.loads(path.read_bytes().decode("utf-8")).get("name", "")) if path.is_file() else ""
+        return str(tomllib.loads(path.read_bytes().decode("utf-8-sig")).get("name", "")) if path.is_file() else ""
     except (OSError, ValueError, RecursionError):
         return ""
 
@@ -249,7 +249,7 @@ def read_expectations(path: Path = DEFAULT_PATH) -> Expectations:
 def _parsed(path: Path, content: bytes) -> Expectations:
     """What the file at `path` says with that content."""
     try:
-        table = tomllib.loads(content.decode("utf-8"))
+        table = tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # tomllib's own, and a number too long to be read
@@ -376,7 +376,7 @@ def _with_delta(path: Path, model: str, engine: str, delta: float) -> bytes:
     as in a file that has the section in another form."""
     by_hand = f"{path}: delta of {model} {engine} cannot be set; write it there by hand"
     try:
-        lines = path.read_bytes().decode("utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); name another one") from error
     wanted, value = ["models", model, "engines", engine], f"delta = {delta:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -14,6 +15,21 @@ from pathlib import Path
 
 # How often a lock that somebody else holds is tried again.
 RETRY_SECONDS = 0.05
+
+
+def named_path(text: str) -> Path:
+    """The path that an option names; an empty text, as of a variable that is not set, would be the working directory.
+
+    Raises what argparse tells as a mistake.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it names nothing; give a path, or leave the option out")
+    return Path(text)
+
+
+def at_home(text: str) -> Path:
+    """The path that a text names, with the home folder for `~`: a name like any other where nobody knows that."""
+    return Path(os.path.expanduser(text))
 
 
 def file_digest(path: Path) -> str:

@@ -45,7 +45,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        # In one line: names that others gave may hold line ends.
+        super().__init__(" ".join(printable(message).splitlines()))
 
 
 class EngineUnavailable(Exception):

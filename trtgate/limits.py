@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import faulthandler
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,21 @@ GRACE_SECONDS = 10.0
 # pytest's status for an interrupted run, a command's for an error: no verdict.
 STATUS = 2
 
-# Standard error as it was before anybody captured it.
-STDERR = os.dup(2)
+
+def _standard_error() -> int:
+    """Standard error as it was before anybody captured it; nothing where it is closed (`2>&-`), so that no file that is
+    opened later has its number and is written to."""
+    try:
+        return os.dup(2)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        if sys.stderr is None:  # pytest needs one
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        return os.dup(2)
+
+
+STDERR = _standard_error()
 
 # What is under way, in words, or who tells it once it is too late.
 What = str | Callable[[], str]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trtgate.build.cache import require_usable
@@ -20,10 +22,12 @@ from trtgate.engines import (
     start_probing,
 )
 from trtgate.expectations import DEFAULT_PATH, read_expectations
+from trtgate.files import at_home, named_path
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Device, EngineSpec, UserError
 from trtgate.models.loading import classes_in
 from trtgate.models.model_file import ModelFile, is_file, read_models
+from trtgate.models.onnx_file import LARGEST
 from trtgate.nvml import current_gpu
 from trtgate.settings import DEFAULT_MODELS, Settings
 
@@ -64,20 +68,29 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "--images",
         {
-            "type": Path,
+            "type": named_path,
             "metavar": "DIR",
             "help": "evaluation photos, flat or <class>/*.jpg (labelled); or .npz samples",
         },
     ),
-    ("--calibration-images", {"type": Path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
+    ("--calibration-images", {"type": named_path, "metavar": "DIR", "help": "photos that INT8 ranges are measured on"}),
     ("--skip-bad-images", {"action": "store_true", "help": "leave unreadable photos out instead of failing"}),
-    ("--plan-cache", {"type": Path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"}),
-    ("--expectations", {"type": Path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"}),
+    (
+        "--plan-cache",
+        {"type": named_path, "default": Path(".trtgate"), "metavar": "DIR", "help": "cached graphs and plans"},
+    ),
+    (
+        "--expectations",
+        {"type": named_path, "default": DEFAULT_PATH, "metavar": "FILE", "help": "floors and tolerances"},
+    ),
 )
 
 
 # The release file of NVIDIA's Linux for Tegra.
 JETSON = Path("/etc/nv_tegra_release")
+
+# More would be a slip of the keyboard, and more memory than there is.
+LARGEST_BATCH = 1 << 16
 
 # What a GPU is bought for: one photo as fast as can be, and many.
 DEFAULT_BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 32)}
@@ -110,8 +123,9 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
     device = choose_device(get("device"))
     batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or DEFAULT_BATCH_SIZES[device]
-    if min(batch_sizes) < 1:
-        raise UserError(f"--batch-size {min(batch_sizes)}: give a number from 1 on")
+    for size in batch_sizes:
+        if not 1 <= size <= LARGEST_BATCH:
+            raise UserError(f"--batch-size {size}: give a number from 1 on, up to {LARGEST_BATCH}")
     if get("streams") < 1:
         raise UserError(f"--streams {get('streams')}: give a number from 1 on")
     files = read_models(get("model"), get("shape"))
@@ -121,6 +135,9 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for name in weights:
         if name not in models:
             raise UserError(f"--weights {name}=...: {name} is not among the models of this run; add --model {name}")
+        if name in files:
+            mend = "it has its own" if files[name].file is not None else 'write weights = "FILE" into its TOML file'
+            raise UserError(f"--weights {name}=...: {name} is described by a file; {mend}")
     require_usable(get("plan_cache"))
     expectations = read_expectations(get("expectations"))
     by_file = {name: model for name, model in files.items() if model.file is None}
@@ -141,7 +158,7 @@ def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Set
     for model in files.values():
         model.check_folders(get("images"), get("calibration_images"))
     check_batches(files, batch_sizes if get("batch_size") else ())
-    folders = [Path(text).expanduser().parent for text in get("model") if is_file(text)]
+    folders = [at_home(text).parent for text in get("model") if is_file(text)]
     expectations.require_models(models, folders)
     return Settings(
         device=device,
@@ -180,11 +197,17 @@ def check_files(model: str, weights: Path | None, images: Path | None, calibrati
 def check_batches(files: Mapping[str, ModelFile], asked: Sequence[int]) -> None:
     """Raises UserError for batch sizes that were asked for and that an ONNX file cannot take."""
     for name, model in files.items():
-        if asked and 1 not in asked and model.file is not None and not model.file.signature.batched:
+        if model.file is None or not asked:
+            continue
+        signature = model.file.signature
+        if 1 not in asked and not signature.batched:
             why = f" (ONNX Runtime: {said})" if (said := model.file.unbatched) else ""
             raise UserError(
                 f"--batch-size {asked[0]}: {name} takes no batches{why}; leave it out, or add --batch-size 1"
             )
+        size = max(asked)
+        if any(math.prod(each.at(size)) * np.dtype(each.dtype).itemsize > LARGEST for each in signature.inputs):
+            raise UserError(f"--batch-size {size}: an input of {name} is of more than 2 GB then; give a smaller one")
 
 
 def with_required(
@@ -217,5 +240,5 @@ def choose_weights(pairs: Iterable[str]) -> dict[str, Path]:
         model, separator, path = pair.partition("=")
         if not separator or not model or not path:
             raise UserError(f"--weights {pair}: give MODEL=PATH, for example resnet50=resnet50.safetensors")
-        chosen[model] = Path(path).expanduser()
+        chosen[model] = at_home(path)
     return chosen

@@ -142,12 +142,31 @@ def frame_of(signature: Signature) -> Frame | None:
 def constant(each: TensorSpec, value: Any) -> npt.NDArray[Any]:
     """A value that an input always has, in its type and shape for a batch of one.
 
-    Raises UserError if it does not fit.
+    Raises UserError if it does not fit, which a fraction does not into whole numbers.
     """
     try:
-        return np.array(np.broadcast_to(np.asarray(value, each.dtype), each.at(1)))
+        given = np.asarray(value)
+        if given.dtype.kind not in "fiub":
+            raise ValueError("no numbers")
+        return np.array(np.broadcast_to(_kept(given, each.dtype), each.at(1)))
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"the value of input {each.name} does not fit {each}") from error
+
+
+def _kept(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Numbers in a type. Raises ValueError where it has no such ones: numpy would cut a fraction off, count on from the
+    lowest behind the highest, or write infinity."""
+    with np.errstate(all="ignore"):
+        made = np.asarray(array, dtype)
+    same = np.array_equal(made, array) if made.dtype.kind in "iub" else not (np.isinf(made) & np.isfinite(array)).any()
+    if not same:
+        raise ValueError(f"no numbers of {dtype}")
+    return made
+
+
+def arrays_in(folder: Path) -> list[Path]:
+    """The .npz files of a folder in the order of their names, but for what a system leaves beside them (`._0.npz`)."""
+    return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
 
 
 class ArrayFolder(Unlabelled):
@@ -157,7 +176,7 @@ class ArrayFolder(Unlabelled):
         """Reads every file once. Raises UserError for one that lacks an input or has it in another shape or type."""
         self._folder, self._signature, self._constants = folder, signature, constants
         self.frame = frame_of(signature)
-        self._paths = sorted(folder.glob("*.npz"))[:count]
+        self._paths = arrays_in(folder)[:count]
         self.names = tuple(path.name for path in self._paths)
         digest = hashlib.sha256()
         for path in self._paths:
@@ -197,7 +216,12 @@ class ArrayFolder(Unlabelled):
             )
         if not np.can_cast(array.dtype, each.dtype, "same_kind"):
             raise UserError(f"{path} has {each.name} as {array.dtype}, wanted is {each.dtype}")
-        return np.asarray(array, each.dtype)
+        try:
+            return _kept(array, each.dtype)
+        except ValueError as error:
+            raise UserError(
+                f"{path} has {each.name} with numbers that {each.dtype} does not have; save what the network takes"
+            ) from error
 
 
 def _inputs(signature: Signature) -> str:

@@ -133,6 +133,18 @@ class Workbench:
         )
 
     @property
+    def apart(self) -> bool:
+        """Whether its answer to a batch is those to the samples in it."""
+        return self.file is None or self.file.apart
+
+    @property
+    def not_compared(self) -> str:
+        """Which of its outputs nobody compares, and why; empty if there is none."""
+        if self.file is None or not self.file.left_out:
+            return ""
+        return f"not compared: {', '.join(self.file.left_out)}, no tensors of numbers that numpy has"
+
+    @property
     def task(self) -> Task:
         """How its answers are compared."""
         return self.described.task
@@ -345,25 +357,46 @@ class Workbench:
         assert isinstance(self.task, Classification)
         return self.task.logits(self.outputs(spec))
 
+    def reference_at(self, size: int) -> Outputs:
+        """The reference's answers that an engine's to all evaluation samples in batches of that size are held against:
+        to the same batches, where nothing in them stands for a sample."""
+        if self.apart or size == min(self.batch_sizes):
+            return self.outputs(self.reference)
+        made: Outputs = self._once(("reference at", size), lambda: self._engine_outputs(self.reference, size))
+        return made
+
     def outputs_at(self, spec: EngineSpec, size: int) -> list[Outputs]:
         """The answers to the first evaluation samples in one or two full batches of `size`. Where there are fewer
         samples than that they are repeated, so that every place in a batch is told of: a list for each repetition."""
         n = len(self.samples("evaluation"))
         count = 2 * size if n >= 2 * size else size
         rows = self._answers(spec, [index % n for index in range(count)], size)
-        return [rows[start : start + n] for start in range(0, count, n)]
+        return [rows[start : start + n] for start in range(0, len(rows), n)]
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))
 
     def _answers(self, spec: EngineSpec, chosen: Sequence[int], size: int) -> Outputs:
-        """The answers to the chosen evaluation samples in batches of `size`."""
+        """The answers to the chosen evaluation samples in batches of `size`.
+
+        Raises UserError for a sample of the user's own that the reference cannot be run on, EngineRefused where only
+        another engine cannot.
+        """
         engine, samples = self.engine(spec), self.samples("evaluation")
         rows: list[Tensors] = []
 
         def infer(inputs: Tensors) -> Tensors:
-            with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
-                return engine.infer(inputs)
+            try:
+                with within(RUN_SECONDS, f"{self.name}: an answer of {spec.id}"):
+                    return engine.infer(inputs)
+            except Exception as error:  # a runtime's own, of which there are many
+                if self.file is None:
+                    raise
+                name = samples.names[chosen[min(len(rows), len(chosen) - 1)]]
+                said = f"{spec.backend} cannot run {self.file.path.name} on the sample {name} ({first_line(error)})"
+                if spec == self.reference:
+                    raise UserError(f"{said}; give samples that it takes") from error
+                raise EngineRefused(said) from error
 
         with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
             for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
@@ -391,7 +424,14 @@ class Workbench:
 
         # What is kept of a run is what its own stack answered, whatever changed under the versions that it tells.
         anew = self.settings.rebuild or self.settings.processes > 0
-        return list(load_tensors(self._cache.get_or_build("references", "outputs", depends, build, anew=anew).path))
+        try:
+            found = self._cache.get_or_build("references", "outputs", depends, build, anew=anew)
+        except EngineUnavailable as error:
+            if self.file is None or isinstance(error, EngineBroken):
+                raise
+            # It ran the file on samples of our own.
+            raise UserError(f"{error}: nothing can be held against its answers; give samples that it takes") from error
+        return list(load_tensors(found.path))
 
     def not_finite(self, outputs: Tensors) -> tuple[str, ...]:
         """Which of the answers to the first batch hold NaN or infinity; of a user's file, where the reference has none,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -45,6 +46,16 @@ def test_what_hangs_is_named_and_ended(hang: str, fault: Fault) -> None:
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False, timeout=60)
     fault.check(done.returncode, done.stderr)
     assert 'File "<string>", line' in done.stderr, "where it hangs"
+
+
+def test_standard_error_that_is_closed() -> None:
+    """`2>&-`: no file that is opened later is written to in its place."""
+    script = (
+        "import os, sys; from trtgate import limits; assert os.open(os.devnull, os.O_RDONLY) > 2; sys.stderr.write('x')"
+    )
+    command = f"{shlex.join([sys.executable, '-c', script])} 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["bash", "-c", command], env=environment, check=False).returncode == 0
 
 
 def test_what_is_quick_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

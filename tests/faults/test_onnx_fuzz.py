@@ -201,7 +201,7 @@ def read(content: bytes, shape: Any, constants: Any) -> None:
 def test_an_onnx_file(content: bytes, shape: Any, constants: Any) -> None:
     """All that is read off the file itself; what running it would tell is made up."""
     told = {"problem": "", "outputs": [["y", "float32", ["batch", 3]]], "left_out": [], "unsteady": [], "batched": True}
-    told["unbatched"] = ""
+    told |= {"unbatched": "", "apart": True}
     with mock.patch.object(onnx_file, "run_in_child", return_value=told):
         read(content, shape, constants)
 

@@ -450,6 +450,14 @@ def test_prune_keeps_what_was_used_last(tmp_path: Path, capsys: pytest.CaptureFi
     assert "removed 2 entries and 0 leftovers (8 B); 2 entries stay (8 B)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [["--keep", "9" * 400 + "GB"], ["--keep", "much"], ["--plan-cache", ""]])
+def test_a_wrong_option_prunes_nothing(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plans", "prune", *options])
+    assert ended.value.code == 2
+    assert f"argument {options[0]}: " in capsys.readouterr().err
+
+
 def test_what_a_run_may_be_about_to_load_is_not_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = PlanCache(tmp_path)
     plan = run.get_or_build("plans", "plan", DEPENDS, write).path

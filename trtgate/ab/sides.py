@@ -127,10 +127,10 @@ class _Sides:
         race = self._run_race(spec, size, expectation)
         told = {side: [self._ask(side, index, "facts", engine=spec.id) for index in range(builds)] for side in SIDES}
         facts = {side: each[0] for side, each in told.items()}
-        found, alike = self._compared(outputs)
+        found, alike = self._compared(outputs, size)
         raced = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
         # What was lost of them is decided on as between sessions.
-        records = {side: self._answering(raced[side], outputs[side]) for side in SIDES}
+        records = {side: self._answering(raced[side], outputs[side], size) for side in SIDES}
         key = (name, spec.id, size)
         report = compare_records({key: records["old"]}, {key: records["new"]}, settings.expectations, "interleaved", {})
         answers = self._answers(outputs, found, alike, told, expectation, self._bench.graphs.kept_in_float(spec))
@@ -158,16 +158,21 @@ class _Sides:
             samples=records,
         )
 
-    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs]) -> list[EngineRecord]:
-        """A side's records with what a session keeps of its answers; `outputs` are those of each build."""
-        kept = [self._kept(each) for each in outputs]
+    def _answering(self, records: Sequence[EngineRecord], outputs: Sequence[Outputs], size: int) -> list[EngineRecord]:
+        """A side's records with what a session keeps of its answers; `outputs` are those of each build, in batches of
+        that size."""
+        kept = [self._kept(each, size) for each in outputs]
         return [replace(record, **kept[index % len(kept)]) for index, record in enumerate(records)]
 
-    def _kept(self, outputs: Outputs) -> dict[str, Any]:
-        bench, task, given = self._bench, self._bench.task, self._given
+    def _answered(self, outputs: Outputs) -> Samples:
+        """The samples that answers are to; of answers to batches as many as there are."""
+        return self._given if len(outputs) == len(self._given) else self._given.first(len(outputs))
+
+    def _kept(self, outputs: Outputs, size: int) -> dict[str, Any]:
+        bench, task, given = self._bench, self._bench.task, self._answered(outputs)
         if bench.unsteady or (isinstance(task, Classification) and not bench.weights.trained):
             return {}
-        reference = bench.outputs(bench.reference)
+        reference = bench.reference_at(size)
         summary = task.summary(task.compare(reference, outputs, given))
         if not isinstance(task, Classification):
             return {"scores": summary}
@@ -233,22 +238,23 @@ class _Sides:
                 arms, self._schedule, undecided=undecided, monitor=TurnMonitor(machine(), turns), progress=count
             )
 
-    def _compared(self, outputs: Mapping[str, Sequence[Outputs]]) -> tuple[dict[str, Any], Rebuilt | None]:
+    def _compared(self, outputs: Mapping[str, Sequence[Outputs]], size: int) -> tuple[dict[str, Any], Rebuilt | None]:
         """What the task finds of new with old and of each with the reference, where the model is trained; and what
         builds of the old side say of those of the new one, which only a classifier's do.
 
-        `outputs` has the answers of each build of a side.
+        `outputs` has the answers of each build of a side, in batches of that size.
         """
         bench, task = self._bench, self._bench.task
-        reference = bench.outputs(bench.reference) if bench.weights.trained else None
+        given = self._answered(outputs["old"][0])
+        reference = bench.reference_at(size) if bench.weights.trained else None
         if isinstance(task, Classification):
             logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
             wanted = None if reference is None else task.logits(reference)
-            return agreements_of(logits, wanted, self._given.clusters, bench.reference_words)
-        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], self._given)}
+            return agreements_of(logits, wanted, given.clusters, bench.reference_words)
+        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], given)}
         if reference is not None:
             found |= {
-                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], self._given)
+                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], given)
                 for side in SIDES
             }
         return found, None
@@ -274,7 +280,8 @@ class _Sides:
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:
             return (*verdicts, *(decide_finite(outputs["old"][0], each) for each in outputs["new"]))
-        if isinstance(bench.task, Classification) and self._given.labels is not None and bench.weights.trained:
+        labelled = self._given.labels is not None and len(outputs["old"][0]) == len(self._given)
+        if isinstance(bench.task, Classification) and labelled and bench.weights.trained:
             verdicts += self._accuracy(outputs, expectation)
         pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
         for pair in pairs:
@@ -323,7 +330,7 @@ class _Sides:
                 notes.append(f"{side}: {spread_text(medians(each))} over {builds} builds")
                 notes += [f"{side}: {line}" for line in unlucky_builds(each, expectation.number("delta"))]
             notes += [f"{side}: {line}" for line in facts[side]["notes"]]
-        notes += [each for each in (self._given.doubt, self._bench.unsteady) if each]
+        notes += [each for each in (self._given.doubt, self._bench.unsteady, self._bench.not_compared) if each]
         if not self._bench.weights.trained:
             notes.append("untrained weights: top-1 agreement means nothing and is not judged")
         return tuple(notes)

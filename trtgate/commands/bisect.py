@@ -18,6 +18,7 @@ from trtgate.commands.common import (
     settings_of,
     show,
 )
+from trtgate.files import named_path
 from trtgate.kinds import UserError
 from trtgate.measure.containers import is_image
 from trtgate.options import add_options
@@ -68,7 +69,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--python", type=Path, help="makes the environments (default: this one)")
     parser.add_argument(
         "--environments",
-        type=Path,
+        type=named_path,
         default=Path(".trtgate-environments"),
         metavar="DIR",
         help="where environments and unfinished searches are kept (default .trtgate-environments)",

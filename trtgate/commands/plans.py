@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trtgate.build.cache import IDENTITY, Entry, PlanCache, Pruned, nearest_change
+from trtgate.files import named_path
 from trtgate.kinds import UserError
 from trtgate.report.page import Column, Table, cells
 from trtgate.report.terminal import print_table
@@ -25,9 +27,10 @@ SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0}
 def parse_size(text: str) -> int:
     """Bytes from `10GB`, `1.5 GiB` or `0`. Raises argparse.ArgumentTypeError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give 10GB, 500MB or 0")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    size = float(match[1]) * UNITS.get(match[2].upper(), math.inf) if match else math.inf
+    if not math.isfinite(size):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size; give 10GB, 500MB or 0")
+    return int(size)
 
 
 def size_text(size: int) -> str:
@@ -56,7 +59,9 @@ def add(commands: Any) -> None:
         ("prune", _prune, "remove damaged entries, leftovers, and what was used longest ago"),
     ):
         each = what.add_parser(name, help=text, description=text)
-        each.add_argument("--plan-cache", type=Path, default=Path(".trtgate"), metavar="DIR", help="default .trtgate")
+        each.add_argument(
+            "--plan-cache", type=named_path, default=Path(".trtgate"), metavar="DIR", help="default .trtgate"
+        )
         if name == "explain":
             each.add_argument("key", nargs="?", metavar="KEY", help="the beginning of a key; default: all that changed")
         if name == "prune":

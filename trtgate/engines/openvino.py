@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -35,11 +36,19 @@ class OpenVINOEngine(Engine):
         self._compiled = openvino.Core().import_model(blob, DEVICE, _properties(spec.precision, threads))
         self._request = self._compiled.create_infer_request()
 
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """At which place each output comes: in their order, or by name where the signature leaves some out."""
+        names, ports = self._signature.output_names, list(self._compiled.outputs)
+        if len(ports) == len(names):
+            return {name: index for index, name in enumerate(names)}
+        return {name: next(index for index, port in enumerate(ports) if name in port.get_names()) for name in names}
+
     def infer(self, inputs: Tensors) -> Tensors:
         self.bind(inputs)()
         return {
-            each.name: np.array(self._request.get_output_tensor(index).data, each.dtype)
-            for index, each in enumerate(self._signature.outputs)
+            each.name: np.array(self._request.get_output_tensor(self._places[each.name]).data, each.dtype)
+            for each in self._signature.outputs
         }
 
     def bind(self, inputs: Tensors) -> Callable[[], object]:

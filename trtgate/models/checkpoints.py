@@ -202,19 +202,28 @@ def _weights_in(path: Path, content: Any) -> State:
     raise UserError(f"--weights: {path} does not hold a state_dict; {SAVE}")
 
 
-def _holds_weights(mapping: Mapping[Any, Any]) -> bool:
-    """Whether it is, or wraps, tensors under names. An optimizer's are under numbers."""
+def _holds_weights(mapping: Mapping[Any, Any], wraps: int = 1) -> bool:
+    """Whether it is, or `wraps` that many times, tensors under names. An optimizer's are under numbers."""
     return any(
         isinstance(key, str)
-        and (isinstance(value, torch.Tensor) or (isinstance(value, Mapping) and _holds_weights(value)))
+        and (
+            isinstance(value, torch.Tensor)
+            or (wraps > 0 and isinstance(value, Mapping) and _holds_weights(value, wraps - 1))
+        )
         for key, value in mapping.items()
     )
 
 
 def _tensors(mapping: Mapping[Any, Any]) -> State:
-    state = OrderedDict((key, value) for key, value in mapping.items() if isinstance(value, torch.Tensor))
-    if hasattr(mapping, "_metadata"):
-        state._metadata = mapping._metadata  # type: ignore[attr-defined]  # the versions of the modules, as torch does
+    """What is under names; the versions of the modules beside it, as torch keeps them, if they are ones."""
+    named = [(key, value) for key, value in mapping.items() if isinstance(key, str) and isinstance(value, torch.Tensor)]
+    state = OrderedDict(named)
+    metadata = getattr(mapping, "_metadata", None)
+    if isinstance(metadata, Mapping) and all(
+        isinstance(name, str) and isinstance(each, Mapping) and isinstance(each.get("version"), int | None)
+        for name, each in metadata.items()
+    ):
+        state._metadata = metadata  # type: ignore[attr-defined]
     return state
 
 

@@ -105,7 +105,7 @@ def _with_weights(
     state = _plain_head(module, state)
     _drop_unused_heads(module, state)
     _resize_heads(name, module, state, description)
-    require_finite(state, description)
+    require_numbers(state, module, description)
     if not getattr(state, "_metadata", None):
         # What a copy of a state dict loses, and MNASNet does not load without.
         state = OrderedDict(state)
@@ -120,12 +120,18 @@ def _with_weights(
     return _finish(name, architecture, source, description, check_only=check_only)
 
 
-def require_finite(state: State, description: str) -> None:
-    """Raises UserError for weights that hold NaN or infinity, as their answers would, and for no plain numbers."""
+def require_numbers(state: State, module: torch.nn.Module, description: str) -> None:
+    """Raises UserError for weights that are NaN or infinite in FP32, as their answers would be, and for what are no
+    plain numbers of the kind that the module has there: PyTorch would take whole ones without their scale, and of
+    complex ones a part."""
+    floats = {key for key, value in module.state_dict().items() if value.is_floating_point()}
     for key, value in state.items():
-        if value.is_quantized or value.layout != torch.strided or value.is_meta:
-            raise UserError(f"--weights: {description} holds {key} quantised, sparse or empty; give float weights")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        whole = not value.is_floating_point() and (key in floats or value.is_complex())
+        if value.is_quantized or value.is_nested or value.layout != torch.strided or value.is_meta or whole:
+            raise UserError(
+                f"--weights: {description} holds {key} quantised, sparse, complex or empty; give float weights"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise UserError(f"--weights: {description} holds NaN or infinity in {key}; give a sound checkpoint")
 
 
@@ -140,7 +146,7 @@ def _why_not(module: torch.nn.Module, state: State, error: Exception) -> str:
         return f"{len(missing)} of {len(wanted)} tensors are missing in it, such as {missing[0]}"
     more = [key for key in state if key not in wanted]
     if more:
-        return f"it has {len(more)} tensors more, such as {more[0]}"
+        return f"it has {len(more)} tensors more, such as {more[0][:100]}"
     return str(error).splitlines()[0][:200]
 
 

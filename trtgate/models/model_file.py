@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from trtgate.expectations import check_quantize, check_section, known_names
-from trtgate.fields import label
-from trtgate.files import file_digest, require_no_pipe
+from trtgate.fields import label, number
+from trtgate.files import at_home, file_digest, require_no_pipe
 from trtgate.images import list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, NotRun, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
-from trtgate.samples import ArrayFolder, Samples, Seeded
+from trtgate.samples import ArrayFolder, Samples, Seeded, arrays_in
 from trtgate.signature import BATCH, TensorSpec
 from trtgate.tasks.base import Task, load_function
 from trtgate.tasks.classification import Classification
@@ -109,7 +109,7 @@ class ModelFile:
                 continue
             if not folder.is_dir():
                 raise UserError(f"{option}: {folder} is not a folder; give one with photos or .npz files")
-            if any(folder.glob("*.npz")):
+            if arrays_in(folder):
                 continue
             if self.recipe is None:
                 name = self.file.path.name
@@ -133,7 +133,7 @@ class ModelFile:
         """
         assert self.file is not None
         signature, constants = self.file.signature, self.constants
-        if folder is not None and any(folder.glob("*.npz")):
+        if folder is not None and arrays_in(folder):
             return ArrayFolder(folder, signature, constants)
         if folder is None and self.recipe is None:
             limits, count, seed = self.file.limits, SEEDED[split], SEEDS[split]
@@ -161,7 +161,7 @@ def read_models(texts: Sequence[str], shapes: Sequence[str]) -> dict[str, ModelF
         raise UserError(f"--shape {shapes[0]} is for an ONNX file; give one with --model PATH.onnx")
     found: dict[str, ModelFile] = {}
     for text in filter(is_file, dict.fromkeys(texts)):
-        path = Path(text).expanduser()
+        path = at_home(text)
         for model in _read_toml(path, given) if path.suffix == ".toml" else _of_onnx(path, {}, given, Path()):
             if model.name in found or model.name in texts:
                 raise UserError(f"--model {text}: two models are called {model.name}; give one a TOML file with a name")
@@ -184,8 +184,8 @@ def parse_shape(text: str) -> Shape:
 
 
 def shape_name(shape: Shape) -> str:
-    """How a shape stands in a model's name."""
-    texts = {name: "x".join(map(str, axes)) for name, axes in shape.items()}
+    """How a shape stands in a model's name, which is part of files' names, too."""
+    texts = {re.sub(r"[\s/]+", "_", name): "x".join(map(str, axes)) for name, axes in shape.items()}
     return next(iter(texts.values())) if len(texts) == 1 else ",".join(f"{name}={text}" for name, text in texts.items())
 
 
@@ -201,7 +201,7 @@ def _of_onnx(
                 raise UserError(f"{folder / '[inputs]'}: {each} must be finite")
     _require_nodes(path, table)
     found = []
-    for shape in shapes or [_shape_of(path, table, constants)]:
+    for shape in shapes or [_shape_of(path, table, constants, folder / "[preprocessing]")]:
         whole = f"{name}@{shape_name(shape)}" if shapes else name
         try:
             file = describe(path, shape, constants)
@@ -237,12 +237,13 @@ def _require_nodes(path: Path, table: Mapping[str, Any]) -> None:
             raise UserError(f"[quantize]: keep_float {pattern} names no node of {path.name}, such as {names[0]}")
 
 
-def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]) -> Shape:
+def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any], where: Path) -> Shape:
     """The shape that the size of [preprocessing] gives the input that it is for, which may leave it open."""
     how = table.get("preprocessing", {})
     size = how.get("size")
-    if not isinstance(size, list) or len(size) != 2:
+    if size is None:
         return {}
+    height, width = _checked(where, "size", size)
     photos = [
         value.name
         for value in load_graph(path).graph.input
@@ -252,14 +253,14 @@ def _shape_of(path: Path, table: Mapping[str, Any], constants: Mapping[str, Any]
     if len(chosen) != 1:
         return {}
     channels = 1 if how.get("colour") == "GREY" else 3
-    axes = (*size, channels) if how.get("layout") == "NHWC" else (channels, *size)
+    axes = (height, width, channels) if how.get("layout") == "NHWC" else (channels, height, width)
     return {chosen[0]: (1, *axes)}
 
 
 def _read_toml(path: Path, shapes: Sequence[Shape]) -> list[ModelFile]:
     try:
         require_no_pipe(path)
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"--model {path} cannot be read ({error.strerror}); check the path") from error
     except (ValueError, RecursionError) as error:
@@ -413,6 +414,8 @@ def _size(each: TensorSpec, layout: str) -> list[int]:
 
 
 LONGEST_SIDE = 16384
+# What photos are prepared in.
+MOST_FP32 = float(np.finfo(np.float32).max)
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "fit": ("stretch", "crop", "pad"),
     "colour": ("RGB", "BGR", "GREY"),
@@ -429,8 +432,8 @@ def _checked(where: Path, name: str, value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
         raise UserError(f"{where}: {name} must be a number, or a list of numbers")
-    if not all(map(math.isfinite, numbers)):
-        raise UserError(f"{where}: {name} must be finite")
+    if not all(abs(each) <= MOST_FP32 for each in numbers):
+        raise UserError(f"{where}: {name} must be finite in FP32")
     if name == "size" and (len(numbers) != 2 or not all(isinstance(each, int) and each > 0 for each in numbers)):
         raise UserError(f"{where}: size must be height and width, as [640, 640]")
     if name in {"scale", "pad", "resize"} and isinstance(value, list):
@@ -441,7 +444,7 @@ def _checked(where: Path, name: str, value: Any) -> Any:
         raise UserError(f"{where}: resize must be a whole number of pixels up to {LONGEST_SIDE}")
     if name == "size" and max(numbers) > LONGEST_SIDE:
         raise UserError(f"{where}: size must be of at most {LONGEST_SIDE} pixels a side")
-    if name in {"scale", "std"} and 0 in numbers:
+    if name in {"scale", "std"} and any(np.float32(each) == 0 for each in numbers):
         raise UserError(f"{where}: {name} must not be 0")
     return tuple(numbers) if name in {"size", "mean", "std"} else value
 
@@ -461,12 +464,14 @@ def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
 
     def threshold() -> float:
         value = section.pop("threshold", 0.5)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where}: threshold must be a finite number")
-        return float(value)
+        try:
+            return number("threshold", value)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
 
-    metric = section.pop("metric", None)
-    own = load_function(str(metric), folder, where) if metric else None
+    # A classifier has none: there it stays in the section, as what means nothing.
+    metric = section.pop("metric", None) if name != "classification" else None
+    own = None if metric is None else load_function(str(metric), folder, where)
     made: Task
     if name == "classification":
         chosen, names = output("output"), _classes(section.pop("classes", None), folder, where)
@@ -483,7 +488,7 @@ def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
         least, truth = threshold(), section.pop("annotations", None)
         if truth is not None and not (isinstance(truth, str) and truth):
             raise UserError(f"{where}: annotations must be the name of a file")
-        if decode := section.pop("decode", None):
+        if (decode := section.pop("decode", None)) is not None:
             reading = from_function(load_function(str(decode), folder, where))
         else:
             form = str(section.pop("form", "xyxy"))
@@ -528,8 +533,8 @@ def _classes(given: Any, folder: Path, where: str) -> tuple[str, ...]:
         return tuple(map(str, given))
     try:
         require_no_pipe(folder / str(given))
-        return tuple((folder / str(given)).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        return tuple((folder / str(given)).read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, ValueError) as error:  # of bytes that are no text, of a name that no file can have
         raise UserError(
             f"{where}: {folder / str(given)} cannot be read; give a file with a name in each line"
         ) from error

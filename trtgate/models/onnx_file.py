@@ -42,6 +42,8 @@ OWN_WORDS: Mapping[Own, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", 
 # Operators that a graph has only if it is quantised already.
 QUANTISED = re.compile(r"QuantizeLinear|DequantizeLinear|DynamicQuantizeLinear|QLinear\w+|QGemm|\w+Integer|MatMulNBits")
 HALVES: Mapping[int, Own] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+# Where ONNX Runtime was when it found something wrong: a file with a line, and a function with its arguments.
+IN_ITS_SOURCES = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ .*?\)(?: const)? (?=\S)")
 # What the file is run by: ONNX Runtime in FP32 on the CPU.
 REFERENCES: Mapping[str, EngineSpec] = {
     "cpu": EngineSpec("onnxruntime", "fp32"),
@@ -59,6 +61,8 @@ class OnnxFile:
     take as it is. `limits` are the numbers below which integer inputs must stay, where the graph shows them; `left_out`
     are outputs that are no tensors of numbers, `unsteady` those that differ from run to run on one sample.
     `unbatched` is what ONNX Runtime said of a batch that it could not run, where the inputs leave room for one.
+    `apart` says that the answer to a batch is those to its samples, as it is not where an output has no axis of samples
+    or one sample's answer depends on the others.
     """
 
     path: Path
@@ -69,6 +73,7 @@ class OnnxFile:
     left_out: tuple[str, ...] = ()
     unsteady: tuple[str, ...] = ()
     unbatched: str = ""
+    apart: bool = True
 
 
 class NotRun(UserError):
@@ -81,7 +86,7 @@ class NotRun(UserError):
     def __init__(self, path: Path, problem: str) -> None:
         self.said = printable(f"--model {path}: ONNX Runtime cannot run it ({problem})")
         self.digest = digest_of(path)
-        super().__init__(f"{self.said}; give samples that it takes")
+        super().__init__(f"{self.said}; export it for this ONNX Runtime, or give samples that it takes")
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -167,9 +172,10 @@ def digest_of(path: Path) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """What an error says, in one line and without ONNX Runtime's own numbering."""
+    """What an error says, in one line and without ONNX Runtime's own numbering and the place in its sources, which
+    may be longer than what it says."""
     text = printable(str(error)).strip() or type(error).__name__
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.splitlines()[0])
+    text = IN_ITS_SOURCES.sub("", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.splitlines()[0]))
     return text[:200].rstrip(". ")
 
 
@@ -380,7 +386,7 @@ def describe(path: Path, shape: Shape, constants: Mapping[str, Any]) -> OnnxFile
     outputs = tuple(TensorSpec(name, dtype, tuple(axes)) for name, dtype, axes in told["outputs"])
     signature, left_out = Signature(inputs, outputs), tuple(told["left_out"])
     own, unsteady = own_precision(model), tuple(told["unsteady"])
-    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady, told["unbatched"])
+    return OnnxFile(path, signature, digest_of(path), own, limits, left_out, unsteady, told["unbatched"], told["apart"])
 
 
 def _tried(

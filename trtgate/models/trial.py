@@ -34,6 +34,16 @@ def save_small(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
 
 
+# What ONNX Runtime calls the tensors that come out as arrays of numpy's own types.
+NUMBERS = frozenset(
+    f"tensor({kind})"
+    for kind in (
+        *("float", "double", "float16", "bool"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+)
+
+
 def try_graph(
     path: Path, inputs: tuple[TensorSpec, ...], limits: Mapping[str, int], constants: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -42,7 +52,8 @@ def try_graph(
     An axis of an output that is twice as long then is the batch, or a multiple of it; one that differs between samples
     has the length -1, and so has one that follows from an operator whose answers have any number, where shape inference
     knows no other length. `unbatched` is what the runtime said of two samples at once, where it could not run them
-    though the inputs leave room. `unsteady` are outputs that differ from run to run on one sample.
+    though the inputs leave room. `unsteady` are outputs that differ from run to run on one sample. `apart` says that
+    what comes out of two samples at once is what comes out of either.
     """
     import onnxruntime
 
@@ -52,7 +63,7 @@ def try_graph(
     given = Seeded(signature, limits, constants, 2, seed=0)
     samples = [given[index] for index in range(len(given))]
     found: dict[str, Any] = {"problem": "", "outputs": [], "left_out": [], "batched": signature.batched, "unsteady": []}
-    found["unbatched"] = ""
+    found["unbatched"], found["apart"] = "", True
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -60,7 +71,7 @@ def try_graph(
         content = model.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         kinds = {each.name: each.type for each in session.get_outputs()}
-        names = [name for name, kind in kinds.items() if kind.startswith("tensor(") and "string" not in kind]
+        names = [name for name, kind in kinds.items() if kind in NUMBERS]
         found["left_out"] = [name for name in kinds if name not in names]
         if not names:  # an empty list would ask for all of them
             return found
@@ -92,6 +103,8 @@ def try_graph(
                 for axis, length in zip(axes, shown, strict=True)
             ]
         found["outputs"].append([name, a.dtype.name, axes])
+        if found["batched"] and name not in found["unsteady"]:
+            found["apart"] = found["apart"] and _apart(axes, a, b, np.asarray(together))
     return found
 
 
@@ -106,6 +119,14 @@ def counting(model: Any) -> set[str]:
         if node.op_type in COUNTING or found.intersection(node.input):
             found.update(node.output)
     return found
+
+
+def _apart(axes: list[int | str], one: Any, other: Any, together: Any) -> bool:
+    """Whether the answer to two samples at once is those to either, one after the other along one axis."""
+    spec = TensorSpec("", str(one.dtype), tuple(axes))
+    if spec.batch_axis is None or one.shape != other.shape:
+        return False
+    return _repeated(np.concatenate([one, other], spec.batch_axis), together)
 
 
 def _repeated(one: Any, again: Any) -> bool:

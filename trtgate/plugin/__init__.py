@@ -40,6 +40,7 @@ with importing():
         _refuse_what_lacks,
         _refuse_what_spoils,
         _refuse_xdist,
+        _require_storage,
         _require_writable_json,
         saving,
     )
@@ -185,6 +186,7 @@ def pytest_configure(config: pytest.Config) -> None:
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
         _require_writable_json(config.getoption("benchmark_json", None))
+        _require_storage(config)
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         _refuse_what_decides_nothing(config, _asked(config))

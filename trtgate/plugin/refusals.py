@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ def _require_writable_json(path: object) -> None:
         raise UserError(
             f"--benchmark-json {path} cannot be written; name a file in a folder that is there and writable"
         )
+
+
+def _require_storage(config: pytest.Config) -> None:
+    """Raises UserError for a storage that no session can be saved in, as its name tells or the system."""
+    if not (config.getoption("benchmark_save", None) or config.getoption("benchmark_autosave", None)):
+        return
+    storage = Path(str(config.getoption("benchmark_storage")).removeprefix("file://"))
+    above = next(each for each in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(each))
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise UserError(
+            f"--benchmark-storage: no session can be saved in {storage} ({error.strerror}); name a folder that can be "
+            "written"
+        ) from error
 
 
 def _refuse_timer(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import Outputs, Scores, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection
 from trtgate.verdict.agreement import Agreement, decide_agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -41,6 +42,27 @@ def decide_batch(
         if others[0] is not None and others[1] is not None:
             decided += _others_kept(others[0], others[1], expectation)
     return decided
+
+
+def decide_whole(
+    task: Task,
+    reference: Outputs,
+    alone: Outputs,
+    wanted: Outputs,
+    got: Outputs,
+    samples: Samples,
+    expectation: Expectation,
+) -> list[Verdict]:
+    """The same where the answer to a batch is not those to its samples: it is held against what the reference answers
+    to the same batch, `wanted`; `reference` and `alone` are the answers to all samples in the smallest batch."""
+    if isinstance(task, Detection):
+        task = replace(task, truth=None)  # which is by sample
+    sides = ((reference, alone, samples), (wanted, got, samples.first(len(got))))
+    before, found = (
+        task.decide(replace(task.compare(first, second, some), doubt=""), expectation) for first, second, some in sides
+    )
+    nothing = Verdict(Outcome.PASS, Reason.NO_FLOOR, "as the smallest batch has it: a few batches tell no more")
+    return [_settled(one, other, nothing) for one, other in zip(before, found, strict=True)]
 
 
 def _settled(before: Verdict, found: Verdict, again: Verdict) -> Verdict:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -295,6 +295,17 @@ def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDAr
     return np.where(np.all(a[:, None] == b[None], 2), 1.0, found)
 
 
+# Overlaps in memory at once: of two lists of 25,200 boxes, as one detector has before any is left out, all are 5 GB.
+OVERLAPS_AT_ONCE = 1 << 20
+
+
+def rows_of_overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
+    """The rows of `overlaps`, however many boxes there are."""
+    step = max(1, OVERLAPS_AT_ONCE // max(1, len(b)))
+    for start in range(0, len(a), step):
+        yield from overlaps(a[start : start + step], b)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Which detections of two sides are the same: of each wanted one its index among the others and their overlap, or
@@ -329,16 +340,16 @@ class Pairs:
 def paired(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> Pairs:
     """Which of the wanted detections there are among mine, the surest choosing first."""
     taken = np.zeros(len(mine.boxes), bool)
-    table = overlaps(wanted.boxes, mine.boxes)
     found: dict[int, tuple[int, float] | None] = {}
-    for index in np.argsort(-wanted.scores, kind="stable").tolist():
-        fits = (~taken) & (mine.labels == wanted.labels[index]) & (table[index] >= overlap)
-        best = int(np.argmax(np.where(fits, table[index], -1))) if fits.any() else None
-        found[index] = None if best is None else (best, float(table[index, best]))
+    order = np.argsort(-wanted.scores, kind="stable")
+    for index, row in zip(order.tolist(), rows_of_overlaps(wanted.boxes[order], mine.boxes), strict=True):
+        fits = (~taken) & (mine.labels == wanted.labels[index]) & (row >= overlap)
+        best = int(np.argmax(np.where(fits, row, -1))) if fits.any() else None
+        found[index] = None if best is None else (best, float(row[best]))
         if best is not None:
             taken[best] = True
-    order = np.argsort(-mine.scores, kind="stable")
-    return Pairs(found, tuple(int(index) for index in order if not taken[index]))
+    surest = np.argsort(-mine.scores, kind="stable")
+    return Pairs(found, tuple(int(index) for index in surest if not taken[index]))
 
 
 def matched(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> tuple[list[bool], int]:
@@ -371,10 +382,10 @@ def _average_precision(truth: Sequence[Detections], found: Sequence[Detections],
         boxes = wanted.boxes[wanted.labels == label]
         chosen = mine.labels == label
         order = np.argsort(-mine.scores[chosen], kind="stable")
-        table = overlaps(mine.boxes[chosen][order], boxes)
+        rows = rows_of_overlaps(mine.boxes[chosen][order], boxes)
         free = np.ones(len(boxes), bool)
         total += len(boxes)
-        for row, score in zip(table, mine.scores[chosen][order], strict=True):
+        for row, score in zip(rows, mine.scores[chosen][order], strict=True):
             fits = free & (row >= overlap)
             marks.append((float(score), bool(fits.any())))
             if fits.any():
@@ -493,7 +504,7 @@ def read_coco(path: Path) -> dict[str, Detections]:
     """
     try:
         require_no_pipe(path)
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {each["id"]: str(each["file_name"]) for each in document["images"]}
         boxes: dict[str, list[tuple[list[float], int]]] = {name: [] for name in names.values()}
         for each in document["annotations"]:
