@@ -34,6 +34,7 @@ from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketche
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
+from trtgate.verdict.shares import jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
@@ -62,6 +63,7 @@ def scores_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
             fields.line("unit", each["unit"]),
             number("low", each["low"]),
             number("high", each["high"]),
+            without=fields.listed(fields.share)("without", each.get("without", [])),
         )
         found[score.name, score.of] = score
     return found
@@ -175,7 +177,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
         sure = [confidence_again(before, now)]
-    decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
+    decided = [(score, each) for score in found if (each := _with_bound(score).decide(floors)) is not None]
     # Beside its own of before, of which all is kept.
     decided += [(each, _lost(replace(each, value=1.0), each, floors, LOST_DB)) for each in sure]
     found += sure
@@ -234,9 +236,30 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
     if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
-    if new.high is not None and new.high >= old.value - allowed:
+    least = _least_fall(old, new)
+    if least is not None and least <= allowed:
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
     return _judged(True, text)
+
+
+def _least_fall(old: Score, new: Score) -> float | None:
+    """By how much a score fell at the least, one-sided 95 %; None where no sample bounds it, and it fell for certain.
+
+    What either side is without each group of samples is paired; an older session has not kept that.
+    """
+    if new.high is not None:
+        return old.value - new.high
+    if not new.without:
+        return None
+    before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
+    return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
+
+
+def _with_bound(score: Score) -> Score:
+    """With the bound that a reference's own answers, which are those of before or are not, are others by."""
+    if score.high is not None or not score.without:
+        return score
+    return replace(score, high=score.value + jackknife_margin(score.without))
 
 
 def _judged(lost: bool, text: str) -> Verdict:

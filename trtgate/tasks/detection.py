@@ -37,7 +37,9 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.shares import mean_bounds, share_bounds, size_of
+from trtgate.verdict.shares import groups_of, mean_bounds, share_bounds, size_of
+
+Floats = npt.NDArray[np.float64]
 
 # Boxes overlap by this much or are not the same one (PASCAL VOC).
 SAME_BOX = 0.5
@@ -347,44 +349,71 @@ def matched(wanted: Detections, mine: Detections, overlap: float = SAME_BOX) -> 
     return pairs.hits, len(pairs.extra)
 
 
-def mean_average_precision(truth: Sequence[Detections], found: Sequence[Detections]) -> float:
-    """COCO's: the mean over OVERLAPS and over the classes that there are in the truth, of the area under the curve of
-    precision over recall. 1 where there is nothing to find and nothing was found, else 0."""
-    labels = sorted({int(label) for each in truth for label in each.labels})
-    if not labels:
-        return 1.0 if not any(len(each.labels) for each in found) else 0.0
-    return float(np.mean([_average_precision(truth, found, label, each) for label in labels for each in OVERLAPS]))
-
-
 def average_precision_of(
     truth: Sequence[Detections], found: Sequence[Detections], floor: float | None = MEAN_AP
 ) -> Score:
-    """`mean_average_precision` against a floor that holds where nobody says another. Of sides that kept the boxes of
-    other numbers of samples the first ones that both have."""
+    """COCO's mAP: the mean over OVERLAPS and over the classes that there are in the truth, of the area under the curve
+    of precision over recall. 1 where there is nothing to find and nothing was found, else 0.
+
+    The floor holds where nobody says another. Of sides that kept the boxes of other numbers of samples the first ones
+    count that both have.
+    """
     both = min(len(truth), len(found))
-    return Score("mAP", "", mean_average_precision(truth[:both], found[:both]), "mean_ap", "%", floor=floor)
+    truth, found = truth[:both], found[:both]
+    labels = sorted({int(label) for each in truth for label in each.labels})
+    if not labels:
+        nothing = not any(len(each.labels) for each in found)
+        return Score("mAP", "", float(nothing), "mean_ap", "%", floor=floor)
+    areas = np.stack([_average_precisions(truth, found, label) for label in labels])
+    there = np.isfinite(areas)
+    # Without the only samples that have a box there is nothing to find.
+    means = np.where(there.any(0), np.where(there, areas, 0).sum(0) / np.maximum(there.sum(0), 1), 1.0)
+    value, *without = means.tolist()
+    return Score("mAP", "", value, "mean_ap", "%", floor=floor, without=tuple(without))
 
 
-def _average_precision(truth: Sequence[Detections], found: Sequence[Detections], label: int, overlap: float) -> float:
-    total, marks = 0, []
-    for wanted, mine in zip(truth, found, strict=True):
+def _average_precisions(truth: Sequence[Detections], found: Sequence[Detections], label: int) -> Floats:
+    """float64[1 + groups]: the average precision of one class, the mean over OVERLAPS, of all samples and without each
+    group of them; NaN where none of the class is left."""
+    groups = groups_of(len(truth))
+    totals, scores, hits, owners = np.zeros(groups[-1] + 1), [], [], []
+    for group, wanted, mine in zip(groups.tolist(), truth, found, strict=True):
         boxes = wanted.boxes[wanted.labels == label]
-        chosen = mine.labels == label
-        order = np.argsort(-mine.scores[chosen], kind="stable")
-        table = overlaps(mine.boxes[chosen][order], boxes)
-        free = np.ones(len(boxes), bool)
-        total += len(boxes)
-        for row, score in zip(table, mine.scores[chosen][order], strict=True):
-            fits = free & (row >= overlap)
-            marks.append((float(score), bool(fits.any())))
+        chosen = np.flatnonzero(mine.labels == label)
+        chosen = chosen[np.argsort(-mine.scores[chosen], kind="stable")]
+        totals[group] += len(boxes)
+        if len(chosen):
+            scores.append(mine.scores[chosen])
+            hits.append(_hits(overlaps(mine.boxes[chosen], boxes)))
+            owners.append(np.full(len(chosen), group))
+    left = np.concatenate([[totals.sum()], totals.sum() - totals])
+    if not scores:
+        return np.where(left > 0, 0.0, np.nan)
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    right, owner = np.concatenate(hits, 1)[:, order], np.concatenate(owners)[order]
+    kept = np.concatenate([np.ones((1, len(owner)), bool), owner != np.arange(len(totals))[:, None]])
+    ranks = np.maximum(np.cumsum(kept, 1), 1)
+    area = np.zeros(len(left))
+    for each in right:
+        here = kept & each
+        precision = np.cumsum(here, 1) / ranks
+        best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        area += (here * best).sum(1)
+    return np.where(left > 0, area / np.maximum(left, 1) / len(OVERLAPS), np.nan)
+
+
+def _hits(table: Floats) -> npt.NDArray[np.bool_]:
+    """bool[OVERLAPS,n]: which of n detections, the surest first, find one of the m boxes that is free yet, by their
+    overlaps float64[n,m]."""
+    found = np.zeros((len(OVERLAPS), len(table)), bool)
+    for each, overlap in zip(found, OVERLAPS, strict=True):
+        free = np.ones(table.shape[1], bool)
+        for index in np.flatnonzero((table >= overlap).any(1)):
+            fits = free & (table[index] >= overlap)
             if fits.any():
-                free[int(np.argmax(np.where(fits, row, -1)))] = False
-    marks.sort(key=lambda each: -each[0])
-    right = np.cumsum([hit for _, hit in marks]) if marks else np.zeros(0)
-    precision = right / np.arange(1, len(marks) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1] if marks else precision
-    recall = right / total
-    return float(np.sum(np.diff(np.concatenate([[0.0], recall])) * best)) if marks else 0.0
+                each[index] = True
+                free[int(np.argmax(np.where(fits, table[index], -1)))] = False
+    return found
 
 
 # Boxes that are kept at most, of the first samples: 500 KB of a session.

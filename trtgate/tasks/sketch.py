@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trtgate import fields
 from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, Outputs, Score
-from trtgate.verdict.shares import share_bounds
+from trtgate.verdict.shares import groups_of, share_bounds
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
@@ -148,7 +148,7 @@ def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
         return scores
     signal, noise = float(old.power[alike].sum()), float(((old.sums - new.sums)[alike] ** 2).sum())
     if old.integers:
-        return [*scores, Score("equal elements", name, _equal(signal, noise), "agreement", "%")]
+        return [*scores, equal_elements(name, ((old.sums - new.sums)[alike] ** 2).sum(1) / 2, old.power[alike])]
     return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
 
 
@@ -164,8 +164,17 @@ def elements_differing(old: Sketch, new: Sketch) -> list[float]:
     ]
 
 
-def _equal(count: float, distance: float) -> float:
-    return max(0.0, 1 - distance / 2 / count) if count else 1.0
+def equal_elements(name: str, differing: Sequence[float] | Floats, sizes: Sequence[float] | Floats) -> Score:
+    """Of integers the share of elements that are equal, from how many differ in each sample, and how many there are."""
+    groups = groups_of(len(sizes))
+    off, count = (np.bincount(groups, np.asarray(each, np.float64)) for each in (differing, sizes))
+
+    def equal(off: float, count: float) -> float:
+        # Where there is nothing, nothing differs.
+        return min(1.0, max(0.0, 1 - off / count)) if count > 0 else 1.0
+
+    without = tuple(equal(*each) for each in zip(off.sum() - off, count.sum() - count, strict=True))
+    return Score("equal elements", name, equal(off.sum(), count.sum()), "agreement", "%", without=without)
 
 
 def _decibels(signal: float, noise: float) -> float:

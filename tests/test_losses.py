@@ -1,0 +1,238 @@
+"""What is lost of detectors' boxes, segmenters' classes and integers, and what so few samples cannot tell.
+
+One box, one pixel or one answer of many proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.faults.table import Fault
+from tests.saved import sessions
+from trtgate.__main__ import main
+from trtgate.fields import DAMAGED
+from trtgate.tasks.against import decide_all_scores, decide_scores, require_scores
+from trtgate.tasks.base import Outputs, Task
+from trtgate.tasks.detection import Detection, average_precision_of, from_outputs
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.tensors import TensorsTask
+from trtgate.verdict.outcome import Outcome, Verdict
+from trtgate.verdict.shares import groups_of, jackknife_margin, mean_bounds
+
+from .test_tasks import EXACT, NARROW, against, judged, some
+
+DETECTOR = Detection(from_outputs("boxes", "scores", "labels", "xyxy"))
+REFERENCE = EXACT
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def boxes(labels: Sequence[int], scores: Sequence[float] = ()) -> dict[str, Any]:
+    """A sample with a box of each of these classes, side by side."""
+    left = 100.0 * np.arange(len(labels))
+    corners = np.stack([left, np.zeros_like(left), left + 80, np.full_like(left, 80)], 1)
+    sure = np.array(scores, np.float32) if len(scores) else np.full(len(labels), 0.9, np.float32)
+    return {"boxes": corners.astype(np.float32), "scores": sure, "labels": np.array(labels, np.int64)}
+
+
+def less_sure(outputs: Outputs) -> list[dict[str, Any]]:
+    """The same boxes as an engine of a narrow type has them."""
+    random = np.random.default_rng(1)
+    return [
+        {**row, "scores": row["scores"] - np.float32(0.01) * random.random(len(row["scores"])).astype(np.float32)}
+        for row in outputs
+    ]
+
+
+def without(row: Any, lost: Any) -> dict[str, Any]:
+    """A sample's boxes but those of a mask."""
+    return {name: array[~lost] for name, array in row.items()}
+
+
+def own(task: Task, outputs: Outputs) -> dict[str, Any]:
+    """What the reference's record keeps, as a session has it."""
+    found: dict[str, Any] = json.loads(json.dumps(task.own(outputs, some(len(outputs)))["scores"], allow_nan=False))
+    require_scores(found)
+    return found
+
+
+def own_against(task: Task, old: Outputs, new: Outputs) -> Verdict:
+    return decide_all_scores([own(task, old)] * 5, [own(task, new)] * 5, REFERENCE)
+
+
+def summary(task: Task, reference: Outputs, got: Outputs) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        json.dumps(task.summary(task.compare(reference, got, some(len(reference)))), allow_nan=False)
+    )
+    require_scores(found)
+    return found
+
+
+def compared(old: Any, new: Any, capsys: pytest.CaptureFixture[str], **more: Any) -> tuple[int, str]:
+    """Status and all that is printed of five sessions a side that kept these scores."""
+    sessions("before", 1, scores=old, **more)
+    sessions("after", 6, scores=new, **more)
+    status = main(["compare", "before", "after"])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+# One of many.
+
+
+def rare_boxes() -> list[dict[str, Any]]:
+    """120 boxes in 40 samples; eight classes have one each."""
+    found = [boxes([0, 0, 0]) for _ in range(40)]
+    for index in range(8):
+        found[5 * index]["labels"][0] = 1 + index
+    return found
+
+
+@pytest.mark.fault(
+    done="a detector loses 1 of 120 boxes, the only one of its class",
+    said="mAP went from 100.0% to 88.9%, 3.0% may be lost: too few samples to tell",
+    status="6",
+    kept="both sides' sessions",
+)
+def test_one_box_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = rare_boxes()
+    old = less_sure(reference)
+    new = [without(row, row["labels"] == 2) for row in old]
+    fault.check(*compared(summary(DETECTOR, reference, old), summary(DETECTOR, reference, new), capsys))
+
+
+def test_boxes_that_many_samples_lost_are_lost() -> None:
+    random = np.random.default_rng(0)
+    reference = [boxes(random.integers(0, 4, 6)) for _ in range(60)]
+    old = less_sure(reference)
+    fewer = [without(row, random.random(6) < 0.1) for row in old]
+    verdict = against(DETECTOR, reference, old, fewer, NARROW)
+    assert (verdict.outcome, "mAP went from" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # Half a box away a box is found again, and strict overlaps are not there.
+    moved = [{**row, "boxes": row["boxes"] + np.float32([8, 0, 8, 0])} for row in old]
+    verdict = against(DETECTOR, reference, old, moved, NARROW)
+    assert (verdict.outcome, "mAP went from 100.0% to" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # What was as bad before is no loss, and of that a further one is.
+    assert against(DETECTOR, reference, moved, less_sure(moved), NARROW).outcome is Outcome.PASS
+    further = [{**row, "boxes": row["boxes"] + np.float32([8, 0, 8, 0])} for row in moved]
+    assert against(DETECTOR, reference, moved, further, NARROW).outcome is Outcome.REGRESSED
+
+
+def mask(kind: Any, lost: int = 0, count: int = 8) -> list[dict[str, Any]]:
+    """A class of 16 pixels, on two samples, of which the first lost some."""
+    found = [{"m": np.zeros((1, 64, 64))} for _ in range(count)]
+    for row in found[:2]:
+        row["m"][0, 5:7, 5:9] = 1
+    found[0]["m"][0, 5, 5 : 5 + lost] = 0
+    return [{"m": row["m"].astype(kind)} for row in found]
+
+
+@pytest.mark.fault(
+    done="a segmenter loses 1 of 32,768 pixels, of a class of 16",
+    said="1 PASS",
+    status="0",
+    kept="both sides' sessions",
+)
+def test_one_pixel_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Segmentation("m")
+    old, new = (summary(task, mask(np.uint8), mask(np.uint8, lost)) for lost in (0, 1))
+    fault.check(*compared(old, new, capsys))
+    # Where there are no others, they do count.
+    tiny, empty = ([{"m": np.array([[value, 0], [0, 0]])}] * 3 for value in (1, 0))
+    assert "mean IoU 37.5%" in task.compare(tiny, empty, some(3)).text
+
+
+def wide(lost: Sequence[int], count: int = 12) -> list[dict[str, Any]]:
+    """A background and three classes, of which the last has 144 pixels on 12 samples, and lost some on each."""
+    found = []
+    for index in range(count):
+        classes = np.zeros((40, 40), np.int64)
+        classes[:10, :10], classes[20:30, 20:30] = 1, 2
+        classes[35, :12] = 3
+        classes[35, : lost[index % len(lost)]] = 0
+        found.append({"m": classes})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lost", "outcome"),
+    [([0, 5, 0, 0], Outcome.PASS), ([5, 0, 0], Outcome.INCONCLUSIVE), ([2], Outcome.REGRESSED)],
+)
+def test_pixels_of_a_class_that_some_samples_lost_prove_less_than_those_of_all(
+    lost: Sequence[int], outcome: Outcome
+) -> None:
+    task, reference = Segmentation("m"), wide([0])
+    verdict = against(task, reference, reference, wide(lost), NARROW)
+    assert verdict.outcome is outcome, verdict
+
+
+def answered(wrong: int, count: int = 20) -> list[dict[str, Any]]:
+    """A class for each sample, of which the first ones are others."""
+    return [{"label": np.array([(index + (index < wrong)) % 3], np.int64)} for index in range(count)]
+
+
+@pytest.mark.fault(
+    done="a network whose answers are whole numbers gives 1 of 20 otherwise",
+    said="equal elements of label went from 100.0% to 95.0%, 3.0% may be lost: too few samples to tell",
+    status="6",
+    kept="both sides' sessions",
+)
+def test_one_answer_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    task = TensorsTask()
+    old, new, many = (summary(task, answered(0), answered(wrong)) for wrong in (0, 1, 6))
+    fault.check(*compared(old, new, capsys))
+    assert decide_scores(old, many, NARROW).outcome is Outcome.REGRESSED
+    # As many as were others before are no loss, nor are those that were others before.
+    assert decide_scores(many, many, NARROW).outcome is Outcome.PASS
+    assert decide_scores(new, old, NARROW).outcome is Outcome.PASS
+    # Of a reference it is the same.
+    assert own_against(task, answered(0), answered(1)).outcome is Outcome.INCONCLUSIVE
+    assert own_against(task, answered(0), answered(6)).outcome is Outcome.REGRESSED
+    # A floor is reached, or is not, by all answers.
+    assert judged(task, answered(0, 8), answered(0, 8), NARROW).outcome is Outcome.PASS
+    assert judged(task, answered(0), answered(4), NARROW).outcome is Outcome.REGRESSED
+
+
+def test_a_session_that_knows_no_bound_is_read() -> None:
+    task = TensorsTask()
+    old, new = (summary(task, answered(0), answered(wrong)) for wrong in (0, 1))
+    before, after = json.loads(json.dumps([old, new]))
+    for side in (before, after):
+        del side["scores"][0]["without"]
+        require_scores(side)
+    assert decide_scores(before, new, NARROW).outcome is Outcome.INCONCLUSIVE
+    assert decide_scores(before, after, NARROW).outcome is Outcome.REGRESSED
+    for damaged in (0.5, ["x"], [-1], [2]):
+        new["scores"][0]["without"] = damaged
+        with pytest.raises(DAMAGED):
+            require_scores(new)
+
+
+def test_a_bound_by_leaving_groups_out_is_students_of_a_mean() -> None:
+    values = np.random.default_rng(0).uniform(0.3, 0.6, 20)
+    assert groups_of(20).tolist() == list(range(20))
+    high = values.mean() + jackknife_margin([float(np.delete(values, index).mean()) for index in range(20)])
+    assert high == pytest.approx(mean_bounds(values.tolist())[1])
+    assert sorted(np.bincount(groups_of(100)).tolist()) == [3] * 28 + [4] * 4
+    assert jackknife_margin([0.5]) == jackknife_margin([]) == np.inf
+
+
+def test_what_map_is_without_some_samples_is_what_it_would_have_been() -> None:
+    random = np.random.default_rng(0)
+    reference = [boxes(random.integers(0, 4, 3), random.uniform(0.5, 1, 3)) for _ in range(70)]
+    found = [{**row, "boxes": row["boxes"] + random.uniform(0, 40, (3, 1)).astype(np.float32)} for row in reference]
+    truth, mine = ([DETECTOR.decode(row) for row in side] for side in (reference, found))
+    score, groups = average_precision_of(truth, mine), groups_of(70)
+    for group, value in enumerate(score.without):
+        left = np.flatnonzero(groups != group)
+        alone = average_precision_of([truth[index] for index in left], [mine[index] for index in left])
+        assert value == pytest.approx(alone.value)
