@@ -145,7 +145,10 @@ def mask(kind: Any, lost: int = 0, count: int = 8) -> list[dict[str, Any]]:
 def test_one_pixel_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
     task = Segmentation("m")
     old, new = (summary(task, mask(np.uint8), mask(np.uint8, lost)) for lost in (0, 1))
+    noise = 0.02 * np.random.default_rng(0).standard_normal((1, 64, 64))
     fault.check(*compared(old, new, capsys))
+    values = [[{"m": (row["m"] + noise).astype(np.float32)} for row in mask(float, lost)] for lost in (0, 1)]
+    assert against(task, mask(np.float32), *values, NARROW).outcome is Outcome.PASS
     # Where there are no others, they do count.
     tiny, empty = ([{"m": np.array([[value, 0], [0, 0]])}] * 3 for value in (1, 0))
     assert "mean IoU 37.5%" in task.compare(tiny, empty, some(3)).text
@@ -236,3 +239,68 @@ def test_what_map_is_without_some_samples_is_what_it_would_have_been() -> None:
         left = np.flatnonzero(groups != group)
         alone = average_precision_of([truth[index] for index in left], [mine[index] for index in left])
         assert value == pytest.approx(alone.value)
+
+
+# Values under masks that stay.
+
+SEGMENTER = Segmentation("p")
+
+
+def probabilities(scale: float = 1.0, noise: float = 0.0, bottom: float = 0.05, top: float = 0.9) -> list[Any]:
+    """Squares of one channel; the masks are the same down to a scale of 0.56."""
+    random, found = np.random.default_rng(5), []
+    for index in range(12):
+        values = bottom + 0.02 * random.random((1, 40, 40))
+        values[0, 10:25, index : index + 15] = top + 0.05 * random.random((15, 15))
+        found.append({"p": (scale * (values + noise * random.standard_normal(values.shape))).astype(np.float32)})
+    return found
+
+
+@pytest.mark.fault(
+    done="a segmenter's probabilities 0.6 times what they were, the masks the same",
+    said="SQNR of p went from ... dB to 8.0 dB, 3 dB may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_values_under_masks_that_stayed(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    reference, old, new = probabilities(), probabilities(noise=1e-6), probabilities(0.6, 1e-6)
+    sides = [summary(SEGMENTER, reference, each) for each in (old, new)]
+    fault.check(*compared(*sides, capsys, engines=("openvino-fp32",)))
+    # By itself an engine is judged by its masks: INT8's values are others.
+    assert judged(SEGMENTER, reference, new, NARROW).outcome is Outcome.PASS
+    assert against(SEGMENTER, reference, probabilities(0.8), probabilities(0.79), NARROW).outcome is Outcome.PASS
+    assert against(SEGMENTER, reference, probabilities(0.8), probabilities(0.6), NARROW).outcome is Outcome.REGRESSED
+    # A session from before has not kept it.
+    before = {**sides[0], "scores": [each for each in sides[0]["scores"] if each["name"] != "SQNR"]}
+    before["kept"] = {name: each for name, each in before["kept"].items() if name != "powers"}
+    verdict = decide_scores(before, sides[1], EXACT)
+    assert (verdict.outcome, "of before there is no SQNR of p" in verdict.message) == (Outcome.PASS, True)
+
+
+@pytest.mark.fault(
+    done="the reference's probabilities of a class 0.3 where they were 0.1, too little to be found either way",
+    said="the reference's own answers are others: SQNR of p by value is",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_values_of_a_reference_under_masks_that_stayed(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = [own(SEGMENTER, probabilities(scale, top=0.1)) for scale in (1.0, 3.0)]
+    fault.check(*compared(*quiet, capsys))
+    verdict = own_against(SEGMENTER, probabilities(), probabilities(0.6))
+    assert (verdict.outcome, "SQNR of p by value is 8.0 dB" in verdict.message) == (Outcome.REGRESSED, True)
+    assert own_against(SEGMENTER, probabilities(), probabilities(noise=1e-6)).outcome is Outcome.PASS
+    logits = [{"p": 9 * np.eye(4)[np.arange(64).reshape(8, 8) // 16].transpose(2, 0, 1)} for _ in range(8)]
+    flat = [{"p": row["p"] / 20} for row in logits]
+    assert own_against(SEGMENTER, logits, flat).outcome is Outcome.REGRESSED
+    # A session from before has kept the classes only.
+    del quiet[0]["kept"]["sketch"]["p by value"]
+    assert decide_scores(quiet[0], quiet[1], EXACT).outcome is Outcome.PASS
+
+
+def test_whole_numbers_are_masks_and_have_no_values() -> None:
+    task, masks = Segmentation("m"), mask(np.uint8)
+    assert list(own(task, masks)["kept"]["sketch"]) == ["m"]
+    assert "SQNR" not in task.compare(masks, masks, some(8)).text
+    resized = [{"p": row["p"][:, ::2, ::2]} for row in probabilities()]
+    verdict = against(SEGMENTER, probabilities(), probabilities(), resized)
+    assert (verdict.outcome, "SQNR of p was measured before" in verdict.message) == (Outcome.REGRESSED, True)

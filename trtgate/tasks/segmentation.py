@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,7 +69,11 @@ class Segmentation:
         return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
-        """The share of equal pixels with bounds over the samples, and the mean intersection over union."""
+        """The share of equal pixels with bounds over the samples, the mean intersection over union, and an SQNR.
+
+        That is of what classes are read from. It has no floor: INT8 is judged by its masks, and another stack may lose
+        as little of it as of other outputs.
+        """
         require_paired(reference, got)
         spoilt = spoilt_outputs(reference, got)
         if spoilt:
@@ -94,11 +98,13 @@ class Segmentation:
         overlap, without = _mean_ious(counted)
         told = {label: each.sum(1).tolist() for label, each in counted.items() if each[2].sum() >= FEW}
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
+        read, _ = compare_outputs([self.output], reference, got)
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
             Score("mean IoU", self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
             if resized
             else Score("mean IoU", self.output, overlap, "mean_iou", "%", floor=MEAN_IOU, without=without),
+            *(replace(each, key="") for each in read if each.unit == "dB"),
             *others,
         ]
         scores += own_scores(self.metric, reference, got, scores)
@@ -145,8 +151,13 @@ class Segmentation:
 
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
         others = [name for name in reference[0] if name != self.output]
-        rows = [{**row, self.output: self.classes(row[self.output])} for row in reference]
-        maps = [row[self.output] for row in rows]
+        maps = [self.classes(row[self.output]) for row in reference]
+        rows = [{**row, self.output: classes} for row, classes in zip(reference, maps, strict=True)]
+        if reference[0][self.output].dtype.kind == "f":
+            rows = [
+                {**row, f"{self.output} by value": answer[self.output]}
+                for row, answer in zip(rows, reference, strict=True)
+            ]
         labels, pixels = [], Counter[int]()
         for each in maps:
             there, counts = np.unique(each, return_counts=True)

@@ -26,8 +26,8 @@ Keys = npt.NDArray[np.uint64]
 
 # Numbers that the sketches of one output have together, over all samples: the noise power is then known to 2 %.
 SIZE = 4096
-# Elements at once, so that the memory stays flat.
-CHUNK = 1 << 20
+# Elements at once, so that the memory stays flat, and what is made of them in the cache.
+CHUNK = 1 << 16
 # What is as large is a mask and no number: only where it stands is kept.
 MASK = 1e30
 # No session has more samples: what a damaged file says is not believed beyond this.
