@@ -23,7 +23,7 @@ from trtgate.tasks.detection import Detection, average_precision_of, from_output
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.outcome import Outcome, Verdict
-from trtgate.verdict.shares import groups_of, jackknife_margin, mean_bounds
+from trtgate.verdict.shares import groups_of, jackknife_margin, mean_bounds, ratio_bounds
 
 from .test_tasks import EXACT, NARROW, against, judged, some
 
@@ -304,3 +304,51 @@ def test_whole_numbers_are_masks_and_have_no_values() -> None:
     resized = [{"p": row["p"][:, ::2, ::2]} for row in probabilities()]
     verdict = against(SEGMENTER, probabilities(), probabilities(), resized)
     assert (verdict.outcome, "SQNR of p was measured before" in verdict.message) == (Outcome.REGRESSED, True)
+
+
+# How sure a detector is.
+
+
+def crowds() -> list[dict[str, Any]]:
+    """60 samples, of which two have two thirds of all boxes."""
+    return [boxes([0] * (60 if index > 57 else 1)) for index in range(60)]
+
+
+@pytest.mark.fault(
+    done="a detector's scores 0.6 times what they were on 2 crowded photos of 60, which have two thirds of all boxes",
+    said="confidence kept went from 99.4% to 7...%, 3.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_scores_of_crowded_photos(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = crowds()
+    old = less_sure(reference)
+    new = [{**row, "scores": np.float32(0.6 if len(row["scores"]) > 1 else 1) * row["scores"]} for row in old]
+    fault.check(*compared(*(summary(DETECTOR, reference, each) for each in (old, new)), capsys))
+    assert own_against(DETECTOR, reference, new).outcome is Outcome.REGRESSED
+    # One of two crowds is two thirds of half of it, and nobody knows what the next one is.
+    one = [*old[:59], new[59]]
+    assert against(DETECTOR, reference, old, one, NARROW).outcome is Outcome.INCONCLUSIVE
+    # Where there is a box for each photo, one that is unsure of one of 60 is within what may be lost.
+    alike = [boxes([0]) for _ in range(60)]
+    unsure = [boxes([0], [0.6]), *less_sure(alike)[1:]]
+    assert against(DETECTOR, alike, less_sure(alike), unsure, NARROW).outcome is Outcome.PASS
+
+
+def test_bounds_of_a_ratio_are_students_of_a_mean_where_wholes_are_alike() -> None:
+    parts = np.random.default_rng(0).uniform(0.3, 0.6, 20).tolist()
+    assert ratio_bounds(parts, [1.0] * 20) == pytest.approx(mean_bounds(parts))
+    assert ratio_bounds([each * 9 for each in parts], [9.0] * 20) == pytest.approx(mean_bounds(parts))
+    assert ratio_bounds([0.1], [1.0]) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="nothing"):
+        ratio_bounds([0.0, 0.0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(("crowd", "share"), [(1, 0.2), (20, 0.2), (60, 0.034)])
+def test_the_bound_of_a_ratio_holds(crowd: int, share: float) -> None:
+    """Of 1000 samples of 60 photos whose boxes are alike within a photo, few have their bound below the truth."""
+    random = np.random.default_rng(0)
+    wholes = 1.0 + (random.random((1000, 60)) < share) * (crowd - 1)
+    parts = wholes * random.uniform(0, 0.2, wholes.shape)
+    missed = [ratio_bounds(*each)[1] < 0.1 for each in zip(parts.tolist(), wholes.tolist(), strict=True)]
+    assert np.mean(missed) < 0.1

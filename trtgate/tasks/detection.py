@@ -37,7 +37,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.shares import groups_of, mean_bounds, share_bounds, size_of
+from trtgate.verdict.shares import groups_of, ratio_bounds, share_bounds, size_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -271,18 +271,22 @@ def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArra
 
 
 def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> Score:
-    """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less how
-    far they are off on the average, as a share of the mean of those wanted, whatever scale they have.
+    """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less what
+    they are off by together, as a share of what those wanted are together, whatever scale they have.
 
-    The sample is the unit. Where boxes were `wanted` and none was found again, nothing is known.
+    So each box weighs the same, and the bounds know that those of one sample are a cluster. Where boxes were `wanted`
+    and none was found again, nothing is known.
     """
     some = [each for each in sure if each.size]
     if not some:
         return Score(CONFIDENCE, "", float(not wanted), "confidence", "%", float(not wanted), 1.0)
-    usual = float(np.mean(np.abs(np.concatenate([first for first, _ in some]))))
-    off = [float(np.mean(np.abs(first - second))) for first, second in some]
-    kept = [max(0.0, 1 - each / usual) if usual else float(not each) for each in off]
-    return Score(CONFIDENCE, "", float(np.mean(kept)), "confidence", "%", *mean_bounds(kept))
+    usual = [float(np.abs(first).sum()) for first, _ in some]
+    off = [float(np.abs(first - second).sum()) for first, second in some]
+    if not any(usual):
+        return Score(CONFIDENCE, "", float(not any(off)), "confidence", "%", 0.0, 1.0)
+    value = max(0.0, 1 - sum(off) / sum(usual))
+    least, most = ratio_bounds(off, usual)
+    return Score(CONFIDENCE, "", value, "confidence", "%", 1 - most, 1 - least)
 
 
 def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
