@@ -335,6 +335,25 @@ def test_scores_of_crowded_photos(fault: Fault, capsys: pytest.CaptureFixture[st
     assert against(DETECTOR, alike, less_sure(alike), unsure, NARROW).outcome is Outcome.PASS
 
 
+@pytest.mark.fault(
+    done="a detector's reference that finds nothing that reaches the threshold, neither before nor now",
+    said="answers: INCONCLUSIVE (nothing_measured), the reference's own answers, ...: it finds nothing that reaches",
+    status="6",
+    kept="both sides' sessions",
+)
+def test_a_reference_that_finds_nothing(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = ([boxes([label] * 3, [0.4, 0.3, score])] * 10 for label, score in ((0, 0.2), (3, 0.1)))
+    fault.check(*compared(own(DETECTOR, old), own(DETECTOR, new), capsys))
+    # Its other outputs do not stand for what it finds, but what is wrong with them is told.
+    masks = [[{**row, "mask": np.float32([1, 2])} for row in side] for side in (old, new)]
+    verdict = own_against(DETECTOR, *masks)
+    assert (verdict.outcome, "SQNR of mask exact" in verdict.message) == (Outcome.INCONCLUSIVE, True)
+    wrong = [{**row, "mask": -row["mask"]} for row in masks[1]]
+    assert own_against(DETECTOR, masks[0], wrong).outcome is Outcome.REGRESSED
+    # To the last bit nothing changed.
+    assert own_against(DETECTOR, old, old).outcome is Outcome.PASS
+
+
 def test_bounds_of_a_ratio_are_students_of_a_mean_where_wholes_are_alike() -> None:
     parts = np.random.default_rng(0).uniform(0.3, 0.6, 20).tolist()
     assert ratio_bounds(parts, [1.0] * 20) == pytest.approx(mean_bounds(parts))

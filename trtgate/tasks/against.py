@@ -171,17 +171,25 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
     sure: list[Score] = []
+    nothing = False
     found += ious_at_most(kept[0], kept[1], floors.number("max_class_lost"))
     if all("boxes" in side for side in kept):
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
-        sure = [confidence_again(before, now)]
-    decided = [(score, each) for score in found if (each := _with_bound(score).decide(floors)) is not None]
+        sure = [confidence_again(before, now)] if again else []
+        nothing = again is None
+    decided = [
+        each
+        for score in found
+        if (each := _with_bound(score).decide(floors)) is not None
+        # All that is there was found again; how much more there could have been is no question of an upgrade.
+        and (each.outcome is not Outcome.INCONCLUSIVE or score.value < 1)
+    ]
     # Beside its own of before, of which all is kept.
-    decided += [(each, _lost(replace(each, value=1.0), each, floors, LOST_DB)) for each in sure]
+    decided += [_lost(replace(each, value=1.0), each, floors, LOST_DB) for each in sure]
     found += sure
-    bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
+    bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
     if bad:
@@ -191,10 +199,11 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     if any("pixels" in side and "areas" not in side for side in kept):
         message += "; one side kept no areas, so classes are compared by their sizes alone"
-    if not found and not all("boxes" in side for side in kept):
+    if nothing:
+        message += ": it finds nothing that reaches the threshold, before or now"
+    if nothing or not found:
         return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message)
-    # All that is there was found again; how much more there could have been is no question of an upgrade.
-    if any(each.outcome is Outcome.INCONCLUSIVE and score.value < 1 for score, each in decided):
+    if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 
