@@ -16,6 +16,7 @@ import pytest
 from tests.faults.table import Fault
 from tests.saved import sessions
 from trtgate.__main__ import main
+from trtgate.expectations import Expectation
 from trtgate.fields import DAMAGED
 from trtgate.tasks.against import decide_all_scores, decide_scores, require_scores
 from trtgate.tasks.base import Outputs, Task
@@ -371,3 +372,91 @@ def test_the_bound_of_a_ratio_holds(crowd: int, share: float) -> None:
     parts = wholes * random.uniform(0, 0.2, wholes.shape)
     missed = [ratio_bounds(*each)[1] < 0.1 for each in zip(parts.tolist(), wholes.tolist(), strict=True)]
     assert np.mean(missed) < 0.1
+
+
+# A detector's classes.
+
+
+def classes() -> list[dict[str, Any]]:
+    """200 boxes of 40 classes in 40 samples, of which class 7 has three, class 9 two, class 11 one."""
+    few = {7: (3, 17, 30), 9: (5, 20), 11: (8,)}
+    found = [boxes([(5 * index + place) % 40 for place in range(5)]) for index in range(40)]
+    for row in found:
+        row["labels"][np.isin(row["labels"], list(few))] = 8
+    for label, samples in few.items():
+        for index in samples:
+            found[index]["labels"][0] = label
+    return found
+
+
+def none_of(outputs: Outputs, label: int) -> list[dict[str, Any]]:
+    """The same but for the boxes of a class."""
+    return [without(row, row["labels"] == label) for row in outputs]
+
+
+@pytest.mark.fault(
+    done="a detector of 40 classes finds none of the 3 boxes, of 200, of one of them any more",
+    said="boxes of class 7 found again went from 3 of 3 to 0 of 3, 20.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_a_class_that_is_not_found_any_more(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = classes()
+    old = less_sure(reference)
+    fault.check(*compared(*(summary(DETECTOR, reference, each) for each in (old, none_of(old, 7))), capsys))
+    named = [{**row, "labels": np.where(row["labels"] == 7, 8, row["labels"])} for row in old]
+    for new in (none_of(old, 7), named):
+        verdict = against(DETECTOR, reference, old, new, NARROW)
+        assert (verdict.outcome, "of class 7" in verdict.message) == (Outcome.REGRESSED, True)
+        # What was not there before, the upgrade did not lose; and the limit may leave it out.
+        assert against(DETECTOR, reference, new, new, NARROW).outcome is Outcome.PASS
+        assert against(DETECTOR, reference, new, old, NARROW).outcome is Outcome.PASS
+    allowed = Expectation({**NARROW.values, "max_class_lost": 1.0})
+    assert against(DETECTOR, reference, old, none_of(old, 7), allowed).outcome is Outcome.PASS
+    # Of two boxes nobody knows, and one box fewer is no loss of its class, nor are two of one that is still found.
+    for label, outcome in ((9, Outcome.INCONCLUSIVE), (11, Outcome.PASS)):
+        assert against(DETECTOR, reference, old, none_of(old, label), NARROW).outcome is outcome
+    some_left = [*none_of(old[:20], 7), *old[20:]]
+    assert against(DETECTOR, reference, old, some_left, NARROW).outcome is Outcome.PASS
+
+
+def test_a_part_of_a_class_is_lost_by_what_its_photos_prove() -> None:
+    for photos, each, outcome in (
+        (20, 1, Outcome.REGRESSED),
+        (6, 1, Outcome.INCONCLUSIVE),
+        (2, 20, Outcome.INCONCLUSIVE),
+    ):
+        reference = [boxes([1] * each + [0] * 40) for _ in range(photos)] + [boxes([0] * 20) for _ in range(30)]
+        new = [without(row, (row["labels"] == 1) & (index < photos // 2)) for index, row in enumerate(reference)]
+        open_map = Expectation({**NARROW.values, "max_answers_lost": 1.0})
+        verdict = against(DETECTOR, reference, reference, new, open_map)
+        assert (verdict.outcome, "boxes of class 1 found" in verdict.message) == (outcome, True), verdict
+
+
+def test_a_class_that_the_reference_does_not_find_any_more() -> None:
+    reference = classes()
+    verdict = own_against(DETECTOR, reference, none_of(reference, 7))
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "own answers are others: boxes of class 7 found again went from 3 of 3 to 0 of 3" in verdict.message
+    verdict = own_against(DETECTOR, reference, none_of(reference, 9))
+    assert (verdict.outcome, "of class 9" in verdict.message) == (Outcome.INCONCLUSIVE, True)
+
+
+def test_a_session_that_counted_no_boxes_of_each_class_is_read() -> None:
+    reference = classes()
+    old, new = (summary(DETECTOR, reference, each) for each in (less_sure(reference), none_of(reference, 7)))
+    sound = old["kept"].pop("labels")
+    verdict = decide_scores(old, new, NARROW)
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.endswith("of before there is no boxes found again of each class")
+    for damaged in (
+        [3],
+        {"7": [3, 3]},
+        {"7": [3, 4, 3.0]},
+        {"7": [3, 3, 4.0]},
+        {"7": [0, 0, 1.0]},
+        {"\n": [3, 3, 3.0]},
+    ):
+        with pytest.raises(DAMAGED):
+            require_scores({**old, "kept": {**old["kept"], "labels": damaged}})
+    require_scores({**old, "kept": {**old["kept"], "labels": sound}})

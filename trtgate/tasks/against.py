@@ -17,6 +17,8 @@ from trtgate.tasks.detection import (
     boxes_again,
     boxes_from_json,
     confidence_again,
+    labels_again,
+    lost_labels,
     pictured_boxes,
     require_boxes,
 )
@@ -38,6 +40,8 @@ from trtgate.verdict.shares import jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
+# What is kept of each class, by its key.
+CLASSES = {"ious": "IoU of each class", "labels": "boxes found again of each class"}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
@@ -88,6 +92,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     sizes_in(kept)
     if "ious" in kept:
         lost_classes(kept["ious"], kept["ious"], 0.0)
+    if "labels" in kept:
+        lost_labels(kept["labels"], kept["labels"], 0.0)
     if "boxes" in kept:
         require_boxes(kept["boxes"], summary["n"])
     pictures_in(summary)
@@ -113,7 +119,8 @@ def decide_scores(
 
     REGRESSED, naming the output, where an output's SQNR fell by more than `lost` dB and to less than ENOUGH_DB, where
     slices of an output are spoilt (`lost_slices`), where a share fell by more than `max_answers_lost` for certain, or
-    the overlap of one class by more than `max_class_lost`; INVALID for answers to other samples.
+    the overlap of one class, or the share of its boxes that is found, by more than `max_class_lost`; INVALID for
+    answers to other samples.
     """
     if not new["finite"]:
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
@@ -141,13 +148,15 @@ def decide_scores(
     if all("ious" in side for side in kept):
         fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
         decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
+    if all("labels" in side for side in kept):
+        decided += lost_labels(kept[0]["labels"], kept[1]["labels"], expectation.number("max_class_lost"))
     bad = [each for each in decided if each.outcome is not Outcome.PASS]
     if bad:
         found = worst(bad)
         more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
     since = [after[key].label for key in sorted(after.keys() - before.keys())]
-    since += ["IoU of each class"] if "ious" in kept[1] and "ious" not in kept[0] else []
+    since += [text for key, text in CLASSES.items() if key in kept[1] and key not in kept[0]]
     untold = f"; of before there is no {', no '.join(since)}" if since else ""
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
 
@@ -172,6 +181,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     found = [score for scores in compared.values() for score in scores or ()]
     sure: list[Score] = []
     nothing = False
+    classes: list[Verdict] = []
     found += ious_at_most(kept[0], kept[1], floors.number("max_class_lost"))
     if all("boxes" in side for side in kept):
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
@@ -179,6 +189,9 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         found += [again, average_precision_of(before, now)] if again else []
         sure = [confidence_again(before, now)] if again else []
         nothing = again is None
+        counts = labels_again(before, now)
+        whole = {label: [boxes, boxes, worth] for label, (boxes, _, worth) in counts.items()}
+        classes = lost_labels(whole, counts, floors.number("max_class_lost"))
     decided = [
         each
         for score in found
@@ -188,6 +201,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     ]
     # Beside its own of before, of which all is kept.
     decided += [_lost(replace(each, value=1.0), each, floors, LOST_DB) for each in sure]
+    decided += classes
     found += sure
     bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
@@ -195,7 +209,9 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if bad:
         message = f"the reference's own answers are others: {'; '.join(bad[:4])}"
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
-    text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
+    text = ", ".join(
+        [*(f"{each.label} {each.text(each.value)}" for each in found), *(each.message for each in classes)]
+    )
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     if any("pixels" in side and "areas" not in side for side in kept):
         message += "; one side kept no areas, so classes are compared by their sizes alone"

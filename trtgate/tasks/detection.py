@@ -36,7 +36,7 @@ from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import groups_of, ratio_bounds, share_bounds, size_of
 
 Floats = npt.NDArray[np.float64]
@@ -168,8 +168,8 @@ class Detection:
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
         found, clusters, examples, off, sure = [], [], [], [], []
-        for index, (wanted, mine) in enumerate(zip(theirs, ours, strict=True)):
-            pairs = paired(wanted, mine)
+        matches = [paired(*each) for each in zip(theirs, ours, strict=True)]
+        for index, (wanted, mine, pairs) in enumerate(zip(theirs, ours, matches, strict=True)):
             hits, extra = pairs.hits, len(pairs.extra)
             found += [*hits, *[False] * extra]
             clusters += [index] * (len(hits) + extra)
@@ -198,7 +198,11 @@ class Detection:
             (),
             same_bits(reference, got),
             tuple(examples),
-            {**kept_of(reference, got, samples), "pictures": _pictures(samples, off, theirs, ours)},
+            {
+                **kept_of(reference, got, samples),
+                "pictures": _pictures(samples, off, theirs, ours),
+                "labels": labels_of(theirs, matches),
+            },
             samples.doubt,
             tuple(unmeasured),
         )
@@ -260,6 +264,70 @@ def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
     size = size_of(1 - values, np.asarray(clusters, np.int64))
     low, high = share_bounds(float(values.mean()), size.effective)
     return Score("boxes found again", "", float(values.mean()), "agreement", "%", low, high)
+
+
+# Classes of which boxes are counted at most, those with the most boxes.
+MOST_LABELS = 1000
+# A class is lost for certain if so many of its boxes were found before; of one that is found still, so many must be
+# gone.
+# Of 1000 boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a quarter
+# of comparisons, three in a twentieth.
+ENOUGH_BOXES = 3
+
+
+def labels_of(wanted: Sequence[Detections], matches: Sequence[Pairs]) -> dict[str, list[float]]:
+    """Of each class by its label: how many boxes there are, how many of them are found, and how many boxes of photos of
+    their own they are worth."""
+    hits: dict[int, list[tuple[bool, int]]] = {}
+    for sample, (each, pairs) in enumerate(zip(wanted, matches, strict=False)):
+        for index, other in pairs.found.items():
+            hits.setdefault(int(each.labels[index]), []).append((other is not None, sample))
+    most = sorted(hits, key=lambda label: -len(hits[label]))[:MOST_LABELS]
+    return {str(label): _counts_of(*zip(*hits[label], strict=True)) for label in most}
+
+
+def _counts_of(hits: Sequence[bool], samples: Sequence[int]) -> list[float]:
+    size = size_of(1 - np.asarray(hits, np.float64), np.asarray(samples, np.int64))
+    return [len(hits), sum(hits), size.effective]
+
+
+def labels_again(old: Sequence[Detections], new: Sequence[Detections]) -> dict[str, list[float]]:
+    """The same of old detections among new ones."""
+    return labels_of(old, [paired(*each) for each in zip(old, new, strict=False)])
+
+
+def labels_in(values: Any) -> dict[str, tuple[int, int, float]]:
+    """What `labels_of` gives, of a session. Raises one of `fields.DAMAGED` for anything else."""
+    found = {}
+    for label, each in fields.table("labels", values).items():
+        boxes, again, worth = fields.items("labels", each)
+        counts = fields.batch("boxes", boxes), fields.count("boxes found again", again), fields.positive("worth", worth)
+        if max(counts[1:]) > counts[0]:
+            raise ValueError("no more boxes are found again than there are, nor are they worth more")
+        found[fields.line("a class", label)] = counts
+    return found
+
+
+def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
+    """On each class of whose boxes a share of more than `lost` is not found any more, which falls most first. Both are
+    tables of `labels_of`; raises one of `fields.DAMAGED` for what is none.
+
+    It is REGRESSED if the bound of the new share, or a class of which nothing is found, proves it, and as many boxes
+    were found before as can. One box fewer is no loss, nor are two of which others are still found.
+    """
+    before, after = labels_in(old), labels_in(new)
+    fallen = []
+    for label, (boxes, found, _) in before.items():
+        now, again, worth = after.get(label, (boxes, found, 1.0))
+        least = found / boxes - lost
+        if again / now >= least - 1e-9 or found - again < (ENOUGH_BOXES if again else 2):
+            continue
+        proved = found >= ENOUGH_BOXES and (not again or share_bounds(again / now, worth)[1] < least)
+        text = f"boxes of class {label} found again went from {found} of {boxes} to {again} of {now}"
+        text += f", {lost:.1%} may be lost{'' if proved else ': too few samples to tell'}"
+        outcome = (Outcome.REGRESSED, Reason.ANSWERS_LOST) if proved else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
+        fallen.append((again / now - found / boxes, Verdict(*outcome, text)))
+    return [verdict for _, verdict in sorted(fallen, key=lambda each: each[0])]
 
 
 def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:
