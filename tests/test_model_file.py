@@ -23,7 +23,7 @@ from trtgate.search.laboratory import read_report
 from trtgate.search.question import Question, Raced, ask
 from trtgate.signature import Signature, TensorSpec
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import Detections, matched, mean_average_precision, read_coco
+from trtgate.tasks.detection import Detections, average_precision_of, matched, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.bisection import Relation
 from trtgate.verdict.outcome import Outcome
@@ -283,12 +283,12 @@ def test_boxes_are_found_again_by_overlap_and_label() -> None:
     mine = boxes((1, 0, 11, 10, 0.9, 1), (20, 20, 30, 30, 0.8, 2), (60, 60, 70, 70, 0.9, 2))
     assert matched(wanted, wanted) == ([True, True, True], 0)
     assert matched(wanted, mine) == ([True, False, False], 2)
-    assert mean_average_precision([wanted], [wanted]) == pytest.approx(1.0)
-    assert mean_average_precision([wanted], [boxes()]) == 0.0
-    assert mean_average_precision([boxes()], [boxes()]) == 1.0
+    assert average_precision_of([wanted], [wanted]).value == pytest.approx(1.0)
+    assert average_precision_of([wanted], [boxes()]).value == 0.0
+    assert average_precision_of([boxes()], [boxes()]).value == 1.0
     # Of one class the better half: precision 1 up to a recall of a half.
     two = boxes((0, 0, 10, 10, 0.9, 1), (20, 20, 30, 30, 0.8, 1))
-    assert mean_average_precision([two], [two.above(0.85)]) == pytest.approx(0.5)
+    assert average_precision_of([two], [two.above(0.85)]).value == pytest.approx(0.5)
 
 
 def test_a_detector_by_outputs_by_its_own_function_and_by_labels(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from trtgate.tasks.detection import (
     EMPTY,
     Detection,
     Detections,
+    average_precision_of,
     confidence_again,
     from_function,
     from_outputs,
-    mean_average_precision,
     overlaps,
     paired,
     read_coco,
@@ -624,7 +624,7 @@ def test_overlaps_of_many_boxes_are_not_held_at_once(monkeypatch: pytest.MonkeyP
     boxes = RANDOM.uniform(0, 30, (70, 2))
     some = Detections(np.concatenate([boxes, boxes + 10], 1), RANDOM.random(70), RANDOM.integers(0, 2, 70))
     other = Detections(some.boxes + 1, RANDOM.random(70), some.labels)
-    whole = paired(some, other), mean_average_precision([some], [other])
+    whole = paired(some, other), average_precision_of([some], [other])
     seen: list[int] = []
 
     def counted(a: Any, b: Any) -> Any:
@@ -633,7 +633,7 @@ def test_overlaps_of_many_boxes_are_not_held_at_once(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(detection, "OVERLAPS_AT_ONCE", 200)
     monkeypatch.setattr(detection, "overlaps", counted)
-    assert (paired(some, other), mean_average_precision([some], [other])) == whole
+    assert (paired(some, other), average_precision_of([some], [other])) == whole
     assert max(seen) <= 200
 
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,6 +28,9 @@ from trtgate.fields import DAMAGED
 from trtgate.kinds import UserError
 from trtgate.models.checkpoints import read_weights
 from trtgate.records import SCHEMA, EngineRecord, pack, read_session, to_json
+from trtgate.samples import Unlabelled
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import METRICS
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -79,8 +82,30 @@ def changed(draw: Callable[..., Any], sound: Any) -> Any:
     return value
 
 
+class _Four(Unlabelled):
+    digest = "four"
+    names = ("a", "b", "c", "d")
+
+
+def scored() -> list[EngineRecord]:
+    """A detector and a segmenter, each the reference and an engine, with all that is kept of their answers."""
+    random, samples = np.random.default_rng(0), cast(Any, _Four())
+    found = [
+        {"b": np.array([[0, 0, 9, 9], [20, 0, 29, 9]]), "s": random.uniform(0.6, 1, 2), "l": np.arange(2), **mask}
+        for mask in ({"m": random.random((1, 8, 8))} for _ in samples.names)
+    ]
+    other = [{**row, "s": 0.9 * row["s"], "m": 0.9 * row["m"]} for row in found]
+    records = []
+    for task in (Detection(from_outputs("b", "s", "l", "xyxy")), Segmentation("m")):
+        summaries = task.own(found, samples)["scores"], task.summary(task.compare(found, other, samples))
+        for engine, scores in zip(("onnxruntime-fp32", "onnxruntime-int8"), summaries, strict=True):
+            times = {"latency": (1e-3,) * 6, "reference_latency": (4e-3,) * 6}
+            records.append(EngineRecord(task.name, engine, 1, "file", times, scores=scores))
+    return records
+
+
 def session() -> dict[str, Any]:
-    """A saved session of two engines, with everything that a record can hold."""
+    """A saved session of two classifiers' engines, and of others, with everything that a record can hold."""
     rounds = np.linspace(1.0e-3, 1.1e-3, 6)
     logits = np.random.default_rng(0).standard_normal((4, 7)).astype(np.float32)
     records = [
@@ -116,7 +141,7 @@ def session() -> dict[str, Any]:
     ]
     return {
         "machine_info": {"trtgate": {"cpu": "x", "threads": 2, "device": "cpu"}},
-        "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in records],
+        "benchmarks": [{"extra_info": {"trtgate": to_json(record)}} for record in (*records, *scored())],
         "datetime": "2026-01-01",
         "trtgate": {
             "schema": SCHEMA,

@@ -17,6 +17,8 @@ from trtgate.tasks.detection import (
     boxes_again,
     boxes_from_json,
     confidence_again,
+    labels_again,
+    lost_labels,
     pictured_boxes,
     require_boxes,
 )
@@ -34,9 +36,12 @@ from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketche
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
+from trtgate.verdict.shares import jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
+# What is kept of each class, by its key.
+CLASSES = {"ious": "IoU of each class", "labels": "boxes found again of each class"}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
@@ -62,6 +67,7 @@ def scores_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
             fields.line("unit", each["unit"]),
             number("low", each["low"]),
             number("high", each["high"]),
+            without=fields.listed(fields.share)("without", each.get("without", [])),
         )
         found[score.name, score.of] = score
     return found
@@ -86,6 +92,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     sizes_in(kept)
     if "ious" in kept:
         lost_classes(kept["ious"], kept["ious"], 0.0)
+    if "labels" in kept:
+        lost_labels(kept["labels"], kept["labels"], 0.0)
     if "boxes" in kept:
         require_boxes(kept["boxes"], summary["n"])
     pictures_in(summary)
@@ -111,7 +119,8 @@ def decide_scores(
 
     REGRESSED, naming the output, where an output's SQNR fell by more than `lost` dB and to less than ENOUGH_DB, where
     slices of an output are spoilt (`lost_slices`), where a share fell by more than `max_answers_lost` for certain, or
-    the overlap of one class by more than `max_class_lost`; INVALID for answers to other samples.
+    the overlap of one class, or the share of its boxes that is found, by more than `max_class_lost`; INVALID for
+    answers to other samples.
     """
     if not new["finite"]:
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
@@ -139,13 +148,15 @@ def decide_scores(
     if all("ious" in side for side in kept):
         fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
         decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
+    if all("labels" in side for side in kept):
+        decided += lost_labels(kept[0]["labels"], kept[1]["labels"], expectation.number("max_class_lost"))
     bad = [each for each in decided if each.outcome is not Outcome.PASS]
     if bad:
         found = worst(bad)
         more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
     since = [after[key].label for key in sorted(after.keys() - before.keys())]
-    since += ["IoU of each class"] if "ious" in kept[1] and "ious" not in kept[0] else []
+    since += [text for key, text in CLASSES.items() if key in kept[1] and key not in kept[0]]
     untold = f"; of before there is no {', no '.join(since)}" if since else ""
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
 
@@ -169,30 +180,46 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
     sure: list[Score] = []
+    nothing = False
+    classes: list[Verdict] = []
     found += ious_at_most(kept[0], kept[1], floors.number("max_class_lost"))
     if all("boxes" in side for side in kept):
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
-        sure = [confidence_again(before, now)]
-    decided = [(score, each) for score in found if (each := score.decide(floors)) is not None]
+        sure = [confidence_again(before, now)] if again else []
+        nothing = again is None
+        counts = labels_again(before, now)
+        whole = {label: [boxes, boxes, worth] for label, (boxes, _, worth) in counts.items()}
+        classes = lost_labels(whole, counts, floors.number("max_class_lost"))
+    decided = [
+        each
+        for score in found
+        if (each := _with_bound(score).decide(floors)) is not None
+        # All that is there was found again; how much more there could have been is no question of an upgrade.
+        and (each.outcome is not Outcome.INCONCLUSIVE or score.value < 1)
+    ]
     # Beside its own of before, of which all is kept.
-    decided += [(each, _lost(replace(each, value=1.0), each, floors, LOST_DB)) for each in sure]
+    decided += [_lost(replace(each, value=1.0), each, floors, LOST_DB) for each in sure]
+    decided += classes
     found += sure
-    bad = [each.message for _, each in decided if each.outcome is Outcome.REGRESSED]
+    bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
     if floors.number("sqnr_db") >= ENOUGH_DB:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
     if bad:
         message = f"the reference's own answers are others: {'; '.join(bad[:4])}"
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message)
-    text = ", ".join(f"{each.label} {each.text(each.value)}" for each in found)
+    text = ", ".join(
+        [*(f"{each.label} {each.text(each.value)}" for each in found), *(each.message for each in classes)]
+    )
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     if any("pixels" in side and "areas" not in side for side in kept):
         message += "; one side kept no areas, so classes are compared by their sizes alone"
-    if not found and not all("boxes" in side for side in kept):
+    if nothing:
+        message += ": it finds nothing that reaches the threshold, before or now"
+    if nothing or not found:
         return Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message)
-    # All that is there was found again; how much more there could have been is no question of an upgrade.
-    if any(each.outcome is Outcome.INCONCLUSIVE and score.value < 1 for score, each in decided):
+    if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
 
@@ -234,9 +261,30 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
     if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
-    if new.high is not None and new.high >= old.value - allowed:
+    least = _least_fall(old, new)
+    if least is not None and least <= allowed:
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
     return _judged(True, text)
+
+
+def _least_fall(old: Score, new: Score) -> float | None:
+    """By how much a score fell at the least, one-sided 95 %; None where no sample bounds it, and it fell for certain.
+
+    What either side is without each group of samples is paired; an older session has not kept that.
+    """
+    if new.high is not None:
+        return old.value - new.high
+    if not new.without:
+        return None
+    before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
+    return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
+
+
+def _with_bound(score: Score) -> Score:
+    """With the bound that a reference's own answers, which are those of before or are not, are others by."""
+    if score.high is not None or not score.without:
+        return score
+    return replace(score, high=score.value + jackknife_margin(score.without))
 
 
 def _judged(lost: bool, text: str) -> Verdict:

@@ -60,7 +60,8 @@ class Score:
 
     `key` is the floor's in the expectations, "" where there is none; `of` the output that it is about, "" for all.
     `low` and `high` are one-sided 95 % bounds where the number is one of a sample; `floor` holds where the expectations
-    have none.
+    have none. `without` is the share without each group of samples (`shares.groups_of`), where a fall is to be proved
+    and a floor is not.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     floor: float | None = None
+    without: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -104,6 +106,8 @@ class Score:
         """As JSON values, which know no infinity: null for more than any number, "-inf" for less."""
         values = asdict(self)
         del values["floor"]
+        if without := values.pop("without"):
+            values["without"] = list(without)
         for name in ("value", "low", "high"):
             if values[name] is not None and not np.isfinite(values[name]):
                 values[name] = None if values[name] > 0 else LEAST

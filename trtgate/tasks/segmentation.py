@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,13 +30,14 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
-from trtgate.verdict.shares import mean_bounds
+from trtgate.verdict.shares import groups_of, mean_bounds
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
 MEAN_IOU = 0.7
 # Classes with fewer of the pixels do not count in it.
 RARE = 1e-4
-# Nor is a class judged by itself that has fewer pixels on all samples: a few at its border are percents of it.
+# Nor do those, unless there are no others, that have fewer pixels on all samples, nor are they judged by themselves: a
+# few at its border are percents of such a class.
 FEW = 100
 
 Floats = npt.NDArray[np.float64]
@@ -68,15 +69,19 @@ class Segmentation:
         return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
-        """The share of equal pixels with bounds over the samples, and the mean intersection over union."""
+        """The share of equal pixels with bounds over the samples, the mean intersection over union, and an SQNR.
+
+        That is of what classes are read from. It has no floor: INT8 is judged by its masks, and another stack may lose
+        as little of it as of other outputs.
+        """
         require_paired(reference, got)
         spoilt = spoilt_outputs(reference, got)
         if spoilt:
             return Scores(len(reference), (), spoilt)
         shares: list[float] = []
-        both: dict[int, int] = {}
-        sizes: Counter[int] = Counter()
-        either: dict[int, int] = {}
+        groups = groups_of(len(reference))
+        # By class, of each group of samples: the pixels that both sides have, that either has, that the reference has.
+        counts: defaultdict[int, Floats] = defaultdict(lambda: np.zeros((3, groups[-1] + 1)))
         resized: list[str] = []
         for index, (a, b) in enumerate(zip(reference, got, strict=True)):
             if a[self.output].shape != b[self.output].shape:
@@ -87,23 +92,23 @@ class Segmentation:
             shares.append(float(np.mean(wanted == mine)) if wanted.size else 1.0)
             for label in np.union1d(wanted, mine).tolist():
                 here, there = wanted == label, mine == label
-                sizes[label] += int(np.sum(here))
-                both[label] = both.get(label, 0) + int(np.sum(here & there))
-                either[label] = either.get(label, 0) + int(np.sum(here | there))
+                counts[label][:, groups[index]] += [np.sum(here & there), np.sum(here | there), np.sum(here)]
         low, high = mean_bounds(shares)
-        # A class of hardly a pixel has an overlap of all or nothing.
-        total = sum(either.values())
-        many = [label for label in either if either[label] >= RARE * total] or list(either)
-        overlap = float(np.mean([both[label] / either[label] for label in many])) if many else 1.0
-        told = [label for label in many if sizes[label] >= FEW]
+        counted = _counted(counts)
+        overlap, without = _mean_ious(counted)
+        told = {label: each.sum(1).tolist() for label, each in counted.items() if each[2].sum() >= FEW}
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
+        read, _ = compare_outputs([self.output], reference, got)
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
-            Score("mean IoU", self.output, 0.0 if resized else overlap, "mean_iou", "%", floor=MEAN_IOU),
+            Score("mean IoU", self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
+            if resized
+            else Score("mean IoU", self.output, overlap, "mean_iou", "%", floor=MEAN_IOU, without=without),
+            *(replace(each, key="") for each in read if each.unit == "dB"),
             *others,
         ]
         scores += own_scores(self.metric, reference, got, scores)
-        if sum(map(bool, sizes.values())) < 2:
+        if sum(bool(each[2].any()) for each in counts.values()) < 2:
             unmeasured.append(f"{self.output}: the reference finds one class only, on every sample")
         order = np.argsort(shares)[:3]
         examples = tuple(f"{samples.names[at]}: {shares[at]:.1%} equal pixels" for at in order if shares[at] < 1)
@@ -116,7 +121,7 @@ class Segmentation:
             {
                 **kept_of(reference, got, samples),
                 **self._pictures(reference, got, samples, shares),
-                "ious": {self.output: {str(label): both[label] / either[label] for label in told}},
+                "ious": {self.output: {str(label): both / either for label, (both, either, _) in told.items()}},
             },
             samples.doubt,
             tuple(unmeasured),
@@ -146,8 +151,13 @@ class Segmentation:
 
     def own(self, reference: Outputs, samples: Samples) -> dict[str, Summary]:
         others = [name for name in reference[0] if name != self.output]
-        rows = [{**row, self.output: self.classes(row[self.output])} for row in reference]
-        maps = [row[self.output] for row in rows]
+        maps = [self.classes(row[self.output]) for row in reference]
+        rows = [{**row, self.output: classes} for row, classes in zip(reference, maps, strict=True)]
+        if reference[0][self.output].dtype.kind == "f":
+            rows = [
+                {**row, f"{self.output} by value": answer[self.output]}
+                for row, answer in zip(rows, reference, strict=True)
+            ]
         labels, pixels = [], Counter[int]()
         for each in maps:
             there, counts = np.unique(each, return_counts=True)
@@ -163,6 +173,33 @@ class Segmentation:
             "areas": {self.output: areas_of(maps, told).to_json()},
         }
         return {"scores": own_summary(self.name, len(reference), kept)}
+
+
+def _counted(counts: Mapping[int, Floats]) -> Mapping[int, Floats]:
+    """The classes that count in the mean, of all, each with float64[3,groups]: the pixels that both sides have, that
+    either has, that the reference has."""
+    total = sum(float(each[1].sum()) for each in counts.values())
+    # A class of hardly a pixel has an overlap of all or nothing.
+    many = {label: each for label, each in counts.items() if each[1].sum() >= RARE * total} or counts
+
+    def large(each: Floats) -> bool:
+        _, either, own = each.sum(1).tolist()
+        return bool(max(own, either - own) >= FEW)
+
+    return {label: each for label, each in many.items() if large(each)} or many
+
+
+def _mean_ious(counts: Mapping[int, Floats]) -> tuple[float, tuple[float, ...]]:
+    """The mean intersection over union of classes, and the same without each group of samples."""
+    if not counts:
+        return 1.0, ()
+    both, either, _ = np.stack(list(counts.values()), 1)
+    rest = either.sum(1, keepdims=True) - either
+    there = rest > 0
+    ious = (both.sum(1, keepdims=True) - both) / np.maximum(rest, 1)
+    classes = there.sum(0)
+    without = np.where(classes > 0, (ious * there).sum(0) / np.maximum(classes, 1), 1.0)
+    return float(np.mean(both.sum(1) / either.sum(1))), tuple(without.tolist())
 
 
 # Whose pixels a reference counts, and where they are.
@@ -290,9 +327,9 @@ def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list
             either[label] += float(np.maximum(one, other).sum())
     total = sum(sizes.values())
     ious = {label: both[label] / either[label] for label, size in sizes.items() if size and size >= RARE * total}
-    mean = float(np.mean(list(ious.values()))) if ious else 1.0
-    found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
     some = [label for label in ious if sizes[label] >= FEW]
+    mean = float(np.mean([ious[label] for label in some or ious])) if ious else 1.0
+    found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
     if some:
         least = min(some, key=lambda label: ious[label])
         found.append(Score(f"IoU of class {least}, at most", output, ious[least], "", "%", floor=1 - lost))

@@ -19,15 +19,15 @@ import numpy.typing as npt
 
 from trtgate import fields
 from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, Outputs, Score
-from trtgate.verdict.shares import share_bounds
+from trtgate.verdict.shares import groups_of, share_bounds
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 # Numbers that the sketches of one output have together, over all samples: the noise power is then known to 2 %.
 SIZE = 4096
-# Elements at once, so that the memory stays flat.
-CHUNK = 1 << 20
+# Elements at once, so that the memory stays flat, and what is made of them in the cache.
+CHUNK = 1 << 16
 # What is as large is a mask and no number: only where it stands is kept.
 MASK = 1e30
 # No session has more samples: what a damaged file says is not believed beyond this.
@@ -148,7 +148,7 @@ def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
         return scores
     signal, noise = float(old.power[alike].sum()), float(((old.sums - new.sums)[alike] ** 2).sum())
     if old.integers:
-        return [*scores, Score("equal elements", name, _equal(signal, noise), "agreement", "%")]
+        return [*scores, equal_elements(name, ((old.sums - new.sums)[alike] ** 2).sum(1) / 2, old.power[alike])]
     return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
 
 
@@ -164,8 +164,17 @@ def elements_differing(old: Sketch, new: Sketch) -> list[float]:
     ]
 
 
-def _equal(count: float, distance: float) -> float:
-    return max(0.0, 1 - distance / 2 / count) if count else 1.0
+def equal_elements(name: str, differing: Sequence[float] | Floats, sizes: Sequence[float] | Floats) -> Score:
+    """Of integers the share of elements that are equal, from how many differ in each sample, and how many there are."""
+    groups = groups_of(len(sizes))
+    off, count = (np.bincount(groups, np.asarray(each, np.float64)) for each in (differing, sizes))
+
+    def equal(off: float, count: float) -> float:
+        # Where there is nothing, nothing differs.
+        return min(1.0, max(0.0, 1 - off / count)) if count > 0 else 1.0
+
+    without = tuple(equal(*each) for each in zip(off.sum() - off, count.sum() - count, strict=True))
+    return Score("equal elements", name, equal(off.sum(), count.sum()), "agreement", "%", without=without)
 
 
 def _decibels(signal: float, noise: float) -> float:

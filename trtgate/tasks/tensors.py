@@ -26,7 +26,7 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
-from trtgate.tasks.sketch import sketches_of
+from trtgate.tasks.sketch import equal_elements, sketches_of
 from trtgate.tasks.slices import Pair, powers_of
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -130,10 +130,7 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
     if not alike:
         return scores
     if alike[0][0].dtype.kind != "f":
-        count = sum(a.size for a, _ in alike)
-        # Where there is nothing, nothing differs.
-        equal = sum(int(np.sum(a == b)) for a, b in alike) / count if count else 1.0
-        return [*scores, Score("equal elements", name, equal, "agreement", "%")]
+        return [*scores, equal_elements(name, [np.sum(a != b) for a, b in alike], [a.size for a, _ in alike])]
     signal = noise = 0.0
     cosine, largest, off = 1.0, 0.0, 0.0
     for before, after in alike:

@@ -96,6 +96,44 @@ def mean_bounds(shares: Sequence[float]) -> tuple[float, float]:
     return max(0.0, mean - wide), min(1.0, mean + wide)
 
 
+# As many groups of samples are left out, one at a time, where a number of them all is to have a bound.
+MOST_GROUPS = 32
+
+
+def groups_of(n: int) -> Ints:
+    """int64[n], from 0 on without a gap: which group of neighbours each of n samples belongs to."""
+    return np.arange(n) * min(n, MOST_GROUPS) // max(n, 1)
+
+
+def jackknife_margin(without: Sequence[float]) -> float:
+    """How far a number of all samples may lie from what it is of all that there are, one-sided 95 %, from what it is
+    without each group of them (Tukey's jackknife; Student). Nobody knows from a single group."""
+    groups = len(without)
+    if groups < 2:
+        return math.inf
+    off = np.asarray(without, np.float64) - float(np.mean(without))
+    return student_t(groups - 1) * math.sqrt((groups - 1) / groups * float(np.sum(off**2)))
+
+
+def ratio_bounds(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float]:
+    """One-sided 95 % bounds, within 0 and 1, of what some parts are together of their wholes, one of each sample.
+
+    The variance is the linearised one of a ratio of two means (Cochran, Sampling Techniques, 1977, 6.4), known as well
+    as from so many samples of one size as have these sizes' spread (Kish); everything from less than two. Raises
+    ValueError for wholes that are nothing together.
+    """
+    whole = sum(wholes)
+    if not whole > 0:
+        raise ValueError("no part of nothing")
+    alike = int(whole**2 / sum(each**2 for each in wholes) + 1e-9)
+    if alike < 2:
+        return 0.0, 1.0
+    ratio = sum(parts) / whole
+    off = np.asarray(parts, np.float64) - ratio * np.asarray(wholes, np.float64)
+    wide = student_t(alike - 1) * math.sqrt(alike / (alike - 1) * float(np.sum(off**2))) / whole
+    return min(1.0, max(0.0, ratio - wide)), min(1.0, ratio + wide)
+
+
 def drop_bounds(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, float]:
     """Lower and upper bound of how far a share fell between two samples of other photos, each given as the share and
     what the sample is worth.
