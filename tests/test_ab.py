@@ -38,7 +38,6 @@ from trtgate.judge import (
     agreement_verdict,
     audit_verdict,
     fidelity_verdict,
-    float_before,
     not_finite_before,
     rebuild_note,
     same_as_before,
@@ -429,7 +428,23 @@ def test_a_float_layer_may_be_called_otherwise_but_none_may_be_added() -> None:
         ({"conv": "int8", "head/MatMul + head/Add": "float32", "more": "float32"}, Outcome.REGRESSED),
     ):
         new = PrecisionAudit("int8", layers)
-        assert audit_verdict(new, float_before(old, new)).outcome is outcome, layers
+        assert audit_verdict(new, (), [old]).outcome is outcome, layers
+
+
+def test_a_builder_that_chose_int8_nowhere_before_either_is_not_the_upgrades() -> None:
+    chosen, float16, float32, untold = (
+        PrecisionAudit("int8", {"conv": kind, "head": "float16"}, frozenset({"float16"}))
+        for kind in ("int8", "float16", "float32", "")
+    )
+    for before, new, outcome in (
+        ([float16], float16, Outcome.PASS),
+        ([chosen, float16], float16, Outcome.PASS),
+        ([chosen], float16, Outcome.REGRESSED),
+        ([untold], float16, Outcome.REGRESSED),
+        ([float16], float32, Outcome.REGRESSED),
+        ([], float16, Outcome.REGRESSED),
+    ):
+        assert audit_verdict(new, (), before).outcome is outcome
 
 
 def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:

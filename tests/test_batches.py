@@ -15,7 +15,9 @@ from fixtures.engines import decide_in_batches
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.models.onnx_file import describe
-from trtgate.tasks.batches import decide_batch, decide_finite
+from trtgate.samples import Seeded
+from trtgate.signature import BATCH, Signature, TensorSpec
+from trtgate.tasks.batches import decide_batch, decide_finite, decide_whole
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
@@ -68,7 +70,7 @@ def test_other_kernels_may_round_otherwise_in_a_batch_but_not_by_ten_decibels(
         with_noise(logits, alone, 1),
         with_noise(logits, batched, 2),
     )
-    assert worst(decide_batch(Classification("y"), *sides, samples(64), EXACT)).outcome is outcome
+    assert worst(decide_batch(Classification(output="y"), *sides, samples(64), EXACT)).outcome is outcome
 
 
 def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_common_offset() -> None:
@@ -83,9 +85,10 @@ def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_commo
     batched = [alone[index] for index in np.arange(16).reshape(2, 8)[:, ::-1].reshape(-1)]
     floors = read_expectations().of("net.onnx", "onnxruntime-int8")
     assert (
-        worst(decide_batch(Classification("y"), reference, alone, alone, samples(16), floors)).outcome is Outcome.PASS
+        worst(decide_batch(Classification(output="y"), reference, alone, alone, samples(16), floors)).outcome
+        is Outcome.PASS
     )
-    verdict = worst(decide_batch(Classification("y"), reference, alone, batched, samples(16), floors))
+    verdict = worst(decide_batch(Classification(output="y"), reference, alone, batched, samples(16), floors))
     assert verdict.outcome is Outcome.REGRESSED
     assert "against the engine's own answers in the smallest batch: top-1 agreement 0 of 16" in verdict.message
 
@@ -156,7 +159,7 @@ def test_what_few_samples_leave_open_is_held_against_the_smallest_batch() -> Non
 
 
 def test_a_classifiers_few_photos_leave_agreement_open_and_fail_no_gate() -> None:
-    task, reference = Classification("y"), rows(10, count=16)
+    task, reference = Classification(output="y"), rows(10, count=16)
     verdicts = decide_batch(task, reference, reference, rounded(reference), samples(16), EXACT)
     assert [each.outcome for each in verdicts] == [Outcome.PASS, Outcome.PASS]
     wrong = [{"y": -row["y"]} if index == 15 else row for index, row in enumerate(reference)]
@@ -165,7 +168,7 @@ def test_a_classifiers_few_photos_leave_agreement_open_and_fail_no_gate() -> Non
 
 
 def test_untrained_answers_are_held_against_those_of_the_smallest_batch() -> None:
-    task, alone = Classification("y"), rows(10, count=16)
+    task, alone = Classification(output="y"), rows(10, count=16)
     for got, outcome in (
         (rounded(alone), Outcome.PASS),
         (alone[::-1], Outcome.REGRESSED),
@@ -266,6 +269,15 @@ def test_answers_to_batches_that_are_no_list_of_answers_to_samples(
 
         monkeypatch.setattr(type(bench.engine(specs[1])), "infer", wrong)
         assert Outcome.REGRESSED in outcomes()
+
+
+def test_what_no_classes_are_read_from_is_judged_in_whole_batches_too() -> None:
+    given = Seeded(Signature((TensorSpec("x", "float32", (BATCH, 2)),)), {}, {}, 8, seed=0)
+    answers = [{"y": networks.random(5, seed=seed), "more": networks.random(4, seed=seed + 9)} for seed in range(8)]
+    for wrong, outcome in (({}, Outcome.PASS), ({"more": networks.random(4, seed=99)}, Outcome.REGRESSED)):
+        got = [{**row, **wrong} for row in answers]
+        decided = decide_whole(Classification(output="y"), answers, answers, answers, got, given, EXACT)
+        assert worst(each for each in decided if each.metric == "fidelity").outcome is outcome
 
 
 def test_most_networks_answer_samples_apart(tmp_path: Path) -> None:

@@ -656,7 +656,7 @@ def test_names_may_be_separated_by_a_control_character() -> None:
     assert weighted_layers(read_layers(text), ("conv1", "fc")) == {"conv1": "float16", "fc": "float16"}
 
 
-@pytest.mark.parametrize("text", ["", '{"Layers": [', "[]", "{}"])
+@pytest.mark.parametrize("text", ["", '{"Layers": [', "[]", "{}", '{"Layers": null}', '{"Layers": [{}]}'])
 def test_what_the_inspector_answers_may_be_nothing_to_read(text: str) -> None:
     with pytest.raises(TensorRTError, match="inspector's answer cannot be read"):
         read_layers(text)

@@ -123,10 +123,13 @@ def accuracy_summary(accuracy: Accuracy) -> dict[str, float]:
 
 
 @about("precision")
-def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verdict:
-    """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name."""
+def audit_verdict(
+    audit: PrecisionAudit, kept_in_float: Collection[str], before: Collection[PrecisionAudit] = ()
+) -> Verdict:
+    """Whether the layers run in what was asked for, but for those that were meant to stay in float, by name, and for
+    what an old version's builds have not either, of which `before` are the audits."""
     wanted = ASKED_TYPES[audit.asked] | audit.also
-    kept = set(kept_in_float)
+    kept = set(kept_in_float).union(*(_float_before(old, audit) for old in before))
     outside = [name for name in audit.outside(wanted) if kept.isdisjoint({name, AT_BATCH.sub("", name)})]
     built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
     if not audit.layers:
@@ -140,18 +143,20 @@ def audit_verdict(audit: PrecisionAudit, kept_in_float: Collection[str]) -> Verd
     if audit.asked == "tf32" and "tf32" not in audit.histogram:
         message = f"asked for tf32, built {built}: no layer shows that it uses TF32"
         return Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message)
-    if audit.also and not any_as_asked(audit):
+    if audit.also and none_as_asked(audit) and not any(map(none_as_asked, before)):
         message = f"asked for {audit.asked}, built {built}: the builder chose it for no layer"
         return Verdict(Outcome.REGRESSED, Reason.WRONG_PRECISION, message)
     return Verdict(Outcome.PASS, Reason.AS_ASKED, f"asked for {audit.asked}, built {built}")
 
 
-def any_as_asked(audit: PrecisionAudit) -> bool:
-    """Whether a layer runs in what was asked for, and not in what the builder was merely free to choose."""
-    return not ASKED_TYPES[audit.asked].isdisjoint(audit.layers.values())
+def none_as_asked(audit: PrecisionAudit) -> bool:
+    """Whether no layer runs in what was asked for, but in what the builder was merely free to choose at the best; False
+    where that is not told of all."""
+    told = bool(audit.layers) and not audit.unknown()
+    return told and ASKED_TYPES[audit.asked].isdisjoint(audit.layers.values())
 
 
-def float_before(old: PrecisionAudit, new: PrecisionAudit) -> frozenset[str]:
+def _float_before(old: PrecisionAudit, new: PrecisionAudit) -> frozenset[str]:
     """Which layers of a new version may be outside what was asked for, since the old one's are: those, and in place of
     each that is called otherwise now, as a fused one is, another one that the old version did not know."""
     outside = [set(each.outside(ASKED_TYPES[each.asked] | each.also)) for each in (old, new)]

@@ -35,6 +35,7 @@ def _standard_error() -> int:
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
+        os.set_inheritable(2, True)  # it may have been opened as 2, and children must not lack theirs
         if sys.stderr is None:  # pytest needs one
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         return os.dup(2)

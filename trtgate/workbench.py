@@ -307,7 +307,7 @@ class Workbench:
         if self.file is None or spec == self.reference:
             return None
         audit = engine.audit()
-        if not audit.layers or audit.unknown() or judge.any_as_asked(audit):
+        if not judge.none_as_asked(audit):
             return None
         built = ", ".join(f"{count} {kind}" for kind, count in audit.histogram.items())
         return EngineUnavailable(

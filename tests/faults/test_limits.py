@@ -49,9 +49,10 @@ def test_what_hangs_is_named_and_ended(hang: str, fault: Fault) -> None:
 
 
 def test_standard_error_that_is_closed() -> None:
-    """`2>&-`: no file that is opened later is written to in its place."""
+    """`2>&-`: no file that is opened later is written to in its place, by children neither."""
     script = (
-        "import os, sys; from trtgate import limits; assert os.open(os.devnull, os.O_RDONLY) > 2; sys.stderr.write('x')"
+        "import os, sys; from trtgate import limits; assert os.open(os.devnull, os.O_RDONLY) > 2; "
+        "assert os.get_inheritable(2); sys.stderr.write('x')"
     )
     command = f"{shlex.join([sys.executable, '-c', script])} 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -272,10 +272,9 @@ class _Sides:
         bench = self._bench
         verdicts: list[Verdict] = []
         if not bench.excuse(bench.reference):
-            for new in map(_audit, facts["new"]):
-                # Which layers of a file a runtime leaves in float is told by the old side: none may be added.
-                before = [] if bench.file is None else [judge.float_before(_audit(old), new) for old in facts["old"]]
-                verdicts.append(judge.audit_verdict(new, kept_in_float.union(*before)))
+            # Which layers of a file a runtime leaves in float is told by the old side: none may be added.
+            before = [] if bench.file is None else list(map(_audit, facts["old"]))
+            verdicts = [judge.audit_verdict(_audit(new), kept_in_float, before) for new in facts["new"]]
             verdicts = list(dict.fromkeys(verdicts))
         # What a narrow type makes of samples that say little says little, too: two stacks can still be compared on it.
         if bench.unsteady:

@@ -57,10 +57,13 @@ def decide_whole(
     to the same batch, `wanted`; `reference` and `alone` are the answers to all samples in the smallest batch."""
     if isinstance(task, Detection):
         task = replace(task, truth=None)  # which is by sample
-    sides = ((reference, alone, samples), (wanted, got, samples.first(len(got))))
-    before, found = (
-        task.decide(replace(task.compare(first, second, some), doubt=""), expectation) for first, second, some in sides
-    )
+
+    def judged(first: Outputs, second: Outputs, some: Samples) -> list[Verdict]:
+        decided = task.decide(replace(task.compare(first, second, some), doubt=""), expectation)
+        others = task.others(first, second, some) if isinstance(task, Classification) else None
+        return [*decided, *(replace(others, doubt="").decide(expectation, "fidelity") if others is not None else [])]
+
+    before, found = judged(reference, alone, samples), judged(wanted, got, samples.first(len(got)))
     nothing = Verdict(Outcome.PASS, Reason.NO_FLOOR, "as the smallest batch has it: a few batches tell no more")
     return [_settled(one, other, nothing) for one, other in zip(before, found, strict=True)]
 

@@ -83,11 +83,12 @@ def read_layers(text: str, profile: int = 0) -> list[BuiltLayer]:
     """
     try:
         layers = json.loads(text, strict=False)["Layers"]  # a name may hold the separator of the metadata as it is
+        names = [layer if isinstance(layer, str) else layer["Name"] for layer in layers]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise TensorRTError(f"the engine inspector's answer cannot be read ({error!r}): {text[:80]!r}") from error
     if any(isinstance(layer, str) for layer in layers):
         raise TensorRTError("the engine knows only the names of its layers; build it with DETAILED verbosity")
-    if any(PROFILE.search(layer["Name"]) for layer in layers):  # all profiles are listed, one after the other
+    if any(map(PROFILE.search, names)):  # all profiles are listed, one after the other
         layers = [layer for layer in layers if _profile_of(layer["Name"]) == profile]
     return [
         BuiltLayer(
