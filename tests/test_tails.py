@@ -54,10 +54,10 @@ def spoilt(rng: np.random.Generator, block: np.ndarray) -> np.ndarray:
 
 
 def arms_with_bursts(rng: np.random.Generator, rounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Two arms alike; a neighbour spoils a part of both blocks of one round in eight, of either as it comes."""
+    """Two arms alike; a neighbour spoils a part of both blocks of one round in thirty, of either as it comes."""
     arms: list[list[np.ndarray]] = [[], []]
     for _ in range(rounds):
-        neighbour = rng.random() < 1 / 8
+        neighbour = rng.random() < 1 / 30
         for arm in arms:
             block = calm(rng)
             arm.append(spoilt(rng, block) if neighbour else block)
@@ -96,6 +96,30 @@ def test_bursts_in_a_few_rounds_of_the_new_arm_pass_in_no_race(
         found.append(tails.decide_tails(old, new, delta=0.25).outcome)
     assert found.count(Outcome.PASS) <= 1
     assert found.count(Outcome.IMPROVED) == 0
+
+
+@pytest.mark.parametrize(
+    ("every", "before", "now", "calls"),
+    [(6, 1.3, 4.0, 20), (5, 2.0, 4.0, 30), (7, 1.01, 3.0, 100), (15, 1.3, 4.0, 40)],
+)
+def test_stalls_of_the_engines_own_that_grow_do_not_pass(every: int, before: float, now: float, calls: int) -> None:
+    """Both arms are far out in the same rounds, but too often for a machine's whim, or one of them far more."""
+    rng = np.random.default_rng(3)
+    old, new = ([1.0 + 0.01 * np.abs(rng.standard_normal(100)) for _ in range(60)] for _ in range(2))
+    for index in range(0, 60, every):
+        for blocks, times in ((old, before), (new, now)):
+            blocks[index][rng.choice(100, calls, replace=False)] *= times
+    assert tails.decide_tails(old, new, delta=0.25).outcome in {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
+
+
+def test_rounds_that_are_left_out_are_told() -> None:
+    rng = np.random.default_rng(4)
+    old, new = ([calm(rng) for _ in range(60)] for _ in range(2))
+    for blocks in (old, new):
+        blocks[30][:20] *= 3.0
+    found = tails.decide_tails(old, new, delta=0.25)
+    assert found.outcome is Outcome.PASS
+    assert "without 1 of 60 rounds, in which both were disturbed" in found.message
 
 
 def test_what_is_in_a_few_rounds_of_one_arm_alone_is_seen() -> None:

@@ -106,11 +106,12 @@ def _limit(control: str) -> float:
     return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
 
 
-def only_slower(controls: Mapping[str, float]) -> bool:
-    """Whether the machine, where it changed, became slower and not by so much that it is another one: a slower machine
-    hides no slowdown, so what passes on it has passed."""
+def only_slower(controls: Mapping[str, float], clocks: tuple[float | None, float | None] = (None, None)) -> bool:
+    """Whether the machine, where it changed, became slower, its clock too, and not by so much that it is another one: a
+    slower machine hides no slowdown, so what passes on it has passed."""
     moved = [change for name, change in controls.items() if abs(change) > _limit(name)]
-    return all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in moved)
+    rose = clock_moved(clocks) and (clocks[1] or 0.0) > (clocks[0] or 0.0)
+    return not rose and all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in moved)
 
 
 def slower_work(controls: Mapping[str, float]) -> str:

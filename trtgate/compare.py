@@ -413,7 +413,8 @@ def lenient(comparison: Comparison) -> Comparison:
 def unharmed(comparison: Comparison) -> Comparison:
     """The comparison without what makes it invalid where that is a machine that became slower, and all passed on it."""
     why, gated = comparison.invalid, [each.verdict for each in comparison.changes if each.gated]
-    slower = why is not None and why.reason in OF_MACHINE and only_slower(comparison.controls)
+    clocks = (comparison.old_clock, comparison.new_clock)
+    slower = why is not None and why.reason in OF_MACHINE and only_slower(comparison.controls, clocks)
     if not slower or not gated or any(each.outcome not in GOOD for each in gated):
         return comparison
     return replace(comparison, invalid=None)

@@ -52,8 +52,10 @@ GROUP_CALLS = 80
 FEWEST_GROUPS = 30
 # Beyond the upper quartile by so many times what lies between the quartiles: far out (Tukey 1977).
 FAR_OUT = 3.0
-# Where more of the rounds are so in both arms it is no exception; a race that loses more is not finished, either.
-MOST_LEFT_OUT = 0.2
+# Where more of the rounds are so in both arms it is no exception; where one arm is by so many times more than the other,
+# the machine alone did not do it.
+MOST_LEFT_OUT = 0.05
+MOST_UNLIKE = 8.0
 # Fewer rounds hardly differ from one another, and the interval would be too short.
 MIN_ROUNDS = 8
 
@@ -82,6 +84,7 @@ def decide_tails(
     if len(old) // together < FEWEST_GROUPS:
         return _decided(_by_drawing(old, new, error), delta, absolute_floor, words)
     calm = ~_disturbed(old, new)
+    left_out = int(np.sum(~calm))
     old, new = ([side[int(index)] for index in np.flatnonzero(calm)] for side in (old, new))
     # Each may err by half.
     drawn, grouped = (
@@ -90,22 +93,30 @@ def decide_tails(
     )
     chosen = grouped if grouped.outcome is Outcome.REGRESSED else drawn
     known = [verdict.p for verdict in (drawn, grouped) if verdict.p is not None]
-    return replace(chosen, p=min(1.0, 2 * min(known)) if known else None)
+    told = f"; without {left_out} of {len(calm)} rounds, in which both were disturbed" if left_out else ""
+    return replace(chosen, message=chosen.message + told, p=min(1.0, 2 * min(known)) if known else None)
 
 
 def _disturbed(old: Sequence[Floats], new: Sequence[Floats]) -> npt.NDArray[np.bool_]:
-    """The rounds in which the slowest calls of both arms are far longer than they usually are; none where many are."""
-    found = _far_out(old) & _far_out(new)
+    """The rounds in which the slowest calls of both arms are far longer than they usually are, and about as much; none
+    where many are."""
+    one, other = _slowness(old), _slowness(new)
+    alike = np.maximum(one, other) <= MOST_UNLIKE * np.minimum(one, other)
+    found: npt.NDArray[np.bool_] = _far_out(one) & _far_out(other) & alike
     return found if found.mean() <= MOST_LEFT_OUT else np.zeros(len(old), bool)
 
 
-def _far_out(blocks: Sequence[Floats]) -> npt.NDArray[np.bool_]:
-    """The rounds of an arm whose share of its tail is far more than that of the others."""
+def _slowness(blocks: Sequence[Floats]) -> Floats:
+    """float64[R], in midmeans: how far each round's calls are beyond where the arm's tail begins, on the average."""
     times = np.concatenate(blocks)
-    slow, most = np.quantile(times, 1 - TAIL_SHARE), TAIL_CAP * midmean(times)
-    shares = np.array([np.clip(np.minimum(block, most) - slow, 0.0, None).mean() for block in blocks])
-    low, high = np.quantile(shares, [0.25, 0.75])
-    found: npt.NDArray[np.bool_] = shares > high + FAR_OUT * (high - low)
+    middle = midmean(times)
+    begins, most = np.quantile(times, 1 - TAIL_SHARE), TAIL_CAP * middle
+    return np.array([np.clip(np.minimum(block, most) - begins, 0.0, None).mean() for block in blocks]) / middle
+
+
+def _far_out(values: Floats) -> npt.NDArray[np.bool_]:
+    low, high = np.quantile(values, [0.25, 0.75])
+    found: npt.NDArray[np.bool_] = values > high + FAR_OUT * (high - low)
     return found
 
 
