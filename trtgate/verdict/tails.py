@@ -52,8 +52,8 @@ GROUP_CALLS = 80
 FEWEST_GROUPS = 30
 # Beyond the upper quartile by so many times what lies between the quartiles: far out (Tukey 1977).
 FAR_OUT = 3.0
-# Where more of the rounds are so in both arms it is no exception; where one arm is by so many times more than the other,
-# the machine alone did not do it.
+# Where more of the rounds are so in both arms it is no exception; where one arm is by so many times more than the
+# other, the machine alone did not do it.
 MOST_LEFT_OUT = 0.05
 MOST_UNLIKE = 8.0
 # Fewer rounds hardly differ from one another, and the interval would be too short.
