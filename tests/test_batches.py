@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,13 @@ import pytest
 from onnx import helper
 
 from fixtures.engines import decide_in_batches
+from trtgate.ab.sides import _Sides
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.models.onnx_file import describe
 from trtgate.tasks.batches import decide_batch, decide_finite, decide_whole
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.detection import Detection, Detections, from_outputs
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.outcome import Outcome, Reason
@@ -428,3 +431,34 @@ def test_the_bench_holds_a_detectors_batch_against_the_same_samples(
         )
         monkeypatch.setattr(type(bench.engine(spec)), "infer", losing)
         assert outcomes() == {Outcome.REGRESSED}
+
+
+def test_ab_holds_answers_to_batches_against_no_samples_truth() -> None:
+    """Nor asks it the user's own metric, which is promised an answer to each sample."""
+
+    def metric(reference: Any, got: Any) -> float:
+        assert len(reference) == 16, len(reference)
+        return 1.0
+
+    marked = {name: Detections(np.array([[0.0, 0, 80, 80]]), np.ones(1), np.zeros(1, np.int64)) for name in "01"}
+    bench: Any = SimpleNamespace(
+        apart=False,
+        task=replace(DETECTOR, truth=marked, metric=metric),
+        weights=SimpleNamespace(trained=True),
+        unsteady="",
+        reference_words="ONNX Runtime FP32",
+        reference_at=lambda size: [boxes([0] * size)] * (16 // size),
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench, sides._given = bench, samples(16)
+    for size, names in (
+        (1, {"boxes found again", "confidence kept", "mAP", "metric"}),
+        (8, {"boxes found again", "confidence kept", "mAP"}),
+    ):
+        answers = bench.reference_at(size)
+        found, _ = sides._compared({"old": [answers], "new": [answers]}, size)
+        kept = sides._kept(answers, size)["scores"]["scores"]
+        for scores in found.values():
+            assert {each.name for each in scores.scores} == names
+            assert {each.value for each in scores.scores if size > 1} <= {1.0}
+        assert {each["name"] for each in kept} == names
