@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from onnx import helper
 
 from fixtures.engines import decide_in_batches
+from trtgate.ab.sides import _Sides
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
 from trtgate.models.onnx_file import describe
@@ -19,6 +22,7 @@ from trtgate.samples import Seeded
 from trtgate.signature import BATCH, Signature, TensorSpec
 from trtgate.tasks.batches import decide_batch, decide_finite, decide_whole
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, Detections, from_outputs
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.outcome import Outcome, Reason
@@ -33,8 +37,13 @@ from .test_tasks import EXACT, NARROW, Some, areas, changed, own_random, rounded
 Wrong = Callable[[np.ndarray], np.ndarray]
 
 
+class Samples(Some):
+    def first(self, n: int) -> Samples:
+        return Samples(min(n, len(self)))
+
+
 def samples(count: int) -> Any:
-    return Some(count)
+    return Samples(count)
 
 
 def last_negated(array: np.ndarray) -> np.ndarray:
@@ -284,3 +293,184 @@ def test_most_networks_answer_samples_apart(tmp_path: Path) -> None:
     for index, model in enumerate((networks.classifier(), networks.text())):
         path = networks.save(model, tmp_path / f"{index}.onnx")
         assert describe(path, {"input_ids": (1, 7)} if index else {}, {}).apart
+
+
+DETECTOR = Detection(from_outputs("boxes", "scores", "labels", "xyxy"), 0.3)
+
+
+def boxes(labels: Any, lost: Any = (), times: float = 1.0) -> dict[str, Any]:
+    """One answer: a box side by side for each label, but for those that are `lost`."""
+    left, labels = 100.0 * np.arange(len(labels)), np.array(labels, np.int64)
+    corners = np.stack([left, 0 * left, left + 80, 0 * left + 80], 1).astype(np.float32)
+    kept = ~np.isin(np.arange(len(labels)), lost)
+    scores = np.full(len(labels), 0.9 * times, np.float32)
+    return {"boxes": corners[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+@pytest.mark.parametrize(
+    ("lost", "times", "outcome"),
+    [
+        (0.0, 1.0, Outcome.PASS),
+        (0.02, 1.0, Outcome.PASS),
+        (0.05, 1.0, Outcome.INCONCLUSIVE),
+        (0.2, 1.0, Outcome.REGRESSED),
+        (0.45, 1.0, Outcome.REGRESSED),
+        (1.0, 1.0, Outcome.REGRESSED),
+        (0.0, 0.7, Outcome.REGRESSED),
+        (0.0, np.nan, Outcome.REGRESSED),
+    ],
+)
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_batch_keeps_the_share_of_boxes_that_the_smallest_one_has(
+    lost: float, times: float, outcome: Outcome, batches: int
+) -> None:
+    """NMS over the batch gives one list of boxes for it; in the smallest batch 80 or 160 boxes leave the floor open."""
+    alone = [boxes([0, 1] * 5) for _ in range(8 * batches)]
+    wanted = [boxes([0, 1] * 40)] * batches
+    got = [boxes([0, 1] * 40, np.arange(round(80 * lost)), times)] * batches
+    [verdict] = decide_whole(DETECTOR, alone, alone, wanted, got, samples(60), EXACT)
+    assert verdict.outcome is outcome, verdict
+    assert (verdict.reason is Reason.NOT_FINITE) == np.isnan(times)
+
+
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_a_box_of_few_in_a_batch_proves_nothing(expectation: Expectation) -> None:
+    alone = [boxes([0]) if index % 3 == 0 else boxes([]) for index in range(16)]
+    wanted, got = [boxes([0, 0, 0])] * 2, [boxes([0, 0, 0], [1])] * 2
+    [verdict] = decide_whole(DETECTOR, alone, alone, wanted, got, samples(16), expectation)
+    assert verdict.outcome is Outcome.INCONCLUSIVE, verdict
+
+
+@pytest.mark.parametrize(
+    ("wrong", "outcome"), [(0.01, Outcome.PASS), (0.05, Outcome.INCONCLUSIVE), (0.15, Outcome.REGRESSED)]
+)
+def test_a_batch_keeps_the_share_of_pixels_that_the_smallest_one_has(wrong: float, outcome: Outcome) -> None:
+    mask = np.zeros((64, 64), np.int64)
+    mask[:32] = 1
+    spoilt = np.where(np.random.default_rng(0).random(mask.shape) < wrong, 1 - mask, mask)
+    sides = [{"m": mask}] * 8, [{"m": mask}] * 8, [{"m": mask}], [{"m": spoilt}]
+    [verdict] = decide_whole(Segmentation("m"), *sides, samples(8), EXACT)
+    assert verdict.outcome is outcome, verdict
+
+
+def test_a_narrow_type_may_round_a_batch_otherwise_than_a_sample() -> None:
+    """A softmax over a batch of one is exact."""
+    alone = [{"y": np.ones(100, np.float32)}] * 8
+    wanted = rows(100, count=8)
+    got = [{"y": (row["y"] * (1 + 0.2 * np.cos(np.arange(100)))).astype(np.float32)} for row in wanted]
+    for floors, outcome in ((NARROW, Outcome.PASS), (EXACT, Outcome.REGRESSED)):
+        [verdict] = decide_whole(TensorsTask(), alone, alone, wanted, got, samples(8), floors)
+        assert verdict.outcome is outcome, verdict
+
+
+def test_what_a_classifier_answers_beside_its_classes_is_held_against_the_batchs_too() -> None:
+    alone = [{**row, "z": np.arange(9)} for row in rows(10, count=8)]
+    sides = alone, alone, alone
+    verdicts = decide_whole(Classification("y"), *sides, rounded(alone), samples(8), EXACT)
+    assert {each.outcome for each in verdicts} == {Outcome.PASS}
+    wrong = [{**row, "z": np.zeros(9, np.int64)} for row in alone]
+    assert worst(decide_whole(Classification("y"), *sides, wrong, samples(8), EXACT)).outcome is Outcome.REGRESSED
+    # 8 photos leave the floor of agreement open.
+    others = [{**row, "y": -row["y"]} for row in alone]
+    verdicts = decide_whole(Classification("y"), *sides, others, samples(8), EXACT)
+    assert {each.metric for each in verdicts if each.outcome is Outcome.REGRESSED} >= {"agreement", "fidelity"}
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(3, Outcome.PASS), (5, Outcome.REGRESSED)])
+def test_a_few_boxes_of_a_rare_class_fail_no_larger_batch(lost: int, outcome: Outcome) -> None:
+    """Three of five and 160 in all: the same flip in every run. None of five is a class that is gone."""
+    labels = [[*(np.arange(9) + 9 * (index % 5)), 77 if index < 5 else 0] for index in range(16)]
+    reference = [boxes(each) for each in labels]
+    got = [boxes(each, [9] if index < lost else ()) for index, each in enumerate(labels)]
+    for expectation in (EXACT, NARROW):
+        [verdict] = decide_batch(DETECTOR, reference, reference, got, samples(16), expectation)
+        assert verdict.outcome is outcome, verdict
+
+
+def test_the_bench_holds_a_detectors_batch_against_the_same_samples(
+    tmp_path: Path, plan_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One list of boxes for the whole batch, of 8 samples that leave the floor open in the smallest one."""
+    weights = {"w": networks.random(8, 40), "v": networks.random(8, 10, seed=1), "s": np.array([-1, 4])}
+    weights |= {"f": np.array([-1]), "m": np.array([[60, 60, 0, 0]], np.float32)}
+    weights |= {"a": np.array([[0, 0, 20, 20]], np.float32)}
+    nodes = [
+        helper.make_node(kind, given, [made])
+        for kind, given, made in (
+            ("MatMul", ["x", "w"], "c"),
+            ("Reshape", ["c", "s"], "d"),
+            ("Mul", ["d", "m"], "e"),
+            ("Add", ["e", "a"], "boxes"),
+            ("MatMul", ["x", "v"], "g"),
+            ("Reshape", ["g", "f"], "h"),
+            ("Sigmoid", ["h"], "scores"),
+        )
+    ]
+    outputs = dict.fromkeys(("boxes", "scores"), (networks.FLOAT, None))
+    path = networks.save(
+        networks.network(nodes, {"x": (networks.FLOAT, ["N", 8])}, outputs, weights), tmp_path / "d.onnx"
+    )
+    toml = path.with_suffix(".toml")
+    toml.write_text(
+        'model = "d.onnx"\ntask = "detection"\n[detection]\nboxes = "boxes"\nscores = "scores"\n'
+        'form = "cxcywh"\nthreshold = 0.1\n'
+    )
+    spec = parse_spec("onnxruntime-fp32")
+    arguments = [f"--model={toml}", f"--engine={spec.id}", f"--plan-cache={plan_cache}", "--batch-size=1"]
+    settings = settings_of(tmp_path, *arguments, "--batch-size=4")
+    with Workbench(settings.models[0], settings) as bench:
+        assert not bench.apart
+
+        def outcomes() -> set[Outcome]:
+            expectation = settings.expectations.of(bench.name, spec.id)
+            return {each.outcome for each in decide_in_batches(bench, spec, 4, expectation)}
+
+        assert len(bench.outputs_at(spec, 4)[0]) == 2
+        assert outcomes() == {Outcome.PASS}
+        run = type(bench.engine(spec)).infer
+
+        def losing(self: Any, inputs: Any) -> Any:
+            found = run(self, inputs)
+            if len(inputs["x"]) > 1 and self is bench.engine(spec):
+                found = {**found, "scores": np.where(np.arange(len(found["scores"])) % 5, found["scores"], 0)}
+            return found
+
+        theirs = bench.outputs_at(bench.reference, 4)
+        monkeypatch.setattr(
+            bench,
+            "outputs_at",
+            lambda chosen, size, ask=bench.outputs_at: theirs if chosen is bench.reference else ask(chosen, size),
+        )
+        monkeypatch.setattr(type(bench.engine(spec)), "infer", losing)
+        assert outcomes() == {Outcome.REGRESSED}
+
+
+def test_ab_holds_answers_to_batches_against_no_samples_truth() -> None:
+    """Nor asks it the user's own metric, which is promised an answer to each sample."""
+
+    def metric(reference: Any, got: Any) -> float:
+        assert len(reference) == 16, len(reference)
+        return 1.0
+
+    marked = {name: Detections(np.array([[0.0, 0, 80, 80]]), np.ones(1), np.zeros(1, np.int64)) for name in "01"}
+    bench: Any = SimpleNamespace(
+        apart=False,
+        task=replace(DETECTOR, truth=marked, metric=metric),
+        weights=SimpleNamespace(trained=True),
+        unsteady="",
+        reference_words="ONNX Runtime FP32",
+        reference_at=lambda size: [boxes([0] * size)] * (16 // size),
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench, sides._given = bench, samples(16)
+    for size, names in (
+        (1, {"boxes found again", "confidence kept", "mAP", "metric"}),
+        (8, {"boxes found again", "confidence kept", "mAP"}),
+    ):
+        answers = bench.reference_at(size)
+        found, _ = sides._compared({"old": [answers], "new": [answers]}, size)
+        kept = sides._kept(answers, size)["scores"]["scores"]
+        for scores in found.values():
+            assert {each.name for each in scores.scores} == names
+            assert {each.value for each in scores.scores if size > 1} <= {1.0}
+        assert {each["name"] for each in kept} == names

@@ -28,8 +28,8 @@ from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
 from trtgate.samples import Samples
 from trtgate.signature import load_tensors, save_tensors
-from trtgate.tasks.base import Outputs, spoilt_outputs
-from trtgate.tasks.batches import decide_finite
+from trtgate.tasks.base import Outputs, Task, spoilt_outputs
+from trtgate.tasks.batches import decide_finite, of_batches
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.tensors import digest_of
 from trtgate.verdict.agreement import Rebuilt, measure_accuracy
@@ -168,8 +168,12 @@ class _Sides:
         """The samples that answers are to; of answers to batches as many as there are."""
         return self._given if len(outputs) == len(self._given) else self._given.first(len(outputs))
 
+    def _task(self, size: int) -> Task:
+        """How answers in batches of that size are compared."""
+        return self._bench.task if self._bench.apart or size == 1 else of_batches(self._bench.task)
+
     def _kept(self, outputs: Outputs, size: int) -> dict[str, Any]:
-        bench, task, given = self._bench, self._bench.task, self._answered(outputs)
+        bench, task, given = self._bench, self._task(size), self._answered(outputs)
         if bench.unsteady or (isinstance(task, Classification) and not bench.weights.trained):
             return {}
         reference = bench.reference_at(size)
@@ -244,7 +248,7 @@ class _Sides:
 
         `outputs` has the answers of each build of a side, in batches of that size.
         """
-        bench, task = self._bench, self._bench.task
+        bench, task = self._bench, self._task(size)
         given = self._answered(outputs["old"][0])
         reference = bench.reference_at(size) if bench.weights.trained else None
         if isinstance(task, Classification):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any, cast
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
-from trtgate.tasks.base import Outputs, Scores, Task, spoilt_outputs
+from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import Detection
+from trtgate.tasks.detection import CONFIDENCE, Detection, lost_labels
+from trtgate.tasks.slices import ENOUGH_DB
+from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.agreement import Agreement, decide_agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
+from trtgate.verdict.shares import share_bounds
 
 # Of signal to noise, in a larger batch: it may have other kernels, which round otherwise, but not tenfold noise.
 LOST_DB = 10.0
+# Of a share, and twice what may be lost of it: where a batch or two are all the samples, a fall by more is proven by
+# the number of boxes or elements, though those of a batch have something in common.
+FAR = 0.1
 
 
 def decide_batch(
@@ -34,7 +42,7 @@ def decide_batch(
         same = task.compare(alone, got, samples)
         again = worst([_like_alone(same, expectation), _same_first(same, expectation), _none_lost(before, found)])
     else:
-        again = decide_scores(task.summary(before), task.summary(found), expectation, LOST_DB)
+        again = _scores_kept(task.summary(before), task.summary(found), expectation, LOST_DB)
     pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
     decided = [_settled(other, verdict, again) for other, verdict in pairs]
     if isinstance(task, Classification):
@@ -42,6 +50,15 @@ def decide_batch(
         if others[0] is not None and others[1] is not None:
             decided += _others_kept(others[0], others[1], expectation)
     return decided
+
+
+def of_batches(task: Task) -> Task:
+    """The task for answers that stand for no sample each: without what is told by sample, which is what people marked
+    and the user's own metric."""
+    if isinstance(task, Classification):
+        return task
+    task = replace(cast(Any, task), metric=None)
+    return replace(task, truth=None) if isinstance(task, Detection) else task
 
 
 def decide_whole(
@@ -54,18 +71,89 @@ def decide_whole(
     expectation: Expectation,
 ) -> list[Verdict]:
     """The same where the answer to a batch is not those to its samples: it is held against what the reference answers
-    to the same batch, `wanted`; `reference` and `alone` are the answers to all samples in the smallest batch."""
-    if isinstance(task, Detection):
-        task = replace(task, truth=None)  # which is by sample
+    to the same batch, `wanted`; `reference` and `alone` are the answers to these samples in the smallest batch.
 
-    def judged(first: Outputs, second: Outputs, some: Samples) -> list[Verdict]:
-        decided = task.decide(replace(task.compare(first, second, some), doubt=""), expectation)
-        others = task.others(first, second, some) if isinstance(task, Classification) else None
-        return [*decided, *(replace(others, doubt="").decide(expectation, "fidelity") if others is not None else [])]
+    A batch or two leave nearly every floor open, so what counts is what was lost of the share that the smallest batch
+    has.
+    """
+    task = of_batches(task)
+    sides = ((reference, alone), (wanted, got))
+    before, found = (replace(task.compare(*each, samples.first(len(each[0]))), doubt="") for each in sides)
+    pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
+    if not isinstance(task, Classification):
+        again = _whole_kept(task, before, found, wanted, expectation)
+        return [_whole_settled(one, other, again, expectation) for one, other in pairs]
+    same = _share_kept(before, found, expectation)
+    decided = [_whole_settled(one, other, same, expectation) for one, other in pairs]
+    rest, now = (task.others(*each, samples.first(len(each[0]))) for each in sides)
+    if rest is not None and now is not None:
+        rest, now = replace(rest, doubt=""), replace(now, doubt="")
+        again = _whole_kept(TensorsTask(), rest, now, wanted, expectation)
+        pairs = zip(rest.decide(expectation, "fidelity"), now.decide(expectation, "fidelity"), strict=True)
+        decided += [_whole_settled(one, other, again, expectation) for one, other in pairs]
+    return decided
 
-    before, found = judged(reference, alone, samples), judged(wanted, got, samples.first(len(got)))
-    nothing = Verdict(Outcome.PASS, Reason.NO_FLOOR, "as the smallest batch has it: a few batches tell no more")
-    return [_settled(one, other, nothing) for one, other in zip(before, found, strict=True)]
+
+def _whole_settled(before: Verdict, found: Verdict, again: Verdict, expectation: Expectation) -> Verdict:
+    """As `_settled`, but that a narrow type whose answers to a batch reach their floors is asked no more: how far it
+    rounds other numbers off tells nothing of these (a softmax over a batch of one is exact)."""
+    if found.outcome is Outcome.PASS and not _is_exact(expectation):
+        return found
+    return _settled(before, found, again)
+
+
+def _is_exact(expectation: Expectation) -> bool:
+    return expectation.number("sqnr_db") >= ENOUGH_DB
+
+
+def _scores_kept(old: Summary, new: Summary, expectation: Expectation, lost_db: float) -> Verdict:
+    """`decide_scores`, but that of a class only a proven loss counts: a few boxes near the threshold are most of a rare
+    class in so few samples, and the same ones in every run."""
+    one, other = ({**each, "kept": {**each.get("kept", {})}} for each in (old, new))
+    before, after = (each["kept"].pop("labels", {}) for each in (one, other))
+    verdict = decide_scores(one, other, expectation, lost_db)
+    classes = lost_labels(before, after, expectation.number("max_class_lost")) if new["finite"] else []
+    return worst([verdict, *(each for each in classes if each.outcome is Outcome.REGRESSED)])
+
+
+def _whole_kept(task: Task, before: Scores, found: Scores, wanted: Outputs, expectation: Expectation) -> Verdict:
+    """Whether answers to batches are as near to the reference's as those to their samples are."""
+    # What each of two batches lacks alike is bounded by no spread between them.
+    scores = (replace(each, high=1.0) if len(each.without) in {1, 2} else each for each in found.scores)
+    found = replace(found, scores=tuple(scores))
+    old, new = (task.summary(each) for each in (before, found))
+    # Neither are they answers to the same, nor slices of the same; only classes are.
+    for each in (old, new):
+        each["kept"] = {key: each.get("kept", {}).get(key, {}) for key in ("labels", "ious")}
+    verdict = _scores_kept(old, new, expectation, LOST_DB if _is_exact(expectation) else math.inf)
+    if verdict.outcome is Outcome.INCONCLUSIVE and (far := _far_fallen(before, found, wanted, expectation)):
+        return replace(verdict, outcome=Outcome.REGRESSED, reason=Reason.ANSWERS_LOST, message=far)
+    return verdict
+
+
+def _far_fallen(before: Scores, found: Scores, wanted: Outputs, expectation: Expectation) -> str:
+    """The share that fell so far that no choice of boxes or elements explains it, though nobody can bound it by one or
+    two batches; empty if none did."""
+    allowed = expectation.number("max_answers_lost")
+    old = {(score.name, score.of): score for score in before.scores}
+    labels = [(each.kept or {}).get("labels", {}).values() for each in (before, found)]
+    boxes, again = sum(each[0] for each in labels[1]), min(sum(each[1] for each in side) for side in labels)
+    for score in found.scores:
+        was, verdict = old.get((score.name, score.of)), replace(score, low=None, high=None).decide(expectation)
+        if was is None or score.unit != "%" or score.name == SAME_SHAPE:
+            continue
+        if verdict is not None and verdict.outcome is Outcome.PASS:
+            continue
+        many = sum(row[score.of].size for row in wanted) if score.of else again if score.name == CONFIDENCE else boxes
+        if many and was.value - share_bounds(score.value, many)[1] > max(FAR, 2 * allowed):
+            text = f"{score.label} went from {was.text(was.value)} in the smallest batch to {score.text(score.value)}"
+            return f"{text}, {allowed:.1%} may be lost"
+    return ""
+
+
+def _share_kept(before: Agreement, found: Agreement, expectation: Expectation) -> Verdict:
+    """Of a classifier's first answers no more may be others than in the smallest batch, as far as so few prove it."""
+    return _proven(decide_agreement(found, floor=max(0.0, before.share - expectation.number("max_answers_lost"))))
 
 
 def _settled(before: Verdict, found: Verdict, again: Verdict) -> Verdict:
@@ -95,11 +183,17 @@ def _none_lost(before: Agreement, found: Agreement) -> Verdict:
 def _same_first(found: Agreement, expectation: Expectation) -> Verdict:
     """A trained classifier's first answers against the engine's own in the smallest batch: no more may be others than
     two stacks may differ by, as far as so few samples prove it."""
-    verdict = decide_agreement(found, floor=1 - expectation.number("max_answers_lost"))
-    if verdict.outcome is not Outcome.REGRESSED:
-        return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, verdict.message, metric="agreement")
-    message = f"against the engine's own answers in the smallest batch: {verdict.message}"
-    return replace(verdict, message=message, metric="agreement")
+    verdict = _proven(decide_agreement(found, floor=1 - expectation.number("max_answers_lost")))
+    if verdict.outcome is Outcome.REGRESSED:
+        verdict = replace(verdict, message=f"against the engine's own answers in the smallest batch: {verdict.message}")
+    return replace(verdict, metric="agreement")
+
+
+def _proven(verdict: Verdict) -> Verdict:
+    """Of a classifier's first answers only what is proven counts: a single photo of so few would be a loss."""
+    return (
+        verdict if verdict.outcome is Outcome.REGRESSED else Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, verdict.message)
+    )
 
 
 def _like_alone(found: Agreement, expectation: Expectation) -> Verdict:
