@@ -155,6 +155,46 @@ def test_one_pixel_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFi
     assert "mean IoU 37.5%" in task.compare(tiny, empty, some(3)).text
 
 
+def small_classes(found: float, count: int = 8, classes: int = 1, samples: int = 8) -> list[dict[str, Any]]:
+    """Classes of 96 pixels on `samples` of the samples, of which a share is found."""
+    rows = [{"m": np.zeros((64, 64), np.int64)} for _ in range(count)]
+    for row in rows[:samples]:
+        pixels = 96 // samples
+        for label in range(1, classes + 1):
+            row["m"][3 * label].reshape(-1)[: round(found * pixels)] = label
+    return rows
+
+
+@pytest.mark.fault(
+    done="a segmenter finds none of the 96 pixels, of 32,768, of its only class any more",
+    said="mean IoU of m went from 100.0% to 49.9%, 3.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_a_small_class_that_is_gone(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    task, reference = Segmentation("m"), small_classes(1.0)
+    fault.check(*compared(*(summary(task, reference, small_classes(each)) for each in (1.0, 0.0)), capsys))
+    # By itself, and beside 19 others.
+    assert judged(task, reference, small_classes(0.0), NARROW).outcome is Outcome.REGRESSED
+    assert own_against(task, reference, small_classes(0.0)).outcome is Outcome.REGRESSED
+    many, gone = small_classes(1.0, classes=20), small_classes(0.0)
+    assert against(task, many, many, gone, NARROW).outcome is Outcome.REGRESSED
+    one = small_classes(1.0, classes=19)
+    assert against(task, many, many, one, Expectation({**NARROW.values, "max_answers_lost": 1.0})).message.startswith(
+        "IoU of class 20 of m, of fewer than 100 pixels, went from 100.0% to 0.0%"
+    )
+    assert own_against(task, many, one).outcome is Outcome.REGRESSED
+    # As long as half of it is found, it does not count; where one sample has it, nobody knows.
+    for share, outcome in ((0.5, Outcome.PASS), (0.42, Outcome.REGRESSED)):
+        assert against(task, reference, reference, small_classes(share), NARROW).outcome is outcome, share
+    one, none = (small_classes(share, samples=1) for share in (1.0, 0.0))
+    assert against(task, one, one, none, NARROW).outcome is Outcome.INCONCLUSIVE
+    sound = summary(task, reference, reference)
+    for damaged in ([1], {"m": [1]}, {"m": {"1": [2.0, 3]}}, {"m": {"1": [0.5]}}, {"m": {"1": [0.5, 1.5]}}):
+        with pytest.raises(DAMAGED):
+            require_scores({**sound, "kept": {**sound["kept"], "few": damaged}})
+
+
 def wide(lost: Sequence[int], count: int = 12) -> list[dict[str, Any]]:
     """A background and three classes, of which the last has 144 pixels on 12 samples, and lost some on each."""
     found = []

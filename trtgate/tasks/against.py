@@ -29,6 +29,7 @@ from trtgate.tasks.segmentation import (
     areas_in,
     ious_at_most,
     lost_classes,
+    lost_few,
     pictured_maps,
     sizes_in,
 )
@@ -41,7 +42,7 @@ from trtgate.verdict.shares import jackknife_margin
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
 # What is kept of each class, by its key.
-CLASSES = {"ious": "IoU of each class", "labels": "boxes found again of each class"}
+CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "labels": "boxes found again of each class"}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
@@ -92,6 +93,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     sizes_in(kept)
     if "ious" in kept:
         lost_classes(kept["ious"], kept["ious"], 0.0)
+    if "few" in kept:
+        lost_few(kept["few"], kept["few"], 0.0)
     if "labels" in kept:
         lost_labels(kept["labels"], kept["labels"], 0.0)
     if "boxes" in kept:
@@ -148,6 +151,8 @@ def decide_scores(
     if all("ious" in side for side in kept):
         fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
         decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
+    if all("few" in side for side in kept):
+        decided += lost_few(kept[0]["few"], kept[1]["few"], expectation.number("max_class_lost"))
     if all("labels" in side for side in kept):
         decided += lost_labels(kept[0]["labels"], kept[1]["labels"], expectation.number("max_class_lost"))
     bad = [each for each in decided if each.outcome is not Outcome.PASS]

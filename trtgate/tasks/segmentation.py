@@ -29,16 +29,20 @@ from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
 MEAN_IOU = 0.7
 # Classes with fewer of the pixels do not count in it.
 RARE = 1e-4
-# Nor do those, unless there are no others, that have fewer pixels on all samples, nor are they judged by themselves: a
-# few at its border are percents of such a class.
+# Nor do those that have fewer pixels on all samples, unless there are no others, as far as HALF of them is found: a few
+# at its border are percents of such a class. What is gone counts.
 FEW = 100
+HALF = 0.5
+# Of fewer pixels nobody judges a class by itself; one of fewer than FEW that is gone on so many samples is lost.
+LEAST_PIXELS = 16
+ENOUGH_SAMPLES = 3
 
 Floats = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
@@ -96,7 +100,7 @@ class Segmentation:
         low, high = mean_bounds(shares)
         counted = _counted(counts)
         overlap, without = _mean_ious(counted)
-        told = {label: each.sum(1).tolist() for label, each in counted.items() if each[2].sum() >= FEW}
+        told = {label: each for label, each in counted.items() if each[2].sum() >= LEAST_PIXELS}
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
         read, _ = compare_outputs([self.output], reference, got)
         scores = [
@@ -121,7 +125,14 @@ class Segmentation:
             {
                 **kept_of(reference, got, samples),
                 **self._pictures(reference, got, samples, shares),
-                "ious": {self.output: {str(label): both / either for label, (both, either, _) in told.items()}},
+                "ious": {self.output: {str(label): _iou(each) for label, each in told.items() if each[2].sum() >= FEW}},
+                "few": {
+                    self.output: {
+                        str(label): [_iou(each), int(np.sum(each[0] < HALF * each[1]))]
+                        for label, each in told.items()
+                        if each[2].sum() < FEW
+                    }
+                },
             },
             samples.doubt,
             tuple(unmeasured),
@@ -176,30 +187,38 @@ class Segmentation:
 
 
 def _counted(counts: Mapping[int, Floats]) -> Mapping[int, Floats]:
-    """The classes that count in the mean, of all, each with float64[3,groups]: the pixels that both sides have, that
-    either has, that the reference has."""
+    """The classes that may count in the mean, of all, each with float64[3,groups]: the pixels that both sides have,
+    that either has, that the reference has."""
     total = sum(float(each[1].sum()) for each in counts.values())
     # A class of hardly a pixel has an overlap of all or nothing.
-    many = {label: each for label, each in counts.items() if each[1].sum() >= RARE * total} or counts
+    return {label: each for label, each in counts.items() if each[1].sum() >= RARE * total} or counts
 
-    def large(each: Floats) -> bool:
-        _, either, own = each.sum(1).tolist()
-        return bool(max(own, either - own) >= FEW)
 
-    return {label: each for label, each in many.items() if large(each)} or many
+def _iou(each: Floats) -> float:
+    both, either, _ = each.sum(1).tolist()
+    return float(both / either)
 
 
 def _mean_ious(counts: Mapping[int, Floats]) -> tuple[float, tuple[float, ...]]:
     """The mean intersection over union of classes, and the same without each group of samples."""
     if not counts:
         return 1.0, ()
-    both, either, _ = np.stack(list(counts.values()), 1)
-    rest = either.sum(1, keepdims=True) - either
-    there = rest > 0
-    ious = (both.sum(1, keepdims=True) - both) / np.maximum(rest, 1)
-    classes = there.sum(0)
-    without = np.where(classes > 0, (ious * there).sum(0) / np.maximum(classes, 1), 1.0)
-    return float(np.mean(both.sum(1) / either.sum(1))), tuple(without.tolist())
+    both, either, own = np.stack(list(counts.values()), 1)
+    large = np.maximum(own.sum(1), (either - own).sum(1)) >= FEW
+    left = [(each.sum(1, keepdims=True) - each).T for each in (both, either)]
+    without = tuple(weighted_mean(*each, large) for each in zip(*left, strict=True))
+    return weighted_mean(both.sum(1), either.sum(1), large), without
+
+
+def weighted_mean(both: Floats, either: Floats, large: npt.NDArray[np.bool_]) -> float:
+    """The mean of both[n] / either[n], of the classes that there are. One that is not `large` weighs the less the more
+    of it is found, and nothing from HALF on: so a pixel more or less never makes it count as a whole."""
+    there = either > 0
+    if not there.any():
+        return 1.0
+    ious = both[there] / either[there]
+    weights = np.where(large[there], 1.0, np.maximum(0.0, 1 - ious / HALF))
+    return float(np.average(ious, weights=weights if large[there].any() else None))
 
 
 # Whose pixels a reference counts, and where they are.
@@ -319,20 +338,30 @@ def ious_at_most(old: Mapping[str, Any], new: Mapping[str, Any], lost: float) ->
 def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list[Score]:
     grid = min(before.grid, after.grid)
     sizes, both, either = (defaultdict[str, float](float) for _ in range(3))
+    gone = Counter[str]()
     for here, there in zip(before.coarser(grid).samples, after.coarser(grid).samples, strict=False):
         for label in {**here, **there}:
             one, other = (side.get(label, np.zeros((grid, grid))) for side in (here, there))
+            shared, all_of_it = float(np.minimum(one, other).sum()), float(np.maximum(one, other).sum())
             sizes[label] += float(one.sum())
-            both[label] += float(np.minimum(one, other).sum())
-            either[label] += float(np.maximum(one, other).sum())
+            both[label] += shared
+            either[label] += all_of_it
+            gone[label] += shared < HALF * all_of_it
     total = sum(sizes.values())
     ious = {label: both[label] / either[label] for label, size in sizes.items() if size and size >= RARE * total}
     some = [label for label in ious if sizes[label] >= FEW]
-    mean = float(np.mean([ious[label] for label in some or ious])) if ious else 1.0
+    table = [np.array([side[label] for label in ious]) for side in (both, either)]
+    mean = weighted_mean(*table, np.array([sizes[label] >= FEW for label in ious], bool))
     found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
     if some:
         least = min(some, key=lambda label: ious[label])
         found.append(Score(f"IoU of class {least}, at most", output, ious[least], "", "%", floor=1 - lost))
+    few = [label for label in ious if LEAST_PIXELS <= sizes[label] < FEW]
+    if few:
+        least = min(few, key=lambda label: ious[label])
+        high = ious[least] if gone[least] >= ENOUGH_SAMPLES else 1.0
+        score = Score(f"IoU of class {least}, at most", output, ious[least], "", "%", ious[least], high)
+        found.append(replace(score, floor=min(HALF, 1 - lost)))
     return found
 
 
@@ -348,6 +377,39 @@ def lost_classes(old: Any, new: Any, lost: float) -> list[str]:
         if one - other > lost:
             text = f"IoU of class {least} of {output} went from {one:.1%} to {other:.1%}"
             found.append(f"{text}, {lost:.1%} may be lost")
+    return found
+
+
+def few_in(values: Any) -> dict[str, dict[str, tuple[float, int]]]:
+    """By output and class of fewer than FEW pixels its intersection over union with the reference, and on how many
+    groups of samples it is less than HALF. Raises one of `fields.DAMAGED` for anything else."""
+
+    def read(name: str, value: Any) -> tuple[float, int]:
+        iou, gone = fields.items(name, value)
+        return fields.share("an IoU", iou), fields.count("samples", gone)
+
+    return fields.mapped(fields.mapped(read))("few", values)
+
+
+def lost_few(old: Any, new: Any, lost: float) -> list[Verdict]:
+    """On the class of each output, of those of `few_in`, whose overlap fell most, where it fell by more than HALF and
+    than `lost`. It is REGRESSED where it is gone on ENOUGH_SAMPLES more of them."""
+    before, after = few_in(old), few_in(new)
+    found = []
+    for output in (name for name in before if name in after):
+        pairs = {
+            label: (each, after[output][label]) for label, each in before[output].items() if label in after[output]
+        }
+        least = max(pairs, key=lambda label: pairs[label][0][0] - pairs[label][1][0], default="")
+        (one, were), (other, are) = pairs.get(least, ((0.0, 0), (0.0, 0)))
+        if one - other > max(HALF, lost):
+            proved = are - were >= ENOUGH_SAMPLES
+            text = f"IoU of class {least} of {output}, of fewer than {FEW} pixels, went from {one:.1%} to {other:.1%}"
+            if proved:
+                found.append(Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text))
+            else:
+                text += ": too few samples to tell"
+                found.append(Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, text))
     return found
 
 
