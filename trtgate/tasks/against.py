@@ -24,6 +24,8 @@ from trtgate.tasks.detection import (
 )
 from trtgate.tasks.pictures import Pictured
 from trtgate.tasks.segmentation import (
+    FORMER_MEAN,
+    MEAN,
     Segmentation,
     SmallMap,
     areas_in,
@@ -45,6 +47,8 @@ LOST_DB = 3.0
 CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "labels": "boxes found again of each class"}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
+# Scores of sessions saved before, which mean another thing than what came in their place.
+FORMER = {FORMER_MEAN: MEAN}
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
 # Answers with more noise than this have nothing to lose.
@@ -142,7 +146,11 @@ def decide_scores(
             for key in other.keys() - one.keys()
             if key[0] in UNSAID
         }
-    decided = [_lost(score, after.get(key), expectation, lost) for key, score in sorted(before.items())]
+    decided = [
+        _lost(score, after.get(key), expectation, lost)
+        for key, score in sorted(before.items())
+        if key in after or (FORMER.get(score.name), score.of) not in after
+    ]
     if all("powers" in side for side in kept):
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:
@@ -192,7 +200,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
-        sure = [confidence_again(before, now)] if again else []
+        sure = confidence_again(before, now) if again else []
         nothing = again is None
         counts = labels_again(before, now)
         whole = {label: [boxes, boxes, worth] for label, (boxes, _, worth) in counts.items()}

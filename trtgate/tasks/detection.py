@@ -37,7 +37,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.shares import groups_of, ratio_bounds, share_bounds, size_of
+from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -178,7 +178,7 @@ class Detection:
             if extra or not all(hits):
                 examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
         scores = [_share(found, clusters)] if found else []
-        scores.append(_confidence(sure, any(len(each.scores) for each in theirs)))
+        scores += _confidence(sure, any(len(each.scores) for each in theirs))
         truth = self.truth
         marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
         # What people marked, the reference itself may miss.
@@ -256,7 +256,8 @@ MEAN_AP = 0.5
 EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
 
 
-CONFIDENCE = "confidence kept"
+# With samples that weigh alike, and with boxes that do.
+CONFIDENCE, BY_BOX = "confidence kept", "confidence kept by box"
 
 
 def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
@@ -338,23 +339,37 @@ def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArra
     return found[:, np.isfinite(found).all(0)]
 
 
-def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> Score:
+def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> list[Score]:
     """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less what
-    they are off by together, as a share of what those wanted are together, whatever scale they have.
+    they are off by, as a share of what those wanted are, whatever scale they have.
 
-    So each box weighs the same, and the bounds know that those of one sample are a cluster. Where boxes were `wanted`
-    and none was found again, nothing is known.
+    Once on the average of samples, once of all boxes together. The first sees nothing of a few crowded samples, and the
+    second can prove nothing where one sample has most boxes. Where boxes were `wanted` and none was found again,
+    nothing is known.
     """
+
+    def both(*values: tuple[float, float, float]) -> list[Score]:
+        return [
+            Score(name, "", value, "confidence", "%", low, high)
+            for name, (value, low, high) in zip((CONFIDENCE, BY_BOX), values, strict=True)
+        ]
+
     some = [each for each in sure if each.size]
     if not some:
-        return Score(CONFIDENCE, "", float(not wanted), "confidence", "%", float(not wanted), 1.0)
+        return both(*[(float(not wanted), float(not wanted), 1.0)] * 2)
     usual = [float(np.abs(first).sum()) for first, _ in some]
     off = [float(np.abs(first - second).sum()) for first, second in some]
-    if not any(usual):
-        return Score(CONFIDENCE, "", float(not any(off)), "confidence", "%", 0.0, 1.0)
-    value = max(0.0, 1 - sum(off) / sum(usual))
+    counts = [each.shape[1] for each in some]
+    typical = sum(usual) / sum(counts)
+    kept = [
+        max(0.0, 1 - each / count / typical) if typical else float(not each)
+        for each, count in zip(off, counts, strict=True)
+    ]
+    sample = (float(np.mean(kept)), *mean_bounds(kept))
+    if not typical:
+        return both(sample, (float(not any(off)), 0.0, 1.0))
     least, most = ratio_bounds(off, usual)
-    return Score(CONFIDENCE, "", value, "confidence", "%", 1 - most, 1 - least)
+    return both(sample, (max(0.0, 1 - sum(off) / sum(usual)), 1 - most, 1 - least))
 
 
 def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -592,7 +607,7 @@ def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score |
     return _share(found, clusters) if found else None
 
 
-def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score:
+def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> list[Score]:
     """How near the scores of old detections that are found again are to the old ones."""
     sure = [_scores_of(wanted, mine, paired(wanted, mine)) for wanted, mine in zip(old, new, strict=False)]
     return _confidence(sure, any(len(each.scores) for each in old))
