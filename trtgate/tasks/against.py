@@ -35,7 +35,7 @@ from trtgate.tasks.segmentation import (
     pictured_maps,
     sizes_in,
 )
-from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
+from trtgate.tasks.sketch import Sketch, comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -88,7 +88,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
-    sketches_in(kept.get("sketch", {}))
+    for key in ("sketch", "values"):
+        sketches_in(kept.get(key, {}))
     if "sketch" in kept and "powers" not in kept:
         raise ValueError("a sketch stands beside powers")
     if "marks" in kept:
@@ -179,16 +180,16 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if "sketch" not in kept[1]:
         message = "the reference's own answers were kept before and are not now"
         return Verdict(Outcome.REGRESSED, Reason.MISSING, message)
-    old, new = (sketches_in(side["sketch"]) for side in kept)
+    old, new = (_sketched(side) for side in kept)
     compared = {
-        name: compare_sketches(name, sketch, new[name])
-        for name, sketch in old.items()
-        if name in new and comparable(sketch, new[name])
+        key: compare_sketches(_named(key), sketch, new[key])
+        for key, sketch in old.items()
+        if key in new and comparable(sketch, new[key])
     }
     marks = [marks_in(side.get("marks", {}), summary["n"]) for side in kept]
     moved = [name for name in marks[0] if name in marks[1] and marks[0][name] != marks[1][name]]
-    moved += [name for name, scores in compared.items() if scores is None]
-    if unlike := _unlike([name for name in old if name not in new], moved, whole=len(compared) == len(old)):
+    moved += [_named(key) for key, scores in compared.items() if scores is None]
+    if unlike := _unlike([_named(key) for key in old if key not in new], moved, whole=len(compared) == len(old)):
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
@@ -235,6 +236,20 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
+
+
+def _sketched(kept: Mapping[str, Any]) -> dict[tuple[str, bool], Sketch]:
+    """What is kept of outputs and of the values under masks, by the output's name and whether it is the latter."""
+    return {
+        (name, key == "values"): sketch
+        for key in ("sketch", "values")
+        for name, sketch in sketches_in(kept.get(key, {})).items()
+    }
+
+
+def _named(key: tuple[str, bool]) -> str:
+    name, values = key
+    return f"{name} by value" if values else name
 
 
 def _unlike(gone: Sequence[str], moved: Sequence[str], *, whole: bool) -> Verdict | None:

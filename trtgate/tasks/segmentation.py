@@ -27,6 +27,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
+from trtgate.tasks.slices import powers_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -74,6 +75,22 @@ class Segmentation:
         one = values.ndim > 2 + axis and values.shape[axis] == 1
         return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
+    def values(self, reference: Outputs, outputs: Outputs) -> list[npt.NDArray[Any]] | None:
+        """What is compared beside the masks, of outputs of one side: numbers as they are, whole numbers of a map as
+        integers; None where the masks are all that the reference has there."""
+        truth, found = ([np.asarray(row[self.output]) for row in side] for side in (reference, outputs))
+        if truth[0].dtype.kind != "f":
+            return None
+        finite = [each[np.isfinite(each)] for each in truth]
+        if not all((each == np.rint(each)).all() for each in finite):
+            return found
+        if all(((each == 0) | (each == 1)).all() for each in finite):
+            return None
+        axis = int(self.stays)
+        if truth[0].ndim > 2 + axis and truth[0].shape[axis] > 1:
+            return found
+        return [np.clip(np.rint(np.nan_to_num(each)), -LARGEST_CLASS, LARGEST_CLASS).astype(np.int64) for each in found]
+
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
         """The share of equal pixels with bounds over the samples, the mean intersection over union, and an SQNR.
 
@@ -104,13 +121,16 @@ class Segmentation:
         overlap, without = _mean_ious(counted)
         told = {label: each for label, each in counted.items() if each[2].sum() >= LEAST_PIXELS}
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
-        read, _ = compare_outputs([self.output], reference, got)
+        values = [self.values(reference, side) or [] for side in (reference, got)]
+        under = [[{self.output: each} for each in side] for side in values]
+        read = compare_outputs([self.output], *under)[0] if under[0] else []
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
             Score(MEAN, self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
             if resized
             else Score(MEAN, self.output, overlap, "mean_iou", "%", floor=MEAN_IOU, without=without),
             *(replace(each, key="") for each in read if each.unit == "dB"),
+            *(each for each in read if each.name == "equal elements"),
             *others,
         ]
         scores += own_scores(self.metric, reference, got, scores)
@@ -125,7 +145,7 @@ class Segmentation:
             same_bits(reference, got),
             (*resized, *examples),
             {
-                **kept_of(reference, got, samples),
+                **self._kept(reference, got, samples, values),
                 **self._pictures(reference, got, samples, shares),
                 "ious": {self.output: {str(label): _iou(each) for label, each in told.items() if each[2].sum() >= FEW}},
                 "few": {
@@ -139,6 +159,20 @@ class Segmentation:
             samples.doubt,
             tuple(unmeasured),
         )
+
+    def _kept(
+        self, reference: Outputs, got: Outputs, samples: Samples, values: Sequence[Sequence[npt.NDArray[Any]]]
+    ) -> dict[str, Any]:
+        kept = kept_of(reference, got, samples)
+        if reference[0][self.output].dtype.kind != "f" or (values[0] and values[0][0].dtype.kind == "f"):
+            return kept
+        # A mask of floats has the slices of one of integers.
+        masks = values if values[0] else [[self.classes(row[self.output]) for row in side] for side in (reference, got)]
+        alike = [(a, b) for a, b in zip(*masks, strict=True) if a.shape == b.shape]
+        kept["powers"][self.output] = powers_of(alike, len(reference)) if alike else {}
+        if not kept["powers"][self.output]:
+            del kept["powers"][self.output]
+        return kept
 
     def _pictures(self, reference: Outputs, got: Outputs, samples: Samples, shares: Sequence[float]) -> dict[str, Any]:
         """The small maps of the worst samples, as far as the answers are maps: the inverse of `pictured_maps`."""
@@ -166,11 +200,7 @@ class Segmentation:
         others = [name for name in reference[0] if name != self.output]
         maps = [self.classes(row[self.output]) for row in reference]
         rows = [{**row, self.output: classes} for row, classes in zip(reference, maps, strict=True)]
-        if reference[0][self.output].dtype.kind == "f":
-            rows = [
-                {**row, f"{self.output} by value": answer[self.output]}
-                for row, answer in zip(rows, reference, strict=True)
-            ]
+        values = self.values(reference, reference)
         labels, pixels = [], Counter[int]()
         for each in maps:
             there, counts = np.unique(each, return_counts=True)
@@ -181,6 +211,8 @@ class Segmentation:
         kept = {
             **kept_of(reference, reference, samples, others),
             "sketch": sketches_of(rows),
+            # By themselves: an output may have any name.
+            "values": {} if values is None else sketches_of([{self.output: each} for each in values]),
             "marks": marks_of(reference),
             "pixels": {self.output: {str(label): count for label, count in most}},
             "areas": {self.output: areas_of(maps, told).to_json()},
