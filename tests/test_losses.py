@@ -530,6 +530,14 @@ def test_a_part_of_a_class_is_lost_by_what_its_photos_prove() -> None:
         assert (verdict.outcome, "boxes of class 1 found" in verdict.message) == (outcome, True), verdict
 
 
+def test_boxes_of_one_photo_are_one_answer() -> None:
+    reference = [boxes([0] * 10) for _ in range(60)]
+    reference[3] = boxes([0] * 7 + [5] * 3, [0.9] * 7 + [0.5003, 0.5002, 0.5001])
+    less = [{**row, "scores": row["scores"] - np.float32(0.0005)} for row in reference]
+    for verdict in (against(DETECTOR, reference, reference, less, NARROW), own_against(DETECTOR, reference, less)):
+        assert (verdict.outcome, "boxes of class 5" in verdict.message) == (Outcome.INCONCLUSIVE, True), verdict
+
+
 def test_a_class_that_the_reference_does_not_find_any_more() -> None:
     reference = classes()
     verdict = own_against(DETECTOR, reference, none_of(reference, 7))

@@ -269,11 +269,12 @@ def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
 
 # Classes of which boxes are counted at most, those with the most boxes.
 MOST_LABELS = 1000
-# A class is lost for certain if so many of its boxes were found before; of one that is found still, so many must be
-# gone.
+# A class is lost for certain if so many of its boxes were found before, and if none is found any more, of so many photos
+# of their own; of one that is found still, so many boxes must be gone.
 # Of 1000 boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a quarter
 # of comparisons, three in a twentieth.
 ENOUGH_BOXES = 3
+ENOUGH_PHOTOS = 2.0
 
 
 def labels_of(wanted: Sequence[Detections], matches: Sequence[Pairs]) -> dict[str, list[float]]:
@@ -314,7 +315,7 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     tables of `labels_of`; raises one of `fields.DAMAGED` for what is none.
 
     It is REGRESSED if the bound of the new share, or a class of which nothing is found, proves it, and as many boxes
-    were found before as can. One box fewer is no loss, nor are two of which others are still found.
+    were found before as can, on more than one photo. One box fewer is no loss, nor are two of which others are still found.
     """
     before, after = labels_in(old), labels_in(new)
     fallen = []
@@ -323,7 +324,8 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
         least = found / boxes - lost
         if again / now >= least - 1e-9 or found - again < (ENOUGH_BOXES if again else 2):
             continue
-        proved = found >= ENOUGH_BOXES and (not again or share_bounds(again / now, worth)[1] < least)
+        gone = worth >= ENOUGH_PHOTOS if not again else share_bounds(again / now, worth)[1] < least
+        proved = found >= ENOUGH_BOXES and gone
         text = f"boxes of class {label} found again went from {found} of {boxes} to {again} of {now}"
         text += f", {lost:.1%} may be lost{'' if proved else ': too few samples to tell'}"
         outcome = (Outcome.REGRESSED, Reason.ANSWERS_LOST) if proved else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
