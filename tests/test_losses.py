@@ -23,7 +23,7 @@ from trtgate.tasks.base import Outputs, Task
 from trtgate.tasks.detection import Detection, average_precision_of, from_outputs
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.outcome import Outcome, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import groups_of, jackknife_margin, mean_bounds, ratio_bounds
 
 from .test_tasks import EXACT, NARROW, against, judged, some
@@ -334,8 +334,13 @@ def test_values_of_a_reference_under_masks_that_stayed(fault: Fault, capsys: pyt
     flat = [{"p": row["p"] / 20} for row in logits]
     assert own_against(SEGMENTER, logits, flat).outcome is Outcome.REGRESSED
     # A session from before has kept the classes only.
-    del quiet[0]["kept"]["values"]
-    assert decide_scores(quiet[0], quiet[1], EXACT).outcome is Outcome.PASS
+    before = {**quiet[0], "kept": {name: each for name, each in quiet[0]["kept"].items() if name != "values"}}
+    verdict = decide_scores(before, quiet[1], EXACT)
+    assert (verdict.outcome, "of before there is no p by value" in verdict.message) == (Outcome.PASS, True)
+    # And measured by that one now, it is not comparable.
+    verdict = decide_scores(quiet[1], before, EXACT)
+    assert (verdict.outcome, verdict.reason) == (Outcome.INVALID, Reason.NOT_COMPARABLE)
+    assert "measure both sides with one version" in verdict.message
     # An output may be called anything.
     named = [[{**row, "p by value": sign * row["p"][0]} for row in probabilities()] for sign in (1, -1)]
     verdict = own_against(SEGMENTER, *named)
@@ -425,6 +430,8 @@ def test_what_a_former_score_meant_is_not_held_against_another() -> None:
         verdict = decide_scores(old, {**new, "kept": {**new["kept"], "digest": "x"}}, NARROW)
         assert verdict.outcome is Outcome.PASS, verdict
         assert "of before there is no mean IoU of classes of m" in verdict.message
+    former = {**old, "kept": {**old["kept"], "digest": "x"}}
+    assert decide_scores(new, former, NARROW).outcome is Outcome.INVALID
     # What is not there in either way is missing.
     del new["scores"][1]
     assert (
@@ -554,6 +561,11 @@ def test_a_session_that_counted_no_boxes_of_each_class_is_read() -> None:
     verdict = decide_scores(old, new, NARROW)
     assert verdict.outcome is Outcome.PASS
     assert verdict.message.endswith("of before there is no boxes found again of each class")
+    for new_side in (old, {**new, "scores": [each for each in new["scores"] if "by box" not in each["name"]]}):
+        assert (
+            decide_scores(new, {**new_side, "kept": {**new_side["kept"], "digest": "x"}}, NARROW).outcome
+            is Outcome.INVALID
+        )
     for damaged in (
         [3],
         {"7": [3, 3]},

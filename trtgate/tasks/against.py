@@ -11,6 +11,7 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.detection import (
+    BY_BOX,
     Detection,
     Detections,
     average_precision_of,
@@ -49,6 +50,9 @@ CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "label
 UNSAID = (SAME_SHAPE, "boxes found again")
 # Scores of sessions saved before, which mean another thing than what came in their place.
 FORMER = {FORMER_MEAN: MEAN}
+# What every session has that is saved now: one without them, of a task that has them, was saved by an older version.
+NEWER = ("ious", "few", "labels", "values")
+OLDER = "was saved by an older version of trtgate; measure both sides with one version"
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
 # Answers with more noise than this have nothing to lose.
@@ -138,9 +142,14 @@ def decide_scores(
     if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
         message = f"the answers to {new['n']} samples are the same to the last bit"
         return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    if any(key in kept[0] and key not in kept[1] for key in NEWER):
+        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, f"the new side's answers: what is kept of them {OLDER}")
     if "sketch" in kept[0]:
         return _decide_own(new, kept, expectation)
     before, after = scores_in(old), scores_in(new)
+    missing = before.keys() - after.keys()
+    if any(name == BY_BOX for name, _ in missing) or any((FORMER.get(name), of) in missing for name, of in after):
+        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, f"the new side's answers: what is kept of them {OLDER}")
     for one, other in ((before, after), (after, before)):
         one |= {
             key: replace(other[key], value=1.0, low=1.0, high=1.0)
@@ -229,6 +238,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     if any("pixels" in side and "areas" not in side for side in kept):
         message += "; one side kept no areas, so classes are compared by their sizes alone"
+    if since := [_named(key) for key in new if key not in old]:
+        message += f"; of before there is no {', no '.join(since)}"
     if nothing:
         message += ": it finds nothing that reaches the threshold, before or now"
     if nothing or not found:
