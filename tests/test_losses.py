@@ -468,6 +468,18 @@ def test_bounds_of_a_ratio_are_students_of_a_mean_where_wholes_are_alike() -> No
         ratio_bounds([0.0, 0.0], [0.0, 0.0])
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e308])
+def test_scores_of_any_size_have_a_bound(size: float) -> None:
+    parts, wholes = np.random.default_rng(0).uniform(0, 0.1, 20), np.ones(20)
+    assert ratio_bounds(size * parts, size * wholes) == pytest.approx(ratio_bounds(parts, wholes))
+    assert ratio_bounds([1e308] * 5, [1e-200] * 5) == (1.0, 1.0)
+    task = Detection(DETECTOR.decode, 0.0)
+    reference = [{**boxes([0, 1]), "scores": np.full(2, 0.9 * size)} for _ in range(30)]
+    for factor, outcome in ((0.99, Outcome.PASS), (0.6, Outcome.REGRESSED)):
+        new = [{**row, "scores": factor * row["scores"]} for row in reference]
+        assert against(task, reference, reference, new, NARROW).outcome is outcome
+
+
 @pytest.mark.parametrize(("crowd", "share"), [(1, 0.2), (20, 0.2), (60, 0.034)])
 def test_the_bound_of_a_ratio_holds(crowd: int, share: float) -> None:
     """Of 1000 samples of 60 photos whose boxes are alike within a photo, few have their bound below the truth."""

@@ -359,6 +359,9 @@ def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> list[S
     some = [each for each in sure if each.size]
     if not some:
         return both(*[(float(not wanted), float(not wanted), 1.0)] * 2)
+    # Scores of any size: sums of the largest there are would be infinite.
+    largest = max(float(np.abs(each).max()) for each in some) or 1.0
+    some = [each / largest for each in some]
     usual = [float(np.abs(first).sum()) for first, _ in some]
     off = [float(np.abs(first - second).sum()) for first, second in some]
     counts = [each.shape[1] for each in some]

@@ -115,6 +115,9 @@ def jackknife_margin(without: Sequence[float]) -> float:
     return student_t(groups - 1) * math.sqrt((groups - 1) / groups * float(np.sum(off**2)))
 
 
+MOST_PARTS = 1e9
+
+
 def ratio_bounds(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float]:
     """One-sided 95 % bounds, within 0 and 1, of what some parts are together of their wholes, one of each sample.
 
@@ -122,9 +125,13 @@ def ratio_bounds(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float
     as from so many samples of one size as have these sizes' spread (Kish); everything from less than two. Raises
     ValueError for wholes that are nothing together.
     """
-    whole = sum(wholes)
-    if not whole > 0:
+    largest = max(wholes, default=0.0)
+    if not largest > 0:
         raise ValueError("no part of nothing")
+    # Squares of numbers of any size; beyond MOST_PARTS a part is far too much anyway.
+    parts = [min(each / largest, MOST_PARTS) for each in parts]
+    wholes = [each / largest for each in wholes]
+    whole = sum(wholes)
     alike = int(whole**2 / sum(each**2 for each in wholes) + 1e-9)
     if alike < 2:
         return 0.0, 1.0
