@@ -246,6 +246,15 @@ def test_one_answer_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureF
     assert judged(task, answered(0), answered(4), NARROW).outcome is Outcome.REGRESSED
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_samples_that_are_alike_prove_little_but_a_fall_of_more_than_half(count: int) -> None:
+    task, reference = TensorsTask(), [{"y": np.arange(20)} for _ in range(count)]
+    for wrong, outcome in ((1, Outcome.INCONCLUSIVE), (12, Outcome.REGRESSED)):
+        new = [{"y": np.where((np.arange(20) - at) % 20 < wrong, 99, np.arange(20))} for at in range(count)]
+        for verdict in (against(task, reference, reference, new, NARROW), own_against(task, reference, new)):
+            assert verdict.outcome is outcome, verdict
+
+
 def test_a_session_that_knows_no_bound_is_read() -> None:
     task = TensorsTask()
     old, new = (summary(task, answered(0), answered(wrong)) for wrong in (0, 1))
@@ -468,6 +477,7 @@ def test_bounds_of_a_ratio_are_students_of_a_mean_where_wholes_are_alike() -> No
         ratio_bounds([0.0, 0.0], [0.0, 0.0])
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e308])
 def test_scores_of_any_size_have_a_bound(size: float) -> None:
     parts, wholes = np.random.default_rng(0).uniform(0, 0.1, 20), np.ones(20)
@@ -585,6 +595,7 @@ def test_a_session_that_counted_no_boxes_of_each_class_is_read() -> None:
         {"7": [3, 3, 4.0]},
         {"7": [0, 0, 1.0]},
         {"\n": [3, 3, 3.0]},
+        {str(label): [3, 3, 3.0] for label in range(1001)},
     ):
         with pytest.raises(DAMAGED):
             require_scores({**old, "kept": {**old["kept"], "labels": damaged}})

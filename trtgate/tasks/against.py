@@ -40,7 +40,7 @@ from trtgate.tasks.sketch import Sketch, comparable, compare_sketches, marks_in,
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import jackknife_margin
+from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
@@ -50,11 +50,12 @@ CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "label
 UNSAID = (SAME_SHAPE, "boxes found again")
 # Scores of sessions saved before, which mean another thing than what came in their place.
 FORMER = {FORMER_MEAN: MEAN}
-# What every session has that is saved now: one without them, of a task that has them, was saved by an older version.
+# What is kept of every answer now: of a task that has them only an older version kept none.
 NEWER = ("ious", "few", "labels", "values")
-OLDER = "was saved by an older version of trtgate; measure both sides with one version"
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
+# Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
+CERTAIN = 0.55
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -134,22 +135,12 @@ def decide_scores(
     the overlap of one class, or the share of its boxes that is found, by more than `max_class_lost`; INVALID for
     answers to other samples.
     """
-    if not new["finite"]:
-        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
     kept = [side.get("kept", {}) for side in (old, new)]
-    if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
-        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
-    if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
-        message = f"the answers to {new['n']} samples are the same to the last bit"
-        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
-    if any(key in kept[0] and key not in kept[1] for key in NEWER):
-        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, f"the new side's answers: what is kept of them {OLDER}")
+    before, after = scores_in(old), scores_in(new)
+    if known := _at_once(old, new, older=_older(kept, before, after)):
+        return known
     if "sketch" in kept[0]:
         return _decide_own(new, kept, expectation)
-    before, after = scores_in(old), scores_in(new)
-    missing = before.keys() - after.keys()
-    if any(name == BY_BOX for name, _ in missing) or any((FORMER.get(name), of) in missing for name, of in after):
-        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, f"the new side's answers: what is kept of them {OLDER}")
     for one, other in ((before, after), (after, before)):
         one |= {
             key: replace(other[key], value=1.0, low=1.0, high=1.0)
@@ -182,6 +173,36 @@ def decide_scores(
     since += [text for key, text in CLASSES.items() if key in kept[1] and key not in kept[0]]
     untold = f"; of before there is no {', no '.join(since)}" if since else ""
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
+
+
+def _at_once(old: Mapping[str, Any], new: Mapping[str, Any], *, older: bool) -> Verdict | None:
+    """What needs no look at the scores, or forbids one; None for nothing such."""
+    if not new["finite"]:
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
+    kept = [side.get("kept", {}) for side in (old, new)]
+    if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
+        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
+    if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
+        message = f"the answers to {new['n']} samples are the same to the last bit"
+        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    if older:
+        message = "what the new side kept is an older version's; measure both sides with one version of trtgate"
+        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+    return None
+
+
+def _older(
+    kept: Sequence[Mapping[str, Any]],
+    before: Mapping[tuple[str, str], Score],
+    after: Mapping[tuple[str, str], Score],
+) -> bool:
+    """Whether an older trtgate than the old side's saved the new one."""
+    missing = before.keys() - after.keys()
+    return (
+        any(key in kept[0] and key not in kept[1] for key in NEWER)
+        or any(name == BY_BOX for name, _ in missing)
+        or any((FORMER.get(name, ""), of) in missing for name, of in after)
+    )
 
 
 def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
@@ -313,15 +334,19 @@ def _least_fall(old: Score, new: Score) -> float | None:
     """
     if new.high is not None:
         return old.value - new.high
-    if not new.without:
+    if not new.without or _certain(old.value - new.value, new):
         return None
     before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
     return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
 
 
+def _certain(fall: float, score: Score) -> bool:
+    return fall > CERTAIN and len(score.without) < LEAST_GROUPS
+
+
 def _with_bound(score: Score) -> Score:
     """With the bound that a reference's own answers, which are those of before or are not, are others by."""
-    if score.high is not None or not score.without:
+    if score.high is not None or not score.without or _certain(1 - score.value, score):
         return score
     return replace(score, high=score.value + jackknife_margin(score.without))
 

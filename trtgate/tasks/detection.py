@@ -269,8 +269,8 @@ def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
 
 # Classes of which boxes are counted at most, those with the most boxes.
 MOST_LABELS = 1000
-# A class is lost for certain if so many of its boxes were found before, and if none is found any more, of so many photos
-# of their own; of one that is found still, so many boxes must be gone.
+# A class is lost for certain if so many of its boxes were found before, worth so many photos of their own where none is
+# found any more; of one that is found still, so many must be gone.
 # Of 1000 boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a quarter
 # of comparisons, three in a twentieth.
 ENOUGH_BOXES = 3
@@ -301,7 +301,9 @@ def labels_again(old: Sequence[Detections], new: Sequence[Detections]) -> dict[s
 def labels_in(values: Any) -> dict[str, tuple[int, int, float]]:
     """What `labels_of` gives, of a session. Raises one of `fields.DAMAGED` for anything else."""
     found = {}
-    for label, each in fields.table("labels", values).items():
+    if len(fields.table("labels", values)) > MOST_LABELS:
+        raise ValueError(f"boxes of {len(values)} classes are too many")
+    for label, each in values.items():
         boxes, again, worth = fields.items("labels", each)
         counts = fields.batch("boxes", boxes), fields.count("boxes found again", again), fields.positive("worth", worth)
         if max(counts[1:]) > counts[0]:
@@ -315,7 +317,8 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     tables of `labels_of`; raises one of `fields.DAMAGED` for what is none.
 
     It is REGRESSED if the bound of the new share, or a class of which nothing is found, proves it, and as many boxes
-    were found before as can, on more than one photo. One box fewer is no loss, nor are two of which others are still found.
+    were found before as can, on more than one photo. One box fewer is no loss, nor are two of which others are still
+    found.
     """
     before, after = labels_in(old), labels_in(new)
     fallen = []

@@ -123,7 +123,7 @@ class Segmentation:
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
         values = [self.values(reference, side) or [] for side in (reference, got)]
         under = [[{self.output: each} for each in side] for side in values]
-        read = compare_outputs([self.output], *under)[0] if under[0] else []
+        read = compare_outputs([self.output], under[0], under[1])[0] if under[0] else []
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
             Score(MEAN, self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
@@ -240,7 +240,7 @@ def _mean_ious(counts: Mapping[int, Floats]) -> tuple[float, tuple[float, ...]]:
     both, either, own = np.stack(list(counts.values()), 1)
     large = np.maximum(own.sum(1), (either - own).sum(1)) >= FEW
     left = [(each.sum(1, keepdims=True) - each).T for each in (both, either)]
-    without = tuple(weighted_mean(*each, large) for each in zip(*left, strict=True))
+    without = tuple(weighted_mean(shared, whole, large) for shared, whole in zip(*left, strict=True))
     return weighted_mean(both.sum(1), either.sum(1), large), without
 
 
@@ -384,8 +384,8 @@ def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list
     total = sum(sizes.values())
     ious = {label: both[label] / either[label] for label, size in sizes.items() if size and size >= RARE * total}
     some = [label for label in ious if sizes[label] >= FEW]
-    table = [np.array([side[label] for label in ious]) for side in (both, either)]
-    mean = weighted_mean(*table, np.array([sizes[label] >= FEW for label in ious], bool))
+    parts, wholes = (np.array([side[label] for label in ious]) for side in (both, either))
+    mean = weighted_mean(parts, wholes, np.array([sizes[label] >= FEW for label in ious], bool))
     found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
     if some:
         least = min(some, key=lambda label: ious[label])

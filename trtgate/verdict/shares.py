@@ -98,6 +98,7 @@ def mean_bounds(shares: Sequence[float]) -> tuple[float, float]:
 
 # As many groups of samples are left out, one at a time, where a number of them all is to have a bound.
 MOST_GROUPS = 32
+LEAST_GROUPS = 5
 
 
 def groups_of(n: int) -> Ints:
@@ -107,9 +108,9 @@ def groups_of(n: int) -> Ints:
 
 def jackknife_margin(without: Sequence[float]) -> float:
     """How far a number of all samples may lie from what it is of all that there are, one-sided 95 %, from what it is
-    without each group of them (Tukey's jackknife; Student). Nobody knows from a single group."""
+    without each group of them (Tukey's jackknife; Student). Nobody knows from few groups: they may be alike."""
     groups = len(without)
-    if groups < 2:
+    if groups < LEAST_GROUPS:
         return math.inf
     off = np.asarray(without, np.float64) - float(np.mean(without))
     return student_t(groups - 1) * math.sqrt((groups - 1) / groups * float(np.sum(off**2)))
