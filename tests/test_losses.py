@@ -23,7 +23,7 @@ from trtgate.tasks.base import Outputs, Task
 from trtgate.tasks.detection import Detection, average_precision_of, from_outputs
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.outcome import Outcome, Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import groups_of, jackknife_margin, mean_bounds, ratio_bounds
 
 from .test_tasks import EXACT, NARROW, against, judged, some
@@ -152,7 +152,47 @@ def test_one_pixel_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureFi
     assert against(task, mask(np.float32), *values, NARROW).outcome is Outcome.PASS
     # Where there are no others, they do count.
     tiny, empty = ([{"m": np.array([[value, 0], [0, 0]])}] * 3 for value in (1, 0))
-    assert "mean IoU 37.5%" in task.compare(tiny, empty, some(3)).text
+    assert "mean IoU of classes 37.5%" in task.compare(tiny, empty, some(3)).text
+
+
+def small_classes(found: float, count: int = 8, classes: int = 1, samples: int = 8) -> list[dict[str, Any]]:
+    """Classes of 96 pixels on `samples` of the samples, of which a share is found."""
+    rows = [{"m": np.zeros((64, 64), np.int64)} for _ in range(count)]
+    for row in rows[:samples]:
+        pixels = 96 // samples
+        for label in range(1, classes + 1):
+            row["m"][3 * label].reshape(-1)[: round(found * pixels)] = label
+    return rows
+
+
+@pytest.mark.fault(
+    done="a segmenter finds none of the 96 pixels, of 32,768, of its only class any more",
+    said="mean IoU of classes of m went from 100.0% to 49.9%, 3.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_a_small_class_that_is_gone(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    task, reference = Segmentation("m"), small_classes(1.0)
+    fault.check(*compared(*(summary(task, reference, small_classes(each)) for each in (1.0, 0.0)), capsys))
+    # By itself, and beside 19 others.
+    assert judged(task, reference, small_classes(0.0), NARROW).outcome is Outcome.REGRESSED
+    assert own_against(task, reference, small_classes(0.0)).outcome is Outcome.REGRESSED
+    many, gone = small_classes(1.0, classes=20), small_classes(0.0)
+    assert against(task, many, many, gone, NARROW).outcome is Outcome.REGRESSED
+    one = small_classes(1.0, classes=19)
+    assert against(task, many, many, one, Expectation({**NARROW.values, "max_answers_lost": 1.0})).message.startswith(
+        "IoU of class 20 of m, of fewer than 100 pixels, went from 100.0% to 0.0%"
+    )
+    assert own_against(task, many, one).outcome is Outcome.REGRESSED
+    # As long as half of it is found, it does not count; where one sample has it, nobody knows.
+    for share, outcome in ((0.5, Outcome.PASS), (0.42, Outcome.REGRESSED)):
+        assert against(task, reference, reference, small_classes(share), NARROW).outcome is outcome, share
+    one, none = (small_classes(share, samples=1) for share in (1.0, 0.0))
+    assert against(task, one, one, none, NARROW).outcome is Outcome.INCONCLUSIVE
+    sound = summary(task, reference, reference)
+    for damaged in ([1], {"m": [1]}, {"m": {"1": [2.0, 3]}}, {"m": {"1": [0.5]}}, {"m": {"1": [0.5, 1.5]}}):
+        with pytest.raises(DAMAGED):
+            require_scores({**sound, "kept": {**sound["kept"], "few": damaged}})
 
 
 def wide(lost: Sequence[int], count: int = 12) -> list[dict[str, Any]]:
@@ -204,6 +244,15 @@ def test_one_answer_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureF
     # A floor is reached, or is not, by all answers.
     assert judged(task, answered(0, 8), answered(0, 8), NARROW).outcome is Outcome.PASS
     assert judged(task, answered(0), answered(4), NARROW).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_samples_that_are_alike_prove_little_but_a_fall_of_more_than_half(count: int) -> None:
+    task, reference = TensorsTask(), [{"y": np.arange(20)} for _ in range(count)]
+    for wrong, outcome in ((1, Outcome.INCONCLUSIVE), (12, Outcome.REGRESSED)):
+        new = [{"y": np.where((np.arange(20) - at) % 20 < wrong, 99, np.arange(20))} for at in range(count)]
+        for verdict in (against(task, reference, reference, new, NARROW), own_against(task, reference, new)):
+            assert verdict.outcome is outcome, verdict
 
 
 def test_a_session_that_knows_no_bound_is_read() -> None:
@@ -288,20 +337,47 @@ def test_values_of_a_reference_under_masks_that_stayed(fault: Fault, capsys: pyt
     quiet = [own(SEGMENTER, probabilities(scale, top=0.1)) for scale in (1.0, 3.0)]
     fault.check(*compared(*quiet, capsys))
     verdict = own_against(SEGMENTER, probabilities(), probabilities(0.6))
-    assert (verdict.outcome, "SQNR of p by value is 8.0 dB" in verdict.message) == (Outcome.REGRESSED, True)
+    assert (verdict.outcome, "SQNR of p by value is" in verdict.message) == (Outcome.REGRESSED, True)
     assert own_against(SEGMENTER, probabilities(), probabilities(noise=1e-6)).outcome is Outcome.PASS
     logits = [{"p": 9 * np.eye(4)[np.arange(64).reshape(8, 8) // 16].transpose(2, 0, 1)} for _ in range(8)]
     flat = [{"p": row["p"] / 20} for row in logits]
     assert own_against(SEGMENTER, logits, flat).outcome is Outcome.REGRESSED
     # A session from before has kept the classes only.
-    del quiet[0]["kept"]["sketch"]["p by value"]
-    assert decide_scores(quiet[0], quiet[1], EXACT).outcome is Outcome.PASS
+    before = {**quiet[0], "kept": {name: each for name, each in quiet[0]["kept"].items() if name != "values"}}
+    verdict = decide_scores(before, quiet[1], EXACT)
+    assert (verdict.outcome, "of before there is no p by value" in verdict.message) == (Outcome.PASS, True)
+    # And measured by that one now, it is not comparable.
+    verdict = decide_scores(quiet[1], before, EXACT)
+    assert (verdict.outcome, verdict.reason) == (Outcome.INVALID, Reason.NOT_COMPARABLE)
+    assert "measure both sides with one version" in verdict.message
+    # An output may be called anything.
+    named = [[{**row, "p by value": sign * row["p"][0]} for row in probabilities()] for sign in (1, -1)]
+    verdict = own_against(SEGMENTER, *named)
+    assert (verdict.outcome, "SQNR of p by value is -" in verdict.message) == (Outcome.REGRESSED, True)
 
 
 def test_whole_numbers_are_masks_and_have_no_values() -> None:
-    task, masks = Segmentation("m"), mask(np.uint8)
-    assert list(own(task, masks)["kept"]["sketch"]) == ["m"]
-    assert "SQNR" not in task.compare(masks, masks, some(8)).text
+    task = Segmentation("m")
+    for kind in (np.uint8, np.float32):
+        masks, other = mask(kind), mask(kind, 1)
+        assert (list(own(task, masks)["kept"]["sketch"]), own(task, masks)["kept"].get("values")) == (["m"], {})
+        assert "SQNR" not in task.compare(masks, masks, some(8)).text
+        # One pixel of a mask proves nothing, whatever type it has.
+        assert against(task, masks, masks, other).outcome is Outcome.PASS
+        assert own_against(task, masks, other).outcome is Outcome.PASS
+    # Labels of floats are told apart as integers are.
+    labels = [{"m": np.full((1, 8, 8), index % 3, np.float32)} for index in range(12)]
+    one, all_of_it = ([{"m": row["m"].copy()} for row in labels] for _ in range(2))
+    one[2]["m"][0, 0, 0] = 1
+    for row in all_of_it:
+        row["m"][row["m"] == 2] = 3
+    assert against(task, labels, labels, one).outcome is Outcome.PASS
+    assert own_against(task, labels, one).outcome is Outcome.PASS
+    for verdict in (against(task, labels, labels, all_of_it), own_against(task, labels, all_of_it)):
+        assert (verdict.outcome, "equal elements of m" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # Where values were and are none, they are missing.
+    kept = [own(SEGMENTER, probabilities()), own(SEGMENTER, [{"p": np.rint(row["p"])} for row in probabilities()])]
+    assert decide_scores(*kept, EXACT).outcome is Outcome.REGRESSED
     resized = [{"p": row["p"][:, ::2, ::2]} for row in probabilities()]
     verdict = against(SEGMENTER, probabilities(), probabilities(), resized)
     assert (verdict.outcome, "SQNR of p was measured before" in verdict.message) == (Outcome.REGRESSED, True)
@@ -317,7 +393,7 @@ def crowds() -> list[dict[str, Any]]:
 
 @pytest.mark.fault(
     done="a detector's scores 0.6 times what they were on 2 crowded photos of 60, which have two thirds of all boxes",
-    said="confidence kept went from 99.4% to 7...%, 3.0% may be lost",
+    said="confidence kept by box went from 99.4% to 7...%, 3.0% may be lost",
     status="1",
     kept="both sides' sessions",
 )
@@ -334,6 +410,43 @@ def test_scores_of_crowded_photos(fault: Fault, capsys: pytest.CaptureFixture[st
     alike = [boxes([0]) for _ in range(60)]
     unsure = [boxes([0], [0.6]), *less_sure(alike)[1:]]
     assert against(DETECTOR, alike, less_sure(alike), unsure, NARROW).outcome is Outcome.PASS
+
+
+@pytest.mark.fault(
+    done="a detector's scores 0.6 times what they were on all photos, of which one has most boxes",
+    said="confidence kept went from 99.4% to 60.0%, 3.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_scores_of_one_crowded_photo_and_all_others(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = [boxes([0] * (60 if index == 7 else 1)) for index in range(60)]
+    old = less_sure(reference)
+    new = [{**row, "scores": np.float32(0.6) * row["scores"]} for row in reference]
+    fault.check(*compared(*(summary(DETECTOR, reference, each) for each in (old, new)), capsys))
+    assert own_against(DETECTOR, reference, new).outcome is Outcome.REGRESSED
+
+
+def test_what_a_former_score_meant_is_not_held_against_another() -> None:
+    task = Segmentation("m")
+    reference = wide([0])
+    new = summary(task, reference, reference)
+    new["kept"]["digest"] = "another"
+    old = json.loads(json.dumps(new))
+    old["scores"][1] = {"name": "mean IoU", "of": "m", "value": 0.5, "key": "mean_iou", "unit": "%", "low": None}
+    old["scores"][1]["high"] = None
+    for value in (0.5, 1.0):
+        old["scores"][1]["value"] = value
+        verdict = decide_scores(old, {**new, "kept": {**new["kept"], "digest": "x"}}, NARROW)
+        assert verdict.outcome is Outcome.PASS, verdict
+        assert "of before there is no mean IoU of classes of m" in verdict.message
+    former = {**old, "kept": {**old["kept"], "digest": "x"}}
+    assert decide_scores(new, former, NARROW).outcome is Outcome.INVALID
+    # What is not there in either way is missing.
+    del new["scores"][1]
+    assert (
+        "mean IoU of m was measured before"
+        in decide_scores(old, {**new, "kept": {**new["kept"], "digest": "x"}}, NARROW).message
+    )
 
 
 @pytest.mark.fault(
@@ -362,6 +475,19 @@ def test_bounds_of_a_ratio_are_students_of_a_mean_where_wholes_are_alike() -> No
     assert ratio_bounds([0.1], [1.0]) == (0.0, 1.0)
     with pytest.raises(ValueError, match="nothing"):
         ratio_bounds([0.0, 0.0], [0.0, 0.0])
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e308])
+def test_scores_of_any_size_have_a_bound(size: float) -> None:
+    parts, wholes = np.random.default_rng(0).uniform(0, 0.1, 20), np.ones(20)
+    assert ratio_bounds(size * parts, size * wholes) == pytest.approx(ratio_bounds(parts, wholes))
+    assert ratio_bounds([1e308] * 5, [1e-200] * 5) == (1.0, 1.0)
+    task = Detection(DETECTOR.decode, 0.0)
+    reference = [{**boxes([0, 1]), "scores": np.full(2, 0.9 * size)} for _ in range(30)]
+    for factor, outcome in ((0.99, Outcome.PASS), (0.6, Outcome.REGRESSED)):
+        new = [{**row, "scores": factor * row["scores"]} for row in reference]
+        assert against(task, reference, reference, new, NARROW).outcome is outcome
 
 
 @pytest.mark.parametrize(("crowd", "share"), [(1, 0.2), (20, 0.2), (60, 0.034)])
@@ -433,6 +559,14 @@ def test_a_part_of_a_class_is_lost_by_what_its_photos_prove() -> None:
         assert (verdict.outcome, "boxes of class 1 found" in verdict.message) == (outcome, True), verdict
 
 
+def test_boxes_of_one_photo_are_one_answer() -> None:
+    reference = [boxes([0] * 10) for _ in range(60)]
+    reference[3] = boxes([0] * 7 + [5] * 3, [0.9] * 7 + [0.5003, 0.5002, 0.5001])
+    less = [{**row, "scores": row["scores"] - np.float32(0.0005)} for row in reference]
+    for verdict in (against(DETECTOR, reference, reference, less, NARROW), own_against(DETECTOR, reference, less)):
+        assert (verdict.outcome, "boxes of class 5" in verdict.message) == (Outcome.INCONCLUSIVE, True), verdict
+
+
 def test_a_class_that_the_reference_does_not_find_any_more() -> None:
     reference = classes()
     verdict = own_against(DETECTOR, reference, none_of(reference, 7))
@@ -449,6 +583,11 @@ def test_a_session_that_counted_no_boxes_of_each_class_is_read() -> None:
     verdict = decide_scores(old, new, NARROW)
     assert verdict.outcome is Outcome.PASS
     assert verdict.message.endswith("of before there is no boxes found again of each class")
+    for new_side in (old, {**new, "scores": [each for each in new["scores"] if "by box" not in each["name"]]}):
+        assert (
+            decide_scores(new, {**new_side, "kept": {**new_side["kept"], "digest": "x"}}, NARROW).outcome
+            is Outcome.INVALID
+        )
     for damaged in (
         [3],
         {"7": [3, 3]},
@@ -456,6 +595,7 @@ def test_a_session_that_counted_no_boxes_of_each_class_is_read() -> None:
         {"7": [3, 3, 4.0]},
         {"7": [0, 0, 1.0]},
         {"\n": [3, 3, 3.0]},
+        {str(label): [3, 3, 3.0] for label in range(1001)},
     ):
         with pytest.raises(DAMAGED):
             require_scores({**old, "kept": {**old["kept"], "labels": damaged}})

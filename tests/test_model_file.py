@@ -332,6 +332,7 @@ metric = 0.9
         assert {score.name for score in found.scores if not score.of} == {
             "boxes found again",
             "confidence kept",
+            "confidence kept by box",
             "mAP",
             "rows",
         }
@@ -349,7 +350,7 @@ def test_a_segmenter(tmp_path: Path) -> None:
     with Workbench("mine", settings) as bench:
         samples = bench.samples("evaluation")
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
-        assert [score.name for score in found.scores][:2] == ["equal pixels", "mean IoU"]
+        assert [score.name for score in found.scores][:2] == ["equal pixels", "mean IoU of classes"]
         assert {score.of for score in found.scores} == {"boxes", "map"}
         [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         assert verdict.outcome is Outcome.PASS, verdict

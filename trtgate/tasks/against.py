@@ -11,6 +11,7 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
 from trtgate.tasks.detection import (
+    BY_BOX,
     Detection,
     Detections,
     average_precision_of,
@@ -24,28 +25,37 @@ from trtgate.tasks.detection import (
 )
 from trtgate.tasks.pictures import Pictured
 from trtgate.tasks.segmentation import (
+    FORMER_MEAN,
+    MEAN,
     Segmentation,
     SmallMap,
     areas_in,
     ious_at_most,
     lost_classes,
+    lost_few,
     pictured_maps,
     sizes_in,
 )
-from trtgate.tasks.sketch import comparable, compare_sketches, marks_in, sketches_in
+from trtgate.tasks.sketch import Sketch, comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import jackknife_margin
+from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
 # What is kept of each class, by its key.
-CLASSES = {"ious": "IoU of each class", "labels": "boxes found again of each class"}
+CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "labels": "boxes found again of each class"}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
+# Scores of sessions saved before, which mean another thing than what came in their place.
+FORMER = {FORMER_MEAN: MEAN}
+# What is kept of every answer now: of a task that has them only an older version kept none.
+NEWER = ("ious", "few", "labels", "values")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
+# Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
+CERTAIN = 0.55
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -83,7 +93,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
-    sketches_in(kept.get("sketch", {}))
+    for key in ("sketch", "values"):
+        sketches_in(kept.get(key, {}))
     if "sketch" in kept and "powers" not in kept:
         raise ValueError("a sketch stands beside powers")
     if "marks" in kept:
@@ -92,6 +103,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     sizes_in(kept)
     if "ious" in kept:
         lost_classes(kept["ious"], kept["ious"], 0.0)
+    if "few" in kept:
+        lost_few(kept["few"], kept["few"], 0.0)
     if "labels" in kept:
         lost_labels(kept["labels"], kept["labels"], 0.0)
     if "boxes" in kept:
@@ -122,24 +135,23 @@ def decide_scores(
     the overlap of one class, or the share of its boxes that is found, by more than `max_class_lost`; INVALID for
     answers to other samples.
     """
-    if not new["finite"]:
-        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
     kept = [side.get("kept", {}) for side in (old, new)]
-    if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
-        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
-    if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
-        message = f"the answers to {new['n']} samples are the same to the last bit"
-        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    before, after = scores_in(old), scores_in(new)
+    if known := _at_once(old, new, older=_older(kept, before, after)):
+        return known
     if "sketch" in kept[0]:
         return _decide_own(new, kept, expectation)
-    before, after = scores_in(old), scores_in(new)
     for one, other in ((before, after), (after, before)):
         one |= {
             key: replace(other[key], value=1.0, low=1.0, high=1.0)
             for key in other.keys() - one.keys()
             if key[0] in UNSAID
         }
-    decided = [_lost(score, after.get(key), expectation, lost) for key, score in sorted(before.items())]
+    decided = [
+        _lost(score, after.get(key), expectation, lost)
+        for key, score in sorted(before.items())
+        if key in after or (FORMER.get(score.name), score.of) not in after
+    ]
     if all("powers" in side for side in kept):
         spoilt = lost_slices(kept[0], kept[1], expectation.number("sqnr_db"))
         if spoilt:
@@ -148,6 +160,8 @@ def decide_scores(
     if all("ious" in side for side in kept):
         fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
         decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
+    if all("few" in side for side in kept):
+        decided += lost_few(kept[0]["few"], kept[1]["few"], expectation.number("max_class_lost"))
     if all("labels" in side for side in kept):
         decided += lost_labels(kept[0]["labels"], kept[1]["labels"], expectation.number("max_class_lost"))
     bad = [each for each in decided if each.outcome is not Outcome.PASS]
@@ -161,21 +175,51 @@ def decide_scores(
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
 
 
+def _at_once(old: Mapping[str, Any], new: Mapping[str, Any], *, older: bool) -> Verdict | None:
+    """What needs no look at the scores, or forbids one; None for nothing such."""
+    if not new["finite"]:
+        return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
+    kept = [side.get("kept", {}) for side in (old, new)]
+    if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
+        return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")
+    if kept[0].get("digest") and kept[0]["digest"] == kept[1].get("digest"):
+        message = f"the answers to {new['n']} samples are the same to the last bit"
+        return Verdict(Outcome.PASS, Reason.SAME_ANSWERS, message, 1.0, 1.0, 1.0)
+    if older:
+        message = "what the new side kept is an older version's; measure both sides with one version of trtgate"
+        return Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+    return None
+
+
+def _older(
+    kept: Sequence[Mapping[str, Any]],
+    before: Mapping[tuple[str, str], Score],
+    after: Mapping[tuple[str, str], Score],
+) -> bool:
+    """Whether an older trtgate than the old side's saved the new one."""
+    missing = before.keys() - after.keys()
+    return (
+        any(key in kept[0] and key not in kept[1] for key in NEWER)
+        or any(name == BY_BOX for name, _ in missing)
+        or any((FORMER.get(name, ""), of) in missing for name, of in after)
+    )
+
+
 def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], expectation: Expectation) -> Verdict:
     """Whether a reference, of whose answers `summary` is, still gives the old one's: by today's floors for it."""
     if "sketch" not in kept[1]:
         message = "the reference's own answers were kept before and are not now"
         return Verdict(Outcome.REGRESSED, Reason.MISSING, message)
-    old, new = (sketches_in(side["sketch"]) for side in kept)
+    old, new = (_sketched(side) for side in kept)
     compared = {
-        name: compare_sketches(name, sketch, new[name])
-        for name, sketch in old.items()
-        if name in new and comparable(sketch, new[name])
+        key: compare_sketches(_named(key), sketch, new[key])
+        for key, sketch in old.items()
+        if key in new and comparable(sketch, new[key])
     }
     marks = [marks_in(side.get("marks", {}), summary["n"]) for side in kept]
     moved = [name for name in marks[0] if name in marks[1] and marks[0][name] != marks[1][name]]
-    moved += [name for name, scores in compared.items() if scores is None]
-    if unlike := _unlike([name for name in old if name not in new], moved, whole=len(compared) == len(old)):
+    moved += [_named(key) for key, scores in compared.items() if scores is None]
+    if unlike := _unlike([_named(key) for key in old if key not in new], moved, whole=len(compared) == len(old)):
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
     found = [score for scores in compared.values() for score in scores or ()]
@@ -187,7 +231,7 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         before, now = (boxes_from_json(side["boxes"]) for side in kept)
         again = boxes_again(before, now)
         found += [again, average_precision_of(before, now)] if again else []
-        sure = [confidence_again(before, now)] if again else []
+        sure = confidence_again(before, now) if again else []
         nothing = again is None
         counts = labels_again(before, now)
         whole = {label: [boxes, boxes, worth] for label, (boxes, _, worth) in counts.items()}
@@ -215,6 +259,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     message = f"the reference's own answers, with those of before: {text or 'nothing to compare'}"
     if any("pixels" in side and "areas" not in side for side in kept):
         message += "; one side kept no areas, so classes are compared by their sizes alone"
+    if since := [_named(key) for key in new if key not in old]:
+        message += f"; of before there is no {', no '.join(since)}"
     if nothing:
         message += ": it finds nothing that reaches the threshold, before or now"
     if nothing or not found:
@@ -222,6 +268,20 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if any(each.outcome is Outcome.INCONCLUSIVE for each in decided):
         return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{message}: too few samples to tell")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, message)
+
+
+def _sketched(kept: Mapping[str, Any]) -> dict[tuple[str, bool], Sketch]:
+    """What is kept of outputs and of the values under masks, by the output's name and whether it is the latter."""
+    return {
+        (name, key == "values"): sketch
+        for key in ("sketch", "values")
+        for name, sketch in sketches_in(kept.get(key, {})).items()
+    }
+
+
+def _named(key: tuple[str, bool]) -> str:
+    name, values = key
+    return f"{name} by value" if values else name
 
 
 def _unlike(gone: Sequence[str], moved: Sequence[str], *, whole: bool) -> Verdict | None:
@@ -274,15 +334,19 @@ def _least_fall(old: Score, new: Score) -> float | None:
     """
     if new.high is not None:
         return old.value - new.high
-    if not new.without:
+    if not new.without or _certain(old.value - new.value, new):
         return None
     before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
     return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
 
 
+def _certain(fall: float, score: Score) -> bool:
+    return fall > CERTAIN and len(score.without) < LEAST_GROUPS
+
+
 def _with_bound(score: Score) -> Score:
     """With the bound that a reference's own answers, which are those of before or are not, are others by."""
-    if score.high is not None or not score.without:
+    if score.high is not None or not score.without or _certain(1 - score.value, score):
         return score
     return replace(score, high=score.value + jackknife_margin(score.without))
 

@@ -37,7 +37,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.shares import groups_of, ratio_bounds, share_bounds, size_of
+from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -178,7 +178,7 @@ class Detection:
             if extra or not all(hits):
                 examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
         scores = [_share(found, clusters)] if found else []
-        scores.append(_confidence(sure, any(len(each.scores) for each in theirs)))
+        scores += _confidence(sure, any(len(each.scores) for each in theirs))
         truth = self.truth
         marked = theirs if truth is None else [truth.get(name, EMPTY) for name in samples.names]
         # What people marked, the reference itself may miss.
@@ -256,7 +256,8 @@ MEAN_AP = 0.5
 EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
 
 
-CONFIDENCE = "confidence kept"
+# With samples that weigh alike, and with boxes that do.
+CONFIDENCE, BY_BOX = "confidence kept", "confidence kept by box"
 
 
 def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
@@ -268,11 +269,12 @@ def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
 
 # Classes of which boxes are counted at most, those with the most boxes.
 MOST_LABELS = 1000
-# A class is lost for certain if so many of its boxes were found before; of one that is found still, so many must be
-# gone.
+# A class is lost for certain if so many of its boxes were found before, worth so many photos of their own where none is
+# found any more; of one that is found still, so many must be gone.
 # Of 1000 boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a quarter
 # of comparisons, three in a twentieth.
 ENOUGH_BOXES = 3
+ENOUGH_PHOTOS = 2.0
 
 
 def labels_of(wanted: Sequence[Detections], matches: Sequence[Pairs]) -> dict[str, list[float]]:
@@ -299,7 +301,9 @@ def labels_again(old: Sequence[Detections], new: Sequence[Detections]) -> dict[s
 def labels_in(values: Any) -> dict[str, tuple[int, int, float]]:
     """What `labels_of` gives, of a session. Raises one of `fields.DAMAGED` for anything else."""
     found = {}
-    for label, each in fields.table("labels", values).items():
+    if len(fields.table("labels", values)) > MOST_LABELS:
+        raise ValueError(f"boxes of {len(values)} classes are too many")
+    for label, each in values.items():
         boxes, again, worth = fields.items("labels", each)
         counts = fields.batch("boxes", boxes), fields.count("boxes found again", again), fields.positive("worth", worth)
         if max(counts[1:]) > counts[0]:
@@ -313,7 +317,8 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     tables of `labels_of`; raises one of `fields.DAMAGED` for what is none.
 
     It is REGRESSED if the bound of the new share, or a class of which nothing is found, proves it, and as many boxes
-    were found before as can. One box fewer is no loss, nor are two of which others are still found.
+    were found before as can, on more than one photo. One box fewer is no loss, nor are two of which others are still
+    found.
     """
     before, after = labels_in(old), labels_in(new)
     fallen = []
@@ -322,7 +327,8 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
         least = found / boxes - lost
         if again / now >= least - 1e-9 or found - again < (ENOUGH_BOXES if again else 2):
             continue
-        proved = found >= ENOUGH_BOXES and (not again or share_bounds(again / now, worth)[1] < least)
+        gone = worth >= ENOUGH_PHOTOS if not again else share_bounds(again / now, worth)[1] < least
+        proved = found >= ENOUGH_BOXES and gone
         text = f"boxes of class {label} found again went from {found} of {boxes} to {again} of {now}"
         text += f", {lost:.1%} may be lost{'' if proved else ': too few samples to tell'}"
         outcome = (Outcome.REGRESSED, Reason.ANSWERS_LOST) if proved else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
@@ -338,23 +344,40 @@ def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArra
     return found[:, np.isfinite(found).all(0)]
 
 
-def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> Score:
+def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> list[Score]:
     """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less what
-    they are off by together, as a share of what those wanted are together, whatever scale they have.
+    they are off by, as a share of what those wanted are, whatever scale they have.
 
-    So each box weighs the same, and the bounds know that those of one sample are a cluster. Where boxes were `wanted`
-    and none was found again, nothing is known.
+    Once on the average of samples, once of all boxes together. The first sees nothing of a few crowded samples, and the
+    second can prove nothing where one sample has most boxes. Where boxes were `wanted` and none was found again,
+    nothing is known.
     """
+
+    def both(*values: tuple[float, float, float]) -> list[Score]:
+        return [
+            Score(name, "", value, "confidence", "%", low, high)
+            for name, (value, low, high) in zip((CONFIDENCE, BY_BOX), values, strict=True)
+        ]
+
     some = [each for each in sure if each.size]
     if not some:
-        return Score(CONFIDENCE, "", float(not wanted), "confidence", "%", float(not wanted), 1.0)
+        return both(*[(float(not wanted), float(not wanted), 1.0)] * 2)
+    # Scores of any size: sums of the largest there are would be infinite.
+    largest = max(float(np.abs(each).max()) for each in some) or 1.0
+    some = [each / largest for each in some]
     usual = [float(np.abs(first).sum()) for first, _ in some]
     off = [float(np.abs(first - second).sum()) for first, second in some]
-    if not any(usual):
-        return Score(CONFIDENCE, "", float(not any(off)), "confidence", "%", 0.0, 1.0)
-    value = max(0.0, 1 - sum(off) / sum(usual))
+    counts = [each.shape[1] for each in some]
+    typical = sum(usual) / sum(counts)
+    kept = [
+        max(0.0, 1 - each / count / typical) if typical else float(not each)
+        for each, count in zip(off, counts, strict=True)
+    ]
+    sample = (float(np.mean(kept)), *mean_bounds(kept))
+    if not typical:
+        return both(sample, (float(not any(off)), 0.0, 1.0))
     least, most = ratio_bounds(off, usual)
-    return Score(CONFIDENCE, "", value, "confidence", "%", 1 - most, 1 - least)
+    return both(sample, (max(0.0, 1 - sum(off) / sum(usual)), 1 - most, 1 - least))
 
 
 def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -592,7 +615,7 @@ def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score |
     return _share(found, clusters) if found else None
 
 
-def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score:
+def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> list[Score]:
     """How near the scores of old detections that are found again are to the old ones."""
     sure = [_scores_of(wanted, mine, paired(wanted, mine)) for wanted, mine in zip(old, new, strict=False)]
     return _confidence(sure, any(len(each.scores) for each in old))

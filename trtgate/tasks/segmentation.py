@@ -27,18 +27,25 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
+from trtgate.tasks.slices import powers_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
 MEAN_IOU = 0.7
+# Sessions that have another kind of mean, with small classes as all others, call it FORMER_MEAN.
+MEAN, FORMER_MEAN = "mean IoU of classes", "mean IoU"
 # Classes with fewer of the pixels do not count in it.
 RARE = 1e-4
-# Nor do those, unless there are no others, that have fewer pixels on all samples, nor are they judged by themselves: a
-# few at its border are percents of such a class.
+# Nor do those that have fewer pixels on all samples, unless there are no others, as far as HALF of them is found: a few
+# at its border are percents of such a class. What is gone counts.
 FEW = 100
+HALF = 0.5
+# Of fewer pixels nobody judges a class by itself; one of fewer than FEW that is gone on so many samples is lost.
+LEAST_PIXELS = 16
+ENOUGH_SAMPLES = 3
 
 Floats = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
@@ -68,6 +75,22 @@ class Segmentation:
         one = values.ndim > 2 + axis and values.shape[axis] == 1
         return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
+    def values(self, reference: Outputs, outputs: Outputs) -> list[npt.NDArray[Any]] | None:
+        """What is compared beside the masks, of outputs of one side: numbers as they are, whole numbers of a map as
+        integers; None where the masks are all that the reference has there."""
+        truth, found = ([np.asarray(row[self.output]) for row in side] for side in (reference, outputs))
+        if truth[0].dtype.kind != "f":
+            return None
+        finite = [each[np.isfinite(each)] for each in truth]
+        if not all((each == np.rint(each)).all() for each in finite):
+            return found
+        if all(((each == 0) | (each == 1)).all() for each in finite):
+            return None
+        axis = int(self.stays)
+        if truth[0].ndim > 2 + axis and truth[0].shape[axis] > 1:
+            return found
+        return [np.clip(np.rint(np.nan_to_num(each)), -LARGEST_CLASS, LARGEST_CLASS).astype(np.int64) for each in found]
+
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Scores:
         """The share of equal pixels with bounds over the samples, the mean intersection over union, and an SQNR.
 
@@ -96,15 +119,18 @@ class Segmentation:
         low, high = mean_bounds(shares)
         counted = _counted(counts)
         overlap, without = _mean_ious(counted)
-        told = {label: each.sum(1).tolist() for label, each in counted.items() if each[2].sum() >= FEW}
+        told = {label: each for label, each in counted.items() if each[2].sum() >= LEAST_PIXELS}
         others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
-        read, _ = compare_outputs([self.output], reference, got)
+        values = [self.values(reference, side) or [] for side in (reference, got)]
+        under = [[{self.output: each} for each in side] for side in values]
+        read = compare_outputs([self.output], under[0], under[1])[0] if under[0] else []
         scores = [
             Score("equal pixels", self.output, float(np.mean(shares)), "agreement", "%", low, high),
-            Score("mean IoU", self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
+            Score(MEAN, self.output, 0.0, "mean_iou", "%", floor=MEAN_IOU)
             if resized
-            else Score("mean IoU", self.output, overlap, "mean_iou", "%", floor=MEAN_IOU, without=without),
+            else Score(MEAN, self.output, overlap, "mean_iou", "%", floor=MEAN_IOU, without=without),
             *(replace(each, key="") for each in read if each.unit == "dB"),
+            *(each for each in read if each.name == "equal elements"),
             *others,
         ]
         scores += own_scores(self.metric, reference, got, scores)
@@ -119,13 +145,34 @@ class Segmentation:
             same_bits(reference, got),
             (*resized, *examples),
             {
-                **kept_of(reference, got, samples),
+                **self._kept(reference, got, samples, values),
                 **self._pictures(reference, got, samples, shares),
-                "ious": {self.output: {str(label): both / either for label, (both, either, _) in told.items()}},
+                "ious": {self.output: {str(label): _iou(each) for label, each in told.items() if each[2].sum() >= FEW}},
+                "few": {
+                    self.output: {
+                        str(label): [_iou(each), int(np.sum(each[0] < HALF * each[1]))]
+                        for label, each in told.items()
+                        if each[2].sum() < FEW
+                    }
+                },
             },
             samples.doubt,
             tuple(unmeasured),
         )
+
+    def _kept(
+        self, reference: Outputs, got: Outputs, samples: Samples, values: Sequence[Sequence[npt.NDArray[Any]]]
+    ) -> dict[str, Any]:
+        kept = kept_of(reference, got, samples)
+        if reference[0][self.output].dtype.kind != "f" or (values[0] and values[0][0].dtype.kind == "f"):
+            return kept
+        # A mask of floats has the slices of one of integers.
+        masks = values if values[0] else [[self.classes(row[self.output]) for row in side] for side in (reference, got)]
+        alike = [(a, b) for a, b in zip(*masks, strict=True) if a.shape == b.shape]
+        kept["powers"][self.output] = powers_of(alike, len(reference)) if alike else {}
+        if not kept["powers"][self.output]:
+            del kept["powers"][self.output]
+        return kept
 
     def _pictures(self, reference: Outputs, got: Outputs, samples: Samples, shares: Sequence[float]) -> dict[str, Any]:
         """The small maps of the worst samples, as far as the answers are maps: the inverse of `pictured_maps`."""
@@ -153,11 +200,7 @@ class Segmentation:
         others = [name for name in reference[0] if name != self.output]
         maps = [self.classes(row[self.output]) for row in reference]
         rows = [{**row, self.output: classes} for row, classes in zip(reference, maps, strict=True)]
-        if reference[0][self.output].dtype.kind == "f":
-            rows = [
-                {**row, f"{self.output} by value": answer[self.output]}
-                for row, answer in zip(rows, reference, strict=True)
-            ]
+        values = self.values(reference, reference)
         labels, pixels = [], Counter[int]()
         for each in maps:
             there, counts = np.unique(each, return_counts=True)
@@ -168,6 +211,8 @@ class Segmentation:
         kept = {
             **kept_of(reference, reference, samples, others),
             "sketch": sketches_of(rows),
+            # By themselves: an output may have any name.
+            "values": {} if values is None else sketches_of([{self.output: each} for each in values]),
             "marks": marks_of(reference),
             "pixels": {self.output: {str(label): count for label, count in most}},
             "areas": {self.output: areas_of(maps, told).to_json()},
@@ -176,30 +221,38 @@ class Segmentation:
 
 
 def _counted(counts: Mapping[int, Floats]) -> Mapping[int, Floats]:
-    """The classes that count in the mean, of all, each with float64[3,groups]: the pixels that both sides have, that
-    either has, that the reference has."""
+    """The classes that may count in the mean, of all, each with float64[3,groups]: the pixels that both sides have,
+    that either has, that the reference has."""
     total = sum(float(each[1].sum()) for each in counts.values())
     # A class of hardly a pixel has an overlap of all or nothing.
-    many = {label: each for label, each in counts.items() if each[1].sum() >= RARE * total} or counts
+    return {label: each for label, each in counts.items() if each[1].sum() >= RARE * total} or counts
 
-    def large(each: Floats) -> bool:
-        _, either, own = each.sum(1).tolist()
-        return bool(max(own, either - own) >= FEW)
 
-    return {label: each for label, each in many.items() if large(each)} or many
+def _iou(each: Floats) -> float:
+    both, either, _ = each.sum(1).tolist()
+    return float(both / either)
 
 
 def _mean_ious(counts: Mapping[int, Floats]) -> tuple[float, tuple[float, ...]]:
     """The mean intersection over union of classes, and the same without each group of samples."""
     if not counts:
         return 1.0, ()
-    both, either, _ = np.stack(list(counts.values()), 1)
-    rest = either.sum(1, keepdims=True) - either
-    there = rest > 0
-    ious = (both.sum(1, keepdims=True) - both) / np.maximum(rest, 1)
-    classes = there.sum(0)
-    without = np.where(classes > 0, (ious * there).sum(0) / np.maximum(classes, 1), 1.0)
-    return float(np.mean(both.sum(1) / either.sum(1))), tuple(without.tolist())
+    both, either, own = np.stack(list(counts.values()), 1)
+    large = np.maximum(own.sum(1), (either - own).sum(1)) >= FEW
+    left = [(each.sum(1, keepdims=True) - each).T for each in (both, either)]
+    without = tuple(weighted_mean(shared, whole, large) for shared, whole in zip(*left, strict=True))
+    return weighted_mean(both.sum(1), either.sum(1), large), without
+
+
+def weighted_mean(both: Floats, either: Floats, large: npt.NDArray[np.bool_]) -> float:
+    """The mean of both[n] / either[n], of the classes that there are. One that is not `large` weighs the less the more
+    of it is found, and nothing from HALF on: so a pixel more or less never makes it count as a whole."""
+    there = either > 0
+    if not there.any():
+        return 1.0
+    ious = both[there] / either[there]
+    weights = np.where(large[there], 1.0, np.maximum(0.0, 1 - ious / HALF))
+    return float(np.average(ious, weights=weights if large[there].any() else None))
 
 
 # Whose pixels a reference counts, and where they are.
@@ -319,20 +372,30 @@ def ious_at_most(old: Mapping[str, Any], new: Mapping[str, Any], lost: float) ->
 def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list[Score]:
     grid = min(before.grid, after.grid)
     sizes, both, either = (defaultdict[str, float](float) for _ in range(3))
+    gone = Counter[str]()
     for here, there in zip(before.coarser(grid).samples, after.coarser(grid).samples, strict=False):
         for label in {**here, **there}:
             one, other = (side.get(label, np.zeros((grid, grid))) for side in (here, there))
+            shared, all_of_it = float(np.minimum(one, other).sum()), float(np.maximum(one, other).sum())
             sizes[label] += float(one.sum())
-            both[label] += float(np.minimum(one, other).sum())
-            either[label] += float(np.maximum(one, other).sum())
+            both[label] += shared
+            either[label] += all_of_it
+            gone[label] += shared < HALF * all_of_it
     total = sum(sizes.values())
     ious = {label: both[label] / either[label] for label, size in sizes.items() if size and size >= RARE * total}
     some = [label for label in ious if sizes[label] >= FEW]
-    mean = float(np.mean([ious[label] for label in some or ious])) if ious else 1.0
+    parts, wholes = (np.array([side[label] for label in ious]) for side in (both, either))
+    mean = weighted_mean(parts, wholes, np.array([sizes[label] >= FEW for label in ious], bool))
     found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
     if some:
         least = min(some, key=lambda label: ious[label])
         found.append(Score(f"IoU of class {least}, at most", output, ious[least], "", "%", floor=1 - lost))
+    few = [label for label in ious if LEAST_PIXELS <= sizes[label] < FEW]
+    if few:
+        least = min(few, key=lambda label: ious[label])
+        high = ious[least] if gone[least] >= ENOUGH_SAMPLES else 1.0
+        score = Score(f"IoU of class {least}, at most", output, ious[least], "", "%", ious[least], high)
+        found.append(replace(score, floor=min(HALF, 1 - lost)))
     return found
 
 
@@ -348,6 +411,39 @@ def lost_classes(old: Any, new: Any, lost: float) -> list[str]:
         if one - other > lost:
             text = f"IoU of class {least} of {output} went from {one:.1%} to {other:.1%}"
             found.append(f"{text}, {lost:.1%} may be lost")
+    return found
+
+
+def few_in(values: Any) -> dict[str, dict[str, tuple[float, int]]]:
+    """By output and class of fewer than FEW pixels its intersection over union with the reference, and on how many
+    groups of samples it is less than HALF. Raises one of `fields.DAMAGED` for anything else."""
+
+    def read(name: str, value: Any) -> tuple[float, int]:
+        iou, gone = fields.items(name, value)
+        return fields.share("an IoU", iou), fields.count("samples", gone)
+
+    return fields.mapped(fields.mapped(read))("few", values)
+
+
+def lost_few(old: Any, new: Any, lost: float) -> list[Verdict]:
+    """On the class of each output, of those of `few_in`, whose overlap fell most, where it fell by more than HALF and
+    than `lost`. It is REGRESSED where it is gone on ENOUGH_SAMPLES more of them."""
+    before, after = few_in(old), few_in(new)
+    found = []
+    for output in (name for name in before if name in after):
+        pairs = {
+            label: (each, after[output][label]) for label, each in before[output].items() if label in after[output]
+        }
+        least = max(pairs, key=lambda label: pairs[label][0][0] - pairs[label][1][0], default="")
+        (one, were), (other, are) = pairs.get(least, ((0.0, 0), (0.0, 0)))
+        if one - other > max(HALF, lost):
+            proved = are - were >= ENOUGH_SAMPLES
+            text = f"IoU of class {least} of {output}, of fewer than {FEW} pixels, went from {one:.1%} to {other:.1%}"
+            if proved:
+                found.append(Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text))
+            else:
+                text += ": too few samples to tell"
+                found.append(Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, text))
     return found
 
 

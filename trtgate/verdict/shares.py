@@ -98,6 +98,7 @@ def mean_bounds(shares: Sequence[float]) -> tuple[float, float]:
 
 # As many groups of samples are left out, one at a time, where a number of them all is to have a bound.
 MOST_GROUPS = 32
+LEAST_GROUPS = 5
 
 
 def groups_of(n: int) -> Ints:
@@ -107,12 +108,15 @@ def groups_of(n: int) -> Ints:
 
 def jackknife_margin(without: Sequence[float]) -> float:
     """How far a number of all samples may lie from what it is of all that there are, one-sided 95 %, from what it is
-    without each group of them (Tukey's jackknife; Student). Nobody knows from a single group."""
+    without each group of them (Tukey's jackknife; Student). Nobody knows from few groups: they may be alike."""
     groups = len(without)
-    if groups < 2:
+    if groups < LEAST_GROUPS:
         return math.inf
     off = np.asarray(without, np.float64) - float(np.mean(without))
     return student_t(groups - 1) * math.sqrt((groups - 1) / groups * float(np.sum(off**2)))
+
+
+MOST_PARTS = 1e9
 
 
 def ratio_bounds(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float]:
@@ -122,9 +126,13 @@ def ratio_bounds(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float
     as from so many samples of one size as have these sizes' spread (Kish); everything from less than two. Raises
     ValueError for wholes that are nothing together.
     """
-    whole = sum(wholes)
-    if not whole > 0:
+    largest = max(wholes, default=0.0)
+    if not largest > 0:
         raise ValueError("no part of nothing")
+    # Squares of numbers of any size; beyond MOST_PARTS a part is far too much anyway.
+    parts = [min(each / largest, MOST_PARTS) for each in parts]
+    wholes = [each / largest for each in wholes]
+    whole = sum(wholes)
     alike = int(whole**2 / sum(each**2 for each in wholes) + 1e-9)
     if alike < 2:
         return 0.0, 1.0
