@@ -11,7 +11,7 @@ from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import CONFIDENCE, Detection, lost_labels
+from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
 from trtgate.tasks.slices import ENOUGH_DB
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.agreement import Agreement, decide_agreement
@@ -144,7 +144,13 @@ def _far_fallen(before: Scores, found: Scores, wanted: Outputs, expectation: Exp
             continue
         if verdict is not None and verdict.outcome is Outcome.PASS:
             continue
-        many = sum(row[score.of].size for row in wanted) if score.of else again if score.name == CONFIDENCE else boxes
+        many = (
+            sum(row[score.of].size for row in wanted)
+            if score.of
+            else again
+            if score.name in {CONFIDENCE, BY_BOX}
+            else boxes
+        )
         if many and was.value - share_bounds(score.value, many)[1] > max(FAR, 2 * allowed):
             text = f"{score.label} went from {was.text(was.value)} in the smallest batch to {score.text(score.value)}"
             return f"{text}, {allowed:.1%} may be lost"
