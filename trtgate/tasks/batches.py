@@ -144,13 +144,10 @@ def _far_fallen(before: Scores, found: Scores, wanted: Outputs, expectation: Exp
             continue
         if verdict is not None and verdict.outcome is Outcome.PASS:
             continue
-        many = (
-            sum(row[score.of].size for row in wanted)
-            if score.of
-            else again
-            if score.name in {CONFIDENCE, BY_BOX}
-            else boxes
-        )
+        if score.of:
+            many = sum(row[score.of].size for row in wanted)
+        else:
+            many = again if score.name in {CONFIDENCE, BY_BOX} else boxes
         if many and was.value - share_bounds(score.value, many)[1] > max(FAR, 2 * allowed):
             text = f"{score.label} went from {was.text(was.value)} in the smallest batch to {score.text(score.value)}"
             return f"{text}, {allowed:.1%} may be lost"

@@ -21,15 +21,15 @@ if os.environ.get("SLOWED") and "trtgate.measure.worker" in sys.orig_argv:
     def slow(engine):
         original, waits = engine.block, {}
 
-        def wait_of(batch):
-            if id(batch) not in waits:
-                original(20, batch)
-                waits[id(batch)] = float(SHARE) * float(np.median(original(20, batch).seconds))
-            return waits[id(batch)]
+        def wait_of(inputs):
+            if id(inputs) not in waits:
+                original(20, inputs)
+                waits[id(inputs)] = float(SHARE) * float(np.median(original(20, inputs).seconds))
+            return waits[id(inputs)]
 
-        def on_gpu(n, batch):
-            seconds = wait_of(batch)
-            with engine.ready(batch) as lane:
+        def on_gpu(n, inputs):
+            seconds = wait_of(inputs)
+            with engine.ready(inputs) as lane:
                 run, wait = lane.run, lane.waiting(seconds)
 
                 def slow_run():
@@ -38,12 +38,12 @@ if os.environ.get("SLOWED") and "trtgate.measure.worker" in sys.orig_argv:
 
                 lane.run = slow_run
                 try:
-                    return original(n, batch)
+                    return original(n, inputs)
                 finally:
                     lane.run = run
 
-        def on_cpu(n, batch):
-            seconds, call, clock = wait_of(batch), engine.bind(batch), time.perf_counter
+        def on_cpu(n, inputs):
+            seconds, call, clock = wait_of(inputs), engine.bind(inputs), time.perf_counter
 
             def slow_call():
                 call()
