@@ -268,11 +268,11 @@ def _share(found: Sequence[bool], clusters: Sequence[int]) -> Score:
 
 
 # Classes of which boxes are counted at most, those with the most boxes.
-MOST_LABELS = 1000
+MOST_LABELS = 1024
 # A class is lost for certain if so many of its boxes were found before, worth so many photos of their own where none is
 # found any more; of one that is found still, so many must be gone.
-# Of 1000 boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a quarter
-# of comparisons, three in a twentieth.
+# Of a thousand boxes of 80 classes of which either side misses others by chance, 2 %, two are gone of some class in a
+# quarter of comparisons, three in a twentieth.
 ENOUGH_BOXES = 3
 ENOUGH_PHOTOS = 2.0
 
