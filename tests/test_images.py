@@ -19,8 +19,9 @@ from trtgate import images
 from trtgate.images import ImageSet, centre_crop, decode, normalise, read_folder, sample_crops
 from trtgate.kinds import UserError
 from trtgate.models.base import DATA, Preprocessing
+from trtgate.samples import rows_of
 from trtgate.signature import load_tensors, save_tensors
-from trtgate.workbench import Workbench, rows_of
+from trtgate.workbench import Workbench
 
 PHOTOS = sorted(DATA.glob("*/*.jpg"))
 RESNET = Preprocessing()

@@ -106,20 +106,22 @@ def _limit(control: str) -> float:
     return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
 
 
+def _moved(controls: Mapping[str, float]) -> dict[str, float]:
+    return {name: change for name, change in controls.items() if abs(change) > _limit(name)}
+
+
 def only_slower(controls: Mapping[str, float], clocks: tuple[float | None, float | None] = (None, None)) -> bool:
     """Whether the machine, where it changed, became slower, its clock too, and not by so much that it is another one: a
     slower machine hides no slowdown, so what passes on it has passed."""
-    moved = [change for name, change in controls.items() if abs(change) > _limit(name)]
     rose = clock_moved(clocks) and (clocks[1] or 0.0) > (clocks[0] or 0.0)
-    return not rose and all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in moved)
+    return not rose and all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in _moved(controls).values())
 
 
 def slower_work(controls: Mapping[str, float]) -> str:
     """The fixed work that took longer than before; "" where none did, or some became faster."""
-    moved = {name: change for name, change in controls.items() if abs(change) > _limit(name)}
     if not only_slower(controls):
         return ""
-    return ", ".join(f"{name} changed by {change_text(change)}" for name, change in moved.items())
+    return ", ".join(f"{name} changed by {change_text(change)}" for name, change in _moved(controls).items())
 
 
 def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:
@@ -127,8 +129,8 @@ def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], contr
     was not, and where it is the processor itself."""
     moved = [
         f"{name} changed by {change_text(change)}"
-        for name, change in controls.items()
-        if name.startswith(HOST_CONTROL) and abs(change) > _limit(name)
+        for name, change in _moved(controls).items()
+        if name.startswith(HOST_CONTROL)
     ]
     gpu = any(name.startswith(HOST_CONTROL) for record in (*old, *new) for name in record.controls)
     most = max((record.readings.get("others_cores", 0.0) for record in (*old, *new)), default=0.0)

@@ -410,6 +410,9 @@ def lenient(comparison: Comparison) -> Comparison:
     return replace(comparison, changes=changes, invalid=None if of_host else invalid)
 
 
+OF_MACHINE = frozenset({Reason.MACHINE_CHANGED, Reason.HOST_CHANGED})
+
+
 def unharmed(comparison: Comparison) -> Comparison:
     """The comparison without what makes it invalid where that is a machine that became slower, and all passed on it."""
     why, gated = comparison.invalid, [each.verdict for each in comparison.changes if each.gated]
@@ -418,9 +421,6 @@ def unharmed(comparison: Comparison) -> Comparison:
     if not slower or not gated or any(each.outcome not in GOOD for each in gated):
         return comparison
     return replace(comparison, invalid=None)
-
-
-OF_MACHINE = frozenset({Reason.MACHINE_CHANGED, Reason.HOST_CHANGED})
 
 
 def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dict[str, Verdict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +60,11 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Tensors: ...
     def first(self, n: int) -> Samples:
         """The first n as samples of their own."""
+
+
+def rows_of(samples: Samples) -> Iterator[Tensors]:
+    """The samples one by one."""
+    return (samples[index] for index in range(len(samples)))
 
 
 class Unlabelled:

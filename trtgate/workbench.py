@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from trtgate.models.model_file import ModelFile
 from trtgate.models.onnx_file import OnnxFile, first_line
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT, Progress
-from trtgate.samples import Samples
+from trtgate.samples import Samples, rows_of
 from trtgate.settings import Settings
 from trtgate.signature import Signature, Tensors, answers, load_tensors, save_tensors
 from trtgate.stack import version_of
@@ -539,11 +539,6 @@ class Workbench:
             recipe = repr(self.settings.expectations.quantize(self.name))
             found["INT8 recipe"] = hashlib.sha256(recipe.encode()).hexdigest()
         return found | ({"task": self.described.task_digest} if self.described.task_digest else {})
-
-
-def rows_of(samples: Samples) -> Iterator[Tensors]:
-    """The samples one by one."""
-    return (samples[index] for index in range(len(samples)))
 
 
 def engine_arm(engine: Engine, batch: Tensors, name: str | None = None) -> Arm:

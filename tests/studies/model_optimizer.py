@@ -46,13 +46,13 @@ from trtgate.images import read_folder
 from trtgate.models.base import Model
 from trtgate.models.model_file import is_file, read_models
 from trtgate.options import choose_weights
-from trtgate.samples import Samples
+from trtgate.samples import Samples, rows_of
 from trtgate.signature import Signature, answers
 from trtgate.tasks.base import Outputs, Scores
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.tensors import compare_outputs, same_bits
 from trtgate.verdict.agreement import compare_logits
-from trtgate.workbench import Settings, Workbench, rows_of
+from trtgate.workbench import Settings, Workbench
 
 BATCH = 4
 SMALLEST_BUILD, LARGEST_BUILD = 1, 8

@@ -26,7 +26,7 @@ from trtgate.measure.race import Arm, Race, Schedule, run_race
 from trtgate.measure.remote import SIDES, Sides, WorkerError
 from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
-from trtgate.samples import Samples
+from trtgate.samples import Samples, rows_of
 from trtgate.signature import load_tensors, save_tensors
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.batches import decide_finite, of_batches
@@ -35,7 +35,7 @@ from trtgate.tasks.tensors import digest_of
 from trtgate.verdict.agreement import Rebuilt, measure_accuracy
 from trtgate.verdict.outcome import Outcome, Verdict
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
-from trtgate.workbench import Workbench, rows_of
+from trtgate.workbench import Workbench
 
 # A plan that is there is loaded and run in a process of its own first, and then here.
 OPEN_SECONDS = 2 * LOAD_SECONDS

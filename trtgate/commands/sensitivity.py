@@ -27,9 +27,10 @@ from trtgate.progress import Progress, console_progress
 from trtgate.report.page import Column, Table, cells
 from trtgate.report.terminal import print_table
 from trtgate.report.words import milliseconds
+from trtgate.samples import rows_of
 from trtgate.signature import OUTPUT, answers
 from trtgate.verdict.agreement import Agreement, compare_logits
-from trtgate.workbench import Workbench, engine_arm, rows_of
+from trtgate.workbench import Workbench, engine_arm
 
 # Enough photos to rank layers by SQNR; agreement itself moves in steps of one photo.
 PHOTOS = 120

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import HOST_CONTROL, SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
 from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
+from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.paired import LOOKS
@@ -225,8 +227,7 @@ class Spread:
         if spec.variant == "calibrated":
             calibration = samples.with_name("calibration")
             if not calibration.exists():
-                given = bench.samples("calibration")
-                save_tensors(calibration, (given[index] for index in range(len(given))))
+                save_tensors(calibration, rows_of(bench.samples("calibration")))
         timings = bench.timing_cache(spec)
         kept = {"anew": False, "module": str(module), "timing_cache": str(timings.resolve()) if timings else None}
         return {**bench.job(spec, 0, calibration, samples), **kept}
@@ -237,8 +238,7 @@ class Spread:
         bench, settings = self._bench, self._bench.settings
         module, samples = folder / "model.pt", folder / "samples"
         if not samples.exists():
-            given = bench.samples("evaluation")
-            save_tensors(samples, (given[index] for index in range(min(max(batch_sizes), len(given)))))
+            save_tensors(samples, itertools.islice(rows_of(bench.samples("evaluation")), max(batch_sizes)))
             if bench.file is None:
                 torch.save(bench.model, module)
         controls: Mapping[str, float] = worker.ask("controls", device=settings.device)["arms"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import LEAST, SAME_SHAPE, Score
+from trtgate.tasks.base import LEAST, SAME_SHAPE, Score, fallen
 from trtgate.tasks.detection import (
     BY_BOX,
     Detection,
@@ -44,14 +44,18 @@ from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
-# What is kept of each class, by its key.
-CLASSES = {"ious": "IoU of each class", "few": "IoU of each small class", "labels": "boxes found again of each class"}
+# What is kept of each class, by its key: in words, and what decides on how much of it may be lost.
+CLASSES = {
+    "ious": ("IoU of each class", lost_classes),
+    "few": ("IoU of each small class", lost_few),
+    "labels": ("boxes found again of each class", lost_labels),
+}
 # Shares that are given only where they are not 1.
 UNSAID = (SAME_SHAPE, "boxes found again")
 # Scores of sessions saved before, which mean another thing than what came in their place.
 FORMER = {FORMER_MEAN: MEAN}
 # What is kept of every answer now: of a task that has them only an older version kept none.
-NEWER = ("ious", "few", "labels", "values")
+NEWER = (*CLASSES, "values")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
 # Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
@@ -101,12 +105,9 @@ def require_scores(summary: Mapping[str, Any]) -> None:
         marks_in(kept["marks"], summary["n"])
     areas_in(kept)
     sizes_in(kept)
-    if "ious" in kept:
-        lost_classes(kept["ious"], kept["ious"], 0.0)
-    if "few" in kept:
-        lost_few(kept["few"], kept["few"], 0.0)
-    if "labels" in kept:
-        lost_labels(kept["labels"], kept["labels"], 0.0)
+    for key, (_, lost) in CLASSES.items():
+        if key in kept:
+            lost(kept[key], kept[key], 0.0)
     if "boxes" in kept:
         require_boxes(kept["boxes"], summary["n"])
     pictures_in(summary)
@@ -157,20 +158,16 @@ def decide_scores(
         if spoilt:
             message = f"noise that the old answers did not have: {'; '.join(spoilt)}"
             decided.insert(0, Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message))
-    if all("ious" in side for side in kept):
-        fallen = lost_classes(kept[0]["ious"], kept[1]["ious"], expectation.number("max_class_lost"))
-        decided += [Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, each) for each in fallen]
-    if all("few" in side for side in kept):
-        decided += lost_few(kept[0]["few"], kept[1]["few"], expectation.number("max_class_lost"))
-    if all("labels" in side for side in kept):
-        decided += lost_labels(kept[0]["labels"], kept[1]["labels"], expectation.number("max_class_lost"))
+    for key, (_, lost_of_each) in CLASSES.items():
+        if all(key in side for side in kept):
+            decided += lost_of_each(kept[0][key], kept[1][key], expectation.number("max_class_lost"))
     bad = [each for each in decided if each.outcome is not Outcome.PASS]
     if bad:
         found = worst(bad)
         more = [each.message for each in bad if each is not found and each.outcome is found.outcome]
         return replace(found, message="; ".join([found.message, *more[:3]]))
     since = [after[key].label for key in sorted(after.keys() - before.keys())]
-    since += [text for key, text in CLASSES.items() if key in kept[1] and key not in kept[0]]
+    since += [text for key, (text, _) in CLASSES.items() if key in kept[1] and key not in kept[0]]
     untold = f"; of before there is no {', no '.join(since)}" if since else ""
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"{old['text']} before, {new['text']} now{untold}")
 
@@ -322,9 +319,7 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
     least = _least_fall(old, new)
-    if least is not None and least <= allowed:
-        return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
-    return _judged(True, text)
+    return fallen(text, proved=least is None or least > allowed)
 
 
 def _least_fall(old: Score, new: Score) -> float | None:

@@ -223,6 +223,13 @@ def doubted(verdict: Verdict, doubt: str, expectation: Expectation) -> Verdict:
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES, message=message)
 
 
+def fallen(text: str, *, proved: bool) -> Verdict:
+    """On something that fell by more than may be lost of it."""
+    if proved:
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
+    return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+
+
 # Scores of outputs that are compared element by element.
 BY_VALUE = frozenset({"cosine", "equal elements"})
 

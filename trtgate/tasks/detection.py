@@ -27,6 +27,7 @@ from trtgate.tasks.base import (
     Score,
     Scores,
     Summary,
+    fallen,
     own_scores,
     own_summary,
     require_paired,
@@ -36,7 +37,7 @@ from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Outcome, Reason, Verdict
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
 
 Floats = npt.NDArray[np.float64]
@@ -321,7 +322,7 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     found.
     """
     before, after = labels_in(old), labels_in(new)
-    fallen = []
+    some = []
     for label, (boxes, found, _) in before.items():
         now, again, worth = after.get(label, (boxes, found, 1.0))
         least = found / boxes - lost
@@ -330,10 +331,9 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
         gone = worth >= ENOUGH_PHOTOS if not again else share_bounds(again / now, worth)[1] < least
         proved = found >= ENOUGH_BOXES and gone
         text = f"boxes of class {label} found again went from {found} of {boxes} to {again} of {now}"
-        text += f", {lost:.1%} may be lost{'' if proved else ': too few samples to tell'}"
-        outcome = (Outcome.REGRESSED, Reason.ANSWERS_LOST) if proved else (Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES)
-        fallen.append((again / now - found / boxes, Verdict(*outcome, text)))
-    return [verdict for _, verdict in sorted(fallen, key=lambda each: each[0])]
+        verdict = fallen(f"{text}, {lost:.1%} may be lost", proved=proved)
+        some.append((again / now - found / boxes, verdict))
+    return [verdict for _, verdict in sorted(some, key=lambda each: each[0])]
 
 
 def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from trtgate.tasks.base import (
     Score,
     Scores,
     Summary,
+    fallen,
     own_scores,
     own_summary,
     require_paired,
@@ -30,7 +31,7 @@ from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.slices import powers_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Outcome, Reason, Verdict
+from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds
 
 # The least mean IoU where nobody says another: finding nothing but the background has a half of it.
@@ -163,15 +164,14 @@ class Segmentation:
     def _kept(
         self, reference: Outputs, got: Outputs, samples: Samples, values: Sequence[Sequence[npt.NDArray[Any]]]
     ) -> dict[str, Any]:
-        kept = kept_of(reference, got, samples)
         if reference[0][self.output].dtype.kind != "f" or (values[0] and values[0][0].dtype.kind == "f"):
-            return kept
+            return kept_of(reference, got, samples)
+        kept = kept_of(reference, got, samples, [name for name in reference[0] if name != self.output])
         # A mask of floats has the slices of one of integers.
         masks = values if values[0] else [[self.classes(row[self.output]) for row in side] for side in (reference, got)]
         alike = [(a, b) for a, b in zip(*masks, strict=True) if a.shape == b.shape]
-        kept["powers"][self.output] = powers_of(alike, len(reference)) if alike else {}
-        if not kept["powers"][self.output]:
-            del kept["powers"][self.output]
+        if alike and (powers := powers_of(alike, len(reference))):
+            kept["powers"][self.output] = powers
         return kept
 
     def _pictures(self, reference: Outputs, got: Outputs, samples: Samples, shares: Sequence[float]) -> dict[str, Any]:
@@ -399,9 +399,9 @@ def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list
     return found
 
 
-def lost_classes(old: Any, new: Any, lost: float) -> list[str]:
-    """The class of each output whose intersection over union with the reference fell most, where that is by more than
-    `lost`. Both are tables of those by output and class; raises one of `fields.DAMAGED` for what is none."""
+def lost_classes(old: Any, new: Any, lost: float) -> list[Verdict]:
+    """On the class of each output whose intersection over union with the reference fell most, where that is by more
+    than `lost`. Both are tables of those by output and class; raises one of `fields.DAMAGED` for what is none."""
     before, after = (fields.mapped(fields.mapped(fields.share))("ious", side) for side in (old, new))
     found = []
     for output in (name for name in before if name in after):
@@ -410,7 +410,7 @@ def lost_classes(old: Any, new: Any, lost: float) -> list[str]:
         one, other = ious.get(least, (0.0, 0.0))
         if one - other > lost:
             text = f"IoU of class {least} of {output} went from {one:.1%} to {other:.1%}"
-            found.append(f"{text}, {lost:.1%} may be lost")
+            found.append(fallen(f"{text}, {lost:.1%} may be lost", proved=True))
     return found
 
 
@@ -437,13 +437,8 @@ def lost_few(old: Any, new: Any, lost: float) -> list[Verdict]:
         least = max(pairs, key=lambda label: pairs[label][0][0] - pairs[label][1][0], default="")
         (one, were), (other, are) = pairs.get(least, ((0.0, 0), (0.0, 0)))
         if one - other > max(HALF, lost):
-            proved = are - were >= ENOUGH_SAMPLES
             text = f"IoU of class {least} of {output}, of fewer than {FEW} pixels, went from {one:.1%} to {other:.1%}"
-            if proved:
-                found.append(Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text))
-            else:
-                text += ": too few samples to tell"
-                found.append(Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, text))
+            found.append(fallen(text, proved=are - were >= ENOUGH_SAMPLES))
     return found
 
 
