@@ -2,7 +2,7 @@
 
 There: PyTorch at 3.94 ms, a TensorRT engine at 2.73 ms, INT8 with entropy calibration at 0.39 ms, "over 10x". The
 baseline was eager FP32 with cuDNN disabled: 5 warm-ups, then 10 iterations, each timed by the host's clock with a
-synchronisation. The engines ran 1000 iterations with copies. So the quotient of the two is in part the price of
+synchronisation. The engines ran 1,000 iterations with copies. So the quotient of the two is in part the price of
 launching a few hundred kernels one by one without cuDNN, which nobody would deploy.
 """
 
@@ -22,7 +22,7 @@ from trtgate.signature import Tensors
 
 WARM_UP = 5
 BASELINE_ITERATIONS = 10
-ENGINE_ITERATIONS = 1000
+ENGINE_ITERATIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def baseline_seconds(model: Model, batch: Tensors, device: Device) -> Seconds:
 
 
 def engine_seconds(engine: Engine, batch: Tensors) -> Seconds:
-    """Host seconds, float64[1000], of an engine's inferences with both copies."""
+    """Host seconds, float64[ENGINE_ITERATIONS], of an engine's inferences with both copies."""
     call = engine.bind(batch)
     time_calls(call, WARM_UP)
     return time_calls(call, ENGINE_ITERATIONS)

@@ -338,7 +338,7 @@ def require_own(path: Path, model: str, engine: str) -> None:
 
 
 # More than one engine's delta takes.
-ROOM = 1000
+ROOM = 1024
 
 
 def _beside(path: Path) -> Path:

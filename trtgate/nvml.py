@@ -59,7 +59,7 @@ class Gpu:
         return Reading(
             self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
             self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_MEM),
-            None if milliwatts is None else milliwatts / 1000,
+            None if milliwatts is None else milliwatts / 1e3,
             self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             frozenset(name for bit, name in REASONS.items() if bits & bit),
         )
@@ -76,7 +76,7 @@ class Gpu:
             "gpu_memory_mib": memory.total >> 20 if memory else None,
             "vbios": self._ask("nvmlDeviceGetVbiosVersion"),
             "driver": self._nvml.nvmlSystemGetDriverVersion(),
-            "driver_cuda": f"{version // 1000}.{version % 1000 // 10}",
+            "driver_cuda": f"{version // 1e3}.{version % 1_000 // 10}",
         }
 
     def memory_used(self) -> int | None:
@@ -121,7 +121,7 @@ class Gpu:
             "persistence": _flag(self._ask("nvmlDeviceGetPersistenceMode")),
             "mig": _flag(mig[0]) if mig else None,
             "compute_mode": self._ask("nvmlDeviceGetComputeMode"),
-            "power_limit_watts": None if limit is None else limit / 1000,
+            "power_limit_watts": None if limit is None else limit / 1e3,
             "sm_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM),
             "sm_mhz_applications": self._ask("nvmlDeviceGetApplicationsClock", self._nvml.NVML_CLOCK_SM),
         }

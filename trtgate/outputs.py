@@ -70,7 +70,7 @@ def _is_ours(path: Path, option: str) -> bool:
     try:
         if option == "--html":
             with path.open(encoding="utf-8") as text:
-                return GENERATOR in text.read(1000)
+                return GENERATOR in text.read(1024)
         if option == "--markdown":
             with path.open(encoding="utf-8") as lines:
                 return lines.readline(len(TITLE) + 1).startswith(TITLE)

@@ -102,7 +102,7 @@ def needs_reduced_range(cpu_features: frozenset[str]) -> bool:
 
     Without VNNI, x86 adds pairs of u8 x s8 products in saturating 16-bit arithmetic (VPMADDUBSW), in ONNX Runtime and
     OpenVINO alike; ONNX Runtime's guide on quantisation ("When to use reduce-range") asks for 7-bit weights there.
-    Unreduced, EfficientNet-Lite0 keeps 857 (onnxruntime-int8) and 536 (openvino-int8) of 1000 answers on such a CPU.
+    Unreduced, EfficientNet-Lite0 keeps 857 (onnxruntime-int8) and 536 (openvino-int8) of 1,000 answers on such a CPU.
     """
     x86 = "avx2" in cpu_features
     return x86 and not cpu_features & {"avx512_vnni", "avx_vnni", "amx_int8"}
@@ -172,7 +172,7 @@ def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     """Overrides that give the weights of dense convolutions and matrix products 7 bits.
 
     Depthwise convolutions keep 8: they sum over a window, not over channels, and their kernels do so in 32 bits. On
-    EfficientNet-Lite0 that keeps 947 and 954 of 1000 answers (onnxruntime-int8, openvino-int8), where 7 bits everywhere
+    EfficientNet-Lite0 that keeps 947 and 954 of 1,000 answers (onnxruntime-int8, openvino-int8), where 7 bits everywhere
     keep 931 and 933.
     """
     from onnxruntime.quantization import QuantType

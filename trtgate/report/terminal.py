@@ -18,7 +18,7 @@ from trtgate.verdict.outcome import Outcome
 
 WIDTH = 100
 # More than any table has.
-UNBOUNDED = 1000
+UNBOUNDED = 1_000
 COLOURS = {
     Outcome.PASS: "green",
     Outcome.IMPROVED: "bold green",
