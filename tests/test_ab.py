@@ -655,6 +655,33 @@ def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFix
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
 
 
+BISECT = ("bisect", "--package", "onnxruntime", "--good", "1.0", "--bad", "2.0", "--model", "resnet50")
+
+
+@pytest.mark.fault(
+    done="`ab --reuse-timing-cache`",
+    said="--reuse-timing-cache: ab builds each side from scratch, since builders choose kernels anew; leave it out",
+    status="2",
+    kept="nothing was begun",
+)
+def test_kernels_timed_before_are_not_raced(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    fault.check(main([*arguments, "--new", str(PYTHON), "--reuse-timing-cache"]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--streams", "2"], "--streams 2: bisect races one inference at a time"),
+        (["--reuse-timing-cache"], "--reuse-timing-cache: bisect builds each side from scratch"),
+    ],
+)
+def test_a_search_refuses_what_its_races_do(option: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BISECT, "--engine", "tensorrt-fp16", *option]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("asked", "acknowledged"), [([], []), (["onnxruntime-int8"], []), (["onnxruntime-int8"], ["*"])]
 )

@@ -12,10 +12,10 @@ from trtgate.commands.common import (
     photos,
     positive,
     require_own_outputs,
+    require_raced,
     settings_of,
     show,
 )
-from trtgate.kinds import UserError
 from trtgate.measure.containers import choose_side
 from trtgate.measure.remote import SIDES
 from trtgate.options import add_options
@@ -46,11 +46,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     require_own_outputs(options)
-    if options.streams > 1:
-        raise UserError(
-            f"--streams {options.streams}: ab races one inference at a time; leave it out, and have pytest bench/ "
-            "measure the throughput"
-        )
+    require_raced(options)
     settings = settings_of(options)
     sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
     report = run_ab(

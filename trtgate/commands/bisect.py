@@ -15,6 +15,7 @@ from trtgate.commands.common import (
     percent,
     positive,
     require_own_outputs,
+    require_raced,
     settings_of,
     show,
 )
@@ -91,6 +92,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     require_own_outputs(options)
+    require_raced(options)
     images = _container_images(options)
     wanted = None if images else _wanted_releases(options)
     options.batch_size = options.batch_size or [1]

@@ -56,6 +56,20 @@ def require_own_outputs(options: argparse.Namespace) -> None:
     require_outputs({f"--{name}": getattr(options, name, None) for name in ("json", "markdown", "html")})
 
 
+def require_raced(options: argparse.Namespace) -> None:
+    """Raises UserError for options that mean nothing where two sides are raced, each built anew."""
+    if options.streams > 1:
+        raise UserError(
+            f"--streams {options.streams}: {options.command} races one inference at a time; leave it out, and have "
+            "pytest bench/ measure the throughput"
+        )
+    if options.reuse_timing_cache:
+        raise UserError(
+            f"--reuse-timing-cache: {options.command} builds each side from scratch, since builders choose kernels "
+            "anew; leave it out"
+        )
+
+
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
