@@ -1,5 +1,5 @@
-"""Put this folder on PYTHONPATH, and trtgate's workers slow an engine: SLOWED="openvino-int8=0.1" makes every inference
-wait for a tenth of its time more, within what is timed (on a GPU by a kernel that spins)."""
+"""Put this folder on PYTHONPATH, before what is there, and trtgate's workers slow an engine: SLOWED="openvino-int8=0.1"
+makes every inference wait for a tenth of its time more, within what is timed (on a GPU by a kernel that spins)."""
 
 import os
 import sys
