@@ -17,10 +17,10 @@ def decide_share_drop(old: int, old_n: int, new: int, new_n: int, *, max_drop: f
     """
     if not 0 <= old <= old_n or not 0 <= new <= new_n or not old_n or not new_n:
         raise ValueError(f"{old} of {old_n} and {new} of {new_n} are no shares")
-    drop = old / old_n - new / new_n
+    gain = new / new_n - old / old_n
     low, high = drop_bounds((old / old_n, old_n / DESIGN_EFFECT), (new / new_n, new_n / DESIGN_EFFECT))
-    text = f"{old}/{old_n}, then {new}/{new_n}: {-drop * 100:+.1f} points, {max_drop * 100:.1f} may be lost"
-    if drop > max_drop and low > 0:
+    text = f"{old}/{old_n}, then {new}/{new_n}: {gain * 100:+.1f} points, {max_drop * 100:.1f} may be lost"
+    if -gain > max_drop and low > 0:
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
     if high <= max_drop:
         return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, text)
