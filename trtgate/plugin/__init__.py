@@ -270,6 +270,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call" and "benchmark" in found and isinstance(found.get("record"), EngineRecord):
         item.user_properties += properties(found["record"])  # those of --junit-xml
     report = yield
+    if report.skipped and (hasattr(report, "wasxfail") or any(map(item.get_closest_marker, ("skip", "skipif")))):
+        gate_of(item.config).course.note_excused(report.nodeid)
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, WorkerError | EngineRefused):
         report.longrepr = printable(str(error))
