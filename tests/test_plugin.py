@@ -519,6 +519,27 @@ def test_trap_a_part_of_the_suite_is_no_baseline(
     fault.check(int(result.ret), "\n".join(result.errlines + result.outlines))
 
 
+INTERRUPTED = """
+import os, signal
+def pytest_benchmark_update_json():
+    os.kill(os.getpid(), signal.{name})
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.fault(
+    done="Ctrl-C or SIGTERM while a run is saved, its tests over",
+    said="while the run was being saved or shown, so its status is no verdict; run it again",
+    status="2",
+    kept="nothing",
+)
+def test_an_interrupt_at_the_end_is_one_sentence(
+    run: Run, name: str, pytester: pytest.Pytester, fault: Fault
+) -> None:
+    pytester.makeconftest(CONFTEST + INTERRUPTED.format(name=name))
+    fault.check(*told(run("--benchmark-save=before")))
+
+
 MARKING = """
 def pytest_collection_modifyitems(items):
     for item in items:
