@@ -672,6 +672,24 @@ def test_a_cold_start_beside_a_busy_host_blames_no_stack(
         fault.check(found, text)
 
 
+@pytest.mark.parametrize(
+    ("old", "cold", "host", "status"),
+    [
+        (0.0, 0.9, 0.7, 7),  # the host became faster, and loading may have become slower by more
+        (0.0, 0.6, 0.7, 0),  # whatever it hides is within the limit
+        (0.0, 0.9, 0.97, 0),
+        (8.0, 0.5, 1.0, 7),  # others made the old side's longer, nobody knows by how much
+    ],
+)
+def test_a_host_that_is_faster_or_rid_of_others_hides_no_slower_start(
+    old: float, cold: float, host: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_a_gpu("before", 1, "tensorrt-fp16", 0.5, 1.0, old)
+    of_a_gpu("after", 6, "tensorrt-fp16", cold, host, 0.0)
+    assert main(["compare", "before", "after"]) == status
+    assert ("cold start: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
+
+
 def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:
     """Whatever its host did meanwhile."""
     for name, first, cold, host in (("before", 1, 0.5, 1.0), ("after", 6, None, 1.7)):

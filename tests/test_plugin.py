@@ -519,6 +519,56 @@ def test_trap_a_part_of_the_suite_is_no_baseline(
     fault.check(int(result.ret), "\n".join(result.errlines + result.outlines))
 
 
+INTERRUPTED = """
+import os, signal
+def pytest_benchmark_update_json():
+    os.kill(os.getpid(), signal.{name})
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.fault(
+    done="Ctrl-C or SIGTERM while a run is saved, its tests over",
+    said="while the run was being saved or shown, so its status is no verdict; run it again",
+    status="2",
+    kept="nothing",
+)
+def test_an_interrupt_at_the_end_is_one_sentence(
+    run: Run, name: str, pytester: pytest.Pytester, fault: Fault
+) -> None:
+    pytester.makeconftest(CONFTEST + INTERRUPTED.format(name=name))
+    fault.check(*told(run("--benchmark-save=before")))
+
+
+MARKING = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "{name}" in item.name:
+            item.add_marker(pytest.mark.{marker})
+"""
+BROKEN = "\ndef test_broken():\n    assert False\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "marker"), [("floor", "skip"), ("floor", "xfail(run=False)"), ("broken", "xfail")]
+)
+@pytest.mark.fault(
+    done="tests of `bench/` marked `skip` or `xfail`, so that they do not count, with which a run is saved",
+    said="must not be used: it did not judge everything (... skipped or failed as a marker asked)",
+    status="4",
+    kept="the saved session",
+)
+def test_trap_a_marker_is_no_pass_and_makes_no_baseline(
+    run: Run, name: str, marker: str, pytester: pytest.Pytester, fault: Fault
+) -> None:
+    run("--benchmark-save=sound")
+    pytester.makeconftest(CONFTEST + MARKING.format(name=name, marker=marker))
+    pytester.makepyfile(test_toy=TESTS + BROKEN * (name == "broken"))
+    assert run("--benchmark-compare=sound").ret == 7
+    run("--benchmark-save=before", floor=9.0 if name == "floor" else None)
+    fault.check(*told(run("--benchmark-compare=before")))
+
+
 def test_the_whole_suite_is_a_baseline_however_it_is_named(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_more="class TestMore:\n    def test_more(self, record):\n        pass\n")
     run("--benchmark-save=before", ".")

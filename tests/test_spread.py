@@ -191,6 +191,25 @@ def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypa
     assert found.record(REFERENCE, 1).rounds
 
 
+@pytest.mark.slow
+def test_a_reference_in_which_processes_die_leaves_nothing_measured(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it there is no race; of ten processes two may be lost before that is told."""
+    block = Worker.block
+
+    def die(worker: Worker, arm: str, *arguments: Any) -> Any:
+        if arm == REFERENCE.id:
+            os.kill(worker.pid, signal.SIGSEGV)
+        return block(worker, arm, *arguments)
+
+    monkeypatch.setattr(Worker, "block", die)
+    found = Spread(bench, 10)
+    found.add([REFERENCE, INT8], [1], 3, "engines")
+    for spec in (REFERENCE, INT8):
+        assert "SIGSEGV" in found.record(spec, 1).disturbed
+
+
 def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(worker: Worker, *_: Any, **__: Any) -> Any:
         raise WorkerError("gone")

@@ -100,10 +100,18 @@ def test_bursts_in_a_few_rounds_of_the_new_arm_pass_in_no_race(
 
 @pytest.mark.parametrize(
     ("every", "before", "now", "calls"),
-    [(6, 1.3, 4.0, 20), (5, 2.0, 4.0, 30), (7, 1.01, 3.0, 100), (15, 1.3, 4.0, 40)],
+    [
+        (6, 1.3, 4.0, 20),
+        (5, 2.0, 4.0, 30),
+        (7, 1.01, 3.0, 100),
+        (15, 1.3, 4.0, 40),
+        (20, 1.5, 3.0, 50),
+        (30, 2.0, 4.0, 100),
+    ],
 )
 def test_stalls_of_the_engines_own_that_grow_do_not_pass(every: int, before: float, now: float, calls: int) -> None:
-    """Both arms are far out in the same rounds, but too often for a machine's whim, or one of them far more."""
+    """Both arms are far out in the same rounds, but too often for a machine's whim, or one of them far more, or by more
+    than delta over all rounds."""
     rng = np.random.default_rng(3)
     old, new = ([1.0 + 0.01 * np.abs(rng.standard_normal(100)) for _ in range(60)] for _ in range(2))
     for index in range(0, 60, every):

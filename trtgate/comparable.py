@@ -18,6 +18,8 @@ from trtgate.verdict.paired import change_text
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
+# Nobody knows how much others may have hidden.
+ANYTHING = 1e6
 
 
 def incomparable(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) -> Verdict | None:
@@ -137,6 +139,18 @@ def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], contr
     if gpu and most > OTHERS_ON_CPU:
         moved.append(f"other processes used {most:.1f} of its cores")
     return moved[0] if moved else ""
+
+
+def host_hides(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> float:
+    """How much longer than it was measured a time of the host's beside a GPU may be on the new side, as a factor: by
+    what its loop became faster, and by anything where others used the old side's cores alone."""
+    if not any(name.startswith(HOST_CONTROL) for name in controls):
+        return 1.0
+    before, after = (max(record.readings.get("others_cores", 0.0) for record in side) for side in (old, new))
+    if before - after > OTHERS_ON_CPU:
+        return ANYTHING
+    changes = [change for name, change in _moved(controls).items() if name.startswith(HOST_CONTROL)]
+    return float(np.exp(-min([0.0, *changes])))
 
 
 def clock_moved(clocks: tuple[float | None, float | None]) -> bool:

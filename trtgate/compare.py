@@ -19,6 +19,7 @@ from trtgate.comparable import (
     control_changes,
     disturbed,
     host_changed,
+    host_hides,
     incomparable,
     machine_changed,
     only_slower,
@@ -468,6 +469,7 @@ def _compare(
     if invalid is None and pairing != "interleaved":
         invalid = machine_changed(old, new, controls, clocks)
     busy_host = "" if pairing == "interleaved" else host_changed(old, new, controls)
+    hides = host_hides(old, new, controls) if busy_host else 1.0
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
@@ -477,7 +479,12 @@ def _compare(
             verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
         if verdict is None:
             continue
-        if metric.of_host and busy_host and verdict.reason in BY_ITS_TIME:
+        doubtful = verdict.reason in BY_ITS_TIME
+        if metric.of_host and hides > 1 and verdict.outcome in GOOD:
+            longer = {**after, metric.name: hides * after[metric.name]}
+            found = _decide(metric, measured, (before, longer), limits, pairing)
+            doubtful = found is not None and found.outcome not in GOOD
+        if metric.of_host and busy_host and doubtful:
             message = f"{busy_host}, so the host did, whose time this is: {verdict.message}"
             verdict = replace(verdict, outcome=Outcome.INVALID, reason=Reason.HOST_CHANGED, message=message)
         gated = limits.delta is not None

@@ -183,7 +183,7 @@ class Spread:
             return False
         except WorkerError as error:
             self.lost.append(str(error))
-            if self._at in self._died_in:
+            if self._at in self._died_in and self._at not in {"", self._bench.reference.id}:
                 self._failed[self._at] = error
             self._died_in.append(self._at)
             return False

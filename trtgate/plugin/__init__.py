@@ -270,6 +270,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call" and "benchmark" in found and isinstance(found.get("record"), EngineRecord):
         item.user_properties += properties(found["record"])  # those of --junit-xml
     report = yield
+    if report.skipped and (hasattr(report, "wasxfail") or any(map(item.get_closest_marker, ("skip", "skipif")))):
+        gate_of(item.config).course.note_excused(report.nodeid)
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, WorkerError | EngineRefused):
         report.longrepr = printable(str(error))
@@ -319,6 +321,10 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         gate.course.cut_off = "the run was cut off"
     try:
         result = yield
+    except KeyboardInterrupt as error:
+        # The tests are over, so pytest would show a traceback.
+        told = f"{error or 'interrupted'} while the run was being saved or shown, so its status is no verdict; run it again"
+        pytest.exit(told, int(pytest.ExitCode.INTERRUPTED))
     except Exception as error:
         if not gate.used or gate.ended:
             raise

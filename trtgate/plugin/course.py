@@ -32,6 +32,7 @@ class Course:
         self._skips: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._failed: set[str] = set()
+        self._excused: set[str] = set()
         self._planned: dict[str, Mapping[str, str]] = {}
         self._begun: set[str] = set()
         self._uncollected = ""
@@ -50,6 +51,10 @@ class Course:
     def note_skip(self, reason: str) -> None:
         """Remember why a test was skipped."""
         self._skips[reason] += 1
+
+    def note_excused(self, nodeid: str) -> None:
+        """Remember a test that a marker of the user's skipped, or expected to fail."""
+        self._excused.add(nodeid)
 
     def note_failure(self, report: pytest.TestReport) -> None:
         """Remember a failed test."""
@@ -113,6 +118,7 @@ class Course:
         return [
             *([self.cut_off] if self.cut_off else []),
             *([f"{self.deselected} tests were deselected"] if self.deselected else []),
+            *([f"{len(self._excused)} tests were skipped or failed as a marker asked"] if self._excused else []),
             *(["--benchmark-only left the answers out"] if self._config.getoption("benchmark_only", False) else []),
             *([f"only {', '.join(chosen)} was run"] if chosen else []),
             *self._left_out(),

@@ -83,13 +83,16 @@ def decide_tails(
     error = bound_error(len(old))
     if len(old) // together < FEWEST_GROUPS:
         return _decided(_by_drawing(old, new, error), delta, absolute_floor, words)
-    calm = ~_disturbed(old, new)
+    calm, whole = ~_disturbed(old, new), _plain(old, new)
     left_out = int(np.sum(~calm))
     old, new = ([side[int(index)] for index in np.flatnonzero(calm)] for side in (old, new))
     # Each may err by half.
     drawn, grouped = (
         _decided(found, delta, absolute_floor, words)
-        for found in (_by_drawing(old, new, error / 2), _by_groups(old, new, len(old) // together, error / 2))
+        for found in (
+            _up_to(whole, _by_drawing(old, new, error / 2)),
+            _by_groups(old, new, len(old) // together, error / 2),
+        )
     )
     chosen = grouped if grouped.outcome is Outcome.REGRESSED else drawn
     known = [verdict.p for verdict in (drawn, grouped) if verdict.p is not None]
@@ -137,6 +140,16 @@ class _Found:
 
 def _decided(found: _Found, delta: float, absolute_floor: float, words: Words) -> Verdict:
     return replace(decide_by_bounds(found.change, found.amount, delta, absolute_floor, words=words), p=found.p)
+
+
+def _up_to(whole: tuple[float, float], found: _Found) -> _Found:
+    """What was found without some rounds, with the plain change of all of them within its upper bounds: stalls of the
+    engine's own may be in the same rounds of both arms, and have grown."""
+    change, amount = (
+        replace(bounds, high=max(bounds.high, most))
+        for bounds, most in zip((found.change, found.amount), whole, strict=True)
+    )
+    return replace(found, change=change, amount=amount)
 
 
 def _by_groups(old: Sequence[Floats], new: Sequence[Floats], groups: int, alpha: float) -> _Found:
