@@ -460,6 +460,31 @@ def test_a_reference_whose_boxes_are_a_third_further_is_no_more_the_same() -> No
     assert "mAP is" in verdict.message
 
 
+def test_a_reference_keeps_its_means_as_an_engine_does() -> None:
+    """Every box is found again and no class lost 20 points; engines that are as wrong agree with it."""
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy")), boxes()
+    moved = [{**row, "boxes": row["boxes"] + np.array([4.0, 0, 4, 0])} for row in reference]
+    verdict = judged(task, reference, moved)
+    assert (verdict.outcome, "mAP went from 100.0% to" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert judged(task, reference, [*moved[:2], *reference[2:]]).outcome is Outcome.PASS
+    assert judged(task, reference[:3], moved[:3]).outcome is Outcome.INCONCLUSIVE
+    # As kernels of a narrower type may answer.
+    narrow = {**own(task, moved), "floors": {"sqnr_db": 10.0, "agreement": 0.85}}
+    assert decide_scores(own(task, reference), narrow, FLOORS).outcome is Outcome.PASS
+    masks = [np.zeros((64, 64), np.int64) for _ in range(12)]
+    for index, each in enumerate(masks):
+        for label in range(1, 5):
+            each[12 * label : 12 * label + 10, index : index + 10] = label
+    less = [np.where(np.arange(64)[:, None] % 12 == 0, 0, each) for each in masks]
+    verdict = judged(Segmentation("m"), _named(masks), _named(less))
+    assert (verdict.outcome, "mean IoU, at most of m went from" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert judged(Segmentation("m"), _named(masks), _named([less[0], *masks[1:]])).outcome is Outcome.PASS
+
+
+def _named(masks: list[np.ndarray]) -> list[dict[str, Any]]:
+    return [{"m": each} for each in masks]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
