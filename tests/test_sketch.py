@@ -88,6 +88,22 @@ def test_of_integers_the_share_that_is_equal_is_estimated(seed: int, share: floa
     assert value(arrays, arrays) == 1
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25])
+def test_noise_of_numbers_of_any_size_is_estimated(size: float) -> None:
+    reference = normal(0, (7,), 40)
+    old, new = ([size * scale * each for each in reference] for scale in (1, 1 + 1e-5))
+    assert value(old, new) == pytest.approx(100, abs=1)
+    assert value(old, [0 * each for each in old]) == pytest.approx(0, abs=1)
+
+
+def test_a_sketch_of_before_has_kept_its_power() -> None:
+    found = sketch_of("y", normal(0, (7,), 40))
+    before = found.to_json()
+    del before["roots"]
+    before["power"] = packed(found.power)
+    assert Sketch.from_json(before).power == pytest.approx(Sketch.from_json(found.to_json()).power)
+
+
 def test_a_sketch_without_powers_is_no_summary() -> None:
     summary = own(TensorsTask(), rows(8))
     for kept in ({"sketch": {}}, {"sketch": summary["kept"]["sketch"]}):
@@ -112,7 +128,7 @@ def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"power": "!"},
+        {"roots": "!"},
         {"width": 0},
         {"width": 10**9},
         {"shapes": []},
@@ -120,6 +136,7 @@ def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
         {"marks": ["\n"] * 8},
         {"integers": 3},
         {"sums": ""},
+        {"roots": 3},
     ],
 )
 def test_a_damaged_sketch_is_told(spoil: dict[str, Any]) -> None:
