@@ -102,6 +102,24 @@ def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_commo
     assert "against the engine's own answers in the smallest batch: top-1 agreement 0 of 16" in verdict.message
 
 
+@pytest.mark.parametrize("task", [Classification(output="y"), TensorsTask()], ids=["classification", "tensors"])
+def test_one_place_of_a_batch_that_has_its_neighbours_answer(task: Any) -> None:
+    """Of an INT8 engine whose answers have most in common: one of eight, or of 64."""
+    rng = np.random.default_rng(0)
+    exact = 5 + rng.normal(0, 1, (64, 10)) + 3 * np.eye(10)[rng.integers(0, 10, 64)]
+    noisy = exact + rng.normal(0, 0.25, exact.shape)
+    reference, alone, got = (
+        [{"y": row} for row in each.astype(np.float32)]
+        for each in (exact, noisy, noisy + rng.normal(0, 0.05, exact.shape))
+    )
+    for count in (8, 64):
+        sides = reference[:count], alone[:count]
+        for rows, outcome in ((got, Outcome.PASS), ([*alone[: count - 1], alone[count - 2]], Outcome.REGRESSED)):
+            verdicts = decide_batch(task, *sides, rows[:count], samples(count), NARROW)
+            assert worst(verdicts).outcome is outcome, verdicts
+    assert f"y on {count - 1} has 1" in worst(verdicts).message
+
+
 @pytest.mark.parametrize("network", [networks.heads, networks.classifier])
 @pytest.mark.parametrize("batch", [4, 32])
 @pytest.mark.parametrize(

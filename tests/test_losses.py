@@ -567,6 +567,20 @@ def test_boxes_of_one_photo_are_one_answer() -> None:
         assert (verdict.outcome, "boxes of class 5" in verdict.message) == (Outcome.INCONCLUSIVE, True), verdict
 
 
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_boxes_that_are_as_sure_may_stand_in_any_order(expectation: Expectation) -> None:
+    reference = [boxes([0, 1, 2, 3, 0, 0]) for _ in range(60)]
+    old = less_sure(reference)
+    new = [{name: array[[1, 0, 2, 3, 4, 5]] for name, array in row.items()} for row in less_sure(reference)]
+    for other in (new, [*old[:30], new[30], *old[31:]]):
+        assert against(DETECTOR, reference, old, other, expectation).outcome is Outcome.PASS
+    # What is not read is told by its place.
+    beside = [[{**row, "more": np.arange(4.0)} for row in side] for side in (reference, old, new)]
+    assert against(DETECTOR, *beside, expectation).outcome is Outcome.PASS
+    beside[2][3]["more"] = np.arange(4.0)[::-1]
+    assert against(DETECTOR, *beside, expectation).outcome is Outcome.REGRESSED
+
+
 def test_a_class_that_the_reference_does_not_find_any_more() -> None:
     reference = classes()
     verdict = own_against(DETECTOR, reference, none_of(reference, 7))

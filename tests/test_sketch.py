@@ -88,6 +88,22 @@ def test_of_integers_the_share_that_is_equal_is_estimated(seed: int, share: floa
     assert value(arrays, arrays) == 1
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25])
+def test_noise_of_numbers_of_any_size_is_estimated(size: float) -> None:
+    reference = normal(0, (7,), 40)
+    old, new = ([size * scale * each for each in reference] for scale in (1, 1 + 1e-5))
+    assert value(old, new) == pytest.approx(100, abs=1)
+    assert value(old, [0 * each for each in old]) == pytest.approx(0, abs=1)
+
+
+def test_a_sketch_of_before_has_kept_its_power() -> None:
+    found = sketch_of("y", normal(0, (7,), 40))
+    before = found.to_json()
+    del before["roots"]
+    before["power"] = packed(found.power)
+    assert Sketch.from_json(before).power == pytest.approx(Sketch.from_json(found.to_json()).power)
+
+
 def test_a_sketch_without_powers_is_no_summary() -> None:
     summary = own(TensorsTask(), rows(8))
     for kept in ({"sketch": {}}, {"sketch": summary["kept"]["sketch"]}):
@@ -112,7 +128,7 @@ def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"power": "!"},
+        {"roots": "!"},
         {"width": 0},
         {"width": 10**9},
         {"shapes": []},
@@ -120,6 +136,7 @@ def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
         {"marks": ["\n"] * 8},
         {"integers": 3},
         {"sums": ""},
+        {"roots": 3},
     ],
 )
 def test_a_damaged_sketch_is_told(spoil: dict[str, Any]) -> None:
@@ -458,6 +475,31 @@ def test_a_reference_whose_boxes_are_a_third_further_is_no_more_the_same() -> No
     verdict = judged(task, reference, moved)
     assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
     assert "mAP is" in verdict.message
+
+
+def test_a_reference_keeps_its_means_as_an_engine_does() -> None:
+    """Every box is found again and no class lost 20 points; engines that are as wrong agree with it."""
+    task, reference = Detection(from_outputs("boxes", "scores", "", "xyxy")), boxes()
+    moved = [{**row, "boxes": row["boxes"] + np.array([4.0, 0, 4, 0])} for row in reference]
+    verdict = judged(task, reference, moved)
+    assert (verdict.outcome, "mAP went from 100.0% to" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert judged(task, reference, [*moved[:2], *reference[2:]]).outcome is Outcome.PASS
+    assert judged(task, reference[:3], moved[:3]).outcome is Outcome.INCONCLUSIVE
+    # As kernels of a narrower type may answer.
+    narrow = {**own(task, moved), "floors": {"sqnr_db": 10.0, "agreement": 0.85}}
+    assert decide_scores(own(task, reference), narrow, FLOORS).outcome is Outcome.PASS
+    masks = [np.zeros((64, 64), np.int64) for _ in range(12)]
+    for index, each in enumerate(masks):
+        for label in range(1, 5):
+            each[12 * label : 12 * label + 10, index : index + 10] = label
+    less = [np.where(np.arange(64)[:, None] % 12 == 0, 0, each) for each in masks]
+    verdict = judged(Segmentation("m"), _named(masks), _named(less))
+    assert (verdict.outcome, "mean IoU, at most of m went from" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert judged(Segmentation("m"), _named(masks), _named([less[0], *masks[1:]])).outcome is Outcome.PASS
+
+
+def _named(masks: list[np.ndarray]) -> list[dict[str, Any]]:
+    return [{"m": each} for each in masks]
 
 
 @pytest.mark.parametrize(

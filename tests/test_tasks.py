@@ -204,6 +204,31 @@ def test_one_dead_channel_of_64_is_found_and_named(kind: Any, expectation: Expec
         assert "q, 7 along axis 0 of a sample" in verdict.message
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_slices_of_numbers_of_any_size(size: float) -> None:
+    task, reference = TensorsTask(), [{"y": np.float32(size) * row["y"]} for row in rows(8, 16)]
+    reference[0]["y"][3] = 0
+    good, again = rounded(reference, 1e-7), rounded(reference, 3e-7)
+    assert judged(task, reference, good).outcome is Outcome.PASS
+    assert against(task, reference, good, again).outcome is Outcome.PASS
+    for row in reference:
+        row["y"][:4] *= 1e-3
+    dead = changed(reference, 2, 0)
+    for verdict in (judged(task, reference, dead), against(task, reference, reference, dead)):
+        assert (verdict.outcome, "y, 2 along axis 0 of a sample" in verdict.message) == (Outcome.REGRESSED, True)
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(1e-8, Outcome.PASS), (1e-2, Outcome.REGRESSED)])
+def test_what_is_as_good_as_zero_beside_zeros(value: float, outcome: Outcome) -> None:
+    task, reference = TensorsTask(), [{"y": np.zeros((4, 8), np.float32)} for _ in range(8)]
+    new = changed(reference, (2, 3), value)
+    own = [task.own(each, some(8))["scores"] for each in (reference, new)]
+    for expectation in (EXACT, NARROW):
+        assert judged(task, reference, new, expectation).outcome is outcome
+        assert against(task, reference, reference, new, expectation).outcome is outcome
+    assert decide_scores(*own, EXACT).outcome is outcome
+
+
 def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
     task, reference = TensorsTask(), rows(300, 5, count=20)
     for row in reference:

@@ -60,6 +60,8 @@ NEWER = (*CLASSES, "values")
 METRIC_LEAST = 1e-6
 # Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
 CERTAIN = 0.55
+# The keys of numbers that are means over classes.
+MEANS = frozenset({"mean_ap", "mean_iou"})
 # Answers with more noise than this have nothing to lose.
 NOISE_DB = 6.0
 
@@ -240,12 +242,14 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         # All that is there was found again; how much more there could have been is no question of an upgrade.
         and (each.outcome is not Outcome.INCONCLUSIVE or score.value < 1)
     ]
-    # Beside its own of before, of which all is kept.
-    decided += [_lost(replace(each, value=1.0), each, floors, LOST_DB) for each in sure]
+    exact = floors.number("sqnr_db") >= ENOUGH_DB
+    # Beside its own of before, of which all is kept. A mean that other kernels of a narrower type have reaches its floor.
+    kept_whole = [*sure, *(score for score in found if exact and score.key in MEANS)]
+    decided += [_lost(replace(each, value=1.0, without=()), each, floors, LOST_DB) for each in kept_whole]
     decided += classes
     found += sure
     bad = [each.message for each in decided if each.outcome is Outcome.REGRESSED]
-    if floors.number("sqnr_db") >= ENOUGH_DB:
+    if exact:
         bad += [f"{each} is another one than before" for each in changed_slices(*kept)]
     if bad:
         message = f"the reference's own answers are others: {'; '.join(bad[:4])}"

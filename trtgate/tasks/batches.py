@@ -6,13 +6,16 @@ import math
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
-from trtgate.tasks.slices import ENOUGH_DB
+from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.agreement import Agreement, decide_agreement
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -40,9 +43,12 @@ def decide_batch(
     before, found = (task.compare(reference, each, samples) for each in (alone, got))
     if isinstance(task, Classification):
         same = task.compare(alone, got, samples)
-        again = worst([_like_alone(same, expectation), _same_first(same, expectation), _none_lost(before, found)])
+        lost = [_like_alone(same, expectation), _same_first(same, expectation), _none_lost(before, found)]
+        by_value = list(reference[0])
     else:
-        again = _scores_kept(task.summary(before), task.summary(found), expectation, LOST_DB)
+        lost = [_scores_kept(task.summary(before), task.summary(found), expectation, LOST_DB)]
+        by_value = [score.of for score in found.scores if score.unit == "dB"]
+    again = worst([*lost, *(_each_kept(name, reference, alone, got, samples) for name in by_value)])
     pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
     decided = [_settled(other, verdict, again) for other, verdict in pairs]
     if isinstance(task, Classification):
@@ -181,6 +187,29 @@ def _none_lost(before: Agreement, found: Agreement) -> Verdict:
     if found.finite and before.finite and lost_db(before.sqnr_db, found.sqnr_db, LOST_DB):
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="fidelity")
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, metric="fidelity")
+
+
+def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samples: Samples) -> Verdict:
+    """On one output: no sample may have so much more noise than the noisiest one in the smallest batch. On the whole one
+    wrong answer is lost among many, as where a place of the batch has its neighbour's."""
+    wanted = [row[name] for row in reference]
+    usual, noise = ([_power(a, row[name]) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
+    signal = float(np.mean([_power(each, np.zeros_like(each)) for each in wanted]))
+    least = max([*usual, signal / ratio(ENOUGH_DB)])
+    at = int(np.argmax(noise))
+    if noise[at] <= ratio(LOST_DB) * least:
+        return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"no sample has {LOST_DB:g} dB more noise in {name}")
+    more = 10 * math.log10(noise[at] / least) if least else math.inf
+    text = f"{name} on {samples.names[at]} has {more:.0f} dB more noise than any sample in the smallest batch"
+    return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, f"{text}, {LOST_DB:g} dB may be lost")
+
+
+def _power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Of the difference of two answers; of those of other shapes or of integers others tell."""
+    if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
+        return 0.0
+    sound = np.isfinite(a) & np.isfinite(b)
+    return float(np.sum((np.where(sound, a, 0).astype(np.float64) - np.where(sound, b, 0)) ** 2))
 
 
 def _same_first(found: Agreement, expectation: Expectation) -> Verdict:

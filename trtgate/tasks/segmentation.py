@@ -235,10 +235,16 @@ def _iou(each: Floats) -> float:
 
 def _mean_ious(counts: Mapping[int, Floats]) -> tuple[float, tuple[float, ...]]:
     """The mean intersection over union of classes, and the same without each group of samples."""
-    if not counts:
+    sizes = ((own.sum(), (either - own).sum()) for _, either, own in counts.values())
+    return _means([each[:2] for each in counts.values()], np.array([max(each) >= FEW for each in sizes], bool))
+
+
+def _means(parts: Sequence[Floats], large: npt.NDArray[np.bool_]) -> tuple[float, tuple[float, ...]]:
+    """`weighted_mean` of all samples and without each group of them, given of each class float64[2,groups]: the pixels
+    that both sides have, and that either has."""
+    if not parts:
         return 1.0, ()
-    both, either, own = np.stack(list(counts.values()), 1)
-    large = np.maximum(own.sum(1), (either - own).sum(1)) >= FEW
+    both, either = np.stack(parts, 1)
     left = [(each.sum(1, keepdims=True) - each).T for each in (both, either)]
     without = tuple(weighted_mean(shared, whole, large) for shared, whole in zip(*left, strict=True))
     return weighted_mean(both.sum(1), either.sum(1), large), without
@@ -370,23 +376,24 @@ def ious_at_most(old: Mapping[str, Any], new: Mapping[str, Any], lost: float) ->
 
 
 def _ious_at_most(output: str, before: Areas, after: Areas, lost: float) -> list[Score]:
-    grid = min(before.grid, after.grid)
-    sizes, both, either = (defaultdict[str, float](float) for _ in range(3))
+    grid, groups = min(before.grid, after.grid), groups_of(min(len(before.samples), len(after.samples)))
+    sizes = defaultdict[str, float](float)
+    # By class, of each group of samples: the pixels that both sides can have, and those that either has.
+    parts: defaultdict[str, Floats] = defaultdict(lambda: np.zeros((2, groups[-1] + 1)))
     gone = Counter[str]()
-    for here, there in zip(before.coarser(grid).samples, after.coarser(grid).samples, strict=False):
+    for group, here, there in zip(groups, before.coarser(grid).samples, after.coarser(grid).samples, strict=False):
         for label in {**here, **there}:
             one, other = (side.get(label, np.zeros((grid, grid))) for side in (here, there))
             shared, all_of_it = float(np.minimum(one, other).sum()), float(np.maximum(one, other).sum())
             sizes[label] += float(one.sum())
-            both[label] += shared
-            either[label] += all_of_it
+            parts[label][:, group] += [shared, all_of_it]
             gone[label] += shared < HALF * all_of_it
     total = sum(sizes.values())
-    ious = {label: both[label] / either[label] for label, size in sizes.items() if size and size >= RARE * total}
+    counted = {label: parts[label] for label, size in sizes.items() if size and size >= RARE * total}
+    ious = {label: float(both.sum() / either.sum()) for label, (both, either) in counted.items()}
     some = [label for label in ious if sizes[label] >= FEW]
-    parts, wholes = (np.array([side[label] for label in ious]) for side in (both, either))
-    mean = weighted_mean(parts, wholes, np.array([sizes[label] >= FEW for label in ious], bool))
-    found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU)]
+    mean, without = _means(list(counted.values()), np.array([sizes[label] >= FEW for label in ious], bool))
+    found = [Score("mean IoU, at most", output, mean, "mean_iou", "%", floor=MEAN_IOU, without=without)]
     if some:
         least = min(some, key=lambda label: ious[label])
         found.append(Score(f"IoU of class {least}, at most", output, ious[least], "", "%", floor=1 - lost))

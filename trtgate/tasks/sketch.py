@@ -52,7 +52,8 @@ class Sketch:
             "integers": self.integers,
             "shapes": [list(each) for each in self.shapes],
             "marks": list(self.marks),
-            "power": fields.packed(np.minimum(self.power, largest)),
+            # float32 has numbers such as 1e25 and 1e-25, and has not their powers.
+            "roots": fields.packed(np.sqrt(self.power)),
             "width": self.sums.shape[1],
             "sums": fields.packed(np.clip(self.sums, -largest, largest).reshape(-1)),
         }
@@ -65,10 +66,14 @@ class Sketch:
         n, width = len(shapes), fields.batch("width", values["width"])
         if len(marks) != n or not 1 <= n <= MOST or width > SIZE:
             raise ValueError("a sketch is of as many shapes as marks, and no wider than it can be")
-        power = fields.unpacked("power", base64.b64decode(values["power"], validate=True), n)
+        # Sessions saved before have kept powers.
+        kept = "roots" if "roots" in values else "power"
+        power = fields.unpacked(kept, base64.b64decode(values[kept], validate=True), n)
         sums = fields.unpacked("sums", base64.b64decode(values["sums"], validate=True), n * width)
         if not (np.isfinite(power).all() and np.isfinite(sums).all() and (power >= 0).all()):
             raise ValueError("a sketch holds finite numbers, and powers from 0 on")
+        if kept == "roots":
+            power = power**2
         return cls(fields.flag("integers", values["integers"]), shapes, marks, power, sums.reshape(n, width))
 
 

@@ -1,7 +1,8 @@
 """Slices of outputs (a channel, a row), each judged by its own signal: what the noise of a whole output hides.
 
 A slice's own signal and noise say whether it is spoilt. That a large error of one sample is no property of the slice is
-told by the number of samples in which it is deaf: no nearer to the reference than zeros would be.
+told by the number of samples in which it is deaf: no nearer to the reference than zeros would be. An output that is all
+zeros has no slice that stands out: what is beside it is judged as a whole.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
                 kept[index] += np.asarray(more, np.float64)
     share = n / len(pairs)
     found = {
-        "axes": [_pack(each * share) for kept in axes for each in kept[:2]],
-        "samples": [_pack(each) for kept in axes for each in kept[2:]],
+        "axes": [_pack("roots", np.sqrt(each * share)) for kept in axes for each in kept[:2]],
+        "samples": [_pack("base64", each) for kept in axes for each in kept[2:]],
     }
     return {**found, "integers": True} if integers else found
 
@@ -86,17 +87,20 @@ def _along(power: Floats, axis: int) -> Floats:
     return found
 
 
-def _pack(values: Floats) -> dict[str, Any]:
-    # Masked with the lowest number there is, a power has no float32.
-    return {"n": len(values), "base64": fields.packed(np.minimum(values, np.finfo(np.float32).max))}
+def _pack(name: str, values: Floats) -> dict[str, Any]:
+    # Of numbers such as 1e25 and 1e-25, or of those masked with the lowest there is, a power has no float32.
+    return {"n": len(values), name: fields.packed(np.minimum(values, np.finfo(np.float32).max))}
 
 
 def _unpack(values: Mapping[str, Any]) -> Floats:
-    """The inverse of `_pack`. Raises ValueError for anything else."""
+    """Powers or counts that `_pack` wrote. Raises ValueError for anything else."""
     n = values["n"]
     if type(n) is not int or not 0 <= n <= MOST:
         raise ValueError("powers: n is no length of an axis")
-    return fields.unpacked("powers", base64.b64decode(values["base64"], validate=True), n)
+    # Counts, as powers of sessions saved before, are as they are.
+    name = "roots" if "roots" in values else "base64"
+    found = fields.unpacked("powers", base64.b64decode(values[name], validate=True), n)
+    return found**2 if name == "roots" else found
 
 
 def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
@@ -133,7 +137,7 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     axes = [_unpack(each) for each in kept["axes"]]
     for axis in range(len(axes) // 2):
         signal, noise = axes[2 * axis : 2 * axis + 2]
-        if len(noise) < 2:
+        if len(noise) < 2 or not signal.any():
             continue
         exact, steady = floor_db >= ENOUGH_DB, _steadily(kept, axis, len(noise))
         if kept.get("integers"):
@@ -163,7 +167,7 @@ def changed_slices(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         some = []
         for axis in range(len(before["axes"]) // 2):
             was, now = (_unpack(side["axes"][2 * axis]) for side in (before, after))
-            if len(was) != len(now) or len(was) < 2:
+            if len(was) != len(now) or len(was) < 2 or not was.any():
                 continue
             # No noise that is less makes the one of the other.
             noise = (np.sqrt(was) - np.sqrt(now)) ** 2
@@ -187,7 +191,7 @@ def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float)
         some = []
         for axis in range(len(axes[0]) // 2):
             (signal, noise), (_, noisier) = (side[2 * axis : 2 * axis + 2] for side in axes)
-            if len(noise) != len(noisier) or len(signal) != len(noise) or len(noise) < 2:
+            if len(noise) != len(noisier) or len(signal) != len(noise) or len(noise) < 2 or not signal.any():
                 continue
             steady = _steadily(after, axis, len(noise)) | (floor_db >= ENOUGH_DB)
             if after.get("integers"):
@@ -196,7 +200,7 @@ def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float)
                 continue
             apart = (noisier > ratio(SLICE_DB) * noise.mean()) & (noisier * ratio(ENOUGH_DB) > signal.mean())
             died = (signal > ratio(HEARD_DB) * noise) & (noisier * ratio(DEAF_DB) > signal) & steady
-            lost = noisier > ratio(SLICE_DB) * np.maximum(noise, np.finfo(np.float32).tiny)
+            lost = noisier > ratio(SLICE_DB) * np.maximum(noise, np.finfo(np.float64).tiny)
             lost &= noisier * ratio(min(floor_db, ENOUGH_DB)) > signal
             some.append((axis, lost & (apart | died), noisier))
         found += _named(name, some)
