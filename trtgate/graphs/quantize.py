@@ -172,8 +172,8 @@ def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     """Overrides that give the weights of dense convolutions and matrix products 7 bits.
 
     Depthwise convolutions keep 8: they sum over a window, not over channels, and their kernels do so in 32 bits. On
-    EfficientNet-Lite0 that keeps 947 and 954 of 1,000 answers (onnxruntime-int8, openvino-int8), where 7 bits everywhere
-    keep 931 and 933.
+    EfficientNet-Lite0 that keeps 947 and 954 of 1,000 answers (onnxruntime-int8, openvino-int8), where 7 bits
+    everywhere keep 931 and 933.
     """
     from onnxruntime.quantization import QuantType
 

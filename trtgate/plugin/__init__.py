@@ -24,13 +24,12 @@ with importing():
         require_usable,
     )
     from trtgate.console import CLOSED, Steady
-    from trtgate.files import path_mistake
     from trtgate.kinds import EngineRefused, UserError, printable
     from trtgate.measure.remote import WorkerError
     from trtgate.models.onnx_file import NotRun
     from trtgate.options import add_options
     from trtgate.outputs import kept_elsewhere, require_outputs, write_output
-    from trtgate.plugin.gate import GATE, Gate, gate_of
+    from trtgate.plugin.gate import GATE, Gate, gate_of, usage_errors
     from trtgate.plugin.lost import lost_reference
     from trtgate.plugin.refusals import (
         SAVING,
@@ -76,10 +75,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     if sys.stdout is None:
         sys.stdout = NOWHERE
     config = pluginmanager.get_plugin("pytestconfig")
-    try:
+    with usage_errors():
         _refuse_timer(list(map(str, config.invocation_params.args)) if config is not None else [])
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
@@ -156,10 +153,8 @@ def _asked(config: pytest.Config) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     # --version is answered before anything is configured.
-    try:
+    with usage_errors():
         _refuse_what_decides_nothing(config, _asked(config))
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -180,7 +175,7 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(str(told), exit_status([told.outcome]))
     compare = config.getoption("benchmark_compare", [])
     # Before pytest-benchmark reads its own options: it would warn about all of these and pass.
-    try:
+    with usage_errors():
         _refuse_xdist(config)
         _refuse_what_spoils(config)
         require_save_name(config.getoption("benchmark_save", None) or "none")
@@ -199,22 +194,14 @@ def pytest_configure(config: pytest.Config) -> None:
         require_own_sessions(gate.baseline, ())
         for session in gate.baseline:
             require_usable(session, gate.stack)
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
-    except OSError as error:
-        if (sentence := path_mistake(error)) is None:
-            raise
-        raise pytest.UsageError(printable(sentence)) from error
     # Its own table then compares with the newest of exactly these files.
     config.option.benchmark_compare = str(files[-1])
 
 
 def _lost(config: pytest.Config, cause: BaseException | None) -> Verdict | None:
     """What a baseline says of a mistake in the options that may be none."""
-    try:
+    with usage_errors():
         return lost_reference(config, cause) if isinstance(cause, NotRun) else None
-    except UserError as error:
-        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,19 @@ if TYPE_CHECKING:
     from trtgate.blog import BlogRow
 
 
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """A mistake of the user's is pytest's UsageError: one sentence, and status 4."""
+    try:
+        yield
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
+    except OSError as error:
+        if (sentence := path_mistake(error)) is None:
+            raise
+        raise pytest.UsageError(printable(sentence)) from error
+
+
 class Gate:
     """What one pytest session measured and decided."""
 
@@ -70,19 +84,13 @@ class Gate:
     def settings(self) -> Settings:
         """The options of this run. Raises pytest.UsageError for wrong ones."""
         if self._settings is None:
-            try:
+            with usage_errors():
                 found = read_settings(self.config.getoption, self.config.getoption("require"))
                 kept = any(map(self.config.getoption, ("benchmark_save", "benchmark_autosave", "benchmark_compare")))
                 asked = self.config.getoption("processes")
                 if asked is not None and asked < 1:
                     raise UserError(f"--processes {asked}: give a number from 1 on")
                 self._settings = replace(found, processes=asked or (PROCESSES[found.device] if kept else 0))
-            except UserError as error:
-                raise pytest.UsageError(str(error)) from error
-            except OSError as error:
-                if (sentence := path_mistake(error)) is None:
-                    raise
-                raise pytest.UsageError(printable(sentence)) from error
         return self._settings
 
     @property
