@@ -173,6 +173,16 @@ def test_a_machine_on_which_nothing_can_be_told_is_told_soon() -> None:
     assert len(races) <= 8
 
 
+@pytest.mark.parametrize("beside", [Relation.NO_WORSE, Relation.SAME, Relation.BETTER])
+def test_a_gain_of_about_delta_is_not_asked_of_every_version(beside: Relation) -> None:
+    def as_large_as_delta(world: World, asked: Compare) -> Relation:
+        return beside if asked.new == world.last - 1 else Relation.NO_WORSE
+
+    answer, races = run(step_at(5, 24), as_large_as_delta)
+    assert answer.kind is Kind.OPEN
+    assert len(races) <= 12
+
+
 def test_ends_that_cannot_be_used_are_refused() -> None:
     for states in ({0: FAILS, 3: WORKS}, {0: WORKS, 3: ABSENT}):
         with pytest.raises(ValueError, match="good end that works"):

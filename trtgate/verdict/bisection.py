@@ -15,7 +15,8 @@ from itertools import pairwise
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
-# Versions that stay open with more processes too, before the machine, or a change of the size of delta, is to blame.
+# Versions that stay open with more processes too, or that are asked beside a bad end that does, before the machine, or a
+# change of the size of delta, is to blame.
 MOST_OPEN = 3
 
 
@@ -168,7 +169,9 @@ class _Search:
         if ends in {Relation.WORSE, Relation.BETTER, Relation.LOST}:
             return ends
         found = {race.relation for race in self._races if race.old == 0}
-        return Relation.WORSE if Relation.WORSE in found and ends is not Relation.SAME else None
+        if Relation.WORSE in found and ends is not Relation.SAME:
+            return Relation.WORSE
+        return Relation.BETTER if Relation.BETTER in found and ends is Relation.NO_WORSE else None
 
     def side(self, index: int) -> Side:
         """On which side a version lies, from what is known of it and of its race against the good end."""
@@ -229,7 +232,8 @@ class _Search:
             if self._seen or not unknown:
                 return self._ask(0, self._last)
             return self._ask(0, _nearest([*unknown, self._last], 2 * self._last / 3))
-        if unknown and self._open() < MOST_OPEN:
+        asked = sum((0, index) in self._seen for index in range(max(unknown, default=0) + 1, self._last + 1))
+        if unknown and asked < MOST_OPEN:
             return self._ask(0, unknown[-1])
         return Answer(Kind.OPEN, 0, self._last, self._how)
 
