@@ -519,6 +519,25 @@ def test_trap_a_part_of_the_suite_is_no_baseline(
     fault.check(int(result.ret), "\n".join(result.errlines + result.outlines))
 
 
+INTERRUPTED = """
+import os, signal
+def pytest_benchmark_update_json():
+    os.kill(os.getpid(), signal.{name})
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.fault(
+    done="Ctrl-C or SIGTERM while a run is saved, its tests over",
+    said="while the run was being saved or shown, so its status is no verdict; run it again",
+    status="2",
+    kept="nothing",
+)
+def test_an_interrupt_at_the_end_is_one_sentence(run: Run, name: str, pytester: pytest.Pytester, fault: Fault) -> None:
+    pytester.makeconftest(CONFTEST + INTERRUPTED.format(name=name))
+    fault.check(*told(run("--benchmark-save=before")))
+
+
 MARKING = """
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -528,9 +547,7 @@ def pytest_collection_modifyitems(items):
 BROKEN = "\ndef test_broken():\n    assert False\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "marker"), [("floor", "skip"), ("floor", "xfail(run=False)"), ("broken", "xfail")]
-)
+@pytest.mark.parametrize(("name", "marker"), [("floor", "skip"), ("floor", "xfail(run=False)"), ("broken", "xfail")])
 @pytest.mark.fault(
     done="tests of `bench/` marked `skip` or `xfail`, so that they do not count, with which a run is saved",
     said="must not be used: it did not judge everything (... skipped or failed as a marker asked)",

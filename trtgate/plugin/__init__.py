@@ -321,6 +321,10 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         gate.course.cut_off = "the run was cut off"
     try:
         result = yield
+    except KeyboardInterrupt as error:
+        # The tests are over, so pytest would show a traceback.
+        told = "while the run was being saved or shown, so its status is no verdict; run it again"
+        pytest.exit(f"{error or 'interrupted'} {told}", int(pytest.ExitCode.INTERRUPTED))
     except Exception as error:
         if not gate.used or gate.ended:
             raise
