@@ -763,6 +763,12 @@ def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
     fault.check(*told(run("--benchmark-json=nowhere/run.json")))
 
 
+@pytest.mark.parametrize("option", ["--log-file=test_toy.py/x", "-olog_file=."])
+def test_a_log_that_cannot_be_written(run: Run, option: str) -> None:
+    refused(run(option), "--log-file", "cannot be written", "name another one")
+    assert run("--log-file=logs/there").ret == 0
+
+
 def test_a_storage_that_no_session_can_be_saved_in(run: Run) -> None:
     Path("file").touch()
     for storage in ("file", "file/inside", "/proc/nowhere"):

@@ -42,6 +42,7 @@ with importing():
         _refuse_xdist,
         _require_storage,
         _require_writable_json,
+        _require_writable_log,
         saving,
     )
     from trtgate.plugin.replay import properties
@@ -186,6 +187,7 @@ def pytest_configure(config: pytest.Config) -> None:
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
         _require_writable_json(config.getoption("benchmark_json", None))
+        _require_writable_log(config)
         _require_storage(config)
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
