@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -846,3 +847,20 @@ def test_a_reader_that_is_killed_leaves_its_files_to_this_process(monkeypatch: p
     with orderly_endings():
         found = saved_sessions(Path(".benchmarks"), "many")
     assert [session.path.name[:4] for session in found] == [f"{number:04}" for number in range(1, 9)]
+
+
+def read_interrupted(path: Path, layers: bool) -> SessionRecord:
+    """What a reader does that gets Ctrl-C, which a terminal sends to all."""
+    if os.getpid() != HERE:
+        os.kill(os.getpid(), signal.SIGINT)
+    return READ(path, layers)
+
+
+def test_an_interrupt_of_many_sessions_is_one_of_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers that it ended, while this process gave up, had the pool wait for the others for ever."""
+    for number in range(1, 9):
+        save(number, "many")
+    for name, value in {"MANY": 4, "AT_ONCE": 1, "_read": read_interrupted}.items():
+        monkeypatch.setattr(baseline, name, value)
+    assert len(saved_sessions(Path(".benchmarks"), "many")) == 8
+    assert not multiprocessing.active_children()

@@ -533,9 +533,7 @@ def pytest_benchmark_update_json():
     status="2",
     kept="nothing",
 )
-def test_an_interrupt_at_the_end_is_one_sentence(
-    run: Run, name: str, pytester: pytest.Pytester, fault: Fault
-) -> None:
+def test_an_interrupt_at_the_end_is_one_sentence(run: Run, name: str, pytester: pytest.Pytester, fault: Fault) -> None:
     pytester.makeconftest(CONFTEST + INTERRUPTED.format(name=name))
     fault.check(*told(run("--benchmark-save=before")))
 
@@ -549,9 +547,7 @@ def pytest_collection_modifyitems(items):
 BROKEN = "\ndef test_broken():\n    assert False\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "marker"), [("floor", "skip"), ("floor", "xfail(run=False)"), ("broken", "xfail")]
-)
+@pytest.mark.parametrize(("name", "marker"), [("floor", "skip"), ("floor", "xfail(run=False)"), ("broken", "xfail")])
 @pytest.mark.fault(
     done="tests of `bench/` marked `skip` or `xfail`, so that they do not count, with which a run is saved",
     said="must not be used: it did not judge everything (... skipped or failed as a marker asked)",
@@ -765,6 +761,12 @@ def test_a_document_is_written_without_a_terminal_too(run: Run, floor: float | N
 )
 def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
     fault.check(*told(run("--benchmark-json=nowhere/run.json")))
+
+
+@pytest.mark.parametrize("option", ["--log-file=test_toy.py/x", "-olog_file=."])
+def test_a_log_that_cannot_be_written(run: Run, option: str) -> None:
+    refused(run(option), "--log-file", "cannot be written", "name another one")
+    assert run("--log-file=logs/there").ret == 0
 
 
 def test_a_storage_that_no_session_can_be_saved_in(run: Run) -> None:

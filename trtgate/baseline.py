@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -94,14 +94,34 @@ def saved_sessions(storage: Path, name: str) -> list[SessionRecord]:
     # Nothing of what is read refers to itself: to look for what does would go through all of it again and again.
     with no_garbage_collection():
         if len(files) >= MANY:
-            context = multiprocessing.get_context("fork")
             # One that was killed, for want of memory say, leaves it to this process, which needs less.
-            with (
-                contextlib.suppress(BrokenProcessPool),
-                ProcessPoolExecutor(READERS, context, initializer=_begin_reading) as pool,
-            ):
-                return list(pool.map(_read, files, layers, chunksize=AT_ONCE))
+            with contextlib.suppress(BrokenProcessPool):
+                return _read_by_several(files, layers)
         return list(map(_read, files, layers))
+
+
+def _read_by_several(files: Sequence[Path], layers: Sequence[bool]) -> list[SessionRecord]:
+    """The sessions as other processes read them. Raises BrokenProcessPool where one of those was killed."""
+    starts = range(0, len(files), AT_ONCE)
+    with ProcessPoolExecutor(READERS, multiprocessing.get_context("fork"), initializer=_begin_reading) as pool:
+        try:
+            with _no_interrupt():  # which readers inherit: Ctrl-C, which all get, is this process's
+                parts = [pool.submit(_read_some, files[at : at + AT_ONCE], layers[at : at + AT_ONCE]) for at in starts]
+            return [session for part in parts for session in part.result()]
+        except KeyboardInterrupt:
+            # A signal to all may have ended some of them; the pool would wait for the others, for ever.
+            for reader in multiprocessing.active_children():
+                reader.kill()
+            raise
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_reading() -> None:
@@ -110,6 +130,10 @@ def _begin_reading() -> None:
     die_with_parent()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _read_some(files: Sequence[Path], layers: Sequence[bool]) -> list[SessionRecord]:
+    return list(map(_read, files, layers))
 
 
 def _read(path: Path, layers: bool) -> SessionRecord:

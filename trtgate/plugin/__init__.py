@@ -41,6 +41,7 @@ with importing():
         _refuse_xdist,
         _require_storage,
         _require_writable_json,
+        _require_writable_log,
         saving,
     )
     from trtgate.plugin.replay import properties
@@ -181,6 +182,7 @@ def pytest_configure(config: pytest.Config) -> None:
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
         _require_writable_json(config.getoption("benchmark_json", None))
+        _require_writable_log(config)
         _require_storage(config)
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
@@ -310,8 +312,8 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         result = yield
     except KeyboardInterrupt as error:
         # The tests are over, so pytest would show a traceback.
-        told = f"{error or 'interrupted'} while the run was being saved or shown, so its status is no verdict; run it again"
-        pytest.exit(told, int(pytest.ExitCode.INTERRUPTED))
+        told = "while the run was being saved or shown, so its status is no verdict; run it again"
+        pytest.exit(f"{error or 'interrupted'} {told}", int(pytest.ExitCode.INTERRUPTED))
     except Exception as error:
         if not gate.used or gate.ended:
             raise

@@ -24,6 +24,21 @@ def _require_writable_json(path: object) -> None:
         )
 
 
+def _require_writable_log(config: pytest.Config) -> None:
+    """Raises UserError for a log that pytest cannot open, which it tells as an error of its own."""
+    if not config.pluginmanager.hasplugin("logging"):
+        return
+    given = config.getoption("log_file", None) or config.getini("log_file")
+    if not given:
+        return
+    path = Path(given)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise UserError(f"--log-file {given} cannot be written ({error.strerror}); name another one") from error
+
+
 def _require_storage(config: pytest.Config) -> None:
     """Raises UserError for a storage that no session can be saved in, as its name tells or the system."""
     if not (config.getoption("benchmark_save", None) or config.getoption("benchmark_autosave", None)):
