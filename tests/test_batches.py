@@ -114,8 +114,8 @@ def test_one_place_of_a_batch_that_has_its_neighbours_answer(task: Any) -> None:
     )
     for count in (8, 64):
         sides = reference[:count], alone[:count]
-        for rows, outcome in ((got, Outcome.PASS), ([*alone[: count - 1], alone[count - 2]], Outcome.REGRESSED)):
-            verdicts = decide_batch(task, *sides, rows[:count], samples(count), NARROW)
+        for other, outcome in ((got, Outcome.PASS), ([*alone[: count - 1], alone[count - 2]], Outcome.REGRESSED)):
+            verdicts = decide_batch(task, *sides, other[:count], samples(count), NARROW)
             assert worst(verdicts).outcome is outcome, verdicts
     assert f"y on {count - 1} has 1" in worst(verdicts).message
 
