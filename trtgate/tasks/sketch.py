@@ -178,16 +178,17 @@ def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
         scores.append(Score(SAME_SHAPE, name, share, "agreement", "%", *share_bounds(share, len(alike))))
     if not alike.any():
         return scores
-    signal, noise = float(old.power[alike].sum()), float(((old.sums - new.sums)[alike] ** 2).sum())
+    off = (old.sums - new.sums)[alike]
+    signal, noise = float(old.power[alike].sum()), float((off**2).sum())
     if old.integers:
-        differing, sizes = ((old.sums - new.sums)[alike] ** 2).sum(1) / 2, old.power[alike]
+        differing, sizes = (off**2).sum(1) / 2, old.power[alike]
         scores.append(equal_elements(name, differing, sizes))
         if old.unusual is not None and new.unusual is not None and old.usual == new.usual:
             # Where elements differ either one is unusual: of two values that is how many are, of more it is the most.
             most = (old.unusual[alike] + new.unusual[alike] + differing) / 2
             scores.append(equal_elements(name, differing, most, UNUSUAL))
         return scores
-    return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
+    return [*scores, Score("SQNR", name, _decibels(signal, noise, float(np.abs(off).max())), "sqnr_db", "dB")]
 
 
 def elements_differing(old: Sketch, new: Sketch) -> list[float]:
@@ -223,9 +224,10 @@ def equal_elements(
     return Score(what, name, equal(off.sum(), count.sum()), key, "%", without=without)
 
 
-def _decibels(signal: float, noise: float) -> float:
+def _decibels(signal: float, noise: float, off: float) -> float:
+    """`off` is what no element is off by more than, but by chance: beside zeros there is no share of anything."""
     if not signal or not noise:
-        return math.inf if noise <= NOTHING**2 else NO_SIGNAL_DB
+        return math.inf if off <= NOTHING else NO_SIGNAL_DB
     return 10 * math.log10(signal / noise)
 
 
