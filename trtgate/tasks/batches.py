@@ -15,6 +15,7 @@ from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
+from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
@@ -89,6 +90,9 @@ def decide_whole(
     pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
     if not isinstance(task, Classification):
         again = _whole_kept(task, before, found, wanted, expectation)
+        if isinstance(task, Detection | Segmentation):
+            # Boxes and pixels, of which no batch of one is exact by itself.
+            return [_settled(one, other, again) for one, other in pairs]
         return [_whole_settled(one, other, again, expectation) for one, other in pairs]
     same = _share_kept(before, found, expectation)
     decided = [_whole_settled(one, other, same, expectation) for one, other in pairs]
