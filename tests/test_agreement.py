@@ -44,6 +44,17 @@ def test_equal_logits_agree_exactly() -> None:
     assert agreement.sqnr_db == math.inf
 
 
+def test_either_of_two_classes_that_are_the_references_best_is_its_answer() -> None:
+    reference = logits(*range(0, 400, 2))
+    reference[:, 500:502] = 9
+    engine = reference + np.random.default_rng(1).normal(0, 1e-3, reference.shape).astype(np.float32)
+    assert len(set(engine.argmax(1))) == 2
+    agreement = compare_logits(reference, engine)
+    assert decide_agreement(agreement, floor=0.98).outcome is Outcome.PASS
+    engine[:20, 7] = 10
+    assert (compare_logits(reference, engine).top1, len(compare_logits(reference, engine).flips)) == (180, 20)
+
+
 def test_sqnr_is_in_decibels_of_power() -> None:
     reference = logits(1, 2)
     noise = np.full_like(reference, np.sqrt(np.sum(reference**2) / reference.size / 100))

@@ -114,8 +114,8 @@ def test_one_place_of_a_batch_that_has_its_neighbours_answer(task: Any) -> None:
     )
     for count in (8, 64):
         sides = reference[:count], alone[:count]
-        for rows, outcome in ((got, Outcome.PASS), ([*alone[: count - 1], alone[count - 2]], Outcome.REGRESSED)):
-            verdicts = decide_batch(task, *sides, rows[:count], samples(count), NARROW)
+        for other, outcome in ((got, Outcome.PASS), ([*alone[: count - 1], alone[count - 2]], Outcome.REGRESSED)):
+            verdicts = decide_batch(task, *sides, other[:count], samples(count), NARROW)
             assert worst(verdicts).outcome is outcome, verdicts
     assert f"y on {count - 1} has 1" in worst(verdicts).message
 
@@ -369,6 +369,18 @@ def test_a_batch_keeps_the_share_of_pixels_that_the_smallest_one_has(wrong: floa
     sides = [{"m": mask}] * 8, [{"m": mask}] * 8, [{"m": mask}], [{"m": spoilt}]
     [verdict] = decide_whole(Segmentation("m"), *sides, samples(8), EXACT)
     assert verdict.outcome is outcome, verdict
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_narrow_types_batch_keeps_its_last_place(batches: int) -> None:
+    """One of eight is more than may be lost, and less than its floors allow."""
+    mask = np.arange(256).reshape(1, 16, 16) // 64
+    alone, wanted = [{"m": mask}] * 8 * batches, [{"m": np.repeat(mask, 8, 0)}] * batches
+    got = [{"m": np.where(np.arange(8)[:, None, None] < 7, row["m"], 0)} for row in wanted]
+    for answers, good in ((wanted, True), (got, False)):
+        sides = alone, alone, wanted, answers
+        [verdict] = decide_whole(Segmentation("m", stays=True), *sides, samples(8 * batches), NARROW)
+        assert (verdict.outcome is Outcome.PASS) is good, verdict
 
 
 def test_a_narrow_type_may_round_a_batch_otherwise_than_a_sample() -> None:

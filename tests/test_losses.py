@@ -246,6 +246,46 @@ def test_one_answer_of_many_proves_nothing(fault: Fault, capsys: pytest.CaptureF
     assert judged(task, answered(0), answered(4), NARROW).outcome is Outcome.REGRESSED
 
 
+def kept(count: int = 20, found: Sequence[int] = range(40)) -> list[dict[str, Any]]:
+    """Which of 4096 boxes are left, as flags: these of 40 of each sample."""
+    return [{"keep": np.isin(np.arange(4096), [97 * each + index for each in found])} for index in range(count)]
+
+
+@pytest.mark.fault(
+    done="a network's flags, of which 1 % are set, are all unset",
+    said="equal unusual elements of keep went from 100.0% to 0.0%, 3.0% may be lost",
+    status="1",
+    kept="both sides' sessions",
+)
+def test_flags_that_are_rarely_set(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    task, reference, none = TensorsTask(), kept(), kept(found=())
+    old, new = (summary(task, reference, each) for each in (reference, none))
+    fault.check(*compared(old, new, capsys))
+    fewer = [*kept(3, range(20)), *reference[3:]]
+    for other, outcome in (
+        (none, Outcome.REGRESSED),
+        ([{"keep": np.roll(row["keep"], 1)} for row in reference], Outcome.REGRESSED),
+        (fewer, Outcome.INCONCLUSIVE),
+        ([*kept(3, range(38)), *reference[3:]], Outcome.PASS),
+    ):
+        assert against(task, reference, reference, other, EXACT).outcome is outcome
+        assert own_against(task, reference, other).outcome is outcome
+    # Where there was none, there is none to lose, but one more is another answer.
+    assert against(task, none, none, none, EXACT).outcome is Outcome.PASS
+    assert against(task, none, none, reference, EXACT).outcome is Outcome.REGRESSED
+    # A session from before has not kept it.
+    before = {**old, "scores": [each for each in old["scores"] if "unusual" not in each["name"]]}
+    assert (
+        "of before there is no equal unusual elements"
+        in decide_scores(before, summary(task, reference, fewer), EXACT).message
+    )
+    assert decide_scores(summary(task, reference, fewer), before, EXACT).outcome is Outcome.INVALID
+    kept_before, now = own(task, reference), own(task, none)
+    del kept_before["kept"]["sketch"]["keep"]["unusual"]
+    assert decide_scores(kept_before, now, EXACT).outcome is Outcome.PASS
+    assert decide_scores(now, kept_before, EXACT).reason is Reason.NOT_COMPARABLE
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_few_samples_that_are_alike_prove_little_but_a_fall_of_more_than_half(count: int) -> None:
     task, reference = TensorsTask(), [{"y": np.arange(20)} for _ in range(count)]

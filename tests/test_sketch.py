@@ -18,7 +18,7 @@ from trtgate.tasks.batches import decide_batch
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, Detections, from_outputs
 from trtgate.tasks.segmentation import GRIDS, Areas, Segmentation, areas_of, cells_of
-from trtgate.tasks.sketch import SIZE, Sketch, compare_sketches, sketch_of
+from trtgate.tasks.sketch import SIZE, UNUSUAL, Sketch, compare_sketches, sketch_of
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.answers import Answers, decide_answers
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -34,12 +34,11 @@ def normal(seed: int, shape: tuple[int, ...], count: int) -> list[np.ndarray]:
 
 
 def value(old: list[np.ndarray], new: list[np.ndarray]) -> float:
-    """The one score of two references' answers, through the JSON of their sessions."""
+    """The first score of two references' answers, through the JSON of their sessions."""
     sides = [json.loads(json.dumps(sketch_of("y", each).to_json(), allow_nan=False)) for each in (old, new)]
     scores = compare_sketches("y", *map(Sketch.from_json, sides))
     assert scores is not None
-    [score] = scores
-    return score.value
+    return scores[0].value
 
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -96,6 +95,19 @@ def test_noise_of_numbers_of_any_size_is_estimated(size: float) -> None:
     assert value(old, [0 * each for each in old]) == pytest.approx(0, abs=1)
 
 
+@settings(max_examples=25)
+@given(SEEDS, st.floats(0, 0.2), st.floats(0, 1))
+def test_of_a_mask_the_share_of_what_it_finds_is_estimated(seed: int, there: float, kept: float) -> None:
+    random = np.random.default_rng(seed)
+    old = [random.random((30, 40)) < there for _ in range(20)]
+    new = [each & (random.random(each.shape) < kept) for each in old]
+    sides = [Sketch.from_json(sketch_of("y", each).to_json()) for each in (old, new)]
+    _, score = compare_sketches("y", *sides) or ()
+    found = sum(int(each.sum()) for each in old)
+    exact = sum(int(each.sum()) for each in new) / found if found else 1.0
+    assert (score.name, score.value) == (UNUSUAL, pytest.approx(exact, abs=0.1))
+
+
 def test_a_sketch_of_before_has_kept_its_power() -> None:
     found = sketch_of("y", normal(0, (7,), 40))
     before = found.to_json()
@@ -137,6 +149,9 @@ def test_an_output_without_axes_or_elements_has_a_sketch() -> None:
         {"integers": 3},
         {"sums": ""},
         {"roots": 3},
+        {"usual": 0.5},
+        {"unusual": "!"},
+        {"unusual": packed(np.full(8, 1e9))},
     ],
 )
 def test_a_damaged_sketch_is_told(spoil: dict[str, Any]) -> None:
@@ -494,7 +509,9 @@ def test_a_reference_keeps_its_means_as_an_engine_does() -> None:
             each[12 * label : 12 * label + 10, index : index + 10] = label
     less = [np.where(np.arange(64)[:, None] % 12 == 0, 0, each) for each in masks]
     verdict = judged(Segmentation("m"), _named(masks), _named(less))
-    assert (verdict.outcome, "mean IoU, at most of m went from" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert (verdict.outcome, "mean IoU, at most of m went from" in verdict.message) == (Outcome.REGRESSED, True), (
+        verdict
+    )
     assert judged(Segmentation("m"), _named(masks), _named([less[0], *masks[1:]])).outcome is Outcome.PASS
 
 

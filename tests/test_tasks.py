@@ -227,6 +227,12 @@ def test_what_is_as_good_as_zero_beside_zeros(value: float, outcome: Outcome) ->
         assert judged(task, reference, new, expectation).outcome is outcome
         assert against(task, reference, reference, new, expectation).outcome is outcome
     assert decide_scores(*own, EXACT).outcome is outcome
+    # However many there are.
+    many = [{"y": np.zeros((1, 400, 500), np.float32)} for _ in range(8)]
+    noisy = [{"y": np.float32(1e-5) * RANDOM.standard_normal((1, 400, 500)).astype(np.float32)} for _ in range(8)]
+    noisy[3]["y"][0, 20, 30] += value
+    assert judged(task, many, noisy).outcome is outcome
+    assert decide_scores(*(task.own(each, some(8))["scores"] for each in (many, noisy)), EXACT).outcome is outcome
 
 
 def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:

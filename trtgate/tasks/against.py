@@ -36,7 +36,7 @@ from trtgate.tasks.segmentation import (
     pictured_maps,
     sizes_in,
 )
-from trtgate.tasks.sketch import Sketch, comparable, compare_sketches, marks_in, sketches_in
+from trtgate.tasks.sketch import EQUAL, UNUSUAL, Sketch, comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -199,7 +199,7 @@ def _older(
     missing = before.keys() - after.keys()
     return (
         any(key in kept[0] and key not in kept[1] for key in NEWER)
-        or any(name == BY_BOX for name, _ in missing)
+        or any(name == BY_BOX or (name == UNUSUAL and (EQUAL, of) in after) for name, of in missing)
         or any((FORMER.get(name, ""), of) in missing for name, of in after)
     )
 
@@ -221,7 +221,14 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
     if unlike := _unlike([_named(key) for key in old if key not in new], moved, whole=len(compared) == len(old)):
         return unlike
     floors = Expectation({**expectation.values, **summary.get("floors", {})})
-    found = [score for scores in compared.values() for score in scores or ()]
+    # Masks are judged by their classes.
+    masks = {_named((name, values)) for name in kept[0].get("pixels", {}) for values in (False, True)}
+    found = [
+        score
+        for scores in compared.values()
+        for score in scores or ()
+        if score.name != UNUSUAL or score.of not in masks
+    ]
     sure: list[Score] = []
     nothing = False
     classes: list[Verdict] = []
@@ -243,8 +250,8 @@ def _decide_own(summary: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], e
         and (each.outcome is not Outcome.INCONCLUSIVE or score.value < 1)
     ]
     exact = floors.number("sqnr_db") >= ENOUGH_DB
-    # Beside its own of before, of which all is kept. A mean that other kernels of a narrower type have reaches its floor.
-    kept_whole = [*sure, *(score for score in found if exact and score.key in MEANS)]
+    # Beside its own of before, of which all is kept; of a mean that other kernels of a narrower type change, the floor.
+    kept_whole = [*sure, *(each for each in found if exact and (each.key in MEANS or each.name == UNUSUAL))]
     decided += [_lost(replace(each, value=1.0, without=()), each, floors, LOST_DB) for each in kept_whole]
     decided += classes
     found += sure
@@ -319,7 +326,7 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
     own = old.key == "metric"
     # A metric of the user's own has a scale of its own.
     allowed = max(share * abs(old.value), METRIC_LEAST) if own else share
-    if old.key in {"", "cosine"} or new.value >= old.value or new.value >= old.value - allowed:
+    if not (own or old.unit == "%") or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
     least = _least_fall(old, new)

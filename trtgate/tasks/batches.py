@@ -15,6 +15,8 @@ from trtgate.tasks.against import decide_scores, lost_db
 from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.agreement import Agreement, decide_agreement
@@ -88,6 +90,9 @@ def decide_whole(
     pairs = zip(task.decide(before, expectation), task.decide(found, expectation), strict=True)
     if not isinstance(task, Classification):
         again = _whole_kept(task, before, found, wanted, expectation)
+        if isinstance(task, Detection | Segmentation):
+            # Boxes and pixels, of which no batch of one is exact by itself.
+            return [_settled(one, other, again) for one, other in pairs]
         return [_whole_settled(one, other, again, expectation) for one, other in pairs]
     same = _share_kept(before, found, expectation)
     decided = [_whole_settled(one, other, same, expectation) for one, other in pairs]
@@ -146,7 +151,7 @@ def _far_fallen(before: Scores, found: Scores, wanted: Outputs, expectation: Exp
     boxes, again = sum(each[0] for each in labels[1]), min(sum(each[1] for each in side) for side in labels)
     for score in found.scores:
         was, verdict = old.get((score.name, score.of)), replace(score, low=None, high=None).decide(expectation)
-        if was is None or score.unit != "%" or score.name == SAME_SHAPE:
+        if was is None or score.unit != "%" or score.name in {SAME_SHAPE, UNUSUAL}:
             continue
         if verdict is not None and verdict.outcome is Outcome.PASS:
             continue
@@ -190,8 +195,8 @@ def _none_lost(before: Agreement, found: Agreement) -> Verdict:
 
 
 def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samples: Samples) -> Verdict:
-    """On one output: no sample may have so much more noise than the noisiest one in the smallest batch. On the whole one
-    wrong answer is lost among many, as where a place of the batch has its neighbour's."""
+    """On one output: no sample may have so much more noise than the noisiest one in the smallest batch. On the whole
+    one wrong answer is lost among many, as where a place of the batch has its neighbour's."""
     wanted = [row[name] for row in reference]
     usual, noise = ([_power(a, row[name]) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
     signal = float(np.mean([_power(each, np.zeros_like(each)) for each in wanted]))

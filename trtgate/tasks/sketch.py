@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,16 @@ MOST = 10_000_000
 @dataclass(frozen=True)
 class Sketch:
     """One output's answers to N samples: `shapes`, where in each there is no number (`marks`, digests, "" for
-    nowhere), and float64[N] `power`, float64[N,W] `sums`; of integers the power is the number of elements."""
+    nowhere), and float64[N] `power`, float64[N,W] `sums`; of integers the power is the number of elements, and
+    float64[N] `unusual` how many of them are not `usual`, the most frequent value; None of a session that kept none."""
 
     integers: bool
     shapes: tuple[tuple[int, ...], ...]
     marks: tuple[str, ...]
     power: Floats
     sums: Floats
+    usual: int = 0
+    unusual: Floats | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the inverse of `from_json`."""
@@ -56,6 +60,7 @@ class Sketch:
             "roots": fields.packed(np.sqrt(self.power)),
             "width": self.sums.shape[1],
             "sums": fields.packed(np.clip(self.sums, -largest, largest).reshape(-1)),
+            **({} if self.unusual is None else {"usual": self.usual, "unusual": fields.packed(self.unusual)}),
         }
 
     @classmethod
@@ -74,7 +79,15 @@ class Sketch:
             raise ValueError("a sketch holds finite numbers, and powers from 0 on")
         if kept == "roots":
             power = power**2
-        return cls(fields.flag("integers", values["integers"]), shapes, marks, power, sums.reshape(n, width))
+        usual, unusual = values.get("usual", 0), None
+        if type(usual) is not int:
+            raise ValueError("the usual value of integers is one")
+        if "unusual" in values:
+            unusual = fields.unpacked("unusual", base64.b64decode(values["unusual"], validate=True), n)
+            if not ((unusual >= 0) & (unusual <= power * (1 + 1e-6))).all():
+                raise ValueError("no more elements are unusual than there are")
+        integers = fields.flag("integers", values["integers"])
+        return cls(integers, shapes, marks, power, sums.reshape(n, width), usual, unusual)
 
 
 def sketch_of(name: str, arrays: Sequence[npt.NDArray[Any]]) -> Sketch:
@@ -93,7 +106,11 @@ def sketch_of(name: str, arrays: Sequence[npt.NDArray[Any]]) -> Sketch:
             none &= not odd.any()
             places.update(odd.tobytes())
         marks.append("" if none else places.hexdigest()[:16])
-    return Sketch(integers, tuple(tuple(each.shape) for each in arrays), tuple(marks), power, sums)
+    found = Sketch(integers, tuple(tuple(each.shape) for each in arrays), tuple(marks), power, sums)
+    if not integers:
+        return found
+    usual = usual_value(arrays)
+    return replace(found, usual=usual, unusual=np.array([np.sum(each != usual) for each in arrays], np.float64))
 
 
 def _elements(
@@ -128,9 +145,19 @@ def _mixed(keys: Keys) -> Keys:
     return found
 
 
+def usual_value(arrays: Sequence[npt.NDArray[Any]]) -> int:
+    """The most frequent value of some integers or flags; 0 where there are none."""
+    counts = Counter[int]()
+    for each in arrays:
+        values, times = np.unique(each, return_counts=True)
+        counts.update(dict(zip(map(int, values), times.tolist(), strict=True)))
+    return counts.most_common(1)[0][0] if counts else 0
+
+
 def comparable(old: Sketch, new: Sketch) -> bool:
     """Whether two sketches are of as many samples, and made alike."""
-    return len(old.shapes) == len(new.shapes) and old.sums.shape == new.sums.shape
+    older = new.integers and old.unusual is not None and new.unusual is None
+    return len(old.shapes) == len(new.shapes) and old.sums.shape == new.sums.shape and not older
 
 
 def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
@@ -151,10 +178,17 @@ def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
         scores.append(Score(SAME_SHAPE, name, share, "agreement", "%", *share_bounds(share, len(alike))))
     if not alike.any():
         return scores
-    signal, noise = float(old.power[alike].sum()), float(((old.sums - new.sums)[alike] ** 2).sum())
+    off = (old.sums - new.sums)[alike]
+    signal, noise = float(old.power[alike].sum()), float((off**2).sum())
     if old.integers:
-        return [*scores, equal_elements(name, ((old.sums - new.sums)[alike] ** 2).sum(1) / 2, old.power[alike])]
-    return [*scores, Score("SQNR", name, _decibels(signal, noise), "sqnr_db", "dB")]
+        differing, sizes = (off**2).sum(1) / 2, old.power[alike]
+        scores.append(equal_elements(name, differing, sizes))
+        if old.unusual is not None and new.unusual is not None and old.usual == new.usual:
+            # Where elements differ either one is unusual: of two values that is how many are, of more it is the most.
+            most = (old.unusual[alike] + new.unusual[alike] + differing) / 2
+            scores.append(equal_elements(name, differing, most, UNUSUAL))
+        return scores
+    return [*scores, Score("SQNR", name, _decibels(signal, noise, float(np.abs(off).max())), "sqnr_db", "dB")]
 
 
 def elements_differing(old: Sketch, new: Sketch) -> list[float]:
@@ -169,7 +203,14 @@ def elements_differing(old: Sketch, new: Sketch) -> list[float]:
     ]
 
 
-def equal_elements(name: str, differing: Sequence[float] | Floats, sizes: Sequence[float] | Floats) -> Score:
+# Of integers also how many elements are equal of those that are not the usual value on both sides: a mask that finds
+# nothing any more has nearly all others. It has no floor: by itself an engine of a narrow type is judged by all.
+EQUAL, UNUSUAL = "equal elements", "equal unusual elements"
+
+
+def equal_elements(
+    name: str, differing: Sequence[float] | Floats, sizes: Sequence[float] | Floats, what: str = EQUAL
+) -> Score:
     """Of integers the share of elements that are equal, from how many differ in each sample, and how many there are."""
     groups = groups_of(len(sizes))
     off, count = (np.bincount(groups, np.asarray(each, np.float64)) for each in (differing, sizes))
@@ -179,12 +220,14 @@ def equal_elements(name: str, differing: Sequence[float] | Floats, sizes: Sequen
         return min(1.0, max(0.0, 1 - off / count)) if count > 0 else 1.0
 
     without = tuple(equal(*each) for each in zip(off.sum() - off, count.sum() - count, strict=True))
-    return Score("equal elements", name, equal(off.sum(), count.sum()), "agreement", "%", without=without)
+    key = "" if what == UNUSUAL else "agreement"
+    return Score(what, name, equal(off.sum(), count.sum()), key, "%", without=without)
 
 
-def _decibels(signal: float, noise: float) -> float:
+def _decibels(signal: float, noise: float, off: float) -> float:
+    """`off` is what no element is off by more than, but by chance: beside zeros there is no share of anything."""
     if not signal or not noise:
-        return math.inf if noise <= NOTHING**2 else NO_SIGNAL_DB
+        return math.inf if off <= NOTHING else NO_SIGNAL_DB
     return 10 * math.log10(signal / noise)
 
 

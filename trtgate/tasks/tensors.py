@@ -26,7 +26,7 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
-from trtgate.tasks.sketch import equal_elements, sketches_of
+from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
 from trtgate.tasks.slices import Pair, powers_of
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -130,7 +130,10 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
     if not alike:
         return scores
     if alike[0][0].dtype.kind != "f":
-        return [*scores, equal_elements(name, [np.sum(a != b) for a, b in alike], [a.size for a, _ in alike])]
+        usual, differing = usual_value([a for a, _ in alike]), [np.sum(a != b) for a, b in alike]
+        unusual = [np.sum((a != usual) | (b != usual)) for a, b in alike]
+        all_of_them = equal_elements(name, differing, [a.size for a, _ in alike])
+        return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
     signal = noise = 0.0
     cosine, largest, off = 1.0, 0.0, 0.0
     for before, after in alike:

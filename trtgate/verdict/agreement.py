@@ -103,16 +103,16 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     best = np.argsort(-theirs, 1, kind="stable")[:, :5]
     rows = np.arange(n)
     margins = theirs[rows, wanted] - theirs[rows, got]
-    flips = tuple(
-        Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(wanted != got)
-    )
+    # Of classes that are the reference's best alike, as on the steps of whole numbers, either one is its answer.
+    flipped = theirs[rows, wanted] > theirs[rows, got]
+    flips = tuple(Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(flipped))
     a, b = (np.where(sound, each, 0).astype(np.float64) for each in (reference, engine))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = float(np.min(np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)))
     noise = float(np.sum((a - b) ** 2))
     sqnr = math.inf if noise == 0 else 10 * math.log10(float(np.sum(a**2)) / noise)
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
-    size = size_of((wanted != got).astype(np.float64), clusters)
+    size = size_of(flipped.astype(np.float64), clusters)
     return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips, size.photos, size.effective)
 
 
