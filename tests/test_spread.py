@@ -27,9 +27,9 @@ from trtgate.measure.remote import Worker, WorkerError
 from trtgate.measure.spread import Spread, schedule_for, unfinished_file
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
-from trtgate.records import from_json, read_session, to_json
+from trtgate.records import EngineRecord, from_json, read_session, to_json
 from trtgate.settings import Settings
-from trtgate.verdict import Outcome
+from trtgate.verdict import Outcome, states
 from trtgate.verdict.metrics import Sample
 from trtgate.workbench import Workbench
 
@@ -49,7 +49,7 @@ def small() -> Architecture:
 def bench(plan_cache: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workbench]:
     # Who else uses this machine is not under test.
     monkeypatch.setattr(spread, "monitor_for", lambda *_: NoMonitor)
-    monkeypatch.setattr(spread, "LOUD", 1e9)
+    monkeypatch.setattr(states, "LOUD", 1e9)
     monkeypatch.setitem(OWN, "small", small)
     settings = Settings(engines=(REFERENCE, INT8), plan_cache=plan_cache, processes=2)
     with Workbench("small", settings) as bench:
@@ -92,7 +92,7 @@ def test_processes_that_wait_for_their_turn_are_samples_too(bench: Workbench, mo
 def test_every_process_is_a_sample_of_one_record_and_a_killed_one_is_replaced(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = bench.spread
+    found = bench.spread()
     record = found.record(INT8, 1)
     rounds = schedule_for("cpu", 2).rounds
     assert record.processes == (rounds, rounds)
@@ -215,7 +215,7 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
         raise WorkerError("gone")
 
     monkeypatch.setattr(Worker, "greet", lose)
-    record = bench.spread.record(INT8, 1)
+    record = bench.spread().record(INT8, 1)
     verdict = judge.floor_verdict(record, Expectation({}))
     assert (verdict.outcome, record.rounds) == (Outcome.INVALID, ())
     assert "2 processes do not count: gone" in verdict.message
@@ -252,6 +252,52 @@ def test_a_run_whose_processes_all_die_is_no_regression(
         check=False,
     )
     fault.check(done.returncode, done.stdout)
+
+
+NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.6e-3, 1.3e-3))
+
+
+@pytest.mark.parametrize(
+    ("states_met", "before", "ran", "latency"),
+    [
+        ([APART] * 3 + [NEAR] * 9, NEAR, 7, 2.0),  # it goes on until four met the baseline's state
+        ([NEAR] * 8, APART, 8, 2.0),  # none did: the machine is told as it is
+        ([APART, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR], None, 8, 2.0),  # no mixture of two states
+        ([NEAR] * 8, NEAR, 4, 2.0),
+    ],
+)
+def test_processes_of_one_state_of_the_machine_are_the_sample(
+    bench: Workbench,
+    monkeypatch: pytest.MonkeyPatch,
+    states_met: list[dict[str, float]],
+    before: dict[str, float] | None,
+    ran: int,
+    latency: float,
+) -> None:
+    monkeypatch.setattr(states, "LOUD", 0.15)
+    found, come = Spread(bench, 4, {1: before} if before else None), iter(states_met)
+
+    def met(self: Spread, *_: object) -> bool:
+        work = next(come)
+        series = {"latency": (2.0 if work is NEAR else 3.0,)}
+        record = EngineRecord("small", INT8.id, 1, "none", series, controls=work, processes=(1,), complete=True)
+        self._sound.setdefault((INT8.id, 1), []).append(record)
+        return True
+
+    monkeypatch.setattr(Spread, "_process", met)
+    monkeypatch.setattr(found, "_ready", Always())
+    found.add([INT8], [1], 4, "them")
+    assert len(found._sound[INT8.id, 1]) == ran
+    record = found.record(INT8, 1)
+    assert set(record.series["latency"]) == {latency}
+    assert len(record.processes) >= 4
+
+
+class Always(list):  # type: ignore[type-arg]
+    """There is always another process, and none to close."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def test_a_series_is_of_rounds_of_processes_or_of_all() -> None:

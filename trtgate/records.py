@@ -26,7 +26,7 @@ from trtgate import fields
 from trtgate.expectations import check_section
 from trtgate.fields import DAMAGED, read_json
 from trtgate.kinds import REFERENCE, UserError
-from trtgate.measure.race import CONTROL, Race
+from trtgate.measure.race import CONTROL, HOST_CONTROL, Race
 from trtgate.processes import no_garbage_collection
 from trtgate.tasks.against import require_scores
 from trtgate.verdict.answers import Answers
@@ -279,6 +279,11 @@ def medians_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 # A neighbour that runs now and then leaves the median of a control alone, and moves its mean.
 MEAN = " (mean)"
+
+
+def fixed_work(record: EngineRecord) -> dict[str, float]:
+    """What tells the state of the machine: the seconds of its controls, but for means and a GPU's host."""
+    return {name: each for name, each in record.controls.items() if not name.endswith(MEAN) and name != HOST_CONTROL}
 
 
 def pack(blocks: Sequence[Floats]) -> dict[str, Any]:

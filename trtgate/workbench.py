@@ -495,12 +495,12 @@ class Workbench:
         plan = self.plan(spec)
         return {} if plan is None else {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
 
-    @property
-    def spread(self) -> Spread:
-        """The race spread over fresh processes; the first of them are run when this is first asked for."""
+    def spread(self, before: Mapping[int, Mapping[str, float]] | None = None) -> Spread:
+        """The race spread over fresh processes, which are to meet the machine as it was when fixed work took `before`,
+        by batch size; the first of them are run when this is first asked for."""
 
         def run() -> Spread:
-            spread, specs = Spread(self, self.settings.processes), self.loadable()
+            spread, specs = Spread(self, self.settings.processes, before), self.loadable()
             spread.add(specs, self.batch_sizes, self.settings.processes, f"{len(specs)} engines")
             return spread
 

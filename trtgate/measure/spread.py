@@ -17,19 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from trtgate import judge
 from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import HOST_CONTROL, SCHEDULES, Arm, Schedule, briefly, run_race
+from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
-from trtgate.records import MEAN, EngineRecord, from_race, joined, unfinished_session
+from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinished_session
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.paired import LOOKS
+from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_state
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -55,12 +55,6 @@ AHEAD = 6
 FEWEST_ROUNDS = min(LOOKS)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
 LOST_SHARE = 0.2
-# A process whose fixed work took this much longer than in the quietest ones of the run met a neighbour: on a virtual
-# machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
-# As many as were planned are run in place of such; what is still loud then counts, and widens the bounds.
-LOUD = 0.15
-# Of the processes, in percent: what is quiet.
-QUIETEST = 10.0
 
 
 def schedule_for(device: Device, count: int) -> Schedule:
@@ -77,9 +71,12 @@ def unfinished_file(settings: Settings, model: str) -> Path:
 class Spread:
     """What the processes measured so far of one model's engines, and how more are run."""
 
-    def __init__(self, bench: Workbench, count: int) -> None:
+    def __init__(self, bench: Workbench, count: int, before: Mapping[int, Mapping[str, float]] | None = None) -> None:
+        """`before` has, by batch size, what the fixed work took for the baseline: its processes are compared with those
+        that meet the machine so, if there are enough."""
         self._bench = bench
         self._count = count
+        self._before = before or {}
         self._sound: dict[tuple[str, int], list[EngineRecord]] = {}
         self._disturbed: dict[tuple[str, int], list[EngineRecord]] = {}
         self._failed: dict[str, WorkerError] = {}
@@ -103,11 +100,17 @@ class Spread:
             whole = [each for each in (*sound, *disturbed) if each.rounds]
             found = joined(whole) if whole else (*disturbed, self._unmeasured(spec, batch))[0]
             return replace(found, disturbed=f"{len(self.lost)} processes do not count: {self.lost[-1]}")
-        quiet = [each for each in sound if not self._loud(batch, each)]
-        if len(quiet) >= self._wanted.get(key, 0):
-            return joined(quiet)
-        note = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
-        return replace(found := joined(sound), warnings=(*found.warnings, f"the machine is loud: {note}"))
+        # Others are run in place of those that met another state. Where too few met one all count, and widen the
+        # bounds.
+        work = [fixed_work(each) for each in sound]
+        chosen, quiet = enough_in_one(work, self._wanted.get(key, 0), self._before.get(batch)), in_quiet(work)
+        found = joined([sound[index] for index in chosen] or sound)
+        if chosen == quiet or len(chosen) == len(sound):
+            return found
+        told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count"
+        if not chosen:
+            told = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
+        return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}"))
 
     def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
         """What there is of an engine that no process lived long enough to measure."""
@@ -122,18 +125,13 @@ class Spread:
     def _too_many_lost(self) -> bool:
         return len(self.lost) > max(1.0, LOST_SHARE * self._count)
 
-    def _loud(self, batch: int, record: EngineRecord) -> bool:
-        """Whether a process's controls took longer than those of the quietest ones."""
-        ran = [each.controls for (_, size), some in self._sound.items() if size == batch for each in some]
-        return any(
-            seconds > (1 + LOUD) * float(np.percentile([each[name] for each in ran], QUIETEST))
-            for name, seconds in record.controls.items()
-            if not name.endswith(MEAN) and name != HOST_CONTROL
-        )
+    def _settled(self, keys: Sequence[tuple[str, int]]) -> int:
+        """How many processes there are that met the machine as they should, of the engine and size that has fewest."""
+        return min(len(self._met(key)) for key in keys)
 
-    def _quiet(self, keys: Sequence[tuple[str, int]]) -> int:
-        """How many quiet processes there are of that engine at that batch size that has fewest."""
-        return min(sum(not self._loud(key[1], each) for each in self._sound.get(key, [])) for key in keys)
+    def _met(self, key: tuple[str, int]) -> list[int]:
+        work, before = [fixed_work(each) for each in self._sound.get(key, [])], self._before.get(key[1])
+        return in_state(work, before) if before else in_quiet(work)
 
     def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
         """Run `count` more processes of these engines, and others in place of those that were lost."""
@@ -154,7 +152,7 @@ class Spread:
                         self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, Path(folder))
-                    done = self._quiet([key for key in keys if key[0] not in self._failed])
+                    done = self._settled([key for key in keys if key[0] not in self._failed])
                     progress(max(0, count - wanted + done), count)
             finally:
                 for worker in self._ready:

@@ -26,7 +26,7 @@ from trtgate.kinds import EngineSpec, UserError, printable
 from trtgate.measure.spread import PROCESSES, unfinished_file
 from trtgate.options import read_settings
 from trtgate.plugin.course import Course
-from trtgate.records import EngineRecord, SessionRecord
+from trtgate.records import EngineRecord, SessionRecord, fixed_work, medians_of
 from trtgate.report.page import Page
 from trtgate.report.pages import run_page, run_verdicts
 from trtgate.report.photos import Photos
@@ -228,6 +228,15 @@ class Gate:
     def _others(self, comparison: Comparison) -> int:
         """How many verdicts the report will hold on other engines, of which nothing may be known yet."""
         return (len(self.baseline[0].engines) - 1) * len(comparison.changes)
+
+    def fixed_work(self, model: str) -> dict[int, dict[str, float]]:
+        """By batch size what fixed work took for the baseline, in seconds."""
+        found: dict[int, list[dict[str, float]]] = {}
+        for session in self.baseline:
+            for (name, _, size), record in session.engines.items():
+                if name == model and record.controls:
+                    found.setdefault(size, []).append(fixed_work(record))
+        return {size: medians_of(some) for size, some in found.items()}
 
     def is_open(self, record: EngineRecord) -> bool:
         """Whether more processes of this engine may decide something against the baseline."""

@@ -15,8 +15,8 @@ from itertools import pairwise
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
-# Versions that stay open with more processes too, or that are asked beside a bad end that does, before the machine, or a
-# change of the size of delta, is to blame.
+# Versions that stay open with more processes too, or that are asked beside a bad end that does, before the machine is
+# to blame, or a change of the size of delta.
 MOST_OPEN = 3
 
 

@@ -1,0 +1,52 @@
+"""Which of several processes met the machine in one state, as the fixed work tells that is raced along with engines.
+
+A neighbour on the machine makes fixed work longer. But a virtual machine may also have states that are neither quiet
+nor loud, as if its cores were now next to each other, where threads hand over quickly, now on two dies, with twice the
+bandwidth (seen on an EPYC: copies half as long, small networks 30 to 40 % longer, for minutes). Processes of two states
+are no sample of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+Work = Mapping[str, float]
+
+# A process whose fixed work took this much longer than in the quietest ones of the run met a neighbour: on a virtual
+# machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
+LOUD = 0.15
+# Of the processes, in percent: what is quiet.
+QUIETEST = 10.0
+# In one state a copy of 64 MB differs by 6 % from process to process, up and down, and a matrix product by 3 %.
+ALIKE = 0.1
+
+
+def in_quiet(work: Sequence[Work]) -> list[int]:
+    """The processes whose fixed work, in seconds, took no longer than that of the quietest ones, but for LOUD."""
+    if not work:
+        return []
+    most = {name: (1 + LOUD) * float(np.percentile([each[name] for each in work], QUIETEST)) for name in work[0]}
+    return [index for index, each in enumerate(work) if all(each[name] <= limit for name, limit in most.items())]
+
+
+def in_state(work: Sequence[Work], state: Work) -> list[int]:
+    """The processes whose fixed work took as long as in `state`, but for ALIKE."""
+    return [
+        index
+        for index, each in enumerate(work)
+        if all(abs(math.log(each[name] / state[name])) <= math.log1p(ALIKE) for name in each.keys() & state.keys())
+    ]
+
+
+def enough_in_one(work: Sequence[Work], wanted: int, like: Work | None = None) -> list[int]:
+    """`wanted` processes or more that met one state: that of `like`, the quiet one, or the one that most met. None
+    where no state has as many."""
+    found = in_state(work, like) if like else []
+    if len(found) < wanted:
+        found = in_quiet(work)
+    if len(found) < wanted:
+        found = max((in_state(work, each) for each in work), key=len, default=[])
+    return found if len(found) >= wanted else []
