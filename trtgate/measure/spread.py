@@ -100,12 +100,12 @@ class Spread:
             whole = [each for each in (*sound, *disturbed) if each.rounds]
             found = joined(whole) if whole else (*disturbed, self._unmeasured(spec, batch))[0]
             return replace(found, disturbed=f"{len(self.lost)} processes do not count: {self.lost[-1]}")
-        # Others are run in place of those that met another state. Where too few met one all count, and widen the
-        # bounds.
+        # Others are run in place of those that met another state. Where fewer met one than were planned at first all
+        # count, and widen the bounds.
         work = [fixed_work(each) for each in sound]
-        chosen, quiet = enough_in_one(work, self._wanted.get(key, 0), self._before.get(batch)), in_quiet(work)
+        chosen, quiet = enough_in_one(work, self._count, self._before.get(batch)), in_quiet(work)
         found = joined([sound[index] for index in chosen] or sound)
-        if chosen == quiet or len(chosen) == len(sound):
+        if chosen == quiet or len(sound) in {len(chosen), len(quiet)}:
             return found
         told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count"
         if not chosen:
