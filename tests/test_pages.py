@@ -188,6 +188,19 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
 
 
 def test_a_page_explains_its_own_words() -> None:
+def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
+    facts = {
+        ("resnet50", engine): {
+            "agreement": scenes.agreement(60),
+            "accuracy": {"n": 60, "engine_top1": top1, "engine_top5": 60, "reference_top1": 54, "reference_top5": 60},
+        }
+        for engine, top1 in (("tensorrt-fp16", 60), ("tensorrt-int8", 51))
+    }
+    text = html.render(run_page(scenes.measured(), [], scenes.GPU_STACK, facts=facts))
+    assert '<td data-value="60">100.0% (+10.0)</td>' in text
+    assert '<td data-value="51">85.0% (-5.0)</td>' in text
+
+
     for make in (a_run, a_comparison, PAGES["ab"]):
         assert "tail: mean of the slowest 5 % of all iterations" in html.render(make())
     compared = html.render(a_comparison())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -106,7 +107,7 @@ def _steps_table(found: Trend, stepped: Iterable[tuple[Series, Step]]) -> Table:
             metric_words(series.metric),
             Cell(amount_text(series.metric, step.before), value=step.before),
             Cell(amount_text(series.metric, step.after), value=step.after),
-            change_text(step.change),
+            Cell(change_text(step.change), value=math.exp(step.change)),
             step.cause,
             step.detail,
             series.machine,
