@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html as html_lib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -187,7 +188,6 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     assert text.count("<button type") == text.count("<th scope")
 
 
-def test_a_page_explains_its_own_words() -> None:
 def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
     facts = {
         ("resnet50", engine): {
@@ -201,6 +201,7 @@ def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
     assert '<td data-value="51">85.0% (-5.0)</td>' in text
 
 
+def test_a_page_explains_its_own_words() -> None:
     for make in (a_run, a_comparison, PAGES["ab"]):
         assert "tail: mean of the slowest 5 % of all iterations" in html.render(make())
     compared = html.render(a_comparison())
@@ -234,16 +235,16 @@ def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -
 MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f*"
 
 
-def hostile(value: Any) -> Any:
-    """The same page with markup in every text that is not the report's own."""
+def hostile(value: Any, added: str = MARKUP) -> Any:
+    """The same page with markup, or what else is added, in every text that is not the report's own."""
     if isinstance(value, str):
-        return f"{value}{MARKUP}"
+        return f"{value}{added}"
     if isinstance(value, tuple):
-        return tuple(map(hostile, value))
+        return tuple(hostile(each, added) for each in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fixed = {"style", "form"}
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{k: v if k in fixed else hostile(v) for k, v in found.items()})
+        return dataclasses.replace(value, **{k: v if k in fixed else hostile(v, added) for k, v in found.items()})
     return value
 
 
@@ -263,7 +264,14 @@ def test_markup_in_any_text_of_a_page_is_text(name: str) -> None:
         fenced ^= line.startswith("```")
         outside += "" if fenced else f"{line}\n"
     assert "<img" not in outside
-    assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f", outside)
+    assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f|(?<!\\)_g|(?<!\\)~h|g_|h~", outside)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_text_of_a_page_repaints_a_terminal(name: str) -> None:
+    page = hostile(PAGES[name](), "\x1b[2J\x1b]0;owned\x07\r\u202e\u2067")
+    titles = "".join(title for title, _ in terminal.sections(page))
+    assert not re.search(r"[\x1b\x07\r\u202e\u2067]", terminal.render(page) + titles)
 
 
 def test_markup_in_files_names_and_paths_is_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +291,19 @@ def test_markup_in_files_names_and_paths_is_text(capsys: pytest.CaptureFixture[s
     fenced = re.sub(r"(?s)```.*?```", "", Path("out.md").read_text())
     assert "<img" not in fenced
     assert name in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_utf_8_ends_no_report() -> None:
+    for number in range(1, 6):
+        save(number, "before", changes=scenes.STACK)
+        save(10 + number, "after", changes={**scenes.STACK, "threads": 2})
+    kept = os.fsdecode(b"kept\xff")
+    Path(".benchmarks").rename(kept)
+    outputs = ["--html", "out.html", "--markdown", "out.md", "--json", "out.json"]
+    assert main(["compare", "before", "after", "--storage", kept, *outputs]) == 7
+    assert all(
+        "kept?/Linux/0011_after.json threads" in Path(f"out.{each}").read_text() for each in ("html", "md", "json")
+    )
 
 
 # Thumbnails.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from trtgate.kinds import printable
 from trtgate.report.page import (
     Axis,
     Cell,
@@ -49,7 +50,7 @@ def trend_page(found: Trend) -> Page:
         "race the stacks on either side of an unexplained step (python -m trtgate ab)" if unexplained else "",
     )
     changes = [
-        f"{_date(found, index)} {found.sessions[index].path.name}: {'; '.join(changed)}"
+        f"{_date(found, index)} {printable(found.sessions[index].path.name)}: {'; '.join(changed)}"
         for index, changed in found.stack_changes.items()
     ]
     sections = [
