@@ -232,7 +232,7 @@ def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -
 
 # Names that others chose.
 
-MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f*"
+MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f* __g__ ~h~"
 
 
 def hostile(value: Any, added: str = MARKUP) -> Any:
