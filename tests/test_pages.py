@@ -359,12 +359,39 @@ def test_what_regressed_is_annotated_in_a_job_of_githubs(
     assert "::error" not in capsys.readouterr().out
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert main(["compare", "before", "after"]) == 1
-    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    found = commands(capsys.readouterr().out)
     assert found[0].startswith(
         "::error title=trtgate%3A resnet50 onnxruntime-int8 batch 1::REGRESSED (slower): slower by"
     )
     assert "+20.0%25" in found[0]
     assert len(found) == 2
+
+
+def commands(out: str) -> list[str]:
+    """The lines that GitHub's runner obeys."""
+    found, ends = [], ""
+    for line in map(str.strip, out.splitlines()):
+        if ends:
+            ends = "" if line == ends else ends
+        elif line.startswith("::stop-commands::"):
+            ends = f"::{line.removeprefix('::stop-commands::')}::"
+        elif line.startswith("::"):
+            found.append(line)
+    return found
+
+
+def test_no_line_of_a_record_is_a_command_to_githubs_runner(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = dataclasses.replace(scenes.BELOW, message="slow\n::warning::mine")
+    save(1, "t4", changes=scenes.STACK, verdicts=(said,), model="::error::mine")
+    Path("fleet").mkdir()
+    Path(".benchmarks/Linux").rename("fleet/::debug::mine")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["report", "fleet"]) == 1
+    out = capsys.readouterr().out
+    assert "::warning::mine" in out
+    assert commands(out) == []
 
 
 def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
