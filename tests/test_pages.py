@@ -21,9 +21,9 @@ from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.report.page import Axis, Bar, Bars, Column, Page, Table, cells
+from trtgate.report.page import Axis, Bar, Bars, Column, Line, Page, Plot, Table, cells
 from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
-from trtgate.report.svg import bars_svg
+from trtgate.report.svg import WIDTH, bars_svg, plot_svg
 from trtgate.report.terminal import table_text
 from trtgate.report.words import amount_text
 from trtgate.thumbnails import shipped_photos
@@ -410,6 +410,18 @@ def test_no_number_of_a_chart_stands_on_its_label(name: str) -> None:
     for _, y, text in texts:
         lines[y] = lines.get(y, 0) + len(text)
     assert max(lines.values()) <= 52
+
+
+@pytest.mark.parametrize("sessions", [(8, 9, 10, 11), (0, 1, 2), (5,)])
+def test_an_axis_names_the_sessions_that_its_lines_have(sessions: tuple[int, ...]) -> None:
+    names = tuple(f"night {index}" for index in range(12))
+    line = Line("late", tuple((float(index), 0.01 * index) for index in sessions))
+    drawn = plot_svg(Plot("t", "a", Axis("session", names=names), Axis("change", "change"), (line,)), "p1")
+    found = re.findall(r'<text x="(-?[\d.]+)"[^>]*>(night \d+)<', drawn)
+    assert [name for _, name in found][:: max(1, len(found) - 1)] == [
+        names[at] for at in sessions[:: max(1, len(sessions) - 1)]
+    ]
+    assert all(0 <= float(x) <= WIDTH for x, _ in found)
 
 
 def test_names_of_models_stand_apart_where_a_table_would_be_too_wide() -> None:
