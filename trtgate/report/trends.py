@@ -26,7 +26,7 @@ from trtgate.report.page import (
     cells,
 )
 from trtgate.report.words import amount_text, metric_words
-from trtgate.trend import Series, Step, Trend
+from trtgate.trend import LEAST, Series, Step, Trend
 from trtgate.verdict.paired import change_text
 
 # Lines of one chart, and points of one line; longer series are thinned to what a screen can show.
@@ -160,7 +160,7 @@ def _plots(found: Trend, metric: str, some: Sequence[Series]) -> list[Plot]:
 
 def _points(series: Series) -> tuple[tuple[float, float], ...]:
     end = series.steps[0].index if series.steps else len(series.values)
-    first = float(np.median(series.values[:end]))
+    first = float(np.median(series.values[:end])) or LEAST
     stride = -(-len(series.values) // POINTS)
     pairs = list(zip(series.sessions, series.values, strict=True))
     kept = sorted({*range(0, len(pairs), stride), len(pairs) - 1})
