@@ -160,6 +160,9 @@ def test_what_a_trend_cannot_be_made_of(capsys: pytest.CaptureFixture[str], monk
     nights(2, 2)
     assert main(["report", "0001"]) == 2
     assert "two sessions or more" in capsys.readouterr().err
+    # No name is not the folder that one is in.
+    assert main(["report", ""]) == 2
+    assert "a session has a name" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "otava.analysis", None)
     assert main(["report", "nightly"]) == 2
     error = capsys.readouterr().err

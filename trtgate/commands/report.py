@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
     """A trend decides nothing, a fleet on all that its runners did."""
     require_own_outputs(options)
     folder = Path(options.sessions[0])
-    alone = len(options.sessions) == 1 and os.path.isdir(folder)
+    alone = len(options.sessions) == 1 and os.path.isdir(options.sessions[0])
     of_runners = alone and any(each.is_dir() for each in folder.iterdir())
     if options.json_as:
         return _export(options, folder if of_runners else None)
