@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html as html_lib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.report.page import Axis, Bar, Bars, Column, Page, Table, cells
+from trtgate.report.page import Axis, Bar, Bars, Column, Line, Page, Plot, Table, cells
 from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
-from trtgate.report.svg import bars_svg
+from trtgate.report.svg import WIDTH, bars_svg, plot_svg
 from trtgate.report.terminal import table_text
 from trtgate.report.words import amount_text
 from trtgate.thumbnails import shipped_photos
@@ -187,6 +188,19 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     assert text.count("<button type") == text.count("<th scope")
 
 
+def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
+    facts = {
+        ("resnet50", engine): {
+            "agreement": scenes.agreement(60),
+            "accuracy": {"n": 60, "engine_top1": top1, "engine_top5": 60, "reference_top1": 54, "reference_top5": 60},
+        }
+        for engine, top1 in (("tensorrt-fp16", 60), ("tensorrt-int8", 51))
+    }
+    text = html.render(run_page(scenes.measured(), [], scenes.GPU_STACK, facts=facts))
+    assert '<td data-value="60">100.0% (+10.0)</td>' in text
+    assert '<td data-value="51">85.0% (-5.0)</td>' in text
+
+
 def test_a_page_explains_its_own_words() -> None:
     for make in (a_run, a_comparison, PAGES["ab"]):
         assert "tail: mean of the slowest 5 % of all iterations" in html.render(make())
@@ -218,19 +232,19 @@ def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -
 
 # Names that others chose.
 
-MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f*"
+MARKUP = "<img src=x onerror=alert(1)>[red]a|b`c`&amp;![d](http://e.example)*f* __g__ ~h~"
 
 
-def hostile(value: Any) -> Any:
-    """The same page with markup in every text that is not the report's own."""
+def hostile(value: Any, added: str = MARKUP) -> Any:
+    """The same page with markup, or what else is added, in every text that is not the report's own."""
     if isinstance(value, str):
-        return f"{value}{MARKUP}"
+        return f"{value}{added}"
     if isinstance(value, tuple):
-        return tuple(map(hostile, value))
+        return tuple(hostile(each, added) for each in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fixed = {"style", "form"}
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{k: v if k in fixed else hostile(v) for k, v in found.items()})
+        return dataclasses.replace(value, **{k: v if k in fixed else hostile(v, added) for k, v in found.items()})
     return value
 
 
@@ -250,7 +264,14 @@ def test_markup_in_any_text_of_a_page_is_text(name: str) -> None:
         fenced ^= line.startswith("```")
         outside += "" if fenced else f"{line}\n"
     assert "<img" not in outside
-    assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f", outside)
+    assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f|(?<!\\)_g|(?<!\\)~h|g_|h~", outside)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_text_of_a_page_repaints_a_terminal(name: str) -> None:
+    page = hostile(PAGES[name](), "\x1b[2J\x1b]0;owned\x07\r\u202e\u2067")
+    titles = "".join(title for title, _ in terminal.sections(page))
+    assert not re.search(r"[\x1b\x07\r\u202e\u2067]", terminal.render(page) + titles)
 
 
 def test_markup_in_files_names_and_paths_is_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,6 +291,19 @@ def test_markup_in_files_names_and_paths_is_text(capsys: pytest.CaptureFixture[s
     fenced = re.sub(r"(?s)```.*?```", "", Path("out.md").read_text())
     assert "<img" not in fenced
     assert name in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_utf_8_ends_no_report() -> None:
+    for number in range(1, 6):
+        save(number, "before", changes=scenes.STACK)
+        save(10 + number, "after", changes={**scenes.STACK, "threads": 2})
+    kept = os.fsdecode(b"kept\xff")
+    Path(".benchmarks").rename(kept)
+    outputs = ["--html", "out.html", "--markdown", "out.md", "--json", "out.json"]
+    assert main(["compare", "before", "after", "--storage", kept, *outputs]) == 7
+    assert all(
+        "kept?/Linux/0011_after.json threads" in Path(f"out.{each}").read_text() for each in ("html", "md", "json")
+    )
 
 
 # Thumbnails.
@@ -325,12 +359,39 @@ def test_what_regressed_is_annotated_in_a_job_of_githubs(
     assert "::error" not in capsys.readouterr().out
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert main(["compare", "before", "after"]) == 1
-    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    found = commands(capsys.readouterr().out)
     assert found[0].startswith(
         "::error title=trtgate%3A resnet50 onnxruntime-int8 batch 1::REGRESSED (slower): slower by"
     )
     assert "+20.0%25" in found[0]
     assert len(found) == 2
+
+
+def commands(out: str) -> list[str]:
+    """The lines that GitHub's runner obeys."""
+    found, ends = [], ""
+    for line in map(str.strip, out.splitlines()):
+        if ends:
+            ends = "" if line == ends else ends
+        elif line.startswith("::stop-commands::"):
+            ends = f"::{line.removeprefix('::stop-commands::')}::"
+        elif line.startswith("::"):
+            found.append(line)
+    return found
+
+
+def test_no_line_of_a_record_is_a_command_to_githubs_runner(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = dataclasses.replace(scenes.BELOW, message="slow\n::warning::mine")
+    save(1, "t4", changes=scenes.STACK, verdicts=(said,), model="::error::mine")
+    Path("fleet").mkdir()
+    Path(".benchmarks/Linux").rename("fleet/::debug::mine")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["report", "fleet"]) == 1
+    out = capsys.readouterr().out
+    assert "::warning::mine" in out
+    assert commands(out) == []
 
 
 def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +410,18 @@ def test_no_number_of_a_chart_stands_on_its_label(name: str) -> None:
     for _, y, text in texts:
         lines[y] = lines.get(y, 0) + len(text)
     assert max(lines.values()) <= 52
+
+
+@pytest.mark.parametrize("sessions", [(8, 9, 10, 11), (0, 1, 2), (5,)])
+def test_an_axis_names_the_sessions_that_its_lines_have(sessions: tuple[int, ...]) -> None:
+    names = tuple(f"night {index}" for index in range(12))
+    line = Line("late", tuple((float(index), 0.01 * index) for index in sessions))
+    drawn = plot_svg(Plot("t", "a", Axis("session", names=names), Axis("change", "change"), (line,)), "p1")
+    found = re.findall(r'<text x="(-?[\d.]+)"[^>]*>(night \d+)<', drawn)
+    assert [name for _, name in found][:: max(1, len(found) - 1)] == [
+        names[at] for at in sessions[:: max(1, len(sessions) - 1)]
+    ]
+    assert all(0 <= float(x) <= WIDTH for x, _ in found)
 
 
 def test_names_of_models_stand_apart_where_a_table_would_be_too_wide() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -85,7 +87,11 @@ def test_a_step_is_found_and_put_down_to_something(
     assert len(told) == 2
     page = Document(Path("trend.html").read_text())
     counts = {float(len(series[name])) for series in document["series"] for name in ("values", "steps")}
-    assert set(page.values) <= set(numbers(document)) | counts
+    ratios = {
+        math.exp(math.log(step["after"] / step["before"])) for series in document["series"] for step in series["steps"]
+    }
+    # By which the steps are sorted.
+    assert ratios <= set(page.values) <= set(numbers(document)) | counts | ratios
     assert page.tags["svg"]
 
 
@@ -108,6 +114,33 @@ def test_numbers_without_noise() -> None:
     assert change_points([5.0, 5.01, 5.02] * 4 + [9.0]) == []
 
 
+@pytest.mark.parametrize(("before", "after", "change"), [(60, 0, "-100.0%"), (0, 60, "+999900.0%")])
+def test_answers_of_which_none_agree_are_a_step(
+    before: int, after: int, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low = {"low": None}
+    agreement, more = scenes.agreement(before), {"agreement": {**scenes.agreement(after), **low}}
+    nights(12, 6, factor=1.0, after=more, agreement={**agreement, **low})
+    assert main(["report", "nightly", "--json", "trend.json", "--html", "trend.html"]) == 0
+    [found] = [each for each in json.loads(Path("trend.json").read_text())["series"] if each["metric"] == "agreement"]
+    assert [(step["index"], step["before"], step["after"]) for step in found["steps"]] == [(6, before / 60, after / 60)]
+    assert change in capsys.readouterr().out
+
+
+def test_names_of_sessions_reach_no_terminal_and_no_file_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    nights(8, 4, after={"changes": {**scenes.STACK, "onnxruntime": "1.23"}})
+    for number, path in enumerate(sorted(Path(".benchmarks").rglob("*.json"))):
+        path.rename(os.fsdecode(os.fsencode(path.with_name(f"{number:04}_\x1b[31mnightly")) + b"\xff.json"))
+    (Path(".benchmarks") / "\x1b[31m").mkdir()
+    (Path(".benchmarks") / "\x1b[31m" / "verdict.json").write_text("{}")
+    outputs = ["--html", "trend.html", "--markdown", "trend.md"]
+    assert main(["report", ".benchmarks", "--trend", *outputs]) == 0
+    said = capsys.readouterr().out
+    assert "0004_nightly?.json" in said
+    assert "verdict.json" in said
+    assert "\x1b" not in said + Path("trend.html").read_text() + Path("trend.md").read_text()
+
+
 def test_two_machines_are_two_series() -> None:
     nights(8, 8)
     for number in range(8):
@@ -127,6 +160,9 @@ def test_what_a_trend_cannot_be_made_of(capsys: pytest.CaptureFixture[str], monk
     nights(2, 2)
     assert main(["report", "0001"]) == 2
     assert "two sessions or more" in capsys.readouterr().err
+    # No name is not the folder that one is in.
+    assert main(["report", ""]) == 2
+    assert "a session has a name" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "otava.analysis", None)
     assert main(["report", "nightly"]) == 2
     error = capsys.readouterr().err

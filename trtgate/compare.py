@@ -27,7 +27,7 @@ from trtgate.comparable import (
 )
 from trtgate.expectations import Expectation, Expectations
 from trtgate.judge import FLOORS, recorded_floors
-from trtgate.kinds import YARDSTICKS, UserError
+from trtgate.kinds import YARDSTICKS, UserError, printable
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.records import (
     EngineRecord,
@@ -428,22 +428,23 @@ def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dic
     """What is wrong with sessions of the new side as a whole: their own run failed, or another setting."""
     found: dict[str, Verdict] = {}
     for session in new:
+        where = printable(str(session.path))
         own = [
             verdict for record in session.engines.values() for verdict in record.verdicts if verdict.outcome not in GOOD
         ]
         own += session.failures
         if own:
             verdict = worst(own)
-            found[str(session.path)] = replace(verdict, message=f"its own run failed: {verdict.message}")
+            found[where] = replace(verdict, message=f"its own run failed: {verdict.message}")
         if session.partial:
             message = f"it did not judge everything ({session.partial[0]})"
-            found[f"{session.path} in part"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+            found[f"{where} in part"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
         for name in (*HARDWARE, *SETTINGS):
             before, now = old[-1].stack.get(name), session.stack.get(name)
             known = min(old[-1].schema, session.schema) > 1 or None not in (before, now)
             if before != now and known:
                 message = f"{name} differs ({before}, then {now}): the sides cannot be compared"
-                found[f"{session.path} {name}"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+                found[f"{where} {name}"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
     return found
 
 

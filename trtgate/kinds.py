@@ -28,9 +28,10 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
 # Escape sequences of a terminal as a whole (ECMA-48: CSI, OSC, and what begins with ESC otherwise), then what is left
-# of control characters: a message quotes file names and other libraries, and must not be able to repaint a terminal.
+# of control characters: a message quotes file names and other libraries, and must not be able to repaint a terminal,
+# nor to turn round how a line reads.
 _SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

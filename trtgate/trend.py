@@ -37,6 +37,8 @@ SIDE = 3
 # Fixed work that moved by this share of what the metric moved, the same way, says that the machine did.
 MACHINE_SHARE = 0.5
 AGREEMENT = "agreement"
+# Answers of which none agree are a step, and nothing has no logarithm.
+LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Step:
     @property
     def change(self) -> float:
         """Log ratio after / before."""
-        return math.log(self.after / self.before)
+        return log_change(self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def require_otava() -> None:
 
 
 def change_points(values: Sequence[float]) -> list[int]:
-    """Indices of the first value after each step of positive float64[N] values."""
+    """Indices of the first value after each step of float64[N] values, none below zero."""
     from otava.analysis import compute_change_points
 
     if len(values) < 2 * SIDE or min(values) == max(values):
@@ -116,7 +118,7 @@ def trend(sessions: Sequence[SessionRecord]) -> Trend:
         for key in dict.fromkeys(key for index in mine for key in measured[index]):
             there = {index: medians(measured[index][key]) for index in mine if key in measured[index]}
             for metric in (*(each.name for each in METRICS), AGREEMENT):
-                known = [(index, values[metric]) for index, values in there.items() if values.get(metric)]
+                known = [(index, values[metric]) for index, values in there.items() if metric in values]
                 if known:
                     found.append(_series(machine, key, metric, known, ordered, measured))
     return Trend(ordered, tuple(found), _stack_changes(ordered, machines))
@@ -166,7 +168,7 @@ def _series(
             [medians_of([own_controls(each) for each in measured[index][key]]) for index in indices[a:b]]
             for a, b in ((start, at), (at, end))
         ]
-        cause, detail = "machine", _machine(metric, math.log(after / before), *controls)
+        cause, detail = "machine", _machine(metric, log_change(before, after), *controls)
         if not detail:
             # The point where the two sides differ most may be a session off.
             near = range(max(start + 1, at - 1), min(end, at + 2))
@@ -175,6 +177,11 @@ def _series(
             cause, detail = ("stack", "; ".join(fields)) if fields else ("unexplained", "")
         steps.append(Step(at, before, after, cause, detail))
     return Series(machine, key, metric, indices, values, tuple(steps))
+
+
+def log_change(before: float, after: float) -> float:
+    """Log ratio after / before."""
+    return math.log(max(after, LEAST) / max(before, LEAST)) if 0 in {before, after} else math.log(after / before)
 
 
 def _machine(

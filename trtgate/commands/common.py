@@ -90,7 +90,7 @@ def show(
 
     Gives the exit status: `status`, unless a file could not be written and nothing regressed.
     """
-    print(terminal.render(page, colour=sys.stdout.isatty()))
+    print(github.quoted(terminal.render(page, colour=sys.stdout.isatty())))
     text = markdown.render(page)
     if publish:
         markdown.publish(text)

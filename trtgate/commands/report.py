@@ -18,7 +18,7 @@ from trtgate.commands.common import (
 )
 from trtgate.exports import EXPORTS, numbers_of, runners_in
 from trtgate.fleet import OUTCOME, comparison_of, read_fleet
-from trtgate.kinds import UserError
+from trtgate.kinds import UserError, printable
 from trtgate.outputs import write_output
 from trtgate.records import SessionRecord, read_session
 from trtgate.report import markdown
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
     """A trend decides nothing, a fleet on all that its runners did."""
     require_own_outputs(options)
     folder = Path(options.sessions[0])
-    alone = len(options.sessions) == 1 and os.path.isdir(folder)
+    alone = len(options.sessions) == 1 and os.path.isdir(options.sessions[0])
     of_runners = alone and any(each.is_dir() for each in folder.iterdir())
     if options.json_as:
         return _export(options, folder if of_runners else None)
@@ -62,7 +62,8 @@ def _run(options: argparse.Namespace) -> int:
     status = show(options, page, 0, trend_to_json(found), publish=False)
     for name in filter(os.path.isdir, options.sessions):
         for verdict in sorted(Path(name).rglob(OUTCOME)):
-            print(f"trtgate: {_told(verdict)}; this is a trend and decides nothing; for that, name the folder above")
+            told = printable(_told(verdict))
+            print(f"trtgate: {told}; this is a trend and decides nothing; for that, name the folder above")
     if any(series.steps for series in found.series):
         markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
     return status

@@ -69,8 +69,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(value: str) -> str:
     """Text that stays in its cell and is no markup: names come from files that others wrote."""
     line = re.sub(r"\s+", " ", value).replace("&", "&amp;").replace("<", "&lt;")
-    # A link or a picture begins with `](`; other brackets are those of intervals.
-    return re.sub(r"[\\|`*]|(?<=\])\(", r"\\\g<0>", line)
+    # A link or a picture begins with `](`; other brackets are those of intervals. Within a word `_` is no markup.
+    return re.sub(r"[\\|`*]|(?<![^\W_])_|_(?![^\W_])|~(?![\d.])|(?<=\])\(", r"\\\g<0>", line)
 
 
 def _block(lines: Sequence[str], title: str = "") -> list[str]:

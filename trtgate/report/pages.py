@@ -357,7 +357,7 @@ def answers_table(
                 _share_cell(agreement, "top5"),
                 number_cell(agreement["cosine"], ".4f") if finite else "not finite",
                 "not finite" if not finite else "exact" if sqnr is None else number_cell(sqnr, ".1f"),
-                *([_accuracy_text(accuracy, "top1"), _accuracy_text(accuracy, "top5")] if labelled else []),
+                *([_accuracy_cell(accuracy, "top1"), _accuracy_cell(accuracy, "top5")] if labelled else []),
             )
         )
     return Table((MODEL, ENGINE, *map(Column, names)), tuple(rows), grouped=0)
@@ -388,11 +388,11 @@ def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:
     return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which])
 
 
-def _accuracy_text(accuracy: Mapping[str, Any] | None, what: str) -> str:
+def _accuracy_cell(accuracy: Mapping[str, Any] | None, what: str) -> Cell:
     if not accuracy:
-        return ""
+        return Cell("")
     ours, reference = (accuracy[f"{who}_{what}"] / accuracy["n"] for who in ("engine", "reference"))
-    return f"{ours:.1%} ({(ours - reference) * 100:+.1f})"
+    return Cell(f"{ours:.1%} ({(ours - reference) * 100:+.1f})", value=accuracy[f"engine_{what}"])
 
 
 def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:

@@ -163,8 +163,9 @@ class _Scale:
     def labels(self, count: int = TICKS) -> list[tuple[float, str]]:
         """Where there is a number on the axis, and how it reads."""
         if self.axis.names:
-            last = len(self.axis.names) - 1
-            shown = sorted({round(index * last / 3) for index in range(4)})
+            # Lines may begin late and end early.
+            first, last = max(0, math.ceil(self.low)), min(len(self.axis.names) - 1, math.floor(self.high))
+            shown = sorted({round(first + index * (last - first) / 3) for index in range(4)})
             return [(float(index), self.axis.names[index]) for index in shown]
         found = ticks(self.low, self.high, count)
         step = found[1] - found[0] if len(found) > 1 else abs(found[0]) or 1.0

@@ -13,6 +13,7 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
+from trtgate.kinds import printable
 from trtgate.report.page import Cell, Notes, Page, Part, Room, Table, fitting
 from trtgate.verdict.outcome import Outcome
 
@@ -41,7 +42,7 @@ def sections(page: Page, *, colour: bool = False, width: int = WIDTH) -> list[tu
         parts = reversed(fitting(section.parts, Room.TERMINAL))
         texts = [_part(part, colour=colour, width=width) for part in parts]
         if texts:
-            found.append((section.title or page.title, texts))
+            found.append((printable(section.title or page.title), texts))
     return found
 
 
@@ -49,12 +50,12 @@ def _part(part: Part, *, colour: bool, width: int) -> str:
     if isinstance(part, Table):
         return table_text(part, colour=colour, width=width)
     assert isinstance(part, Notes), "a terminal draws no charts"
-    return "\n".join(part.lines)
+    return printable("\n".join(part.lines))
 
 
 def fold(line: str) -> str:
     """A sentence in lines of WIDTH."""
-    return textwrap.fill(line, WIDTH, break_on_hyphens=False)
+    return textwrap.fill(printable(line), WIDTH, break_on_hyphens=False)
 
 
 def table_text(table: Table, *, colour: bool = False, width: int = WIDTH) -> str:
@@ -72,7 +73,9 @@ def _table(table: Table, *, apart: bool) -> rich.table.Table:
         column = table.columns[index]
         # A name that is too long is folded; a number never is.
         wraps = column.name in {"model", "engine", "runner", "photo"}
-        drawn.add_column(column.name, justify="left" if column.text else "right", no_wrap=not wraps, overflow="fold")
+        drawn.add_column(
+            printable(column.name), justify="left" if column.text else "right", no_wrap=not wraps, overflow="fold"
+        )
     previous: tuple[str, ...] = ()
     for row in table.rows:
         group = tuple(cell.text for cell in row[: table.grouped])
@@ -89,8 +92,8 @@ def _table(table: Table, *, apart: bool) -> rich.table.Table:
 
 
 def _text(cell: Cell) -> Text:
-    # Names come from files that others wrote: a Text has no markup of theirs.
-    return Text(cell.text, COLOURS[cell.outcome] if cell.outcome else "")
+    # Names come from files that others wrote: a Text has no markup of theirs, and this no escape sequences.
+    return Text(printable(cell.text), COLOURS[cell.outcome] if cell.outcome else "")
 
 
 def drawn(table: rich.table.Table, *, colour: bool = False, width: int = WIDTH) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from trtgate.kinds import printable
 from trtgate.report.page import (
     Axis,
     Cell,
@@ -24,7 +26,7 @@ from trtgate.report.page import (
     cells,
 )
 from trtgate.report.words import amount_text, metric_words
-from trtgate.trend import Series, Step, Trend
+from trtgate.trend import LEAST, Series, Step, Trend
 from trtgate.verdict.paired import change_text
 
 # Lines of one chart, and points of one line; longer series are thinned to what a screen can show.
@@ -48,7 +50,7 @@ def trend_page(found: Trend) -> Page:
         "race the stacks on either side of an unexplained step (python -m trtgate ab)" if unexplained else "",
     )
     changes = [
-        f"{_date(found, index)} {found.sessions[index].path.name}: {'; '.join(changed)}"
+        f"{_date(found, index)} {printable(found.sessions[index].path.name)}: {'; '.join(changed)}"
         for index, changed in found.stack_changes.items()
     ]
     sections = [
@@ -106,7 +108,7 @@ def _steps_table(found: Trend, stepped: Iterable[tuple[Series, Step]]) -> Table:
             metric_words(series.metric),
             Cell(amount_text(series.metric, step.before), value=step.before),
             Cell(amount_text(series.metric, step.after), value=step.after),
-            change_text(step.change),
+            Cell(change_text(step.change), value=math.exp(step.change)),
             step.cause,
             step.detail,
             series.machine,
@@ -158,7 +160,7 @@ def _plots(found: Trend, metric: str, some: Sequence[Series]) -> list[Plot]:
 
 def _points(series: Series) -> tuple[tuple[float, float], ...]:
     end = series.steps[0].index if series.steps else len(series.values)
-    first = float(np.median(series.values[:end]))
+    first = float(np.median(series.values[:end])) or LEAST
     stride = -(-len(series.values) // POINTS)
     pairs = list(zip(series.sessions, series.values, strict=True))
     kept = sorted({*range(0, len(pairs), stride), len(pairs) - 1})
