@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 PACKAGE = "standin"
 VARIABLE = "PLANTED"
 VERSIONS = tuple(f"1.{minor}" for minor in range(12))
@@ -73,11 +75,11 @@ if planted.get("made_up"):
 """
 
 
-def make_index(folder: Path) -> str:
-    """Write the index; its address."""
+def make_index(folder: Path, *more: str) -> str:
+    """Write the index, with `more` versions; its address."""
     package = folder / "simple" / PACKAGE
     package.mkdir(parents=True)
-    for version in (*VERSIONS, EARLY, UNRESOLVABLE):
+    for version in (*VERSIONS, EARLY, UNRESOLVABLE, *more):
         _wheel(package, version)
     _wheel(package, FOREIGN, tag="cp27-cp27m-win32")
     links = "\n".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(package.glob("*.whl")))
@@ -100,7 +102,7 @@ def _real() -> Path:
 
 def _wheel(folder: Path, version: str, tag: str = "py3-none-any") -> None:
     """A wheel whose ONNX Runtime hides the real one, which it finds where this Python has it."""
-    minor = int(version.split(".")[1].partition("rc")[0])
+    minor = Version(version).minor
     info = f"{PACKAGE}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: {version}\n"
     if version == UNRESOLVABLE:

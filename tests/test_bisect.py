@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from packaging.version import Version
 
@@ -132,6 +136,46 @@ def test_an_environment_is_made_once(kept: Path, index: str) -> None:
     assert some.get("1.0").exists()
 
 
+def test_a_version_is_not_the_build_of_it_that_an_index_has_beside_it(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "index", "1.0+cpu")
+    home = made(tmp_path / "kept", index).get("1.0").parent.parent
+    assert [each.name for each in home.rglob(f"{PACKAGE}-*.dist-info")] == [f"{PACKAGE}-1.0.dist-info"]
+
+
+def test_a_folder_that_is_a_link_to_itself_is_a_mistake(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(UserError, match="--environments .*link cannot be used"):
+        made(link, "nowhere").get("1.0")
+
+
+def test_what_installs_ends_with_a_search_that_is_ended(tmp_path: Path) -> None:
+    """As pip does, the stand-in works in a process of its own."""
+    python, inner = tmp_path / "python", tmp_path / "inner"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -VV ] && exit\nsleep 100 &\necho $! > {inner}\nkill -ALRM $PPID\nwait\n')
+    python.chmod(0o755)
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            replace(made(tmp_path / "kept", "nowhere"), python=python).get("1.0")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    pid, deadline = int(inner.read_text()), time.monotonic() + 10
+    while (running := is_running(pid)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not running
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def test_what_cannot_be_installed_says_why_and_leaves_nothing(kept: Path, index: str) -> None:
     some = made(kept, index)
     with pytest.raises(NotInstallable, match="nowhere-to-be-found"):
@@ -151,7 +195,7 @@ def test_uv_is_used_where_it_is_and_pip_where_it_fails(
     first, second = asked.read_text().splitlines()
     assert first.startswith("venv --quiet --python")
     assert second.startswith("pip install --quiet --python")
-    assert second.endswith(f" {PACKAGE}==1.0")
+    assert second.endswith(f" {PACKAGE}===1.0")
     assert (python.parent.parent / "lib").exists(), "pip made it"
 
 
@@ -222,6 +266,19 @@ def test_versions_that_were_stepped_over_are_told() -> None:
     said = texts(bisection)["terminal"]
     assert "from standin 1.5 on; what is between it and 1.3 cannot be used" in said
     assert "1.4 cannot be installed: no wheel" in said
+
+
+def test_what_cannot_be_imported_is_not_said_to_have_been_built_before() -> None:
+    class Fails(MadeUp):
+        def race(self, old: str, new: str, *, again: bool) -> Raced:
+            return Raced(old, new, Relation.LOST, again, "libx.so", 6, 1.0)
+
+    fails = {each: Tried(State.FAILS, "libx.so") for each in VERSIONS[8:]}
+    bisection = search(QUESTION, RELEASES, Fails(99, fails))
+    assert (
+        "1.8 (2025-01-01) is the first version in which onnxruntime-int8 of efficientnet_lite0 is not available"
+        in (texts(bisection)["terminal"])
+    )
 
 
 def test_a_second_change_that_was_met_is_told() -> None:
@@ -416,6 +473,15 @@ def test_since_when_it_cannot_be_imported(run: Run, fault: Fault) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("metric", ["answers", "build"])
+def test_a_good_end_that_cannot_be_built_is_a_mistake(metric: str, run: Run) -> None:
+    status, document, said = run("build", 0, "--metric", metric, "--good", "1.9", "--bad", "1.10", "--afresh")
+    assert (status, document) == (2, {}), said
+    assert "trtgate: standin 1.9 does not run onnxruntime-int8 (the old worker" in said
+    assert "no kernel for this layer" in said
+
+
+@pytest.mark.slow
 def test_since_when_answers_differ(run: Run) -> None:
     status, document, said = run("answers", 3, "--metric", "answers", "--good", "1.1", "--bad", "1.4", "--afresh")
     assert status == 0, said
@@ -429,6 +495,13 @@ def test_since_when_it_cannot_be_built(run: Run) -> None:
     assert status == 0, said
     assert (document["answer"]["good"], document["answer"]["bad"]) == ("1.8", "1.9")
     assert "no kernel for this layer" in said
+
+
+@pytest.mark.parametrize("option", ["--index-url", "--extra-index-url"])
+def test_an_index_of_no_name_is_a_mistake(option: str, run: Run) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("", 0, option, "")
+    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,30 @@ def test_a_gain_of_about_delta_is_not_asked_of_every_version(beside: Relation) -
     assert len(races) <= 12
 
 
+def answered(last: int, *races: Race) -> Answer:
+    """What is answered where these are all races, and every version works."""
+    step = next_step(last, dict.fromkeys(range(last + 1), WORKS), races)
+    assert isinstance(step, Answer)
+    return step
+
+
+def test_a_bad_end_that_may_be_better_is_not_as_the_good_one() -> None:
+    races = Race(0, 1, Relation.WORSE), Race(0, 1, Relation.NO_WORSE, again=True)
+    assert answered(1, *races).kind is Kind.OPEN
+
+
+def test_what_was_worse_in_between_is_not_why_a_bad_end_is_no_worse() -> None:
+    end = Race(0, 2, Relation.OPEN), Race(0, 2, Relation.NO_WORSE, again=True)
+    races = Race(0, 1, Relation.BETTER), *end, Race(0, 1, Relation.WORSE, again=True)
+    assert answered(2, *races).kind is Kind.OPEN
+
+
+def test_a_step_back_is_no_drift() -> None:
+    end = Race(0, 4, Relation.OPEN), Race(0, 4, Relation.WORSE, again=True)
+    races = Race(0, 3, Relation.SAME), *end, Race(3, 4, Relation.BETTER)
+    assert answered(4, *races).kind is Kind.OPEN
+
+
 def test_ends_that_cannot_be_used_are_refused() -> None:
     for states in ({0: FAILS, 3: WORKS}, {0: WORKS, 3: ABSENT}):
         with pytest.raises(ValueError, match="good end that works"):
@@ -231,6 +255,9 @@ def test_never_a_wrong_name_whatever_the_noise(world: World, data: st.DataObject
             assert change > 0.005 if answer.how is Relation.WORSE else change < -0.005
     if answer.kind is Kind.NOTHING and by_failing:
         assert world.works(world.last)
+    if answer.kind is Kind.NOTHING and not by_failing:
+        ends = [race.relation for race in races if (race.old, race.new) == (0, world.last)]
+        assert ends[-1] is Relation.SAME
 
 
 # With the rule itself, corrected as that of a gate of one verdict: 6 processes a side, 15 rounds, a delta of 2 %.

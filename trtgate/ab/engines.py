@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtgate.kinds import REFERENCE, EngineSpec, UserError
-from trtgate.measure.remote import SIDES, Environment, Sides
+from trtgate.measure.remote import SIDES, Environment, Sides, WorkerError
 from trtgate.settings import Settings
 
 
@@ -67,6 +67,10 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
         {text: why["old"][text] for text in ids if here["new"][text] and not here["old"][text]},
         {text: why["old"][text] for text in ids if not here["new"][text] and not here["old"][text]},
     )
+
+
+class OldSideFails(WorkerError):
+    """The old side cannot build, load or run an engine that it has: there is nothing that the new one could lose."""
 
 
 class LostEngine(Exception):

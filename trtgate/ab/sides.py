@@ -12,7 +12,7 @@ import numpy as np
 
 from trtgate import judge
 from trtgate.ab.answers import agreements_of
-from trtgate.ab.engines import LostEngine
+from trtgate.ab.engines import LostEngine, OldSideFails
 from trtgate.ab.results import AbResult, SideFacts
 from trtgate.ab.rounds import more_rounds_may_decide
 from trtgate.ab.turns import TurnMonitor, Turns
@@ -91,12 +91,13 @@ class _Sides:
 
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:
-        """What fails on the new side, after the old one did it, is lost by the upgrade. Raises LostEngine then."""
+        """What fails on the new side, after the old one did it, is lost by the upgrade. Raises LostEngine then, and
+        OldSideFails where the old side fails."""
         try:
             yield
         except WorkerError as error:
             if side == "old":
-                raise
+                raise OldSideFails(str(error)) from error
             raise LostEngine(str(error)) from error
 
     def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:

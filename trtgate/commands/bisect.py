@@ -62,8 +62,12 @@ def add(commands: Any) -> None:
         metavar="N",
         help="a side of a race (default: as `ab`); twice as many if it is open",
     )
-    parser.add_argument("--index-url", metavar="URL", help="where pip looks, instead of what it is configured for")
-    parser.add_argument("--extra-index-url", action="append", default=[], metavar="URL", help="and there; repeats")
+    parser.add_argument(
+        "--index-url", type=_address, metavar="URL", help="where pip looks, instead of what it is configured for"
+    )
+    parser.add_argument(
+        "--extra-index-url", type=_address, action="append", default=[], metavar="URL", help="and there; repeats"
+    )
     parser.add_argument(
         "--requirements", type=Path, metavar="FILE", help="what is installed along, as pip's -r takes it"
     )
@@ -88,6 +92,13 @@ def add(commands: Any) -> None:
     )
     add_outputs(parser)
     parser.set_defaults(run=_run)
+
+
+def _address(text: str) -> str:
+    """An empty one, as of a variable that is not set, would have pip look elsewhere and say nothing."""
+    if not text:
+        raise argparse.ArgumentTypeError("it names nothing; give an address, or leave the option out")
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -120,7 +120,7 @@ def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[
     )
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[Any]) -> None:
     """End a process that leads a group, and its group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

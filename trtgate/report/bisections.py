@@ -49,6 +49,9 @@ def _headline(found: Bisection) -> Headline:
     if outcome is None and answer.how is not None:
         outcome = OUTCOMES[answer.how]
     how, what = _how(question, answer.how), f"{question.engine} of {question.model}"
+    tried = found.tried.get(bad)
+    if answer.how is Relation.LOST and question.metric != BUILD and tried is not None and tried.state is State.FAILS:
+        how = "is not available"  # that it could be built before was not asked
     called, noun, date = question.called, question.noun, found.releases[answer.bad].date
     moved = "" if proof is None or not proof.estimate else f": {_change(proof).text} against {good}"
     decided = {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from trtgate.files import locked, require_no_pipe, write_synced
 from trtgate.kinds import UserError
+from trtgate.measure.remote import end_group
 from trtgate.processes import last_words
 from trtgate.progress import Progress
 
@@ -87,7 +88,7 @@ class Environments:
             with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS):
                 if not (home / READY).is_file():
                     with self.progress.step(f"installing {self.package} {version}"):
-                        self._make(home, f"{self.package}=={version}")
+                        self._make(home, f"{self.package}==={version}")  # == takes 1.0+cpu for 1.0
                     write_synced(home / READY, json.dumps(made_of, indent=1).encode())
         except OSError as error:
             why = error.strerror or str(error)
@@ -99,7 +100,7 @@ class Environments:
 
     def _home(self, made_of: Mapping[str, str]) -> Path:
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-        return (self.folder / f"{self.package}-{made_of['version']}-{name}").resolve()
+        return (self.folder / f"{self.package}-{made_of['version']}-{name}").absolute()
 
     def _make(self, home: Path, wanted: str) -> None:
         python = str(home / PYTHON)
@@ -127,7 +128,14 @@ class Environments:
         """Run commands in a folder that is made anew; what the first one that failed said, or ""."""
         shutil.rmtree(home, ignore_errors=True)
         for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                return last_words(done.stderr or done.stdout)
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            ) as process:
+                try:
+                    told, complained = process.communicate()
+                except BaseException:
+                    end_group(process)  # pip installs in a process of its own, which would go on
+                    raise
+            if process.returncode:
+                return last_words(complained or told)
         return ""

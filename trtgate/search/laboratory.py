@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trtgate.ab.engines import OldSideFails
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.kinds import UserError, printable
@@ -103,6 +104,11 @@ class Installed:
         except NotInstallable as error:
             raise UserError(f"a version that was installed before cannot be now ({error}); run it again") from error
         except WorkerError as error:
+            if again and isinstance(error, OldSideFails):
+                raise UserError(
+                    f"{question.called(old)} does not run {question.engine} ({line_of(str(error))}); mend that and run "
+                    f"it again, or begin with a good {question.noun} in which it runs"
+                ) from error
             found = replace(found, message=line_of(str(error)))
         else:
             found = read_report(found, report, question)

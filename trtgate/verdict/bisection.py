@@ -15,8 +15,8 @@ from itertools import pairwise
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 
-# Versions that stay open with more processes too, or that are asked beside a bad end that does, before the machine is
-# to blame, or a change of the size of delta.
+# Versions that stay open with more processes too, or that are asked beside a bad end that does, before the machine, or
+# a change of the size of delta, is to blame.
 MOST_OPEN = 3
 
 
@@ -168,10 +168,11 @@ class _Search:
         ends = race.relation if race else None
         if ends in {Relation.WORSE, Relation.BETTER, Relation.LOST}:
             return ends
-        found = {race.relation for race in self._races if race.old == 0}
-        if Relation.WORSE in found and ends is not Relation.SAME:
-            return Relation.WORSE
-        return Relation.BETTER if Relation.BETTER in found and ends is Relation.NO_WORSE else None
+        if ends is Relation.SAME:
+            return None
+        # What came and went again has not made a bad end bad that is no worse, but it may be better, as another one is.
+        likely = Relation.BETTER if ends is Relation.NO_WORSE else Relation.WORSE
+        return likely if any(race.relation is likely for race in self._seen.values() if race.old == 0) else None
 
     def side(self, index: int) -> Side:
         """On which side a version lies, from what is known of it and of its race against the good end."""
@@ -250,8 +251,10 @@ class _Search:
                 if not self._is_borne_out(race):
                     return self._ask(old, new)
                 return Answer(Kind.FOUND if new == old + 1 else Kind.BETWEEN, old, new, self._how, first)
-            # What failed once and does not now, or the other way round, is open as well.
-            first &= self._read(race.relation, new) is Side.GOOD and Relation.LOST not in {race.relation, self._how}
+            # What failed once and does not now, or the other way round, is open as well; so is a step back, which those
+            # from the good end to the bad one would have to outweigh.
+            first &= race.relation in {Relation.SAME, Relation.NO_WORSE} and self._how is not Relation.LOST
+            first &= self._read(race.relation, new) is Side.GOOD
         if not first:
             return Answer(Kind.OPEN, good, bad, self._how)
         # Each is as the one before it, so the race that set the last one apart has to be borne out.
