@@ -145,14 +145,16 @@ class Spread:
             for key in keys:
                 self._wanted[key] = self._wanted.get(key, 0) + count
             wanted = max(self._wanted[key] for key in keys)
-            done = run = 0
+            done, run, most = 0, 0, count
             try:
-                while done < wanted and run < 2 * count and not self._too_many_lost():
+                # More take the place of those that met another state, at the first look, and if any met the right one.
+                while done < wanted and run < most and not self._too_many_lost():
                     if not self._ready:
                         self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, Path(folder))
                     done = self._settled([key for key in keys if key[0] not in self._failed])
+                    most = 2 * count if done and wanted <= self._count else count
                     progress(max(0, count - wanted + done), count)
             finally:
                 for worker in self._ready:
