@@ -76,7 +76,7 @@ class Gpu:
             "gpu_memory_mib": memory.total >> 20 if memory else None,
             "vbios": self._ask("nvmlDeviceGetVbiosVersion"),
             "driver": self._nvml.nvmlSystemGetDriverVersion(),
-            "driver_cuda": f"{version // 1e3}.{version % 1_000 // 10}",
+            "driver_cuda": f"{version // 1_000}.{version % 1_000 // 10}",
         }
 
     def memory_used(self) -> int | None:
