@@ -133,6 +133,9 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     if question.metric == ANSWERS:
         return _answered(raced, answers, question.delta)
     change = comparison.change(question.metric)
+    if change is None and comparison.invalid is not None:
+        # Not a round was left in which this machine was alone.
+        return replace(raced, relation=Relation.OPEN, message=comparison.invalid.message)
     if change is None:
         raise UserError(f"--metric {question.metric} was not measured for {question.engine}; give another one")
     verdict = change.verdict
