@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -839,11 +840,16 @@ def read_or_die(path: Path, layers: bool) -> SessionRecord:
     return READ(path, layers)
 
 
-def test_a_reader_that_is_killed_leaves_its_files_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def save_many(monkeypatch: pytest.MonkeyPatch, read: Callable[[Path, bool], SessionRecord]) -> None:
+    """Eight sessions, enough for several readers, which `read` them one at a time."""
     for number in range(1, 9):
         save(number, "many")
-    for name, value in {"MANY": 4, "AT_ONCE": 1, "_read": read_or_die}.items():
+    for name, value in {"MANY": 4, "AT_ONCE": 1, "_read": read}.items():
         monkeypatch.setattr(baseline, name, value)
+
+
+def test_a_reader_that_is_killed_leaves_its_files_to_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_many(monkeypatch, read_or_die)
     with orderly_endings():
         found = saved_sessions(Path(".benchmarks"), "many")
     assert [session.path.name[:4] for session in found] == [f"{number:04}" for number in range(1, 9)]
@@ -858,9 +864,6 @@ def read_interrupted(path: Path, layers: bool) -> SessionRecord:
 
 def test_an_interrupt_of_many_sessions_is_one_of_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers that it ended, while this process gave up, had the pool wait for the others for ever."""
-    for number in range(1, 9):
-        save(number, "many")
-    for name, value in {"MANY": 4, "AT_ONCE": 1, "_read": read_interrupted}.items():
-        monkeypatch.setattr(baseline, name, value)
+    save_many(monkeypatch, read_interrupted)
     assert len(saved_sessions(Path(".benchmarks"), "many")) == 8
     assert not multiprocessing.active_children()

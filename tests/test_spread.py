@@ -21,6 +21,7 @@ from torch import nn
 from trtgate import judge
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
+from trtgate.kinds import EngineSpec
 from trtgate.measure import spread
 from trtgate.measure.race import NoMonitor
 from trtgate.measure.remote import Worker, WorkerError
@@ -174,16 +175,21 @@ def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_pa
     kept.unlink()
 
 
-@pytest.mark.slow
-def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def let_die(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec) -> None:
+    """Every process dies in that engine."""
     block = Worker.block
 
     def die(worker: Worker, arm: str, *arguments: Any) -> Any:
-        if arm == INT8.id:
+        if arm == spec.id:
             os.kill(worker.pid, signal.SIGSEGV)
         return block(worker, arm, *arguments)
 
     monkeypatch.setattr(Worker, "block", die)
+
+
+@pytest.mark.slow
+def test_an_engine_in_which_processes_die_is_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_die(monkeypatch, INT8)
     found = Spread(bench, 10)
     found.add([REFERENCE, INT8], [1], 1, "engines")
     with pytest.raises(WorkerError, match="SIGSEGV"):
@@ -196,14 +202,7 @@ def test_a_reference_in_which_processes_die_leaves_nothing_measured(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it there is no race; of ten processes two may be lost before that is told."""
-    block = Worker.block
-
-    def die(worker: Worker, arm: str, *arguments: Any) -> Any:
-        if arm == REFERENCE.id:
-            os.kill(worker.pid, signal.SIGSEGV)
-        return block(worker, arm, *arguments)
-
-    monkeypatch.setattr(Worker, "block", die)
+    let_die(monkeypatch, REFERENCE)
     found = Spread(bench, 10)
     found.add([REFERENCE, INT8], [1], 3, "engines")
     for spec in (REFERENCE, INT8):
@@ -258,13 +257,13 @@ NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.
 
 
 @pytest.mark.parametrize(
-    ("states_met", "before", "ran", "latency"),
+    ("states_met", "before", "ran"),
     [
-        ([APART] * 3 + [NEAR] * 9, NEAR, 7, 2.0),  # it goes on until four met the baseline's state
-        ([NEAR] * 4, APART, 4, 2.0),  # none did: the machine is told as it is
-        ([NEAR, NEAR, APART, APART, APART, APART, NEAR, NEAR], NEAR, 8, 2.0),
-        ([APART, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR], None, 8, 2.0),  # no mixture of two states
-        ([NEAR] * 8, NEAR, 4, 2.0),
+        ([APART] * 3 + [NEAR] * 9, NEAR, 7),  # it goes on until four met the baseline's state
+        ([NEAR] * 4, APART, 4),  # none did: the machine is told as it is
+        ([NEAR, NEAR, APART, APART, APART, APART, NEAR, NEAR], NEAR, 8),
+        ([APART, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR], None, 8),  # no mixture of two states
+        ([NEAR] * 8, NEAR, 4),
     ],
 )
 def test_processes_of_one_state_of_the_machine_are_the_sample(
@@ -273,7 +272,6 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     states_met: list[dict[str, float]],
     before: dict[str, float] | None,
     ran: int,
-    latency: float,
 ) -> None:
     monkeypatch.setattr(states, "LOUD", 0.15)
     found, come = Spread(bench, 4, {1: before} if before else None), iter(states_met)
@@ -290,7 +288,7 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     found.add([INT8], [1], 4, "them")
     assert len(found._sound[INT8.id, 1]) == ran
     record = found.record(INT8, 1)
-    assert set(record.series["latency"]) == {latency}
+    assert set(record.series["latency"]) == {2.0}
     assert len(record.processes) >= 4
 
 

@@ -129,11 +129,7 @@ def slower_work(controls: Mapping[str, float]) -> str:
 def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:
     """How the host beside a GPU was another one for one side, so that its times say nothing of the stack; "" where it
     was not, and where it is the processor itself."""
-    moved = [
-        f"{name} changed by {change_text(change)}"
-        for name, change in _moved(controls).items()
-        if name.startswith(HOST_CONTROL)
-    ]
+    moved = [f"{name} changed by {change_text(change)}" for name, change in _host_moved(controls).items()]
     gpu = any(name.startswith(HOST_CONTROL) for record in (*old, *new) for name in record.controls)
     most = max((record.readings.get("others_cores", 0.0) for record in (*old, *new)), default=0.0)
     if gpu and most > OTHERS_ON_CPU:
@@ -149,8 +145,11 @@ def host_hides(old: Sequence[EngineRecord], new: Sequence[EngineRecord], control
     before, after = (max(record.readings.get("others_cores", 0.0) for record in side) for side in (old, new))
     if before - after > OTHERS_ON_CPU:
         return ANYTHING
-    changes = [change for name, change in _moved(controls).items() if name.startswith(HOST_CONTROL)]
-    return float(np.exp(-min([0.0, *changes])))
+    return float(np.exp(-min([0.0, *_host_moved(controls).values()])))
+
+
+def _host_moved(controls: Mapping[str, float]) -> dict[str, float]:
+    return {name: change for name, change in _moved(controls).items() if name.startswith(HOST_CONTROL)}
 
 
 def clock_moved(clocks: tuple[float | None, float | None]) -> bool:

@@ -29,7 +29,7 @@ from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.paired import LOOKS
-from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_state
+from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -102,7 +102,7 @@ class Spread:
             return replace(found, disturbed=f"{len(self.lost)} processes do not count: {self.lost[-1]}")
         # Others are run in place of those that met another state. Where fewer met one than were planned at first all
         # count, and widen the bounds.
-        work = [fixed_work(each) for each in sound]
+        work = list(map(fixed_work, sound))
         chosen, quiet = enough_in_one(work, self._count, self._before.get(batch)), in_quiet(work)
         found = joined([sound[index] for index in chosen] or sound)
         if chosen == quiet or len(sound) in {len(chosen), len(quiet)}:
@@ -127,11 +127,8 @@ class Spread:
 
     def _settled(self, keys: Sequence[tuple[str, int]]) -> int:
         """How many processes there are that met the machine as they should, of the engine and size that has fewest."""
-        return min(len(self._met(key)) for key in keys)
-
-    def _met(self, key: tuple[str, int]) -> list[int]:
-        work, before = [fixed_work(each) for each in self._sound.get(key, [])], self._before.get(key[1])
-        return in_state(work, before) if before else in_quiet(work)
+        works = {key: list(map(fixed_work, self._sound.get(key, []))) for key in keys}
+        return min(len(in_right(work, self._before.get(size))) for (_, size), work in works.items())
 
     def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
         """Run `count` more processes of these engines, and others in place of those that were lost."""
@@ -145,16 +142,16 @@ class Spread:
             for key in keys:
                 self._wanted[key] = self._wanted.get(key, 0) + count
             wanted = max(self._wanted[key] for key in keys)
-            done, run, most = 0, 0, count
+            first = wanted <= self._count
+            done = run = 0
             try:
                 # More take the place of those that met another state, at the first look, and if any met the right one.
-                while done < wanted and run < most and not self._too_many_lost():
+                while done < wanted and run < (2 * count if first and done else count) and not self._too_many_lost():
                     if not self._ready:
                         self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, Path(folder))
                     done = self._settled([key for key in keys if key[0] not in self._failed])
-                    most = 2 * count if done and wanted <= self._count else count
                     progress(max(0, count - wanted + done), count)
             finally:
                 for worker in self._ready:

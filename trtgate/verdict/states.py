@@ -41,10 +41,15 @@ def in_state(work: Sequence[Work], state: Work) -> list[int]:
     ]
 
 
+def in_right(work: Sequence[Work], like: Work | None = None) -> list[int]:
+    """The processes that met the machine as they should: in the state of `like`, or in the quiet one."""
+    return in_state(work, like) if like else in_quiet(work)
+
+
 def enough_in_one(work: Sequence[Work], wanted: int, like: Work | None = None) -> list[int]:
-    """`wanted` processes or more that met one state: that of `like`, the quiet one, or the one that most met. None
-    where no state has as many."""
-    found = in_state(work, like) if like else []
+    """`wanted` processes or more that met one state: the right one, the quiet one, or the one that most met. None where
+    no state has as many."""
+    found = in_right(work, like)
     if len(found) < wanted:
         found = in_quiet(work)
     if len(found) < wanted:
