@@ -23,7 +23,7 @@ from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
 from trtgate.processes import orderly_endings
-from trtgate.records import EngineRecord, Key, SessionRecord
+from trtgate.records import EngineRecord, Key, SessionRecord, from_json, joined, to_json
 from trtgate.tasks.base import Outputs, Task
 from trtgate.tasks.detection import Detection, from_outputs
 from trtgate.tasks.segmentation import Segmentation
@@ -541,6 +541,54 @@ def test_accuracy_that_is_not_measured_any_more_is_missing(capsys: pytest.Captur
     sessions("after", 6)
     assert main(["compare", "before", "after"]) == 1
     assert "accuracy was measured before and is not now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lacking", "grown", "outcome", "told"),
+    [
+        (({3}, set()), 1.2, Outcome.REGRESSED, "more by"),
+        (({0}, set()), 1.0, Outcome.PASS, ""),
+        ((set(range(7)), set()), 1.0, Outcome.INCONCLUSIVE, ""),
+        ((set(), {0}), 1.0, Outcome.REGRESSED, "device_memory is missing in 1 of 8"),
+        ((set(), set(range(8))), 1.0, Outcome.REGRESSED, "device_memory was measured before and is not now"),
+    ],
+)
+def test_what_one_process_of_a_run_has_not_measured_does_not_vanish(
+    lacking: tuple[set[int], set[int]], grown: float, outcome: Outcome, told: str
+) -> None:
+    def side(lacking: set[int], memory: float) -> EngineRecord:
+        latency = {"latency": (1e-3, 1.001e-3, 1.002e-3), "reference_latency": (4e-3,) * 3}
+        memories = [{} if index in lacking else {"device_memory": (memory + 1e3 * index,)} for index in range(8)]
+        found = joined(
+            [EngineRecord("resnet50", "onnxruntime-int8", 1, "file", {**latency, **each}) for each in memories]
+        )
+        assert bool(found.warnings) == (0 < len(lacking) < 8)
+        return from_json(json.loads(json.dumps(to_json(found), allow_nan=False)))
+
+    old, new = side(lacking[0], 1e9), side(lacking[1], grown * 1e9)
+    report = compare_records({old.key: [old]}, {new.key: [new]}, read_expectations(), "sessions", {})
+    [verdict] = [each for each in report.engines[0].verdicts if each.metric == "device_memory"]
+    assert verdict.outcome is outcome
+    assert told in verdict.message
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"latency": [1e-3, 1e-3, None, None]},
+        {"reference_latency": [None, None, 4e-3, 4e-3]},
+        {"typical": [1e-3, None, 1e-3, 1e-3]},
+        {"device_memory": [None, None]},
+        {"device_memory": [None]},
+    ],
+)
+def test_a_number_that_no_process_can_lack_is_damage(series: dict[str, Any]) -> None:
+    whole = {"latency": [1e-3] * 4, "reference_latency": [4e-3] * 4, "device_memory": [None, 1e9]}
+    values = {"schema": 3, "model": "resnet50", "engine": "onnxruntime-int8", "batch": 1, "weights": "file"}
+    values |= {"processes": [2, 2]}
+    assert from_json({**values, "series": whole}).value("device_memory") == 1e9
+    with pytest.raises(ValueError, match=next(iter(series))):
+        from_json({**values, "series": {**whole, **series}})
 
 
 def test_a_clock_that_is_not_told_any_more_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,9 @@ class EngineRecord:
     """One engine of one model at one batch size, as a session measured it. Times are seconds, sizes bytes.
 
     `series` holds the numbers that are gated, by the name of their metric, and "reference_latency" beside "latency":
-    one number for each round of the race, for each process, or a single one. `processes` says how many of the rounds
-    each process raced, in order; it is empty where the session measured in its own process alone. `iterations` holds
+    one number for each round of the race, for each process, or a single one; NaN where a process of several has not
+    measured it. `processes` says how many of the rounds each process raced, in order; it is empty where the session
+    measured in its own process alone. `iterations` holds
     the raw times of every round, packed, of the series "latency" and "end_to_end". `digests` say what went in (weights,
     photos), `limits` what was expected. `readings` are medians of what the machine told between blocks, `controls` the
     latencies of the fixed work raced along, `disturbed` why nothing that is not interleaved may rest on this race,
@@ -253,12 +254,13 @@ def from_race(race: Race, model: str, engine: str, reference: str, batch: int, w
 def joined(records: Sequence[EngineRecord]) -> EngineRecord:
     """One record of what several processes measured of an engine, each of them complete and with at least one round."""
     first = records[0]
-    # What one of them lacks cannot be told apart by process.
-    names = [name for name in first.series if all(name in each.series for each in records)]
-    series = {name: tuple(chain.from_iterable(each.series[name] for each in records)) for name in names}
-    blocks = {
-        name: tuple(chain.from_iterable(unpack(each.iterations[name]) for each in records)) for name in first.iterations
-    }
+    names = dict.fromkeys(chain.from_iterable(each.series for each in records))
+    lacking = {name: [each for each in records if name not in each.series] for name in names}
+    series = {name: tuple(chain.from_iterable(_or_nan(name, each, records) for each in records)) for name in names}
+    # Rounds without iterations cannot be told apart from those with some, so all go; the series says who lacks them.
+    whole = [name for name in first.iterations if all(name in each.iterations for each in records)]
+    blocks = {name: tuple(chain.from_iterable(unpack(each.iterations[name]) for each in records)) for name in whole}
+    told = [f"{name} is missing in {len(some)} of {len(records)} processes" for name, some in lacking.items() if some]
     return replace(
         first,
         series=series,
@@ -267,8 +269,16 @@ def joined(records: Sequence[EngineRecord]) -> EngineRecord:
         dropped_rounds=sum(each.dropped_rounds for each in records),
         readings=medians_of([each.readings for each in records]),
         controls=medians_of([each.controls for each in records]),
-        warnings=tuple(dict.fromkeys(chain.from_iterable(each.warnings for each in records))),
+        warnings=tuple(dict.fromkeys(chain(*(each.warnings for each in records), told))),
     )
+
+
+def _or_nan(name: str, record: EngineRecord, records: Sequence[EngineRecord]) -> tuple[float, ...]:
+    """A process's part of a series, or NaN for each number that others of the `records` have of it."""
+    if name in record.series:
+        return record.series[name]
+    of_rounds = all(len(each.series[name]) == len(each.rounds) for each in records if name in each.series)
+    return (math.nan,) * (len(record.rounds) if of_rounds else 1)
 
 
 def medians_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -316,7 +326,9 @@ def to_json(record: EngineRecord) -> dict[str, Any]:
     """A record as plain JSON values; the inverse of `from_json`."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     values["decisions"] = [verdict_to_json(verdict) for verdict in values.pop("verdicts")]
-    values["series"] = {name: list(some) for name, some in record.series.items()}
+    values["series"] = {
+        name: [None if math.isnan(each) else each for each in some] for name, some in record.series.items()
+    }
     return {"schema": SCHEMA, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 
@@ -433,12 +445,22 @@ def _throughput(name: str, value: Any) -> dict[str, float]:
     return found
 
 
+def _series(name: str, value: Any) -> tuple[float, ...]:
+    """Numbers that can have been measured, null being one that was not: not all of them are."""
+    if type(value) is not list or None not in value:
+        return fields.measured(name, value)
+    fields.measured(name, known := [each for each in value if each is not None])
+    if not known:
+        raise ValueError(f"{name} has no number")
+    return tuple(math.nan if each is None else float(each) for each in value)
+
+
 READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "model": fields.label,
     "engine": fields.label,
     "batch": fields.batch,
     "weights": fields.line,
-    "series": fields.mapped(fields.measured),
+    "series": fields.mapped(_series),
     "processes": fields.listed(fields.count),
     "iterations": fields.mapped(fields.table),
     "digests": fields.mapped(fields.line, fields.all_lines),
@@ -490,12 +512,24 @@ def from_json(values: Any, *, layers: bool = True) -> EngineRecord:
     sample = record.sample()
     if record.processes:
         sample.require_split(record.processes)
+    _require_whole_processes(record, sample)
     _require_own_iterations(record, sample)
     # They can be computed, and are kept: what they are made of takes longer to unpack than all the rest to read.
     record.__dict__["numbers"] = numbers_of_processes(sample, record.processes)
     return record
 
 
+def _require_whole_processes(record: EngineRecord, sample: Sample) -> None:
+    """Raises ValueError where a number is missing that its process has others of, or cannot be without."""
+    partly = {name: np.isnan(values).astype(float) for name, values in sample.series.items() if np.isnan(values).any()}
+    for name, missing in partly.items():
+        parts = [each.get(name) for each in Sample(partly, {}).split(record.processes)] if record.processes else []
+        if not parts or name in NEEDED or any(part.any() != part.all() for part in parts):
+            raise ValueError(f"series.{name} lacks {int(missing.sum())} of its numbers")
+
+
+# A process that has not measured these is none.
+NEEDED = ("latency", "reference_latency")
 # What float32 leaves of a number.
 PRECISION = 1e-6
 # Which series are statistics of which iterations, block by block.
@@ -512,7 +546,8 @@ def _require_own_iterations(record: EngineRecord, sample: Sample) -> None:
             rounds = sample.get(name)
             if rounds.size and rounds.size != len(blocks):
                 raise ValueError(f"iterations.{of} has {len(blocks)} rounds, series.{name} {rounds.size}")
-            if rounds.size and not np.all((low * (1 - PRECISION) <= rounds) & (rounds <= high * (1 + PRECISION))):
+            # NaN is neither.
+            if rounds.size and np.any((rounds < low * (1 - PRECISION)) | (rounds > high * (1 + PRECISION))):
                 raise ValueError(f"series.{name} has a round that is not among its iterations")
 
 

@@ -68,7 +68,8 @@ class Sample:
     """What one process measured of one engine: numbers by name, and the iterations of each round of two series.
 
     `series` maps a name to float64[R] rounds, or to a single number; `blocks` maps "latency" and "end_to_end" to R
-    blocks of float64[n] seconds. What was not measured is left out.
+    blocks of float64[n] seconds. What was not measured is left out, and NaN where it is one of several processes that
+    has not measured it.
     """
 
     series: Mapping[str, Floats]
@@ -104,10 +105,11 @@ class Sample:
 
 
 def _of(values: Floats, index: int, processes: int, start: int, end: int) -> Floats:
-    """What is one process's of a series."""
+    """What is one process's of a series, nothing where it has not measured it."""
     if values.size == 1:
         return values
-    return values[index : index + 1] if values.size == processes else values[start:end]
+    own = values[index : index + 1] if values.size == processes else values[start:end]
+    return NOTHING if np.isnan(own).any() else own
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Metric:
     def value(self, sample: Sample) -> float | None:
         """The process's number; None where it was not measured."""
         found = self.read(sample)
-        return median(found.tolist()) if found.size else None
+        known = found[~np.isnan(found)]
+        return median(known.tolist()) if known.size else None
 
 
 def median(values: Iterable[float]) -> float:
