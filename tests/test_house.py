@@ -95,6 +95,10 @@ def breaches(path: Path) -> Iterator[str]:
                 yield f"{name} imports {found}"
 
 
+def test_a_group_of_processes_is_ended_in_one_place() -> None:
+    assert [path.name for path in FILES if "killpg" in path.read_text()] == ["processes.py"]
+
+
 def test_the_columns_keep_apart() -> None:
     assert [breach for path in FILES for breach in breaches(path)] == []
 

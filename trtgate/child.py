@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from trtgate.kinds import EngineBroken, EngineRefused
-from trtgate.processes import die_with_parent, ending
+from trtgate.processes import die_with_parent, end_group, ending
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
 TIMEOUT_SECONDS = 1800.0
@@ -76,9 +75,7 @@ def run_in_child(
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVING_SECONDS if sys.exc_info()[0] is None else 0.0)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end_group(process)
 
 
 def _listen(what: str, pipe: Connection, progress: Callable[[int, int], None] | None, timeout: float) -> Any:

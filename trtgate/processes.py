@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 # What ends a process in an orderly way, as Ctrl-C does: of a supervisor that stops a job, of a terminal that is gone.
@@ -48,6 +50,13 @@ def last_words(text: str) -> str:
 def die_with_parent() -> None:
     """Have the kernel end this process when its parent ends, however that happens (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads a group, and its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from trtgate.kinds import Device, UserError
-from trtgate.measure.remote import Place, Running, end_group, start_process
-from trtgate.processes import last_words
+from trtgate.measure.remote import Place, Running, start_process
+from trtgate.processes import end_group, last_words
 from trtgate.protocol import Frames, ProtocolError
 from trtgate.shipped import PACKAGE, import_root
 from trtgate.stack import TENSORRT_CHOICE

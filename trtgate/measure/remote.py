@@ -18,6 +18,7 @@ import numpy as np
 
 from trtgate.kinds import Block, UserError
 from trtgate.limits import BUILD_SECONDS
+from trtgate.processes import end_group
 from trtgate.protocol import VERSION, Frames, ProtocolError, require
 from trtgate.shipped import import_root
 
@@ -118,13 +119,6 @@ def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[
         stderr=log,
         start_new_session=True,  # Ctrl-C is for the driver, which ends its workers in order
     )
-
-
-def end_group(process: subprocess.Popen[Any]) -> None:
-    """End a process that leads a group, and its group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 class _Piped:

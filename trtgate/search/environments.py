@@ -17,8 +17,7 @@ from pathlib import Path
 
 from trtgate.files import locked, require_no_pipe, write_synced
 from trtgate.kinds import UserError
-from trtgate.measure.remote import end_group
-from trtgate.processes import last_words
+from trtgate.processes import end_group, last_words
 from trtgate.progress import Progress
 
 # What requirements-worker.txt lists, which a test holds to this: an installed trtgate has no such file.
