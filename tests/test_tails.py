@@ -130,6 +130,21 @@ def test_rounds_that_are_left_out_are_told() -> None:
     assert "without 1 of 60 rounds, in which both were disturbed" in found.message
 
 
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_all_iterations_are_gone_through_once_for_each_choice_of_rounds(
+    left_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, taken = np.random.default_rng(4), []
+    old, new = ([calm(rng) for _ in range(60)] for _ in range(2))
+    for blocks in (old, new):
+        blocks[30][:20] *= 3.0 if left_out else 1.0
+    monkeypatch.setattr(tails, "DRAWS", 2)
+    plain = tails._plain
+    monkeypatch.setattr(tails, "_plain", lambda *sides: taken.append(len(sides[0])) or plain(*sides))
+    tails.decide_tails(old, new, delta=0.25)
+    assert taken == [60, 59][: 1 + left_out]
+
+
 def test_what_is_in_a_few_rounds_of_one_arm_alone_is_seen() -> None:
     rng = np.random.default_rng(2)
     old = [1.0 + 0.01 * rng.random(96) for _ in range(60)]

@@ -82,16 +82,18 @@ def decide_tails(
     together = -(-GROUP_CALLS // min(block.size for block in (*old, *new)))
     error = bound_error(len(old))
     if len(old) // together < FEWEST_GROUPS:
-        return _decided(_by_drawing(old, new, error), delta, absolute_floor, words)
+        return _decided(_by_drawing(old, new, _plain(old, new), error), delta, absolute_floor, words)
     calm, whole = ~_disturbed(old, new), _plain(old, new)
-    left_out = int(np.sum(~calm))
-    old, new = ([side[int(index)] for index in np.flatnonzero(calm)] for side in (old, new))
+    left_out, plain = int(np.sum(~calm)), whole
+    if left_out:
+        old, new = ([side[int(index)] for index in np.flatnonzero(calm)] for side in (old, new))
+        plain = _plain(old, new)
     # Each may err by half.
     drawn, grouped = (
         _decided(found, delta, absolute_floor, words)
         for found in (
-            _up_to(whole, _by_drawing(old, new, error / 2)),
-            _by_groups(old, new, len(old) // together, error / 2),
+            _up_to(whole, _by_drawing(old, new, plain, error / 2)),
+            _by_groups(old, new, plain, len(old) // together, error / 2),
         )
     )
     chosen = grouped if grouped.outcome is Outcome.REGRESSED else drawn
@@ -152,10 +154,12 @@ def _up_to(whole: tuple[float, float], found: _Found) -> _Found:
     return replace(found, change=change, amount=amount)
 
 
-def _by_groups(old: Sequence[Floats], new: Sequence[Floats], groups: int, alpha: float) -> _Found:
+def _by_groups(
+    old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], groups: int, alpha: float
+) -> _Found:
     """By the ratios of groups of rounds."""
     before, after = (_by_group(side, groups) for side in (old, new))
-    changes, plain = np.log(after / before), _plain(old, new)
+    changes = np.log(after / before)
     return _Found(_around(changes, plain[0], alpha), _around(after - before, plain[1], alpha), sign_test(changes))
 
 
@@ -170,9 +174,8 @@ def _around(changes: Floats, plain: float, alpha: float) -> Bounds:
     return Bounds(estimate, min(low, plain), max(high, plain))
 
 
-def _by_drawing(old: Sequence[Floats], new: Sequence[Floats], alpha: float) -> _Found:
-    """By the bootstrap."""
-    plain = _plain(old, new)
+def _by_drawing(old: Sequence[Floats], new: Sequence[Floats], plain: tuple[float, float], alpha: float) -> _Found:
+    """By the bootstrap, around the `plain` change."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(old), size=(DRAWS, len(old)))
     before, after = _tails(old, draws), _tails(new, draws)
