@@ -365,12 +365,15 @@ class Workbench:
         made: Outputs = self._once(("reference at", size), lambda: self._engine_outputs(self.reference, size))
         return made
 
+    def batched(self, size: int) -> int:
+        """How many samples one or two full batches of `size` hold: the first evaluation samples, repeated where there
+        are fewer, so that every place in a batch is told of."""
+        return 2 * size if len(self.samples("evaluation")) >= 2 * size else size
+
     def outputs_at(self, spec: EngineSpec, size: int) -> list[Outputs]:
-        """The answers to the first evaluation samples in one or two full batches of `size`. Where there are fewer
-        samples than that they are repeated, so that every place in a batch is told of: a list for each repetition."""
+        """The answers to the samples of `batched`, a list for each repetition."""
         n = len(self.samples("evaluation"))
-        count = 2 * size if n >= 2 * size else size
-        rows = self._answers(spec, [index % n for index in range(count)], size)
+        rows = self._answers(spec, [index % n for index in range(self.batched(size))], size)
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
