@@ -535,7 +535,39 @@ def pytest_benchmark_update_json():
 )
 def test_an_interrupt_at_the_end_is_one_sentence(run: Run, name: str, pytester: pytest.Pytester, fault: Fault) -> None:
     pytester.makeconftest(CONFTEST + INTERRUPTED.format(name=name))
-    fault.check(*told(run("--benchmark-save=before")))
+    status, text = told(run("--benchmark-save=before"))
+    fault.check(status, text)
+    assert f"{'interrupted' if name == 'SIGINT' else name} while" in text
+
+
+AGAIN = """
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.fault(
+    done="Ctrl-C pressed again, twice, while the first one ends a run that is saved",
+    said="test_toy.py:...: KeyboardInterrupt",
+    status="2",
+    kept="the session, which is no baseline",
+)
+def test_a_second_interrupt_is_no_traceback_and_loses_nothing(
+    run: Run, pytester: pytest.Pytester, fault: Fault
+) -> None:
+    run()
+    pytester.makeconftest(CONFTEST + INTERRUPTED.format(name="SIGINT") + AGAIN)
+    tests = "\nimport os, signal\ndef test_zz():\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    pytester.makepyfile(test_toy=TESTS + tests)
+    options = ("-p", "trtgate.plugin", "-p", "no:xdist", "--benchmark-save=before")
+    try:
+        result = pytester.runpytest_inprocess(*options, no_reraise_ctrlc=True)
+    except KeyboardInterrupt:
+        pytest.fail("it ended in the middle of ending")
+    fault.check(*told(result))
+    assert read_session(saved()).partial
 
 
 MARKING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,9 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 # What ends a process in an orderly way, as Ctrl-C does: of a supervisor that stops a job, of a terminal that is gone.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# Within this many seconds of one signal another cuts nothing short: Ctrl-C pressed again, or handed on by a parent that
+# the terminal sent it to as well.
+MOMENT = 3.0
 
 # Of what a command said, in a sentence of ours.
 LONGEST_WORDS = 300
@@ -83,19 +87,29 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def orderly_endings() -> Iterator[None]:
-    """Within this block ENDING_SIGNALS raise Terminated in the main thread, once; what was to be ignored still is."""
+    """Within this block ENDING_SIGNALS raise Terminated in the main thread, once, and Ctrl-C KeyboardInterrupt; neither
+    does within a MOMENT of the other or itself. What was to be ignored still is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    last = -math.inf  # when one came that was heeded
+
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        __tracebackhide__ = True  # pytest tells where it came
+        if time.monotonic() - last < MOMENT:
+            return
+        last = time.monotonic()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         for each in ENDING_SIGNALS:  # a second one does not cut the unwinding short
             signal.signal(each, signal.SIG_IGN)
         raise Terminated(number)
 
-    before = {each: signal.getsignal(each) for each in ENDING_SIGNALS}
+    before = {each: signal.getsignal(each) for each in (*ENDING_SIGNALS, signal.SIGINT)}
     for each, handler in before.items():
-        if handler is signal.SIG_DFL:
+        if handler is signal.SIG_DFL or (each == signal.SIGINT and callable(handler)):
             signal.signal(each, end)
     try:
         yield

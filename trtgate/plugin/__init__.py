@@ -313,7 +313,7 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     except KeyboardInterrupt as error:
         # The tests are over, so pytest would show a traceback.
         told = "while the run was being saved or shown, so its status is no verdict; run it again"
-        pytest.exit(f"{error or 'interrupted'} {told}", int(pytest.ExitCode.INTERRUPTED))
+        pytest.exit(f"{str(error) or 'interrupted'} {told}", int(pytest.ExitCode.INTERRUPTED))
     except Exception as error:
         if not gate.used or gate.ended:
             raise
