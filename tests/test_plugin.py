@@ -771,8 +771,9 @@ def test_a_session_that_cannot_be_saved_is_kept_elsewhere(
     kept="the table, and the page in the temporary directory",
 )
 def test_a_document_that_cannot_be_written_in_the_end(
-    run: Run, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+    run: Run, full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = run(f"--html={full_disk / 'out.html'}")
     fault.check(*told(result))
     assert "floors met" in "\n".join(result.outlines)

@@ -8,12 +8,12 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from trtgate.files import scratch_folder
 from trtgate.kinds import EngineBroken, EngineRefused
 from trtgate.processes import die_with_parent, end_group, ending
 
@@ -54,13 +54,13 @@ def run_in_child(
     """
     ours, theirs = multiprocessing.Pipe()
     # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
-    with tempfile.TemporaryDirectory(prefix="trtgate-child-", ignore_cleanup_errors=True) as scratch, ours:
+    with scratch_folder() as scratch, ours:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT.format(path=sys.path, descriptor=theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "TMPDIR": scratch},
+                env={**os.environ, "TMPDIR": str(scratch)},
                 start_new_session=True,  # the compilers that it starts end with it
             )
         try:

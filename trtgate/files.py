@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # How often a lock that somebody else holds is tried again.
 RETRY_SECONDS = 0.05
+# What scratch folders are called, and the lock in each; nothing that is kept for the user is called so.
+SCRATCH = "trtgate-scratch-"
+IN_USE = "in-use.lock"
 
 
 def named_path(text: str) -> Path:
@@ -103,6 +109,33 @@ def locked(path: Path, timeout: float = 0.0, waiting: Callable[[], None] = lambd
         yield
     finally:
         os.close(handle)
+
+
+def lasting_scratch() -> Path:
+    """A scratch folder for as long as this process lives."""
+    held = contextlib.ExitStack()
+    atexit.register(held.close)
+    return held.enter_context(scratch_folder())
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder, gone after the block; one that a killed process left goes when the next is made."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR((found := left.lstat()).st_mode) and found.st_uid == os.getuid():
+                with locked(left / IN_USE):
+                    shutil.rmtree(left)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        with contextlib.ExitStack() as held:
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                held.enter_context(locked(folder / IN_USE))
+            except (FileNotFoundError, TimeoutError):  # before it was, another process took it for left over
+                continue
+            yield folder
+            return
 
 
 def _try_lock(path: Path) -> int | None:

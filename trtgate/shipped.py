@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from importlib import resources
 from pathlib import Path
+
+from trtgate.files import lasting_scratch
 
 PACKAGE = Path(str(resources.files("trtgate")))
 # pyproject.toml puts data/ and bench/ there.
@@ -19,12 +20,12 @@ def shipped(folder: str) -> Path:
 
 def import_root() -> Path:
     """What another environment's Python needs on its path to find this package, and nothing of this environment."""
-    return Path(_alone().name) if INSTALLED else PACKAGE.parent
+    return _alone() if INSTALLED else PACKAGE.parent
 
 
 @functools.cache
-def _alone() -> tempfile.TemporaryDirectory[str]:
+def _alone() -> Path:
     """A folder with the package alone: beside it are all packages that this environment has. Gone with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="trtgate-package-")
-    (Path(folder.name) / "trtgate").symlink_to(PACKAGE)
+    folder = lasting_scratch()
+    (folder / "trtgate").symlink_to(PACKAGE)
     return folder

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from trtgate.child import run_in_child
+from trtgate.files import scratch_folder
+from trtgate.measure.remote import fresh_worker
 from trtgate.processes import Terminated, orderly_endings, run_command
 
 from .table import ROOT, Fault
@@ -166,6 +168,52 @@ def test_what_is_to_be_ignored_still_is() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+SCRATCH = """
+import sys
+from pathlib import Path
+from trtgate.files import scratch_folder
+with scratch_folder() as folder:
+    (folder / "model.pt").touch()
+    Path(sys.argv[1]).touch()
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.fault(
+    done="a process killed (SIGKILL) that has a model in the temporary directory",
+    said="",
+    status="-9",
+    kept="that folder, until the next process needs one; none of a process that lives",
+)
+def test_what_a_killed_process_leaves_goes_with_the_next_one(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", SCRATCH, str(started)]
+    fault.check(*end(command, signal.SIGKILL, started, tmp_path / "tmp", cwd=ROOT, stdin=subprocess.PIPE))
+    [abandoned] = left(tmp_path / "tmp")
+    assert (abandoned / "model.pt").exists()
+    with scratch_folder() as one:
+        assert left(tmp_path / "tmp") == [one]
+        with scratch_folder() as another:
+            assert set(left(tmp_path / "tmp")) == {one, another}
+    assert not left(tmp_path / "tmp")
+
+
+def test_nothing_is_left_of_a_worker_that_left_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor's kernels, for one; a fresh process that has measured is killed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    worker = fresh_worker(["tests.worker_work"])
+    try:
+        worker.greet()
+        assert list(tmp_path.rglob("*.o"))
+    finally:
+        worker.close(wait=False)
+    assert not left(tmp_path)
 
 
 def test_nothing_is_left_of_a_child_that_left_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ several processes, since two processes of the very same stack differ, and by mor
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from trtgate.compare import (
     missing_verdict,
 )
 from trtgate.engines import backend
+from trtgate.files import scratch_folder
 from trtgate.kinds import Device, EngineBroken, EngineUnavailable
 from trtgate.measure.remote import SIDES, Place, as_place, workers
 from trtgate.progress import Progress
@@ -68,9 +68,9 @@ def run_ab(
     }
     left_out = dict(chosen.left_out)
     refused: dict[tuple[str, str], str] = {}
-    with tempfile.TemporaryDirectory(prefix="trtgate-ab-") as folder:
+    with scratch_folder() as folder:
         given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
-        shared = [Path(folder), settings.plan_cache, *(path.parent for path in given)]
+        shared = [folder, settings.plan_cache, *(path.parent for path in given)]
         for name in settings.models:
             left_out |= settings.dropped(name)
             with Workbench(name, settings, progress) as bench:
@@ -86,7 +86,7 @@ def run_ab(
                             both = running.enter_context(workers(places, count, shared))
                         try:
                             samples[name] = bench.samples("evaluation")
-                            racing = _Sides(bench, both, Path(folder), schedule, progress)
+                            racing = _Sides(bench, both, folder, schedule, progress)
                             results += racing.race(spec, builds)
                         except EngineBroken:
                             raise

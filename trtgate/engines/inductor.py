@@ -19,7 +19,6 @@ import io
 import os
 import platform
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +40,7 @@ from trtgate.engines.pytorch import (
     listed,
     on_gpu,
 )
+from trtgate.files import lasting_scratch, scratch_folder
 from trtgate.kinds import Availability, Device, EngineSpec, GraphKind, PrecisionAudit
 from trtgate.signature import Signature, Tensors
 from trtgate.stack import cpu_features, version_of
@@ -140,13 +140,9 @@ def own_kernel_cache() -> Path:
 
     Its usual one outlives the process and would serve kernels that are no part of any plan.
     """
-    folder = tempfile.TemporaryDirectory(prefix="trtgate-inductor-", ignore_cleanup_errors=True)
-    _KEPT.append(folder)
-    os.environ[CACHE_VARIABLE] = folder.name
-    return Path(folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+    folder = lasting_scratch()
+    os.environ[CACHE_VARIABLE] = str(folder)
+    return folder
 
 
 def save_functions(
@@ -158,7 +154,7 @@ def save_functions(
     if hasattr(torch._dynamo.config, "enable_aot_compile"):
         torch._dynamo.config.enable_aot_compile = True  # off by default in torch 2.11
     compiled: Any = torch.compile(module, mode=mode, fullgraph=True, dynamic=False)
-    with zipfile.ZipFile(path, "w") as plan, tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with zipfile.ZipFile(path, "w") as plan, scratch_folder() as folder, torch.inference_mode():
         for size in sizes:
             images = tuple(each.to(device) for each in as_torch(signature, signature.blank(size)))
             # A first run times every kernel's configurations. What is saved is compiled after it, with the best alone,

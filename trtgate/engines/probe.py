@@ -13,13 +13,12 @@ import importlib.util
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 
+from trtgate.files import lasting_scratch
 from trtgate.kinds import EngineBroken
 from trtgate.processes import ending
 
@@ -131,9 +130,7 @@ def give_home() -> None:
     In a container that runs under a number there is neither HOME nor a passwd entry.
     """
     if os.path.expanduser("~") == "~":
-        home = tempfile.mkdtemp(prefix="trtgate-home-")
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
-        os.environ["HOME"] = home
+        os.environ["HOME"] = str(lasting_scratch())
 
 
 def _is_installed(module: str) -> bool:

@@ -13,7 +13,6 @@ import select
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from trtgate.files import scratch_folder
 from trtgate.kinds import Device, UserError
 from trtgate.measure.remote import Place, Running, start_process
 from trtgate.processes import end_group, last_words
@@ -147,14 +147,15 @@ class _Contained:
     def __init__(self, image: Image, imports: Sequence[str], folders: Sequence[Path], log: IO[bytes]) -> None:
         self._engine = image.engine
         self._name = f"trtgate-{uuid.uuid4().hex[:12]}"
-        self._folder = Path(tempfile.mkdtemp(prefix="trtgate-socket-"))
-        path = self._folder / "worker"
+        self._held = contextlib.ExitStack()
+        folder = self._held.enter_context(scratch_folder())
+        path = folder / "worker"
         self._frames: Frames | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._listener.bind(str(path))
             self._listener.listen(1)
-            command = image.command(self._name, [self._folder, *folders], [str(path), *imports])
+            command = image.command(self._name, [folder, *folders], [str(path), *imports])
             self.process = start_process(command, log)
         except BaseException:
             self._forget()
@@ -187,5 +188,4 @@ class _Contained:
 
     def _forget(self) -> None:
         self._listener.close()
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder)
+        self._held.close()

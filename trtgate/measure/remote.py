@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from trtgate.files import scratch_folder
 from trtgate.kinds import Block, UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.processes import end_group
@@ -90,30 +91,35 @@ class Environment:
         return {}
 
     def start(self, side: str, imports: Sequence[str], folders: Sequence[Path], log: IO[bytes]) -> Running:
-        from_worker, its_writing = os.pipe()
-        its_reading, to_worker = os.pipe()
-        command = [str(self.python), "-m", "trtgate.measure.worker", str(its_reading), str(its_writing), *imports]
-        try:
-            process = start_process(command, log, (its_reading, its_writing))
-        except OSError as error:
-            for descriptor in (from_worker, to_worker):
-                os.close(descriptor)
-            raise UserError(
-                f"--{side} {self.python} cannot be started ({error.strerror}); give the python of an environment"
-            ) from error
-        finally:
-            os.close(its_reading)
-            os.close(its_writing)
-        return _Piped(process, Frames(from_worker, to_worker))
+        with contextlib.ExitStack() as held:
+            # Whatever its libraries leave in the temporary directory goes with it, killed or not.
+            scratch = held.enter_context(scratch_folder())
+            from_worker, its_writing = os.pipe()
+            its_reading, to_worker = os.pipe()
+            command = [str(self.python), "-m", "trtgate.measure.worker", str(its_reading), str(its_writing), *imports]
+            try:
+                process = start_process(command, log, (its_reading, its_writing), TMPDIR=str(scratch))
+            except OSError as error:
+                for descriptor in (from_worker, to_worker):
+                    os.close(descriptor)
+                raise UserError(
+                    f"--{side} {self.python} cannot be started ({error.strerror}); give the python of an environment"
+                ) from error
+            finally:
+                os.close(its_reading)
+                os.close(its_writing)
+            return _Piped(process, Frames(from_worker, to_worker), held.pop_all())
 
 
-def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def start_process(
+    command: Sequence[str], log: IO[bytes], descriptors: Sequence[int] = (), **environment: str
+) -> subprocess.Popen[bytes]:
     """A process that leads a group of its own, finds this code, and keeps these descriptors."""
     path = os.pathsep.join(filter(None, [str(import_root()), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         command,
         pass_fds=descriptors,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **environment},
         stdin=subprocess.DEVNULL,
         stdout=log,  # whatever libraries print is no frame
         stderr=log,
@@ -122,12 +128,13 @@ def start_process(command: Sequence[str], log: IO[bytes], descriptors: Sequence[
 
 
 class _Piped:
-    """A worker behind pipes."""
+    """A worker behind pipes, which ends with what it held."""
 
-    def __init__(self, process: subprocess.Popen[bytes], frames: Frames) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], frames: Frames, held: contextlib.ExitStack) -> None:
         self.process = process
         self.pid = process.pid
         self._frames = frames
+        self._held = held
 
     def connect(self, timeout: float) -> Frames:
         return self._frames
@@ -137,6 +144,7 @@ class _Piped:
 
     def end(self) -> None:
         end_group(self.process)
+        self._held.close()
 
 
 def as_place(place: Path | Place) -> Place:

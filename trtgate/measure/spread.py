@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trtgate import judge
+from trtgate.files import scratch_folder
 from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
@@ -135,7 +135,7 @@ class Spread:
         name = self._bench.name
         self._loaded = self._loaded or specs
         with (
-            tempfile.TemporaryDirectory(prefix="trtgate-") as folder,
+            scratch_folder() as folder,
             self._bench.progress.step(f"{name}: racing {text} in {count} processes") as progress,
         ):
             keys = [(spec.id, size) for spec in specs for size in batch_sizes]
@@ -150,7 +150,7 @@ class Spread:
                     if not self._ready:
                         self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
                     racing = [spec for spec in specs if spec.id not in self._failed]
-                    run += self._process(racing, batch_sizes, Path(folder))
+                    run += self._process(racing, batch_sizes, folder)
                     done = self._settled([key for key in keys if key[0] not in self._failed])
                     progress(max(0, count - wanted + done), count)
             finally:
