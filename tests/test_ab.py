@@ -34,6 +34,7 @@ from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
+from trtgate.files import scratch_folder
 from trtgate.judge import (
     agreement_verdict,
     audit_verdict,
@@ -254,7 +255,9 @@ def test_what_is_no_python_is_one_sentence(path: str, tmp_path: Path) -> None:
         Worker("old", ROOT / path)
 
 
-def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None:
+def test_workers_die_with_their_driver_and_leave_no_file_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = (
         "import sys; from pathlib import Path; from trtgate.measure.remote import Worker; "
         f"made = Worker('old', Path({str(PYTHON)!r})); made.greet(); print(made.pid, flush=True); sys.stdin.read()"
@@ -273,7 +276,9 @@ def test_workers_die_with_their_driver_and_leave_no_file(tmp_path: Path) -> None
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     wait_until(lambda: not alive(pid))
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder() as own:
+        assert list(tmp_path.iterdir()) == [own]
 
 
 # Turns.
