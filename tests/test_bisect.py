@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from packaging.version import Version
 from trtgate.__main__ import main
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
+from trtgate.files import locked
 from trtgate.kinds import UserError
 from trtgate.progress import SILENT, Progress
 from trtgate.report import html, markdown, terminal
@@ -149,25 +151,44 @@ def test_a_folder_that_is_a_link_to_itself_is_a_mistake(tmp_path: Path) -> None:
         made(link, "nowhere").get("1.0")
 
 
-def test_what_installs_ends_with_a_search_that_is_ended(tmp_path: Path) -> None:
-    """As pip does, the stand-in works in a process of its own."""
-    python, inner = tmp_path / "python", tmp_path / "inner"
-    python.write_text(f'#!/bin/sh\n[ "$1" = -VV ] && exit\nsleep 100 &\necho $! > {inner}\nkill -ALRM $PPID\nwait\n')
+def test_what_installs_ends_with_a_search_that_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pip does, the stand-in works in a process of its own; and it does before the call that starts it returns, as
+    on a busy machine."""
+    python, inner, signalled = tmp_path / "python", tmp_path / "inner", tmp_path / "signalled"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -VV ] && exit\nsleep 100 &\necho $! > {inner}\nkill -INT $PPID\n> {signalled}\nwait\n'
+    )
     python.chmod(0o755)
 
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    class Late(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            while not signalled.exists():
+                time.sleep(0.01)
 
-    before = signal.signal(signal.SIGALRM, end)
+    some = replace(made(tmp_path / "kept", "nowhere"), python=python)
+    assert some.made_of  # the version of the Python was asked
+    monkeypatch.setattr("trtgate.search.environments.subprocess.Popen", Late)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            replace(made(tmp_path / "kept", "nowhere"), python=python).get("1.0")
+            some.get("1.0")
     finally:
-        signal.signal(signal.SIGALRM, before)
-    pid, deadline = int(inner.read_text()), time.monotonic() + 10
+        signal.signal(signal.SIGINT, before)
+    pid, deadline = int(inner.read_text()), time.monotonic() + 60
     while (running := is_running(pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not running
+
+
+def test_a_search_that_waits_for_another_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    some = made(tmp_path, "nowhere", Progress(said.append))
+    monkeypatch.setattr(environments, "LOCK_SECONDS", 0.1)
+    home = some._home(some._made_of("1.0"))
+    with locked(home.with_name(f"{home.name}.lock")), pytest.raises(UserError, match="another process holds"):
+        some.get("1.0")
+    assert said == ["waiting for another search that installs standin 1.0"]
 
 
 def is_running(pid: int) -> bool:

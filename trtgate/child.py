@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from trtgate.kinds import EngineBroken, EngineRefused
-from trtgate.processes import die_with_parent, ending
+from trtgate.processes import die_with_parent, ending, signals_wait
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
 TIMEOUT_SECONDS = 1800.0
@@ -55,7 +55,8 @@ def run_in_child(
     """
     ours, theirs = multiprocessing.Pipe()
     # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
-    with tempfile.TemporaryDirectory(prefix="trtgate-child-", ignore_cleanup_errors=True) as scratch, ours:
+    scratched = tempfile.TemporaryDirectory(prefix="trtgate-child-", ignore_cleanup_errors=True)
+    with scratched as scratch, ours, signals_wait() as let_through:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT.format(path=sys.path, descriptor=theirs.fileno())],
@@ -65,6 +66,7 @@ def run_in_child(
                 start_new_session=True,  # the compilers that it starts end with it
             )
         try:
+            let_through()
             with contextlib.suppress(BrokenPipeError):  # it crashed at its start; that is told below
                 ours.send_bytes(pickle.dumps((function, arguments, progress is not None)))
             return _listen(what, ours, progress, timeout)
