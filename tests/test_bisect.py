@@ -325,6 +325,21 @@ def test_a_search_goes_on_with_what_is_known(tmp_path: Path) -> None:
         assert second.asked == first.asked[cut:]
 
 
+def test_two_searches_that_keep_their_races_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same number, too, as in two containers that share a folder."""
+    journal, races, plain = Journal(tmp_path / "search.json"), list(found(5).races), Path.replace
+
+    def replace(part: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", plain)
+        journal.write(races[:1])  # the other one's
+        return plain(part, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    journal.write(races)
+    assert journal.read(SILENT) == races
+    assert [each.name for each in tmp_path.iterdir()] == ["search.json"]
+
+
 def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
     ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
     paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
