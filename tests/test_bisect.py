@@ -22,9 +22,11 @@ from packaging.version import Version
 from trtgate.__main__ import main
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
+from trtgate.compare import compare_records
 from trtgate.files import locked
 from trtgate.kinds import UserError
 from trtgate.progress import SILENT, Progress
+from trtgate.records import EngineRecord
 from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.search import environments
@@ -412,6 +414,21 @@ def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> N
     nothing = replace(result.comparison, invalid=disturbed, changes=())
     found = read_report(UNREAD, replace(report(), results=(replace(result, comparison=nothing),)), about("host_memory"))
     assert (found.relation, found.message) == (Relation.OPEN, "9 rounds were disturbed")
+
+
+def test_memory_is_known_where_not_a_round_was_left() -> None:
+    """As `ab` has it of a machine on which another search runs: each process was loaded, and no round counted."""
+    key = (QUESTION.model, QUESTION.engine, 1)
+    old, new = (
+        [EngineRecord(*key, "file", {"host_memory": (size + index,)}, complete=False) for index in range(6)]
+        for size in (1e8, 1.6e8)
+    )
+    [comparison] = compare_records({key: old}, {key: new}, Settings().expectations, "interleaved", {}).engines
+    assert comparison.invalid is not None
+    result = replace(report().results[0], comparison=comparison)
+    raced = replace(report(), results=(result,))
+    assert read_report(UNREAD, raced, about("host_memory")).relation is Relation.WORSE
+    assert read_report(UNREAD, raced, about("latency")).relation is Relation.OPEN
 
 
 def test_what_the_newer_version_cannot_run_is_lost() -> None:
