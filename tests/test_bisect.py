@@ -25,6 +25,7 @@ from trtgate.ab.run import PROCESSES
 from trtgate.compare import compare_records
 from trtgate.files import locked
 from trtgate.kinds import UserError
+from trtgate.measure.remote import WorkerError
 from trtgate.progress import SILENT, Progress
 from trtgate.records import EngineRecord
 from trtgate.report import html, markdown, terminal
@@ -342,6 +343,35 @@ def test_two_searches_that_keep_their_races_at_once_both_go_on(tmp_path: Path, m
     assert [each.name for each in tmp_path.iterdir()] == ["search.json"]
 
 
+class Dies:
+    """A worker that the kernel ends `times` times for want of memory."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, *arguments: Any) -> Dies:
+        return self
+
+    def greet(self) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise WorkerError("SIGKILL (out of memory?)")
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        return {"engines": {QUESTION.engine: {"ok": True, "reason": ""}}}
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("times", "state"), [(0, State.WORKS), (1, State.WORKS), (2, State.FAILS)])
+def test_a_version_that_fails_is_tried_once_more(
+    times: int, state: State, kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtgate.search.laboratory.Worker", Dies(times))
+    assert Installed(QUESTION, made(kept, index), Settings(), SILENT).prepare("1.0").state is state
+
+
 def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
     ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
     paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
@@ -525,7 +555,7 @@ def test_since_when_it_cannot_be_imported(run: Run, fault: Fault) -> None:
     fault.check(status, said)
     assert (document["answer"]["bad"], document["answer"]["how"]) == ("1.6", "lost")
     assert document["answer"]["good"] == UNRESOLVABLE or document["answer"]["kind"] == "between"
-    assert len(document["races"]) == 1
+    assert len(document["races"]) == 2
     assert "libstandin.so.2: cannot open shared object file" in said
 
 
