@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,8 +22,12 @@ from packaging.version import Version
 from trtgate.__main__ import main
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
+from trtgate.compare import compare_records
+from trtgate.files import locked
 from trtgate.kinds import UserError
+from trtgate.measure.remote import WorkerError
 from trtgate.progress import SILENT, Progress
+from trtgate.records import EngineRecord
 from trtgate.report import html, markdown, terminal
 from trtgate.report.bisections import bisection_page
 from trtgate.search import environments
@@ -149,25 +154,44 @@ def test_a_folder_that_is_a_link_to_itself_is_a_mistake(tmp_path: Path) -> None:
         made(link, "nowhere").get("1.0")
 
 
-def test_what_installs_ends_with_a_search_that_is_ended(tmp_path: Path) -> None:
-    """As pip does, the stand-in works in a process of its own."""
-    python, inner = tmp_path / "python", tmp_path / "inner"
-    python.write_text(f'#!/bin/sh\n[ "$1" = -VV ] && exit\nsleep 100 &\necho $! > {inner}\nkill -ALRM $PPID\nwait\n')
+def test_what_installs_ends_with_a_search_that_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pip does, the stand-in works in a process of its own; and it does before the call that starts it returns, as
+    on a busy machine."""
+    python, inner, signalled = tmp_path / "python", tmp_path / "inner", tmp_path / "signalled"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -VV ] && exit\nsleep 100 &\necho $! > {inner}\nkill -INT $PPID\n> {signalled}\nwait\n'
+    )
     python.chmod(0o755)
 
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    class Late(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            while not signalled.exists():
+                time.sleep(0.01)
 
-    before = signal.signal(signal.SIGALRM, end)
+    some = replace(made(tmp_path / "kept", "nowhere"), python=python)
+    assert some.made_of  # the version of the Python was asked
+    monkeypatch.setattr("trtgate.search.environments.subprocess.Popen", Late)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            replace(made(tmp_path / "kept", "nowhere"), python=python).get("1.0")
+            some.get("1.0")
     finally:
-        signal.signal(signal.SIGALRM, before)
-    pid, deadline = int(inner.read_text()), time.monotonic() + 10
+        signal.signal(signal.SIGINT, before)
+    pid, deadline = int(inner.read_text()), time.monotonic() + 60
     while (running := is_running(pid)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not running
+
+
+def test_a_search_that_waits_for_another_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    some = made(tmp_path, "nowhere", Progress(said.append))
+    monkeypatch.setattr(environments, "LOCK_SECONDS", 0.1)
+    home = some._home(some._made_of("1.0"))
+    with locked(home.with_name(f"{home.name}.lock")), pytest.raises(UserError, match="another process holds"):
+        some.get("1.0")
+    assert said == ["waiting for another search that installs standin 1.0"]
 
 
 def is_running(pid: int) -> bool:
@@ -304,6 +328,50 @@ def test_a_search_goes_on_with_what_is_known(tmp_path: Path) -> None:
         assert second.asked == first.asked[cut:]
 
 
+def test_two_searches_that_keep_their_races_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same number, too, as in two containers that share a folder."""
+    journal, races, plain = Journal(tmp_path / "search.json"), list(found(5).races), Path.replace
+
+    def replace(part: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", plain)
+        journal.write(races[:1])  # the other one's
+        return plain(part, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    journal.write(races)
+    assert journal.read(SILENT) == races
+    assert [each.name for each in tmp_path.iterdir()] == ["search.json"]
+
+
+class Dies:
+    """A worker that the kernel ends `times` times for want of memory."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, *arguments: Any) -> Dies:
+        return self
+
+    def greet(self) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise WorkerError("SIGKILL (out of memory?)")
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        return {"engines": {QUESTION.engine: {"ok": True, "reason": ""}}}
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("times", "state"), [(0, State.WORKS), (1, State.WORKS), (2, State.FAILS)])
+def test_a_version_that_fails_is_tried_once_more(
+    times: int, state: State, kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtgate.search.laboratory.Worker", Dies(times))
+    assert Installed(QUESTION, made(kept, index), Settings(), SILENT).prepare("1.0").state is state
+
+
 def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
     ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
     paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
@@ -376,6 +444,21 @@ def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> N
     nothing = replace(result.comparison, invalid=disturbed, changes=())
     found = read_report(UNREAD, replace(report(), results=(replace(result, comparison=nothing),)), about("host_memory"))
     assert (found.relation, found.message) == (Relation.OPEN, "9 rounds were disturbed")
+
+
+def test_memory_is_known_where_not_a_round_was_left() -> None:
+    """As `ab` has it of a machine on which another search runs: each process was loaded, and no round counted."""
+    key = (QUESTION.model, QUESTION.engine, 1)
+    old, new = (
+        [EngineRecord(*key, "file", {"host_memory": (size + index,)}, complete=False) for index in range(6)]
+        for size in (1e8, 1.6e8)
+    )
+    [comparison] = compare_records({key: old}, {key: new}, Settings().expectations, "interleaved", {}).engines
+    assert comparison.invalid is not None
+    result = replace(report().results[0], comparison=comparison)
+    raced = replace(report(), results=(result,))
+    assert read_report(UNREAD, raced, about("host_memory")).relation is Relation.WORSE
+    assert read_report(UNREAD, raced, about("latency")).relation is Relation.OPEN
 
 
 def test_what_the_newer_version_cannot_run_is_lost() -> None:
@@ -472,7 +555,7 @@ def test_since_when_it_cannot_be_imported(run: Run, fault: Fault) -> None:
     fault.check(status, said)
     assert (document["answer"]["bad"], document["answer"]["how"]) == ("1.6", "lost")
     assert document["answer"]["good"] == UNRESOLVABLE or document["answer"]["kind"] == "between"
-    assert len(document["races"]) == 1
+    assert len(document["races"]) == 2
     assert "libstandin.so.2: cannot open shared object file" in said
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtgate.build import cache
 from trtgate.build.cache import PlanCache, key_of
 from trtgate.kinds import UserError
 from trtgate.stack import changed_fields
@@ -36,6 +37,23 @@ def test_the_second_time_nothing_is_built(tmp_path: Path) -> None:
     assert (first.reused, second.reused) == (False, True)
     assert second.path.read_bytes() == b"plan"
     assert second.build_seconds == first.build_seconds
+
+
+def test_a_plan_that_is_built_anew_is_there_while_the_old_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may just be loading it, by its path."""
+    old = PlanCache(tmp_path).get_or_build("plans", "plan", DEPENDS, write)
+    plain, seen = cache._remove, []
+
+    def remove(path: Path) -> None:
+        seen.append(old.path.read_bytes())
+        plain(path)
+
+    monkeypatch.setattr(cache, "_remove", remove)
+    PlanCache(tmp_path).get_or_build("plans", "plan", DEPENDS, lambda path: path.write_bytes(b"anew"), anew=True)
+    assert seen == [b"anew"]
+    assert [path.name for path in old.path.parent.parent.iterdir() if path.is_dir()] == [old.path.parent.name]
 
 
 def test_other_dependencies_are_another_entry_and_the_log_says_which(
@@ -91,6 +109,7 @@ def test_a_killed_build_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     script = f"""
 import time
 from pathlib import Path
+from trtgate.build import cache
 from trtgate.build.cache import PlanCache
 def build(path):
     path.write_bytes(b"half")

@@ -18,6 +18,7 @@ import hypothesis  # noqa: F401  # its plugin does in each inner run otherwise: 
 import pytest
 
 from trtgate.__main__ import main
+from trtgate.plugin.gate import Gate
 from trtgate.records import read_session
 
 from .faults.table import Fault
@@ -122,6 +123,12 @@ def refused(result: pytest.RunResult, *words: str) -> None:
 def told(result: pytest.RunResult) -> tuple[int, str]:
     """A run's status and all that it says."""
     return int(result.ret), "\n".join(result.errlines + result.outlines)
+
+
+def test_two_runs_with_one_plan_cache_end_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one has just removed what this one sees of unfinished samples."""
+    monkeypatch.setattr(Gate, "unfinished", lambda gate: [Path("gone.json")])
+    assert run().ret == 0
 
 
 def test_the_table_and_the_record(run: Run) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from trtgate.files import scratch_folder
 from trtgate.kinds import EngineBroken, EngineRefused
-from trtgate.processes import die_with_parent, end_group, ending
+from trtgate.processes import die_with_parent, end_group, ending, signals_wait
 
 # The longest that a compilation may take; max-autotune of a large model takes minutes.
 TIMEOUT_SECONDS = 1800.0
@@ -54,7 +54,7 @@ def run_in_child(
     """
     ours, theirs = multiprocessing.Pipe()
     # Whatever a compiler leaves in the temporary directory goes with the process, killed or not.
-    with scratch_folder() as scratch, ours:
+    with scratch_folder() as scratch, ours, signals_wait() as let_through:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-c", SCRIPT.format(path=sys.path, descriptor=theirs.fileno())],
@@ -64,6 +64,7 @@ def run_in_child(
                 start_new_session=True,  # the compilers that it starts end with it
             )
         try:
+            let_through()
             with contextlib.suppress(BrokenPipeError):  # it crashed at its start; that is told below
                 ours.send_bytes(pickle.dumps((function, arguments, progress is not None)))
             return _listen(what, ours, progress, timeout)

@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def write_synced(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole at any time, whoever else writes it meanwhile; processes in two containers may have
+    the same number."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write_synced(part, content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -65,8 +65,9 @@ def end_group(process: subprocess.Popen[Any]) -> None:
 
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command to its end, and return its exit status; an interrupt is handed on to it and waited for."""
-    with subprocess.Popen(command, env=environment) as process:
+    with signals_wait() as let_through, subprocess.Popen(command, env=environment) as process:
         try:
+            let_through()
             return process.wait()
         except KeyboardInterrupt:
             process.terminate()
@@ -116,6 +117,37 @@ def orderly_endings() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[Callable[[], None]]:
+    """Signals that raise in the main thread wait until what is given here is called, or this block ends.
+
+    For the start of a process: one whose start was interrupted would be nobody's to end, and go on. On a busy machine a
+    program may have begun its work before the call that starts it returns.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came: list[int] = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, *ENDING_SIGNALS)}
+    held = {each: handler for each, handler in before.items() if callable(handler)}
+
+    def let_through() -> None:
+        for each, handler in held.items():
+            signal.signal(each, handler)
+        held.clear()
+        if came:
+            number = came[0]
+            came.clear()
+            signal.raise_signal(number)
+
+    try:
+        for each in held:  # a handler of Python's is nothing that a process inherits, as a blocked signal would be
+            signal.signal(each, lambda number, frame: came.append(number))
+        yield let_through
+    finally:
+        let_through()
 
 
 def come_to_rest() -> None:

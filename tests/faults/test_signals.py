@@ -14,7 +14,7 @@ import pytest
 from trtgate.child import run_in_child
 from trtgate.files import scratch_folder
 from trtgate.measure.remote import fresh_worker
-from trtgate.processes import Terminated, orderly_endings, run_command
+from trtgate.processes import Terminated, orderly_endings, run_command, signals_wait
 
 from .table import ROOT, Fault
 
@@ -158,6 +158,26 @@ def test_a_command_that_runs_another_hands_the_signal_on(tmp_path: Path) -> None
     with orderly_endings(), pytest.raises(Terminated):
         run_command([sys.executable, "-c", script], dict(os.environ))
     assert ended.exists()
+
+
+def test_a_signal_that_comes_while_a_process_starts_waits_until_it_did() -> None:
+    """As where a machine is busy: the process that starts is there, and the call that starts it has not returned."""
+    plain = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    done = []
+
+    def start(*, early: bool) -> None:
+        with signals_wait() as let_through:
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("started")
+            if early:
+                let_through()
+                done.append("told too late")
+
+    for early in (True, False):
+        with orderly_endings(), pytest.raises(Terminated):
+            start(early=early)
+    assert done == ["started", "started"]
+    assert {each: signal.getsignal(each) for each in plain} == plain
 
 
 def test_what_is_to_be_ignored_still_is() -> None:

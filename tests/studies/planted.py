@@ -59,10 +59,10 @@ def main() -> None:
                 for _ in range(options.times):
                     os.environ.update(planted(kind, first_bad, **more))
                     began = time.monotonic()
-                    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    with contextlib.redirect_stdout(said := io.StringIO()), contextlib.redirect_stderr(said):
                         status = trtgate([*common, "--metric", METRICS[kind], *delta])
                     if status not in {0, 6}:
-                        sys.exit(f"the search ended with {status}")
+                        sys.exit(f"the search ended with {status}:\n{said.getvalue()}")
                     found = json.loads((folder / "out.json").read_text())
                     answer, races = found["answer"], len(found["races"])
                     named = answer["bad"] if answer["kind"] in {"found", "between"} else answer["kind"]

@@ -350,10 +350,12 @@ class PlanCache:
                 path.chmod(stat.S_IMODE(path.stat().st_mode) & ~WRITABLE_BY_OTHERS)
             sync(working / filename)
             sync(working)
-            if os.path.lexists(entry):
-                _discard(entry)
+            # One after the other, and only then is anything removed: whoever was given the old one may just be loading.
+            gone = _hide(entry) if os.path.lexists(entry) else None
             working.rename(entry)
             sync(entry.parent)
+            if gone is not None:
+                _remove(gone)
         except BaseException as error:
             full = _is_full(entry.parent)  # before the half of it that was written is removed
             shutil.rmtree(working, ignore_errors=True)
@@ -447,7 +449,7 @@ class PlanCache:
         """Remove an entry unless somebody is at it."""
         try:
             with locked(entry.path.with_suffix(".lock")):
-                _discard(entry.path)
+                _remove(_hide(entry.path))
         except OSError:  # a TimeoutError is one
             return False
         return True
@@ -498,11 +500,11 @@ def _set_aside(path: Path, why: str) -> None:
         log.warning("%s %s; set aside as %s and made anew", path, why, aside.name)
 
 
-def _discard(entry: Path) -> None:
-    """Remove an entry whose lock is held; under another name first, so that nobody ever finds half of it."""
+def _hide(entry: Path) -> Path:
+    """Give an entry whose lock is held the name of what is to be removed, so that nobody ever finds half of it."""
     gone = entry.with_name(f"{entry.name}.building-{uuid.uuid4().hex[:8]}")
     entry.rename(gone)
-    _remove(gone)
+    return gone
 
 
 def _make(folder: Path) -> None:

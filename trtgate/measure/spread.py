@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trtgate import judge
-from trtgate.files import scratch_folder
+from trtgate.files import scratch_folder, write_whole
 from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
@@ -205,9 +205,7 @@ class Spread:
         path = unfinished_file(settings, self._bench.name)
         records = [joined(some) for some in self._sound.values() if some]
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(unfinished_session(self._stack, records)))
-        beside.replace(path)
+        write_whole(path, json.dumps(unfinished_session(self._stack, records)).encode())
 
     def _started(self) -> Worker:
         """A process that imports what its engines need, which is no part of their cold start."""

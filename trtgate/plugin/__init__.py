@@ -363,7 +363,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = gate.exit_status(int(exitstatus))
     if not gate.course.cut_off:
         for path in gate.unfinished():
-            path.unlink()
+            path.unlink(missing_ok=True)  # another run with this plan cache may end just now
 
 
 # How the lines begin that pytest-benchmark puts under its table, whatever columns it has.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trtgate.files import locked, require_no_pipe, write_synced
 from trtgate.kinds import UserError
-from trtgate.processes import end_group, last_words
+from trtgate.processes import end_group, last_words, signals_wait
 from trtgate.progress import Progress
 
 # What requirements-worker.txt lists, which a test holds to this: an installed trtgate has no such file.
@@ -82,9 +82,13 @@ class Environments:
         used."""
         made_of = self._made_of(version)
         home = self._home(made_of)
+
+        def waiting() -> None:
+            self.progress.say(f"waiting for another search that installs {self.package} {version}")
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS):
+            with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS, waiting):
                 if not (home / READY).is_file():
                     with self.progress.step(f"installing {self.package} {version}"):
                         self._make(home, f"{self.package}==={version}")  # == takes 1.0+cpu for 1.0
@@ -127,10 +131,14 @@ class Environments:
         """Run commands in a folder that is made anew; what the first one that failed said, or ""."""
         shutil.rmtree(home, ignore_errors=True)
         for command in commands:
-            with subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-            ) as process:
+            with (
+                signals_wait() as let_through,
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+                ) as process,
+            ):
                 try:
+                    let_through()
                     told, complained = process.communicate()
                 except BaseException:
                     end_group(process)  # pip installs in a process of its own, which would go on

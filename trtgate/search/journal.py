@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from trtgate import fields
 from trtgate.compare import HARDWARE
 from trtgate.fields import DAMAGED, read_json
-from trtgate.files import file_digest, write_synced
+from trtgate.files import file_digest, write_whole
 from trtgate.kinds import UserError
 from trtgate.progress import Progress
 from trtgate.search.question import Bisection, Question, Raced, Versions
@@ -46,11 +45,9 @@ class Journal:
 
     def write(self, races: Sequence[Raced]) -> None:
         """Keep those races. Raises UserError where that fails."""
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_synced(part, json.dumps({"schema": SCHEMA, "races": list(map(raced_to_json, races))}).encode())
-            part.replace(self.path)
+            write_whole(self.path, json.dumps({"schema": SCHEMA, "races": list(map(raced_to_json, races))}).encode())
         except OSError as error:
             raise UserError(f"--environments: {self.path} cannot be written ({error.strerror}); make room") from error
 

@@ -13,7 +13,7 @@ from trtgate.ab.engines import OldSideFails
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.kinds import UserError, printable
-from trtgate.measure.remote import Worker, WorkerError
+from trtgate.measure.remote import Place, Worker, WorkerError
 from trtgate.progress import Progress
 from trtgate.search.environments import NotInstallable
 from trtgate.search.question import ANSWERS, BUILD, Question, Raced, Tried, Versions
@@ -66,6 +66,11 @@ class Installed:
             place = self.versions.get(version)
         except NotInstallable as error:
             return Tried(State.ABSENT, line_of(str(error)), error.what)
+        # A machine that lacked memory or time once says nothing of a version.
+        found = self._tried(version, place)
+        return found if found.state is State.WORKS else self._tried(version, place)
+
+    def _tried(self, version: str, place: Path | Place) -> Tried:
         engine = self.question.engine
         try:
             with contextlib.closing(Worker(self.question.called(version), place)) as worker:
