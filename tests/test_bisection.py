@@ -275,6 +275,19 @@ def test_a_race_in_which_memory_was_short_names_nothing(world: World, when: int,
     answer, _ = run(world, short, by_failing=by_failing)
     if answer.kind in {Kind.FOUND, Kind.BETWEEN} and answer.how is Relation.LOST:
         assert not world.works(answer.bad)
+    if answer.kind is Kind.BETWEEN:
+        assert not any(world.works(index) for index in range(answer.good + 1, answer.bad)), "it can be used"
+
+
+def test_a_version_is_not_left_out_for_one_failure() -> None:
+    """It is the one that changed, and memory was short when it was first raced."""
+
+    def short(world: World, asked: Compare) -> Relation:
+        return Relation.LOST if asked == Compare(0, 8) else exactly(world, asked)
+
+    answer, races = run(step_at(8), short)
+    assert (answer.kind, answer.good, answer.bad) == (Kind.FOUND, 7, 8)
+    assert Race(0, 8, Relation.WORSE, again=True) in races
 
 
 # With the rule itself, corrected as that of a gate of one verdict: 6 processes a side, 15 rounds, a delta of 2 %.

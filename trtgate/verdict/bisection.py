@@ -155,7 +155,8 @@ class _Search:
         good = max(index for index in range(bad) if self.side(index) is Side.GOOD)
         unknown = self._unknown(good, bad)
         if not unknown:
-            return self._neighbours(good, bad)
+            once = [race.new for race in self._failed_once(good, bad) if not race.again]
+            return self._ask(0, once[0]) if once else self._neighbours(good, bad)
         if self._open() >= MOST_OPEN:
             return Answer(Kind.OPEN, good, bad, self._how)
         return self._ask(0, _nearest(unknown, (good + bad) / 2))
@@ -239,6 +240,12 @@ class _Search:
             return self._ask(0, unknown[-1])
         return Answer(Kind.OPEN, 0, self._last, self._how)
 
+    def _failed_once(self, good: int, bad: int) -> list[Race]:
+        """What alone leaves out a version between them, which may have lacked memory or time, and be the one."""
+        working = [index for index in range(good + 1, bad) if self._states.get(index, State.WORKS) is State.WORKS]
+        races = [self._seen[0, index] for index in working if (0, index) in self._seen]
+        return [race for race in races if race.relation is Relation.LOST and not self._is_borne_out(race)]
+
     def _neighbours(self, good: int, bad: int) -> Step:
         """The change lies from `good` to `bad`, and what is between them is open or cannot be raced: each against the
         one before it."""
@@ -250,7 +257,8 @@ class _Search:
                 return self._ask(old, new)
             if race.relation is self._how:
                 if self._is_borne_out(race):
-                    return Answer(Kind.FOUND if new == old + 1 else Kind.BETWEEN, old, new, self._how, first)
+                    kind = Kind.OPEN if self._failed_once(old, new) else Kind.BETWEEN
+                    return Answer(Kind.FOUND if new == old + 1 else kind, old, new, self._how, first)
                 if not race.again:
                     return self._ask(old, new)
             # What failed once and does not now, or the other way round, is open as well; so is a step back, which those
