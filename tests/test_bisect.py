@@ -25,6 +25,7 @@ from trtgate.ab.run import PROCESSES
 from trtgate.compare import compare_records
 from trtgate.files import locked
 from trtgate.kinds import UserError
+from trtgate.layers import LayerChange
 from trtgate.measure.remote import WorkerError
 from trtgate.progress import SILENT, Progress
 from trtgate.records import EngineRecord
@@ -115,6 +116,39 @@ def test_an_index_that_tells_dates_is_asked_for_them(server: str) -> None:
     assert [each.date for each in found] == ["2025-03-01", "2025-06-02", ""]
 
 
+@pytest.mark.parametrize("page", ["http://user:****@localhost/simple/standin/", "truncated", "deep"])
+def test_a_page_that_tells_no_dates_tells_nothing(page: str, tmp_path: Path) -> None:
+    """As pip names it where the address holds a password; one that breaks off; one that is nested too deep."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"[" * 100_000
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body) + (page == "truncated")))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            return
+
+    python = tmp_path / "python"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        address = page if page.startswith("http") else f"http://127.0.0.1:{serving.server_port}/"
+        python.write_text(f"#!/bin/sh\necho 'analyzing links: {address}'\necho 'Available versions: 1.1, 1.0'\n")
+        python.chmod(0o755)
+        found = find_releases(python, PACKAGE, Version("1.0"), Version("1.1"))
+        serving.shutdown()
+    assert [(str(each), each.date) for each in found] == [("1.0", ""), ("1.1", "")]
+
+
+def test_what_an_old_pip_says_beside_versions_is_left_out(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf 'caf\\351\\n'\necho 'Available versions: 1.1, 1.0, 2004d'\n")
+    python.chmod(0o755)
+    assert list(map(str, find_releases(python, PACKAGE, Version("1.0"), Version("1.1")))) == ["1.0", "1.1"]
+
+
 # Environments.
 
 
@@ -138,6 +172,10 @@ def test_an_environment_is_made_once(kept: Path, index: str) -> None:
     # What was left half is made anew.
     (python.parent.parent / environments.READY).unlink()
     python.unlink()
+    assert some.get("1.0").exists()
+    # So is one of which something went.
+    python.unlink()
+    assert some.sides(["1.0"]) == {}
     assert some.get("1.0").exists()
 
 
@@ -192,6 +230,52 @@ def test_a_search_that_waits_for_another_one_says_so(tmp_path: Path, monkeypatch
     with locked(home.with_name(f"{home.name}.lock")), pytest.raises(UserError, match="another process holds"):
         some.get("1.0")
     assert said == ["waiting for another search that installs standin 1.0"]
+
+
+def installer(tmp_path: Path, does: str) -> Environments:
+    """Environments whose python does that in place of making them."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -VV ] && exit\n{does}\n')
+    python.chmod(0o755)
+    return replace(made(tmp_path / "kept", "nowhere"), python=python)
+
+
+def test_what_an_installer_says_may_be_any_bytes(tmp_path: Path) -> None:
+    with pytest.raises(NotInstallable, match="caf\N{REPLACEMENT CHARACTER}"):
+        installer(tmp_path, "printf 'ERROR: caf\\351\\n'; exit 1").get("1.0")
+
+
+@pytest.mark.fault(
+    done="a search on a disk that is full when a version is installed",
+    said="--environments ... cannot be used (No space left on device); name a writable folder",
+    status="2",
+    kept="every race that was finished; the version does not count as one that cannot be installed",
+)
+def test_a_full_disk_is_no_versions_doing(tmp_path: Path, fault: Fault) -> None:
+    with pytest.raises(UserError) as mistake:
+        installer(tmp_path, "echo 'ERROR: [Errno 28] No space left on device'; exit 1").get("1.0")
+    fault.check(2, str(mistake.value))
+
+
+def test_an_installer_that_outlives_its_search_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that was killed leaves it running: nothing is made anew below its hands."""
+    started = tmp_path / "started"
+    some = installer(tmp_path, f"echo $$ > {started}.part\nmv {started}.part {started}\nexec sleep 100")
+    code = (
+        "import sys; from pathlib import Path; from trtgate.search import environments; "
+        "from trtgate.progress import SILENT; environments.WORKER = (); folder, python = map(Path, sys.argv[1:]); "
+        "environments.Environments(folder, python, 'standin', ('--index-url', 'nowhere'), None, SILENT).get('1.0')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(some.folder), str(some.python)], cwd=ROOT) as search:
+        while not started.exists() and search.poll() is None:
+            time.sleep(0.01)
+        search.kill()
+    try:
+        monkeypatch.setattr(environments, "LOCK_SECONDS", 0.1)
+        with pytest.raises(UserError, match="another process holds"):
+            some.get("1.0")
+    finally:
+        psutil.Process(int(started.read_text())).kill()
 
 
 def is_running(pid: int) -> bool:
@@ -378,6 +462,16 @@ def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) 
     assert paths[0] == paths[2] != paths[1]
     other = journal_of(replace(QUESTION, delta=0.05), ends[0], made(kept, index), Settings())
     assert other.path not in paths
+    more = [journal_of(QUESTION, ends[0], made(kept, index), Settings(), processes) for processes in (None, 6, 12)]
+    assert more[0].path == more[1].path == paths[0]
+    assert more[2].path not in paths, "a race depends on how many processes it has"
+
+
+def test_images_by_their_digests_are_kept(tmp_path: Path) -> None:
+    journal, name = Journal(tmp_path / "search.json"), "registry.example.com:5000/team/runtime@sha256:" + 64 * "0"
+    races = [replace(each, old=name) for each in found(5).races]
+    journal.write(races)
+    assert journal.read(SILENT) == races
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 1, "races": [{}]}', '{"schema": 2, "races": []}', "[1"])
@@ -433,6 +527,59 @@ def test_answers_are_counted() -> None:
     assert (found.relation, found.message) == (Relation.SAME, "1 of 60 answers changed, 2.0% may")
 
 
+def answering(**pairs: dict[str, Any]) -> AbReport:
+    """The report with these agreements."""
+    [result] = report().results
+    agreement = {pair.replace("_", " "): {**result.agreement["new with old"], **each} for pair, each in pairs.items()}
+    return replace(report(), results=(replace(result, agreement=agreement),))
+
+
+def test_a_builder_that_tunes_answers_otherwise_in_the_same_version_too() -> None:
+    assert effort(about(ANSWERS), 6, again=False).rebuilds is None, "as many as an A/B run makes where it does"
+    alike, other = {"top1": 58}, {"top1": 50}
+    assert read_report(UNREAD, answering(new_with_old=alike), about(ANSWERS, 0.0)).relation is Relation.WORSE
+    found = read_report(UNREAD, answering(new_with_old=alike, old_with_old={"top1": 59}), about(ANSWERS, 0.0))
+    assert found.relation is Relation.SAME
+    assert found.message == "2 of 60 answers changed; a new build of 1.0 may change as many"
+    found = read_report(UNREAD, answering(new_with_old=other, old_with_old={"top1": 59}), about(ANSWERS, 0.0))
+    assert found.relation is Relation.WORSE
+
+
+def test_logits_that_are_no_numbers_on_either_side_are_no_other_answers() -> None:
+    nan = {"top1": 0, "top5": 0, "cosine": None, "sqnr_db": None, "finite": True}
+    found = read_report(UNREAD, answering(new_with_old=nan), about(ANSWERS, 0.0))
+    assert (found.relation, found.message) == (Relation.SAME, "on neither side a photo has a finite logit")
+    found = read_report(UNREAD, answering(new_with_old={**nan, "finite": False}), about(ANSWERS, 0.0))
+    assert (found.relation, found.message) == (
+        Relation.WORSE,
+        "NaN or infinity stand in other logits than before",
+    )
+
+
+def test_a_search_for_a_time_tells_of_logits_that_are_no_numbers() -> None:
+    class Nothing(MadeUp):
+        def race(self, old: str, new: str, *, again: bool) -> Raced:
+            raced = super().race(old, new, again=again)
+            return replace(raced, answers={**raced.answers, "cosine": None, "sqnr_db": None})
+
+    said = texts(search(QUESTION, RELEASES, Nothing(5)))
+    assert "answers, new with old: no photo has a finite logit" in said["terminal"]
+
+
+def test_what_is_said_of_a_race_can_be_kept(tmp_path: Path) -> None:
+    """Names of layers are anybody's, and the kernel's names of processes."""
+    [result] = report().results
+    comparison = replace(
+        result.comparison,
+        invalid=Verdict(Outcome.INVALID, Reason.DISTURBED, "a\tb used the CPU"),
+        layers=(LayerChange("conv\t1", 0.4, 0.5, "f", "f"),),
+    )
+    found = read_report(UNREAD, replace(report(), results=(replace(result, comparison=comparison),)), about("latency"))
+    journal = Journal(tmp_path / "search.json")
+    journal.write([found])
+    assert journal.read(SILENT) == [found]
+
+
 def test_rounds_that_were_disturbed_leave_a_time_open_and_a_size_as_it_is() -> None:
     disturbed = Verdict(Outcome.INVALID, Reason.DISTURBED, "9 rounds were disturbed")
     [result] = report().results
@@ -472,10 +619,11 @@ def test_a_metric_that_was_not_measured_is_a_mistake() -> None:
 
 
 def test_no_more_is_measured_than_a_metric_takes() -> None:
-    assert effort("latency", 6, again=True) == Effort(None, 12, None)
-    assert effort("host_memory", 6, again=False) == Effort(1, 6, None)
-    assert effort("build_seconds", 6, again=True) == Effort(1, 6, 6)
-    assert effort(ANSWERS, 6, again=False) == effort(BUILD, 6, again=True) == Effort(1, 1, 1)
+    assert effort(about("latency"), 6, again=True) == Effort(None, 12, None)
+    assert effort(about("host_memory"), None, again=False) == Effort(1, PROCESSES["cpu"], None)
+    assert effort(about("build_seconds"), 6, again=True) == Effort(1, 6, 6)
+    assert effort(about(ANSWERS), 6, again=False) == Effort(1, 1, None)
+    assert effort(about(BUILD), 6, again=True) == Effort(1, 1, 1)
 
 
 # For real: the stand-in index, environments, workers.
@@ -582,6 +730,14 @@ def test_since_when_it_cannot_be_built(run: Run) -> None:
     assert status == 0, said
     assert (document["answer"]["good"], document["answer"]["bad"]) == ("1.8", "1.9")
     assert "no kernel for this layer" in said
+
+
+@pytest.mark.parametrize("count", ["0", "1", "2"])
+def test_too_few_processes_for_a_bound_are_a_mistake(count: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("", 0, "--processes", count)
+    assert ended.value.code == 2
+    assert "argument --processes: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--index-url", "--extra-index-url"])

@@ -104,8 +104,10 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, timeout: float = 0.0, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`, which is made if need be and may be removed by whoever holds it.
+def locked(path: Path, timeout: float = 0.0, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Hold the lock file `path`, which is made if need be and may be removed by whoever holds it; gives a descriptor.
+
+    A process that is handed it holds the lock, too, for as long as it lives.
 
     `waiting` is called once if somebody else holds it. Raises TimeoutError when that lasts `timeout` seconds, and
     OSError for a path that can be no lock. The kernel frees the lock of a process that dies.
@@ -119,7 +121,7 @@ def locked(path: Path, timeout: float = 0.0, waiting: Callable[[], None] = lambd
             raise TimeoutError(f"another process holds {path}")
         time.sleep(RETRY_SECONDS)
     try:
-        yield
+        yield handle
     finally:
         os.close(handle)
 

@@ -34,6 +34,8 @@ from trtgate.search.releases import Release, find_releases, require_package, req
 
 # What says which releases of a package are searched, of which it needs the first three, and how to install them.
 PACKAGE_OPTIONS = ("package", "good", "bad", "index_url", "extra_index_url", "requirements", "python")
+# Processes a side that give a bound.
+FEWEST = 3
 
 
 def add(commands: Any) -> None:
@@ -58,7 +60,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=positive,
+        type=_several,
         metavar="N",
         help="a side of a race (default: as `ab`); twice as many if it is open",
     )
@@ -94,6 +96,14 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
+def _several(text: str) -> int:
+    """Two processes of one version may differ by more than delta, which would then name a version."""
+    count = positive(text)
+    if count < FEWEST:
+        raise argparse.ArgumentTypeError(f"{text} a side give no bound; give {FEWEST} at least")
+    return count
+
+
 def _address(text: str) -> str:
     """An empty one, as of a variable that is not set, would have pip look elsewhere and say nothing."""
     if not text:
@@ -116,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         versions = find_images(images, settings.device, options.environments, progress)
         releases = versions.releases
-    journal = journal_of(question, (str(releases[0]), str(releases[-1])), versions, settings)
+    journal = journal_of(question, (str(releases[0]), str(releases[-1])), versions, settings, options.processes)
     known = [] if options.afresh else journal.read(progress)
     if known:
         races = f"{len(known)} race{'s' * (len(known) > 1)}"

@@ -147,6 +147,8 @@ def fidelity_text(found: Mapping[str, Any]) -> str:
         return str(found["text"]) if found["finite"] else "the answers hold NaN or infinity"
     if not found.get("finite", True):
         return "the logits hold NaN or infinity"
+    if found["cosine"] is None:
+        return "no photo has a finite logit"
     sqnr = "the same to the last bit" if found["sqnr_db"] is None else f"SQNR {found['sqnr_db']:.1f} dB"
     return f"top-1 {found['top1']}/{found['n']}, worst cosine {found['cosine']:.4f}, {sqnr}"
 

@@ -6,9 +6,11 @@ cannot install is left to pip before it counts as not to be installed.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +77,7 @@ class Environments:
     def sides(self, versions: Iterable[str]) -> dict[str, str]:
         """The pythons of those versions of which there is an environment."""
         homes = {version: self._home(self._made_of(version)) for version in versions}
-        return {version: str(home / PYTHON) for version, home in homes.items() if (home / READY).is_file()}
+        return {version: str(home / PYTHON) for version, home in homes.items() if _is_whole(home)}
 
     def get(self, version: str) -> Path:
         """The python of that version's environment. Raises NotInstallable, and UserError for a folder that cannot be
@@ -88,10 +90,10 @@ class Environments:
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS, waiting):
-                if not (home / READY).is_file():
+            with locked(home.with_name(f"{home.name}.lock"), LOCK_SECONDS, waiting) as lock:
+                if not _is_whole(home):
                     with self.progress.step(f"installing {self.package} {version}"):
-                        self._make(home, f"{self.package}==={version}")  # == takes 1.0+cpu for 1.0
+                        self._make(home, f"{self.package}==={version}", lock)  # == takes 1.0+cpu for 1.0
                     write_synced(home / READY, json.dumps(made_of, indent=1).encode())
         except OSError as error:
             why = error.strerror or str(error)
@@ -105,7 +107,7 @@ class Environments:
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
         return (self.folder / f"{self.package}-{made_of['version']}-{name}").absolute()
 
-    def _make(self, home: Path, wanted: str) -> None:
+    def _make(self, home: Path, wanted: str, lock: int) -> None:
         python = str(home / PYTHON)
         more = ["-r", str(self.requirements)] if self.requirements else []
         what = [*self.index, *more, *WORKER, wanted]
@@ -114,27 +116,37 @@ class Environments:
         if uv:
             said = self._run(
                 home,
+                lock,
                 [uv, "venv", "--quiet", "--python", str(self.python), str(home)],
                 [uv, "pip", "install", "--quiet", "--python", python, *what],
             )
         if not uv or said:
             said = self._run(
                 home,
+                lock,
                 [str(self.python), "-m", "venv", "--without-pip", str(home)],
                 [str(self.python), "-m", "pip", "--python", python, "install", "--quiet", "--no-input", *what],
             )
         if said:
             shutil.rmtree(home, ignore_errors=True)
+            if (full := os.strerror(errno.ENOSPC)) in said:
+                raise OSError(errno.ENOSPC, full)
             raise NotInstallable(said)
 
-    def _run(self, home: Path, *commands: Sequence[str]) -> str:
+    def _run(self, home: Path, lock: int, *commands: Sequence[str]) -> str:
         """Run commands in a folder that is made anew; what the first one that failed said, or ""."""
         shutil.rmtree(home, ignore_errors=True)
         for command in commands:
             with (
                 signals_wait() as let_through,
                 subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                    pass_fds=(lock,),  # if this process is killed, nobody makes it anew while the installer goes on
                 ) as process,
             ):
                 try:
@@ -146,3 +158,8 @@ class Environments:
             if process.returncode:
                 return last_words(complained or told)
         return ""
+
+
+def _is_whole(home: Path) -> bool:
+    """Whether an environment was made to the end, and its python is still there."""
+    return (home / READY).is_file() and (home / PYTHON).exists()

@@ -15,6 +15,7 @@ from trtgate.fields import DAMAGED, read_json
 from trtgate.files import file_digest, write_whole
 from trtgate.kinds import UserError
 from trtgate.progress import Progress
+from trtgate.search.laboratory import effort
 from trtgate.search.question import Bisection, Question, Raced, Versions
 from trtgate.settings import Settings
 from trtgate.stack import stack
@@ -52,7 +53,9 @@ class Journal:
             raise UserError(f"--environments: {self.path} cannot be written ({error.strerror}); make room") from error
 
 
-def journal_of(question: Question, ends: tuple[str, str], versions: Versions, settings: Settings) -> Journal:
+def journal_of(
+    question: Question, ends: tuple[str, str], versions: Versions, settings: Settings, processes: int | None = None
+) -> Journal:
     """The file of that question between two versions: another machine, or anything else that a race depends on, is
     another question."""
     here = stack(settings.threads, settings.device)
@@ -62,6 +65,7 @@ def journal_of(question: Question, ends: tuple[str, str], versions: Versions, se
         **versions.made_of,
         **{name: here.get(name) for name in HARDWARE},
         "threads": settings.threads,
+        "effort": asdict(effort(question, processes, again=False)),
         **contents_of(settings),
         "expectations": settings.expectations.of(question.model, question.engine).as_json(),
     }
@@ -108,8 +112,8 @@ def raced_from_json(values: Any) -> Raced:
     given = fields.table("a race", values)
     number = fields.optional(fields.ratio)
     return Raced(
-        old=fields.label("old", given["old"]),
-        new=fields.label("new", given["new"]),
+        old=fields.line("old", given["old"]),  # with its digest the name of an image is longer than a label
+        new=fields.line("new", given["new"]),
         relation=Relation(given["outcome"]),
         again=fields.flag("again", given["again"]),
         message=fields.text("message", given["message"]),

@@ -18,6 +18,7 @@ from trtgate.progress import Progress
 from trtgate.search.environments import NotInstallable
 from trtgate.search.question import ANSWERS, BUILD, Question, Raced, Tried, Versions
 from trtgate.settings import Settings
+from trtgate.verdict.agreement import BAND, SPARE_PHOTOS
 from trtgate.verdict.bisection import Relation, State, relation_of
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.outcome import Verdict
@@ -37,11 +38,15 @@ class Effort:
     rebuilds: int | None
 
 
-def effort(metric: str, processes: int, *, again: bool) -> Effort:
-    """As much as a metric takes: what is not a time is not raced for, and what is the same every time not repeated."""
-    known, factor = BY_NAME.get(metric), AGAIN if again else 1
+def effort(question: Question, processes: int | None, *, again: bool) -> Effort:
+    """As much as a metric takes: what is not a time is not raced for, and what is the same every time not repeated.
+
+    Without a number of `processes` as many as an A/B run has.
+    """
+    processes = processes or PROCESSES[question.device]
+    known, factor = BY_NAME.get(question.metric), AGAIN if again else 1
     if known is None:
-        return Effort(1, 1, 1)
+        return Effort(1, 1, None if question.metric == ANSWERS else 1)
     if known.rule == "builds":
         return Effort(1, BUILDS * factor, BUILDS * factor)
     return Effort(1 if known.rule == "number" else None, processes * factor, None)
@@ -90,7 +95,7 @@ class Installed:
     def race(self, old: str, new: str, *, again: bool) -> Raced:
         """As `Laboratory.race`."""
         question, started = self.question, time.monotonic()
-        much = effort(question.metric, self.processes or PROCESSES[question.device], again=again)
+        much = effort(question, self.processes, again=again)
         self.progress.say(f"racing {question.called(old)} against {new}" + (", with more processes" if again else ""))
         expectations = self.settings.expectations.only(
             question.model, question.engine, BY_NAME.get(question.metric), question.delta
@@ -124,7 +129,7 @@ class Installed:
 
 def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     """The race with what its A/B run came to. Raises UserError for a metric that was not measured."""
-    raced = replace(raced, stack=report.report.stack_changes)
+    raced = replace(raced, stack=tuple(map(line_of, report.report.stack_changes)))
     for verdict in report.missing.values():
         return replace(raced, relation=Relation.LOST, message=line_of(verdict.message))
     if not report.results:
@@ -132,15 +137,15 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
         raise UserError(f"--engine {question.engine} cannot be raced ({line_of(why)}); give another one")
     [result] = report.results
     comparison, answers = result.comparison, result.agreement["new with old"]
-    raced = replace(raced, layers=tuple(map(str, comparison.layers)), answers=answers)
+    raced = replace(raced, layers=tuple(line_of(str(each)) for each in comparison.layers), answers=answers)
     if question.metric == BUILD:
         return replace(raced, relation=Relation.SAME, message="it is built, loaded and run on both sides")
     if question.metric == ANSWERS:
-        return _answered(raced, answers, question.delta)
+        return _answered(raced, answers, result.agreement.get("old with old"), question.delta)
     change = comparison.change(question.metric)
     if change is None and comparison.invalid is not None:
         # Not a round was left in which this machine was alone.
-        return replace(raced, relation=Relation.OPEN, message=comparison.invalid.message)
+        return replace(raced, relation=Relation.OPEN, message=line_of(comparison.invalid.message))
     if change is None:
         raise UserError(f"--metric {question.metric} was not measured for {question.engine}; give another one")
     verdict = change.verdict
@@ -150,7 +155,7 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     return replace(
         raced,
         relation=relation_of(verdict, question.delta),
-        message=verdict.message,
+        message=line_of(verdict.message),
         **{name: getattr(verdict, name) for name in ("estimate", "low", "high")},
         before=change.old,
         after=change.new,
@@ -161,12 +166,20 @@ def _reason(verdict: Verdict) -> dict[str, Any]:
     return {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
 
 
-def _answered(raced: Raced, answers: Mapping[str, Any], delta: float) -> Raced:
-    """Photos are counted, not sampled: it is on these that a version answers otherwise or does not."""
+def _answered(raced: Raced, answers: Mapping[str, Any], rebuilt: Mapping[str, Any] | None, delta: float) -> Raced:
+    """Photos are counted, not sampled: it is on these that a version answers otherwise or does not.
+
+    `rebuilt` is how builds of the old version agree, where there are several: a new build is no new version.
+    """
     n, changed = answers["n"], answers["n"] - answers["top1"]
     if not answers.get("finite", True):
-        return replace(raced, relation=Relation.WORSE, message="the logits hold NaN or infinity")
+        return replace(raced, relation=Relation.WORSE, message="NaN or infinity stand in other logits than before")
+    if answers["cosine"] is None:
+        return replace(raced, relation=Relation.SAME, message="on neither side a photo has a finite logit")
     message = f"{changed} of {n} answers changed" + (f", {delta:.1%} may" if delta else "")
+    if changed and rebuilt is not None and changed <= BAND * (rebuilt["n"] - rebuilt["top1"]) + SPARE_PHOTOS:
+        message = f"{message}; a new build of {raced.old} may change as many"
+        return replace(raced, relation=Relation.SAME, message=message)
     return replace(raced, relation=Relation.WORSE if changed / n > delta else Relation.SAME, message=message)
 
 

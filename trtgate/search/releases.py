@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import subprocess
@@ -29,6 +30,8 @@ AVAILABLE = re.compile(r"^Available versions: (.*)$", re.MULTILINE)
 PAGE = re.compile(r"analyzing links: (https?://\S+)")
 # An index page as JSON (PEP 691), which has the time of each upload (PEP 700).
 JSON_PAGE = "application/vnd.pypi.simple.v1+json"
+# All that asking for one may raise, whatever another index answers, and where pip does not tell a page's password.
+UNTOLD = (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 # For a date that nobody has to know.
 DATE_SECONDS = 10.0
 # Versions that are named to somebody who asked for another.
@@ -76,7 +79,9 @@ def find_releases(
     command = [str(python), "-m", "pip", "index", "versions", "--pre", "-vv", "--no-input"]
     command += ["--disable-pip-version-check"]  # which would be one more page
     try:
-        said = subprocess.run([*command, *index, package], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            [*command, *index, package], capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
         raise UserError(f"--python {python} cannot be started ({error.strerror}); give a Python with pip") from error
     found = AVAILABLE.search(said.stdout)
@@ -85,9 +90,18 @@ def find_releases(
             f"--package {package}: pip finds no version of it ({last_words(said.stderr)}); check its name, "
             "--index-url, --extra-index-url and the network"
         )
-    versions = between({Version(text) for text in found[1].split(", ")}, good, bad, package)
+    versions = between(_versions(found[1].split(", ")), good, bad, package)
     dates = _dates(PAGE.findall(said.stdout))
     return tuple(Release(version, dates.get(version, "")) for version in versions)
+
+
+def _versions(texts: Iterable[str]) -> set[Version]:
+    """An old pip also lists what is no version by today's rules, which none installs."""
+    found = set()
+    for text in texts:
+        with contextlib.suppress(InvalidVersion):
+            found.add(Version(text))
+    return found
 
 
 def between(known: Iterable[Version], good: Version, bad: Version, package: str) -> list[Version]:
@@ -113,8 +127,7 @@ def _dates(pages: Iterable[str]) -> Mapping[Version, str]:
     """The day of each version's first upload, from those pages that tell. A page that cannot be read tells nothing."""
     found: dict[Version, str] = {}
     for page in dict.fromkeys(pages):
-        # Whatever another index may answer: only the report's column of dates depends on it.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(*UNTOLD):  # only the report's column of dates depends on it
             request = urllib.request.Request(page, headers={"Accept": JSON_PAGE})
             with urllib.request.urlopen(request, timeout=DATE_SECONDS) as answer:
                 files = json.load(answer)["files"]
