@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import signal
@@ -22,6 +23,7 @@ from packaging.version import Version
 from trtgate.__main__ import main
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
+from trtgate.commands import bisect
 from trtgate.compare import compare_records
 from trtgate.files import locked
 from trtgate.kinds import UserError
@@ -335,6 +337,7 @@ class MadeUp:
 
 
 QUESTION = Question(PACKAGE, "efficientnet_lite0", "onnxruntime-int8", 1, "cpu", "latency", 0.02)
+MODEL = ["--model", QUESTION.model]
 RELEASES = [Release(Version(each), "2025-01-01") for each in VERSIONS]
 
 
@@ -343,7 +346,7 @@ def found(first_bad: int, tried: dict[str, Tried] | None = None) -> Bisection:
 
 
 def texts(bisection: Bisection) -> dict[str, str]:
-    page = bisection_page(bisection, {"1.4": "/e/1.4/bin/python", "1.5": "/e/1.5/bin/python"})
+    page = bisection_page(bisection, {"1.4": "/e/1.4/bin/python", "1.5": "/e/1.5/bin/python"}, MODEL)
     return {
         "terminal": " ".join(terminal.render(page).split()),
         "markdown": markdown.render(page),
@@ -365,7 +368,21 @@ def test_the_page_tells_the_version_the_path_and_how_to_see_it_again() -> None:
     pythons = dict.fromkeys(
         VERSIONS, "/home/somebody/trtgate/.trtgate-environments/standin-1.4-0123456789ab/bin/python"
     )
-    assert all(len(line) <= 100 for line in terminal.render(bisection_page(bisection, pythons)).splitlines())
+    assert all(len(line) <= 100 for line in terminal.render(bisection_page(bisection, pythons, MODEL)).splitlines())
+
+
+def test_what_is_raced_again_is_the_same_network_on_the_same_photos() -> None:
+    parser = argparse.ArgumentParser()
+    bisect.add(parser.add_subparsers())
+    given = ["--model", "my net.onnx", "--shape", "x=1x3x8x8", "--images", "photos", "--skip-bad-images"]
+    words = ["bisect", *given, "--engine", QUESTION.engine, "--batch-size", "1", "--processes", "8"]
+    options = parser.parse_args(words)
+    options.images = Path("photos")
+    sides = dict.fromkeys(VERSIONS, "/e/bin/python")
+    said = terminal.render(bisection_page(found(5), sides, *bisect._asked(options)))
+    command = " ".join(said.partition("see it again:")[2].split())
+    more = "--shape x=1x3x8x8 \\ --images photos \\ --skip-bad-images \\ --processes 8 \\ --model 'my net.onnx' "
+    assert f"--new /e/bin/python \\ {more}--engine onnxruntime-int8 --batch-size 1 --device cpu" in command
 
 
 def test_versions_that_were_stepped_over_are_told() -> None:
@@ -534,21 +551,24 @@ def answering(**pairs: dict[str, Any]) -> AbReport:
     return replace(report(), results=(replace(result, agreement=agreement),))
 
 
-def test_a_builder_that_tunes_answers_otherwise_in_the_same_version_too() -> None:
-    assert effort(about(ANSWERS), 6, again=False).rebuilds is None, "as many as an A/B run makes where it does"
-    alike, other = {"top1": 58}, {"top1": 50}
-    assert read_report(UNREAD, answering(new_with_old=alike), about(ANSWERS, 0.0)).relation is Relation.WORSE
-    found = read_report(UNREAD, answering(new_with_old=alike, old_with_old={"top1": 59}), about(ANSWERS, 0.0))
+def test_what_answers_otherwise_in_the_same_version_too_names_none() -> None:
+    """A builder that chose other kernels, or an engine that does not repeat itself."""
+    assert effort(about(ANSWERS), 6, again=False).rebuilds == 3, "which is seen from several of one version"
+    new = {"top1": 58, "sqnr_db": 30.0}
+    for same in ({}, {"old_with_old": {"top1": 60, "sqnr_db": None}}):
+        assert read_report(UNREAD, answering(new_with_old=new, **same), about(ANSWERS, 0.0)).relation is Relation.WORSE
+    other = {"top1": 59, "sqnr_db": 35.0}
+    found = read_report(UNREAD, answering(new_with_old=new, old_with_old=other), about(ANSWERS, 0.0))
     assert found.relation is Relation.SAME
     assert found.message == "2 of 60 answers changed; a new build of 1.0 may change as many"
-    found = read_report(UNREAD, answering(new_with_old=other, old_with_old={"top1": 59}), about(ANSWERS, 0.0))
+    found = read_report(UNREAD, answering(new_with_old={**new, "top1": 50}, old_with_old=other), about(ANSWERS, 0.0))
     assert found.relation is Relation.WORSE
 
 
 def test_logits_that_are_no_numbers_on_either_side_are_no_other_answers() -> None:
     nan = {"top1": 0, "top5": 0, "cosine": None, "sqnr_db": None, "finite": True}
-    found = read_report(UNREAD, answering(new_with_old=nan), about(ANSWERS, 0.0))
-    assert (found.relation, found.message) == (Relation.SAME, "on neither side a photo has a finite logit")
+    with pytest.raises(UserError, match="standin 1.0 has no finite logit on any photo, as 1.1 has none; begin with"):
+        read_report(UNREAD, answering(new_with_old=nan), about(ANSWERS, 0.0))
     found = read_report(UNREAD, answering(new_with_old={**nan, "finite": False}), about(ANSWERS, 0.0))
     assert (found.relation, found.message) == (
         Relation.WORSE,
@@ -622,7 +642,7 @@ def test_no_more_is_measured_than_a_metric_takes() -> None:
     assert effort(about("latency"), 6, again=True) == Effort(None, 12, None)
     assert effort(about("host_memory"), None, again=False) == Effort(1, PROCESSES["cpu"], None)
     assert effort(about("build_seconds"), 6, again=True) == Effort(1, 6, 6)
-    assert effort(about(ANSWERS), 6, again=False) == Effort(1, 1, None)
+    assert effort(about(ANSWERS), 6, again=False) == Effort(1, 3, 3)
     assert effort(about(BUILD), 6, again=True) == Effort(1, 1, 1)
 
 

@@ -384,7 +384,9 @@ def test_the_page_of_a_search_among_images() -> None:
     tried = {"ort:4": Tried(State.ABSENT, "manifest unknown", "cannot be pulled")}
     answer = Answer(Kind.FOUND, 1, 2, Relation.WORSE)
     found = Bisection(QUESTION, releases, tried, (first, raced), answer)
-    text = terminal.render(bisection_page(found, {name: name for name in ("ort:1", "ort:2", "ort:3")}))
+    text = terminal.render(
+        bisection_page(found, {name: name for name in ("ort:1", "ort:2", "ort:3")}, ["--model", "efficientnet_lite0"])
+    )
     said = " ".join(text.split())
     assert "ort:3 is the first image in which onnxruntime-int8 of efficientnet_lite0 answers otherwise" in said
     assert "python -m trtgate ab \\ --old ort:2 \\ --new ort:3 \\ --model efficientnet_lite0" in said

@@ -58,7 +58,9 @@ PAGES: dict[str, Callable[[], Page]] = {
     "compare": a_comparison,
     "ab": lambda: ab_page(scenes.raced()),
     "fleet": lambda: fleet_page(scenes.fleet()),
-    "bisect": lambda: bisection_page(scenes.searched(), {f"1.2{minor}.0": f"/e/{minor}" for minor in range(5)}),
+    "bisect": lambda: bisection_page(
+        scenes.searched(), {f"1.2{minor}.0": f"/e/{minor}" for minor in range(5)}, ["--model", "efficientnet_lite0"]
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from trtgate.commands.common import (
 from trtgate.files import named_path
 from trtgate.kinds import UserError
 from trtgate.measure.containers import is_image
-from trtgate.options import add_options
+from trtgate.options import OPTIONS, add_options
 from trtgate.progress import Progress, console_progress
 from trtgate.report.bisections import bisection_page
 from trtgate.search.environments import Environments, require_requirements
@@ -133,8 +133,20 @@ def _run(options: argparse.Namespace) -> int:
         progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")
     laboratory = Installed(question, versions, settings, progress, options.processes)
     found = search(question, releases, laboratory, known, journal.write)
-    page = bisection_page(found, versions.sides(found.names))
+    page = bisection_page(found, versions.sides(found.names), *_asked(options))
     return show(options, page, found.status, bisection_to_json(found))
+
+
+def _asked(options: argparse.Namespace) -> list[list[str]]:
+    """What was given of the options that `ab` has too, and the question does not hold; the model's is the first."""
+    found = []
+    for flag, keywords in OPTIONS:
+        name = flag.removeprefix("--").replace("-", "_")
+        value = getattr(options, name)
+        if value and value != keywords.get("default") and name not in {"engine", "batch_size", "device"}:
+            values = value if isinstance(value, list) else [value]
+            found += [[flag] if each is True else [flag, str(each)] for each in values]
+    return [*found, ["--processes", str(options.processes)]] if options.processes else found
 
 
 def _container_images(options: argparse.Namespace) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,9 +33,11 @@ NEXT = {
 }
 
 
-def bisection_page(found: Bisection, sides: Mapping[str, str]) -> Page:
-    """A whole search; `sides` is how `ab` is given the versions that can be raced."""
-    first: list[Part] = [_path_table(found), *_chart(found), Notes(tuple(_answer_notes(found, sides)))]
+def bisection_page(found: Bisection, sides: Mapping[str, str], asked: Sequence[str], *more: Sequence[str]) -> Page:
+    """A whole search; `sides` is how `ab` is given the versions that can be raced, `asked` the option that names the
+    model, and `more` those that a race depends on, too."""
+    command = _command(found, sides, asked, more)
+    first: list[Part] = [_path_table(found), *_chart(found), Notes((*_answer_notes(found), *command))]
     noun = found.question.noun
     sections = [Section("", tuple(first)), Section(f"the {noun}s", (_versions_table(found),))]
     return Page(f"which {noun} it was", _headline(found), tuple(sections))
@@ -143,8 +145,8 @@ def _chart(found: Bisection) -> list[Bars]:
     )
 
 
-def _answer_notes(found: Bisection, sides: Mapping[str, str]) -> list[str]:
-    """What the answer rests on, what else changed there, and how to see it again."""
+def _answer_notes(found: Bisection) -> list[str]:
+    """What the answer rests on, and what else changed there."""
     proof = found.proof
     seconds = sum(each.seconds for each in found.races)
     races = f"{len(found.races)} race{'s' * (len(found.races) != 1)}"
@@ -155,18 +157,19 @@ def _answer_notes(found: Bisection, sides: Mapping[str, str]) -> list[str]:
         lines += [f"  layer {layer}" for layer in proof.layers]
         if proof.answers:
             lines.append(f"  answers, new with old: {fidelity_text(proof.answers)}")
-    lines += found.remarks()
-    return [*lines, *_command(found, sides)]
+    return [*lines, *found.remarks()]
 
 
-def _command(found: Bisection, sides: Mapping[str, str]) -> list[str]:
+def _command(
+    found: Bisection, sides: Mapping[str, str], asked: Sequence[str], more: Sequence[Sequence[str]]
+) -> list[str]:
     """What races the two versions of the answer again, in lines of a terminal."""
     question, ends = found.question, [found.names[found.answer.good], found.names[found.answer.bad]]
     if not all(end in sides for end in ends):
         return []
     both = [shlex.join([f"--{side}", sides[end]]) for side, end in zip(("old", "new"), ends, strict=True)]
-    what = ["--model", question.model, "--engine", question.engine, "--batch-size", str(question.batch)]
-    command = ["python -m trtgate ab", *both, shlex.join([*what, "--device", question.device])]
+    what = [*asked, "--engine", question.engine, "--batch-size", str(question.batch), "--device", question.device]
+    command = ["python -m trtgate ab", *both, *map(shlex.join, more), shlex.join(what)]
     return ["see it again:", *textwrap.indent(" \\\n  ".join(command), "  ").splitlines()]
 
 

@@ -23,7 +23,7 @@ from trtgate.verdict.bisection import Relation, State, relation_of
 from trtgate.verdict.metrics import BY_NAME
 from trtgate.verdict.outcome import Verdict
 
-# Builds a side, of which the time is asked.
+# Builds a side, of which the time is asked, or what they answer: those of one version may differ.
 BUILDS = 3
 # More of everything for what was open.
 AGAIN = 2
@@ -46,7 +46,8 @@ def effort(question: Question, processes: int | None, *, again: bool) -> Effort:
     processes = processes or PROCESSES[question.device]
     known, factor = BY_NAME.get(question.metric), AGAIN if again else 1
     if known is None:
-        return Effort(1, 1, None if question.metric == ANSWERS else 1)
+        builds = BUILDS if question.metric == ANSWERS else 1
+        return Effort(1, builds, builds)
     if known.rule == "builds":
         return Effort(1, BUILDS * factor, BUILDS * factor)
     return Effort(1 if known.rule == "number" else None, processes * factor, None)
@@ -128,7 +129,8 @@ class Installed:
 
 
 def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
-    """The race with what its A/B run came to. Raises UserError for a metric that was not measured."""
+    """The race with what its A/B run came to. Raises UserError for a metric that was not measured, and for
+    answers that are none."""
     raced = replace(raced, stack=tuple(map(line_of, report.report.stack_changes)))
     for verdict in report.missing.values():
         return replace(raced, relation=Relation.LOST, message=line_of(verdict.message))
@@ -140,6 +142,11 @@ def read_report(raced: Raced, report: AbReport, question: Question) -> Raced:
     raced = replace(raced, layers=tuple(line_of(str(each)) for each in comparison.layers), answers=answers)
     if question.metric == BUILD:
         return replace(raced, relation=Relation.SAME, message="it is built, loaded and run on both sides")
+    if question.metric == ANSWERS and answers.get("finite", True) and answers["cosine"] is None:
+        raise UserError(
+            f"{question.called(raced.old)} has no finite logit on any photo, as {raced.new} has none; begin with a "
+            f"good {question.noun} that answers"
+        )
     if question.metric == ANSWERS:
         return _answered(raced, answers, result.agreement.get("old with old"), question.delta)
     change = comparison.change(question.metric)
@@ -169,15 +176,15 @@ def _reason(verdict: Verdict) -> dict[str, Any]:
 def _answered(raced: Raced, answers: Mapping[str, Any], rebuilt: Mapping[str, Any] | None, delta: float) -> Raced:
     """Photos are counted, not sampled: it is on these that a version answers otherwise or does not.
 
-    `rebuilt` is how builds of the old version agree, where there are several: a new build is no new version.
+    `rebuilt` is how builds of the old version agree. Where they are not the same to the last bit, a new build may
+    change answers, too, without a new version.
     """
     n, changed = answers["n"], answers["n"] - answers["top1"]
     if not answers.get("finite", True):
         return replace(raced, relation=Relation.WORSE, message="NaN or infinity stand in other logits than before")
-    if answers["cosine"] is None:
-        return replace(raced, relation=Relation.SAME, message="on neither side a photo has a finite logit")
     message = f"{changed} of {n} answers changed" + (f", {delta:.1%} may" if delta else "")
-    if changed and rebuilt is not None and changed <= BAND * (rebuilt["n"] - rebuilt["top1"]) + SPARE_PHOTOS:
+    steady = rebuilt is None or rebuilt["sqnr_db"] is None
+    if rebuilt and not steady and 0 < changed <= BAND * (rebuilt["n"] - rebuilt["top1"]) + SPARE_PHOTOS:
         message = f"{message}; a new build of {raced.old} may change as many"
         return replace(raced, relation=Relation.SAME, message=message)
     return replace(raced, relation=Relation.WORSE if changed / n > delta else Relation.SAME, message=message)
