@@ -781,6 +781,7 @@ def test_an_index_of_no_name_is_a_mistake(option: str, run: Run) -> None:
         (["--engine", "onnxruntime-fp32"], "--engine must be given once"),
         (["--requirements", "nowhere.txt"], "--requirements nowhere.txt cannot be read"),
         (["--python", "/nowhere/python"], "--python /nowhere/python cannot be started"),
+        (["--environments", "/dev/null/kept"], ".json cannot be written (Not a directory); make room, or name"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_installed(

@@ -343,6 +343,13 @@ def test_what_a_outcome_says_to_a_search(
     assert relation_of(Verdict(outcome, Reason.SLOWER, "", estimate, low), 0.02) is relation
 
 
+@pytest.mark.parametrize(("high", "relation"), [(1.1, Relation.OPEN), (None, Relation.OPEN), (1.01, Relation.SAME)])
+def test_what_is_let_go_for_its_size_is_not_the_same(high: float | None, relation: Relation) -> None:
+    """10 % more memory is no less for being a few megabytes, where a search was asked about 2 %."""
+    verdict = Verdict(Outcome.PASS, Reason.WITHIN_ABSOLUTE_FLOOR, "", high and high - 0.005, high and high - 0.01, high)
+    assert relation_of(verdict, 0.02) is relation
+
+
 def test_a_yardstick_and_what_was_not_measured_say_nothing() -> None:
     for reason, outcome in ((Reason.YARDSTICK, Outcome.PASS), (Reason.MISSING, Outcome.REGRESSED)):
         assert relation_of(Verdict(outcome, reason, ""), 0.02) is Relation.OPEN

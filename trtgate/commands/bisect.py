@@ -127,7 +127,9 @@ def _run(options: argparse.Namespace) -> int:
         versions = find_images(images, settings.device, options.environments, progress)
         releases = versions.releases
     journal = journal_of(question, (str(releases[0]), str(releases[-1])), versions, settings, options.processes)
-    known = [] if options.afresh else journal.read(progress)
+    stored = journal.read(progress)
+    journal.write(stored)  # where that cannot be, nothing is raced in vain
+    known = [] if options.afresh else stored
     if known:
         races = f"{len(known)} race{'s' * (len(known) > 1)}"
         progress.say(f"going on with {races} of an earlier search ({journal.path}; --afresh begins anew)")

@@ -50,7 +50,9 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, json.dumps({"schema": SCHEMA, "races": list(map(raced_to_json, races))}).encode())
         except OSError as error:
-            raise UserError(f"--environments: {self.path} cannot be written ({error.strerror}); make room") from error
+            raise UserError(
+                f"--environments: {self.path} cannot be written ({error.strerror}); make room, or name a writable folder"
+            ) from error
 
 
 def journal_of(

@@ -46,9 +46,12 @@ def relation_of(verdict: Verdict, delta: float) -> Relation:
     """What a gate's verdict on the newer version says to a search.
 
     A gate passes what is no worse. That is the same only where it is no better by more than `delta`, either; and it
-    passes a yardstick that is open, and fails what is missing, of which a search learns nothing.
+    passes a yardstick that is open and what may be worse by more than that, yet by so little that it is let go, and
+    fails what is missing, of which a search learns nothing.
     """
     if verdict.reason in {Reason.YARDSTICK, Reason.MISSING}:
+        return Relation.OPEN
+    if verdict.reason is Reason.WITHIN_ABSOLUTE_FLOOR and (verdict.high is None or verdict.high > 1 + delta):
         return Relation.OPEN
     relation = OUTCOMES.get(verdict.outcome, Relation.OPEN)
     least = verdict.estimate if verdict.low is None else verdict.low
