@@ -259,6 +259,26 @@ def test_a_full_disk_is_no_versions_doing(tmp_path: Path, fault: Fault) -> None:
     fault.check(2, str(mistake.value))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Could not find a version that satisfies the requirement standin===1.0 (from versions: none)",
+        "Could not install packages due to an OSError: HTTPConnectionPool: Max retries exceeded with url: /standin.whl",
+    ],
+)
+@pytest.mark.fault(
+    done="a search whose index is gone when a version is installed",
+    said="pip listed standin===1.0 and does not get it now (...); check the network, the index and --requirements, and "
+    "run it again, which goes on from here",
+    status="2",
+    kept="every race that was finished; the version does not count as one that cannot be installed",
+)
+def test_an_index_that_is_gone_is_no_versions_doing(words: str, tmp_path: Path, fault: Fault) -> None:
+    with pytest.raises(UserError) as mistake:
+        installer(tmp_path, f"echo 'ERROR: {words}'; exit 1").get("1.0")
+    fault.check(2, str(mistake.value))
+
+
 def test_an_installer_that_outlives_its_search_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that was killed leaves it running: nothing is made anew below its hands."""
     started = tmp_path / "started"

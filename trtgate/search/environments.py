@@ -27,6 +27,8 @@ WORKER: tuple[str, ...] = ("numpy>=1.26", "onnx>=1.15", "psutil>=5.9", "filelock
 # In an environment: its python, and where it is whole what it was made of.
 PYTHON = Path("bin", "python")
 READY = "trtgate-ready.json"
+# Of pip, where an index is gone that has just listed the versions: that is no version's doing.
+NO_VERSIONS, NO_ANSWER = "(from versions: none)", "Max retries exceeded"
 # For another search that makes the same one: TensorRT and its libraries have gigabytes.
 LOCK_SECONDS = 3600.0
 
@@ -131,6 +133,11 @@ class Environments:
             shutil.rmtree(home, ignore_errors=True)
             if (full := os.strerror(errno.ENOSPC)) in said:
                 raise OSError(errno.ENOSPC, full)
+            if f"{wanted} {NO_VERSIONS}" in said or NO_ANSWER in said:
+                raise UserError(
+                    f"pip listed {wanted} and does not get it now ({said}); check the network, the index and "
+                    "--requirements, and run it again, which goes on from here"
+                )
             raise NotInstallable(said)
 
     def _run(self, home: Path, lock: int, *commands: Sequence[str]) -> str:

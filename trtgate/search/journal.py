@@ -51,7 +51,7 @@ class Journal:
             write_whole(self.path, json.dumps({"schema": SCHEMA, "races": list(map(raced_to_json, races))}).encode())
         except OSError as error:
             raise UserError(
-                f"--environments: {self.path} cannot be written ({error.strerror}); make room, or name a writable folder"
+                f"--environments: {self.path} cannot be written ({error.strerror}); make room, or name another folder"
             ) from error
 
 
