@@ -102,6 +102,23 @@ def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_commo
     assert "against the engine's own answers in the smallest batch: top-1 agreement 0 of 16" in verdict.message
 
 
+@pytest.mark.parametrize(("wrong", "outcome"), [(0, Outcome.PASS), (1, Outcome.PASS), (9, Outcome.REGRESSED)])
+def test_where_nothing_may_be_lost_a_flip_in_a_larger_batch_is_no_proof(wrong: int, outcome: Outcome) -> None:
+    """Of two classes that are nearly alike one is as good as the other in other kernels."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (64, 10)) + 5 * np.eye(10)[0]
+    logits[:, 1] = logits[:, 0] - 1e-4
+    batched = logits.copy()
+    batched[:wrong, 1] += 2e-4
+    reference, got = ([{"y": row} for row in each.astype(np.float32)] for each in (logits, batched))
+    floors = Expectation({**EXACT.values, "max_answers_lost": 0.0, "agreement": 0.5})
+    task = Classification(output="y")
+    assert worst(decide_batch(task, reference, reference, got, samples(64), floors)).outcome is outcome
+    whole: Any = SimpleNamespace(first=lambda n: samples(n))
+    decided = decide_whole(task, reference, reference, reference, got, whole, floors)
+    assert worst(each for each in decided if each.metric == "agreement").outcome is outcome
+
+
 @pytest.mark.parametrize("task", [Classification(output="y"), TensorsTask()], ids=["classification", "tensors"])
 def test_one_place_of_a_batch_that_has_its_neighbours_answer(task: Any) -> None:
     """Of an INT8 engine whose answers have most in common: one of eight, or of 64."""
