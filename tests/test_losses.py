@@ -208,9 +208,7 @@ def test_a_small_class_that_is_gone(fault: Fault, capsys: pytest.CaptureFixture[
         (12, 12, 1, Outcome.PASS),
     ],
 )
-def test_a_class_is_lost_on_as_many_samples_as_prove_it(
-    samples: int, have: int, gone: int, outcome: Outcome
-) -> None:
+def test_a_class_is_lost_on_as_many_samples_as_prove_it(samples: int, have: int, gone: int, outcome: Outcome) -> None:
     """It has 144 pixels or more on each of those that have it; a second one of as many is on all of them."""
     labels = np.repeat([[0, 0, 1, 2]], 24, 0).repeat(12, 1)
     whole = [{"m": labels if index < have else labels % 2} for index in range(samples)]

@@ -19,7 +19,7 @@ from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.agreement import Agreement, decide_agreement
+from trtgate.verdict.agreement import Agreement, decide_agreement, numbers
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -224,7 +224,7 @@ def _power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     """Of the difference of two answers; of those of other shapes or of integers others tell."""
     if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
         return 0.0
-    sound = np.isfinite(a) & np.isfinite(b)
+    sound = numbers(a) & np.isfinite(b)
     return float(np.sum((np.where(sound, a, 0).astype(np.float64) - np.where(sound, b, 0)) ** 2))
 
 
@@ -244,7 +244,9 @@ def _first_kept(before: Agreement, found: Agreement, expectation: Expectation) -
     lost, gained, allowed = len(now - wrong), len(wrong - now), expectation.number("max_answers_lost")
     worth = found.effective / found.n
     low, _ = difference_bounds(lost * worth, gained * worth, found.effective)
-    text = f"{lost} first answers lost and {gained} gained of {found.size} beside the smallest batch, {allowed:.1%} may be"
+    text = (
+        f"{lost} first answers lost and {gained} gained of {found.size} beside the smallest batch, {allowed:.1%} may be"
+    )
     if low > allowed:
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="agreement")
     return _kept(text)

@@ -149,7 +149,9 @@ class Segmentation:
             {
                 **self._kept(reference, got, samples, values),
                 **self._pictures(reference, got, samples, shares),
-                "ious": {self.output: {str(label): ious_of(each) for label, each in told.items() if each[2].sum() >= FEW}},
+                "ious": {
+                    self.output: {str(label): ious_of(each) for label, each in told.items() if each[2].sum() >= FEW}
+                },
                 "few": {
                     self.output: {
                         str(label): [_iou(each), int(np.sum(each[0] < HALF * each[1]))]
