@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtgate.expectations import Expectation, read_expectations
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Unlabelled
 from trtgate.tasks import detection
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
@@ -118,6 +118,22 @@ def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -
         other = changed(masked, np.s_[0, 0], wrong)
         assert judged(task, masked, other).reason is Reason.NOT_FINITE, wrong
         assert against(task, masked, masked, other).outcome is Outcome.REGRESSED
+
+
+def test_nan_where_the_reference_has_integers_and_the_other_way_round() -> None:
+    whole = [{"y": np.arange(400)} for _ in range(8)]
+    floats = [{"y": row["y"].astype(np.float32)} for row in whole]
+    assert judged(TensorsTask(), whole, floats, NARROW).outcome is Outcome.PASS
+    spoilt = [*changed(floats[:1], 7, np.nan), *floats[1:]]
+    assert judged(TensorsTask(), whole, spoilt, NARROW).reason is Reason.NOT_FINITE
+    assert judged(TensorsTask(), spoilt, whole, NARROW).reason is Reason.NOT_FINITE
+
+
+def test_boxes_that_only_the_engine_gives_in_another_form_are_no_mistake_of_the_users() -> None:
+    task = Detection(from_outputs("b", "s", "l", "xyxy"))
+    reference = [{"b": np.ones((2, 4)), "s": np.ones(2), "l": np.ones(2, np.int64)}] * 3
+    with pytest.raises(EngineRefused, match=r"of the engine's answers, not of the reference's: .*\[2, 5\]"):
+        task.compare(reference, [{**row, "b": np.ones((2, 5))} for row in reference], some(3))
 
 
 def test_a_reference_without_a_finite_number_measures_nothing() -> None:

@@ -380,7 +380,7 @@ class Workbench:
         """The answers to the chosen evaluation samples in batches of `size`.
 
         Raises UserError for a sample of the user's own that the reference cannot be run on, EngineRefused where only
-        another engine cannot.
+        another engine cannot, or answers something else than the reference does.
         """
         engine, samples = self.engine(spec), self.samples("evaluation")
         rows: list[Tensors] = []
@@ -399,10 +399,30 @@ class Workbench:
                 raise EngineRefused(said) from error
 
         with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
-            for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
-                rows.append(row)
-                count(len(rows), len(chosen))
+            try:
+                for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
+                    rows.append(row)
+                    count(len(rows), len(chosen))
+            except EngineRefused as error:
+                raise EngineRefused(f"{self.name}: {spec.id}: {error}") from error
+        if spec != self.reference and (wrong := self.unlike_reference(rows)):
+            raise EngineRefused(f"{self.name}: {spec.id} answers {wrong}")
         return rows
+
+    def unlike_reference(self, rows: Outputs) -> str:
+        """What of an engine's answers is of another kind than the reference's, which nothing can be compared with;
+        empty for nothing such."""
+        if not self.apart and len(rows) != len(self.outputs(self.reference)):
+            return ""  # answers to other batches
+        return self.unlike(self.outputs(self.reference), rows, f"the reference ({self.reference.id})")
+
+    def unlike(self, wanted: Outputs, rows: Outputs, whose: str) -> str:
+        """The same of any answers, in `whose` words."""
+        whole = {self.task.output} if isinstance(self.task, Classification) else set()
+        for index, row in enumerate(rows):
+            if different := self.signature.unlike(wanted[index % len(wanted)], row, whole):
+                return f"{different[0]} where {whose} has {different[1]}"
+        return ""
 
     def _reference_outputs(self) -> Outputs:
         runtime = "onnxruntime" if self.file else "torch"

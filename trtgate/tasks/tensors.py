@@ -126,7 +126,8 @@ SQUARED = 1e100
 
 def scale_of(pairs: Sequence[Pair]) -> float:
     """What some floats are divided by, so that their squares are numbers."""
-    wide = [each for pair in pairs for each in pair if float(np.finfo(each.dtype).max) > SQUARED]
+    floats = [each for pair in pairs for each in pair if each.dtype.kind == "f"]
+    wide = [each for each in floats if float(np.finfo(each.dtype).max) > SQUARED]
     largest = max((float(np.abs(each[np.isfinite(each)]).max(initial=0.0)) for each in wide), default=0.0)
     return largest if largest > SQUARED else 1.0
 
