@@ -48,6 +48,7 @@ from trtgate.signature import Signature, Tensors, answers, load_tensors, save_te
 from trtgate.stack import version_of
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.places import Visits, arranged
 from trtgate.verdict.outcome import Reason
 
 # The reference answers in batches: it is arithmetic there, not a measurement.
@@ -372,6 +373,13 @@ class Workbench:
         count = 2 * size if n >= 2 * size else size
         rows = self._answers(spec, [index % n for index in range(count)], size)
         return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+    def visits_at(self, spec: EngineSpec, size: int) -> list[Visits]:
+        """The answers to batches of `size` in which the first evaluation samples stand at random places: so that what
+        is wrong at one place is told from what is wrong with a sample."""
+        batches = arranged(len(self.samples("evaluation")), size)
+        rows = self._answers(spec, [index for chosen in batches for index in chosen], size)
+        return [(chosen, rows[size * at : size * (at + 1)]) for at, chosen in enumerate(batches)]
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))

@@ -213,6 +213,10 @@ class Detection:
             tuple(unmeasured),
         )
 
+    def found(self, row: Tensors) -> Detections:
+        """What counts of one sample's answer."""
+        return self._decoded(row, set()).above(self.threshold)
+
     def _decoded(self, row: Tensors, read: set[str]) -> Detections:
         # Copies: what works in place would change the answers that the next engine is held against.
         given = {name: (_first(array) if self.stays else array).copy() for name, array in row.items()}
