@@ -28,7 +28,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
 from trtgate.tasks.slices import Pair, powers_of
-from trtgate.verdict.agreement import Rebuilt, numbers
+from trtgate.verdict.agreement import Rebuilt, counted, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 
@@ -150,7 +150,7 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
     cosine, largest, off = 1.0, 0.0, 0.0
     scale = scale_of(alike)
     for before, after in alike:
-        sound = numbers(before) & np.isfinite(after)
+        sound = counted(before, after)
         a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
         norms = math.sqrt(float(np.sum(a * a))) * math.sqrt(float(np.sum(b * b)))

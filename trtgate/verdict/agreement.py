@@ -96,6 +96,20 @@ def numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(~(np.isnan(values) | masked(values)))
 
 
+def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where both are numbers, of which one that is written as a mask may be one, too, if the other
+    is another number."""
+    found: npt.NDArray[np.bool_] = np.isfinite(reference) & np.isfinite(got)
+    mask = masked(reference)
+    return found & ~(mask & _same_mask(reference, got)) if mask.any() else found
+
+
+def _same_mask(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if got.dtype.kind != "f":
+        return np.zeros(got.shape, bool)
+    return np.asarray(masked(got) | np.isclose(reference, got, ROUNDED, 0))
+
+
 def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """bool of their shape: where one of two arrays holds NaN, an infinity or a mask, and the other one not the same.
 
@@ -104,7 +118,8 @@ def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray
     found: npt.NDArray[np.bool_] = np.isnan(reference) != np.isnan(got)
     beyond, mask = _beyond(got), masked(reference)
     if beyond.any() or mask.any():
-        same = masked(got) | np.isclose(reference, got, ROUNDED, 0)
+        as_large = beyond & (np.isfinite(reference) & np.isfinite(got))
+        same = _same_mask(reference, got) | as_large
         found |= mask & (~same | (np.signbit(reference) != np.signbit(got)))
         # What is nearly as large may be rounded to it.
         ordinary = np.abs(reference.astype(np.float64)) < MASK / 2
@@ -131,8 +146,8 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
-    n, sound = len(reference), numbers(reference)
-    told = np.flatnonzero(sound.any(1))
+    n, sound = len(reference), counted(reference, engine)
+    told = np.flatnonzero(numbers(reference).any(1))
     if elsewhere(reference, engine).any() or not len(told):
         size = size_of(np.ones(n), clusters)
         finite = not elsewhere(reference, engine).any()
