@@ -14,6 +14,7 @@ import pytest
 from onnx import helper
 
 from fixtures.engines import decide_in_batches
+from trtgate.ab.engines import LostEngine
 from trtgate.ab.sides import _Sides
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
@@ -552,6 +553,24 @@ def test_the_bench_holds_a_detectors_batch_against_the_same_samples(
         )
         monkeypatch.setattr(type(bench.engine(spec)), "infer", losing)
         assert outcomes() == {Outcome.REGRESSED}
+
+
+def test_ab_loses_an_engine_whose_answers_are_of_another_kind() -> None:
+    spec = TensorSpec("y", "float32", (BATCH, -1))
+    bench: Any = SimpleNamespace(
+        name="net",
+        signature=Signature((), (spec,)),
+        task=Classification(output="y"),
+        weights=SimpleNamespace(trained=False),
+    )
+    bench.unlike = lambda *arguments: Workbench.unlike(bench, *arguments)
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = bench
+    old, new = ([[{"y": np.zeros(classes, np.float32)}] * 4] for classes in (5, 6))
+    said = r"net: the new side's onnxruntime-int8 answers y of shape \[6\] where the old side has \[5\]"
+    with pytest.raises(LostEngine, match=said), sides._losing("new"):
+        sides._require_alike("new", parse_spec("onnxruntime-int8"), {"old": old, "new": new})
+    sides._require_alike("new", parse_spec("onnxruntime-int8"), {"old": old, "new": old})
 
 
 def test_ab_holds_answers_to_batches_against_no_samples_truth() -> None:

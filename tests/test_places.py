@@ -141,7 +141,7 @@ CASES = [(kind, fault) for kind in KINDS for fault in FAULTS if fault[:3] != "al
 
 
 @pytest.mark.parametrize(("kind", "fault"), CASES)
-@pytest.mark.parametrize(("n", "size"), [(64, 32), (32, 32), (16, 8)])
+@pytest.mark.parametrize(("n", "size"), [(64, 32), (32, 32), (100, 8), (16, 8)])
 def test_one_place_of_a_batch_that_is_wrong(kind: str, fault: str, n: int, size: int) -> None:
     """Of 64 photos one place of 32 loses 3 %, which no share of all photos proves."""
     verdict = decide_places(*answered(kind, n, size, FAULTS[fault], seed=1))

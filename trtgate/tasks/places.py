@@ -71,7 +71,7 @@ def decide_places(task: Task, reference: Outputs, alone: Outputs, visits: Sequen
             f"place {found[0]}{more}: {first} of {len(odd)} answers there are not what the same samples have elsewhere"
         )
         text += f", {elsewhere} of all others are not"
-    elif copied := told_by_others(*_nearest(alone, visits), len(alone), FAMILY_ALPHA / 2):
+    elif copied := told_by_others(*_nearest(alone, visits), FAMILY_ALPHA / 2):
         text = f"{copied}, by whose samples are nearest in the smallest batch"
     how = f"{len(visits)} batches of samples at random places"
     if text:
@@ -147,8 +147,9 @@ def _spread(answers: Sequence[npt.NDArray[np.generic]]) -> float:
 
 
 def _nearest(alone: Outputs, visits: Sequence[Visits]) -> tuple[list[list[int]], list[list[int]]]:
-    """By batch and place the sample that stands there, and the one whose answer in the smallest batch is nearest to the
-    answer there; -1 where several are, or nothing tells."""
+    """By batch and place the sample that stands there, and the one of all these whose answer in the smallest batch is
+    nearest to the answer there; -1 where several are, or nothing tells."""
+    alone = alone[: 1 + max(index for chosen, _ in visits for index in chosen)]
     names = [
         name
         for name, array in alone[0].items()

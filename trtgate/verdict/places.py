@@ -28,25 +28,34 @@ def _at_least(hits: int, drawn: int, marked: int, of: int) -> float:
     return ways / math.comb(of, drawn)
 
 
-def told_by_others(samples: Sequence[Sequence[int]], nearest: Sequence[Sequence[int]], known: int, alpha: float) -> str:
+def told_by_others(samples: Sequence[Sequence[int]], nearest: Sequence[Sequence[int]], alpha: float) -> str:
     """Where the answers of a batch are those of the samples at other places, in words; empty where nothing proves it.
 
-    `samples` has the sample at each place of each batch, `nearest` the one of `known` samples whose own answer is
-    nearest to the answer there. That does not depend on who stands elsewhere, so at another place it stands as often as
+    `samples` has the sample at each place of each batch, `nearest` the one of all these whose own answer is nearest to
+    the answer there. That does not depend on who stands elsewhere, so at another place it stands as often as
     any other sample. Asked of a few ways in which all places may be wrong, and of each place with each other one.
     """
-    places = len(samples[0])
+    places, known = len(samples[0]), len({each for some in samples for each in some})
     if places < 2 or known < 3:
         return ""
     for words, source in PATTERNS.items():
         pairs = [(at, source(at, places)) for at in range(places)]
         if 2 * len(PATTERNS) * _by_chance(pairs, samples, nearest, known) <= alpha:
             return words
-    for at in range(places):
-        for source_place in range(places):
-            if 2 * places * (places - 1) * _by_chance([(at, source_place)], samples, nearest, known) <= alpha:
-                return f"place {at} has the answers of place {source_place}"
+    for at, source_place in sorted(_hits(samples, nearest)):
+        if 2 * places * (places - 1) * _by_chance([(at, source_place)], samples, nearest, known) <= alpha:
+            return f"place {at} has the answers of place {source_place}"
     return ""
+
+
+def _hits(samples: Sequence[Sequence[int]], nearest: Sequence[Sequence[int]]) -> set[tuple[int, int]]:
+    """The places whose answer is once nearest to the sample at another place, each with that."""
+    found = set()
+    for some, near in zip(samples, nearest, strict=True):
+        for at, sample in enumerate(near):
+            if sample != some[at]:
+                found |= {(at, source) for source, other in enumerate(some) if other == sample}
+    return found
 
 
 PATTERNS: dict[str, Callable[[int, int], int]] = {
