@@ -21,10 +21,10 @@ from torch import nn
 from trtgate import judge
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
-from trtgate.kinds import EngineSpec
+from trtgate.kinds import Block, EngineSpec
 from trtgate.measure import spread
 from trtgate.measure.race import NoMonitor
-from trtgate.measure.remote import Worker, WorkerError
+from trtgate.measure.remote import RequestFailed, Worker, WorkerError
 from trtgate.measure.spread import Spread, schedule_for, unfinished_file
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
@@ -207,6 +207,53 @@ def test_a_reference_in_which_processes_die_leaves_nothing_measured(
     found.add([REFERENCE, INT8], [1], 3, "engines")
     for spec in (REFERENCE, INT8):
         assert "SIGSEGV" in found.record(spec, 1).disturbed
+
+
+@pytest.mark.parametrize("at", ["bind", "control-copy"])
+def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """A second batch size that cannot be bound, or fixed work that fails: no engine's fault, and not tried for ever."""
+    made: list[Refusing] = []
+
+    def start(found: Spread) -> Refusing:
+        assert len(made) < 10
+        made.append(Refusing(at))
+        return made[-1]
+
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    found = Spread(bench, 2)
+    with pytest.raises(RequestFailed, match="no room"):
+        found.add([REFERENCE, INT8], [1, 2], 2, "engines")
+    assert not found.measured(INT8, 1)
+    assert not found._failed
+    assert all(each.closed for each in made)
+
+
+class Refusing:
+    """A worker that needs no process, and cannot do one thing."""
+
+    pid = os.getpid()
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self.closed = False
+
+    def greet(self) -> None:
+        return None
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        if do == self._at and arguments["size"] > 1:
+            raise RequestFailed("no room")
+        answers = {"controls": {"arms": {"control-matmul": 0.1, "control-copy": 0.1}}, "open": {"fresh": {}}}
+        return answers.get(do, {})
+
+    def block(self, arm: str, n: int, lead_in: int) -> Block:
+        if arm == self._at:
+            raise RequestFailed("no room")
+        return Block(np.full(n, 0.1))
+
+    def close(self, *, wait: bool = True) -> None:
+        self.closed = True
 
 
 def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

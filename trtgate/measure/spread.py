@@ -83,7 +83,7 @@ class Spread:
         self._died_in: list[str] = []
         self._wanted: dict[tuple[str, int], int] = {}
         self._ready: list[Worker] = []
-        self._at = ""  # the engine that the present process is asked of
+        self._at = ""  # the engine that the present process is asked of; "" for what is no engine's
         self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
 
@@ -245,7 +245,7 @@ class Spread:
 
         def arm(name: str, share: float = 1.0) -> Arm:
             def led(lead_in: int, n: int) -> Block:
-                self._at = name
+                self._at = "" if name in controls else name
                 return worker.block(name, n, lead_in)
 
             return Arm.elsewhere(name, led, share)
@@ -256,6 +256,7 @@ class Spread:
         before, *after = (arm(name, share) for name, share in controls.items())
         records = []
         for size in batch_sizes:
+            self._at = ""
             worker.ask("bind", samples=str(samples), size=size)
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],
