@@ -337,6 +337,9 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     record = found.record(INT8, 1)
     assert set(record.series["latency"]) == {2.0}
     assert len(record.processes) >= 4
+    # What is left out is told, and what the engine took there.
+    left = f"{len(record.processes)} of {ran} processes, which met it in one state, count; others took +50.0%"
+    assert record.warnings == ((f"the machine is loud: {left}",) if len(record.processes) < ran else ())
 
 
 class Always(list):  # type: ignore[type-arg]

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,8 @@ from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinis
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
-from trtgate.verdict.paired import LOOKS
+from trtgate.verdict.metrics import median
+from trtgate.verdict.paired import LOOKS, change_text
 from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right
 
 if TYPE_CHECKING:
@@ -103,14 +105,15 @@ class Spread:
         # Others are run in place of those that met another state. Where fewer met one than were planned at first all
         # count, and widen the bounds.
         work = list(map(fixed_work, sound))
-        chosen, quiet = enough_in_one(work, self._count, self._before.get(batch)), in_quiet(work)
-        found = joined([sound[index] for index in chosen] or sound)
-        if chosen == quiet or len(sound) in {len(chosen), len(quiet)}:
-            return found
-        told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count"
-        if not chosen:
-            told = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
-        return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}"))
+        chosen = enough_in_one(work, self._count, self._before.get(batch))
+        found, told = joined([sound[index] for index in chosen] or sound), ""
+        if not chosen and (loud := len(sound) - len(in_quiet(work))):
+            told = f"fixed work took over {LOUD:.0%} longer in {loud} of {len(sound)} processes"
+        if chosen and (others := [each for index, each in enumerate(sound) if index not in chosen]):
+            # What made both slower in these may have been the stack: only a reader can tell.
+            change = change_text(math.log(median(each.latency for each in others) / found.latency))
+            told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"
+        return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}")) if told else found
 
     def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
         """What there is of an engine that no process lived long enough to measure."""
