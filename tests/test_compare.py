@@ -605,6 +605,44 @@ def test_a_baseline_that_knows_its_fastest_calls_only_passes_nobody(capsys: pyte
     assert "the baseline does not tell its typical calls" in capsys.readouterr().out
 
 
+@pytest.mark.fault(
+    done="fixed work and an engine take longer in 5 of 13 new processes, which are left out for it, and in no old one",
+    said="5 of 13 processes do not count, in which fixed work took longer too, and they took longer than all before",
+    status="6",
+    kept="both sides' sessions",
+)
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ((), (1.6e-3,) * 5, 6),
+        ((1.6e-3,), (1.6e-3,) * 5, 0),  # the old stack did the same
+        ((), (1.6e-3,) * 2, 0),  # as many may be lost
+        ((), (1.04e-3,) * 5, 0),  # what takes longer than fixed work alone is another matter
+    ],
+)
+def test_what_is_left_out_for_a_slow_machine_hides_no_slow_stack(
+    old: tuple[float, ...],
+    new: tuple[float, ...],
+    status: int,
+    fault: Fault,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, name, left_out in ((1, "before", old), (2, "after", new)):
+        save(number, name)
+        edit(name, lambda records, index, told=left_out: spread_over(records[0], 8, told))
+    found, text = main(["compare", "before", "after"]), capsys.readouterr().out
+    assert found == status
+    if status:
+        fault.check(found, text)
+
+
+def spread_over(record: dict[str, Any], processes: int, left_out: tuple[float, ...]) -> None:
+    """Make a session's record one of so many processes, and of others that do not count."""
+    for name in ("latency", "reference_latency"):
+        record["series"][name] = record["series"][name][:8] * (processes * 3 // 8)
+    record |= {"processes": [3] * processes, "left_out": list(left_out)}
+
+
 @pytest.mark.parametrize("lacking", ["clock", "typical", "end_to_end"])
 def test_one_old_session_may_lack_a_metric(lacking: str) -> None:
     for name, first in (("before", 1), ("after", 6)):

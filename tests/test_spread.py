@@ -300,7 +300,7 @@ def test_a_run_whose_processes_all_die_is_no_regression(
     fault.check(done.returncode, done.stdout)
 
 
-NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.6e-3, 1.3e-3))
+NEAR, APART, BESIDE = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.6e-3, 1.3e-3, 3.5e-3))
 
 
 @pytest.mark.parametrize(
@@ -311,6 +311,8 @@ NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.
         ([NEAR, NEAR, APART, APART, APART, APART, NEAR, NEAR], NEAR, 8),
         ([APART, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR], None, 8),  # no mixture of two states
         ([NEAR] * 8, NEAR, 4),
+        ([BESIDE, NEAR, BESIDE, BESIDE, NEAR, NEAR, BESIDE, NEAR], None, 8),
+        ([BESIDE, NEAR, APART, BESIDE, NEAR, NEAR, BESIDE, NEAR], NEAR, 8),
     ],
 )
 def test_processes_of_one_state_of_the_machine_are_the_sample(
@@ -340,6 +342,7 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     # What is left out is told, and what the engine took there.
     left = f"{len(record.processes)} of {ran} processes, which met it in one state, count; others took +50.0%"
     assert record.warnings == ((f"the machine is loud: {left}",) if len(record.processes) < ran else ())
+    assert record.left_out == (3.0,) * sum(each is BESIDE for each in states_met)
 
 
 class Always(list):  # type: ignore[type-arg]

@@ -25,13 +25,13 @@ from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
-from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinished_session
+from trtgate.records import EngineRecord, fixed_work, from_race, joined, medians_of, unfinished_session
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.metrics import median
 from trtgate.verdict.paired import LOOKS, change_text
-from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right
+from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right, nowhere_faster
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -109,10 +109,13 @@ class Spread:
         found, told = joined([sound[index] for index in chosen] or sound), ""
         if not chosen and (loud := len(sound) - len(in_quiet(work))):
             told = f"fixed work took over {LOUD:.0%} longer in {loud} of {len(sound)} processes"
-        if chosen and (others := [each for index, each in enumerate(sound) if index not in chosen]):
-            # What made both slower in these may have been the stack: only a reader can tell.
-            change = change_text(math.log(median(each.latency for each in others) / found.latency))
+        if chosen and (others := [index for index in range(len(sound)) if index not in chosen]):
+            change = change_text(math.log(median(sound[index].latency for index in others) / found.latency))
             told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"
+            # What made all slower in these may be the stack.
+            state = medians_of([work[index] for index in chosen])
+            slow = [sound[index].latency for index in others if nowhere_faster(work[index], state)]
+            found = replace(found, left_out=tuple(slow))
         return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}")) if told else found
 
     def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
