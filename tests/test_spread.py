@@ -157,22 +157,46 @@ def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_pa
     options = ["--model", "efficientnet_lite0", "--engine", REFERENCE.id, "--engine", INT8.id, "--processes", "3"]
     command = [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *options]
     command += [f"--plan-cache={plan_cache}", "--benchmark-save=a", f"--benchmark-storage={tmp_path}"]
-    kept = unfinished_file(Settings(plan_cache=plan_cache), "efficientnet_lite0")
-    kept.unlink(missing_ok=True)
+    folder = unfinished_file(Settings(plan_cache=plan_cache), "efficientnet_lite0").parent
+    before = set(folder.glob("*.json"))
+
+    def kept() -> set[Path]:
+        return set(folder.glob("efficientnet_lite0.*.json")) - before
+
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         workers: list[psutil.Process] = []
         until = time.monotonic() + 240
-        while time.monotonic() < until and not (kept.exists() and workers):
+        while time.monotonic() < until and not (kept() and workers):
             time.sleep(0.05)
-            workers = psutil.Process(run.pid).children(recursive=True) if kept.exists() else []
+            workers = psutil.Process(run.pid).children(recursive=True) if kept() else []
         run.kill()
     assert workers
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    session = read_session(kept)
+    [left] = kept()
+    session = read_session(left)
     assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
     assert not list(tmp_path.rglob("*.json"))
-    kept.unlink()
+    left.unlink()
+
+
+def test_runs_with_one_plan_cache_keep_what_is_their_own(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that runs meanwhile or was killed before has another file, which goes once it is of no use to anybody."""
+    series = {"latency": (1.0,), "reference_latency": (1.0,)}
+    record = EngineRecord("small", INT8.id, 1, "none", series)
+    own, other, old = (unfinished_file(bench.settings, name) for name in ("small", "small.of-another", "small.old"))
+    own.parent.mkdir(parents=True, exist_ok=True)
+    for each in (other, old):
+        each.write_text("{}")
+    os.utime(old, (0, 0))
+    found = Spread(bench, 2)
+    found._sound = {(INT8.id, 1): [record]}
+    monkeypatch.setattr(spread, "RUN", "later")
+    later = unfinished_file(bench.settings, "small")
+    found._keep()
+    assert [each.exists() for each in (own, later, other, old)] == [False, True, True, False]
+    later.unlink()
+    other.unlink()
 
 
 def let_die(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec) -> None:

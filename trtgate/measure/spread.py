@@ -12,6 +12,8 @@ import itertools
 import json
 import math
 import os
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +67,15 @@ def schedule_for(device: Device, count: int) -> Schedule:
     return replace(briefly(SCHEDULES[device]), rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)))
 
 
+# Tells this run from others with one plan cache, at once or before.
+RUN = uuid.uuid4().hex[:8]
+# How long what a killed run left is kept.
+UNFINISHED_SECONDS = 7 * 24 * 3600.0
+
+
 def unfinished_file(settings: Settings, model: str) -> Path:
-    """Where the samples of a run are that is not over."""
-    return settings.plan_cache / "unfinished" / f"{model}.json"
+    """Where the samples of this run are until it is over."""
+    return settings.plan_cache / "unfinished" / f"{model}.{RUN}.json"
 
 
 class Spread:
@@ -211,6 +219,10 @@ class Spread:
         path = unfinished_file(settings, self._bench.name)
         records = [joined(some) for some in self._sound.values() if some]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # another run does the same
+                if time.time() - left.stat().st_mtime > UNFINISHED_SECONDS:
+                    left.unlink()
         write_whole(path, json.dumps(unfinished_session(self._stack, records)).encode())
 
     def _started(self) -> Worker:
