@@ -550,6 +550,10 @@ def test_accuracy_that_is_not_measured_any_more_is_missing(capsys: pytest.Captur
         (({0}, set()), 1.0, Outcome.PASS, ""),
         ((set(range(7)), set()), 1.0, Outcome.INCONCLUSIVE, ""),
         ((set(), {0}), 1.0, Outcome.REGRESSED, "device_memory is missing in 1 of 8"),
+        (({0}, {3}), 1.0, Outcome.PASS, ""),
+        (({0}, {3}), 1.2, Outcome.REGRESSED, "more by"),
+        (({0}, {3, 4}), 1.0, Outcome.REGRESSED, "device_memory is missing in 2 of 8"),
+        ((set(range(4)), set(range(4))), 1.0, Outcome.INCONCLUSIVE, "4 against 4"),
         ((set(), set(range(8))), 1.0, Outcome.REGRESSED, "device_memory was measured before and is not now"),
     ],
 )
