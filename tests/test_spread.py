@@ -235,7 +235,8 @@ def test_a_reference_in_which_processes_die_leaves_nothing_measured(
 
 @pytest.mark.parametrize("at", ["bind", "control-copy"])
 def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """A second batch size that cannot be bound, or fixed work that fails: no engine's fault, and not tried for ever."""
+    """A second batch size that cannot be bound, or fixed work that fails, as for want of memory that another process
+    holds: no engine's fault, and not tried for ever."""
     made: list[Refusing] = []
 
     def start(found: Spread) -> Refusing:
@@ -246,10 +247,10 @@ def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch
     monkeypatch.setattr(Spread, "_started", start)
     monkeypatch.setattr(Spread, "_job", lambda *_: {})
     found = Spread(bench, 2)
-    with pytest.raises(RequestFailed, match="no room"):
-        found.add([REFERENCE, INT8], [1, 2], 2, "engines")
-    assert not found.measured(INT8, 1)
-    assert not found._failed
+    found.add([REFERENCE, INT8], [1, 2], 2, "engines")
+    verdict = judge.floor_verdict(found.record(INT8, 1), Expectation({}))
+    assert verdict.outcome is Outcome.INVALID
+    assert "2 processes do not count: no room" in verdict.message
     assert all(each.closed for each in made)
 
 

@@ -188,8 +188,11 @@ class Spread:
             worker.greet()
             found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
-            if self._at in {"", self._bench.reference.id}:
+            if self._at == self._bench.reference.id:
                 raise
+            if not self._at:
+                self.lost.append(str(error))
+                return False
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
             return False
         except WorkerError as error:
