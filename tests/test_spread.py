@@ -184,7 +184,7 @@ def test_runs_with_one_plan_cache_keep_what_is_their_own(bench: Workbench, monke
     """One that runs meanwhile or was killed before has another file, which goes once it is of no use to anybody."""
     series = {"latency": (1.0,), "reference_latency": (1.0,)}
     record = EngineRecord("small", INT8.id, 1, "none", series)
-    own, other, old = (unfinished_file(bench.settings, name) for name in ("small", "small.of-another", "small.old"))
+    own, other, old = (unfinished_file(bench.settings, name) for name in ("small", "small.of-another", "small.part"))
     own.parent.mkdir(parents=True, exist_ok=True)
     for each in (other, old):
         each.write_text("{}")

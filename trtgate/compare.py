@@ -523,11 +523,12 @@ def left_out_doubts(
     """A good verdict on the latency, opened where too many of the new side's processes do not count and took longer
     than all of the old side, even than those of it that do not count: what slowed fixed work and engine in a part of
     the processes may be the stack."""
+    if limits.delta is None:
+        return verdict
     slow = [each for record in new for each in record.left_out]
     counted = [[float(each) for record in side for each in record.numbers.get("latency", ())] for side in (old, new)]
     most = max(counted[0] + [each for record in old for each in record.left_out], default=math.inf)
-    delta = limits.delta or 0.0
-    beyond = sum(each > most * (1 + delta) and each > most + limits.absolute_floor for each in slow)
+    beyond = sum(each > most * (1 + limits.delta) and each > most + limits.absolute_floor for each in slow)
     processes = len(slow) + len(counted[1])
     if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
         return verdict

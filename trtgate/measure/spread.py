@@ -222,7 +222,7 @@ class Spread:
         path = unfinished_file(settings, self._bench.name)
         records = [joined(some) for some in self._sound.values() if some]
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob("*.json"):
+        for left in path.parent.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another run does the same
                 if time.time() - left.stat().st_mtime > UNFINISHED_SECONDS:
                     left.unlink()
