@@ -62,6 +62,21 @@ def test_the_same_logits_pass_at_once_whatever_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        ((0, 1, 2, 3), Outcome.PASS),
+        ((0, 1, 2, 4), Outcome.PASS),
+        ((0, 1, 2), Outcome.PASS),
+        ((0, 1, 2, 3, 4), Outcome.INCONCLUSIVE),
+        (range(40), Outcome.REGRESSED),
+    ],
+)
+def test_a_limit_of_zero_passes_where_no_loss_is_seen_and_fails_what_is_proven(now: Any, outcome: Outcome) -> None:
+    verdict = decide_answers(answers(range(4)), answers(now, shift=0.25), max_drop=0.0)
+    assert verdict.outcome is outcome, verdict
+
+
+@pytest.mark.parametrize(
     ("before", "now", "outcome"),
     [
         (range(4), range(4), Outcome.PASS),

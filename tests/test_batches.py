@@ -14,9 +14,11 @@ import pytest
 from onnx import helper
 
 from fixtures.engines import decide_in_batches
+from trtgate.ab.engines import LostEngine
 from trtgate.ab.sides import _Sides
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation, read_expectations
+from trtgate.kinds import EngineRefused
 from trtgate.models.onnx_file import describe
 from trtgate.samples import Seeded
 from trtgate.signature import BATCH, Signature, TensorSpec
@@ -102,6 +104,23 @@ def test_photos_that_get_each_others_answers_in_a_batch_are_found_beside_a_commo
     assert "against the engine's own answers in the smallest batch: top-1 agreement 0 of 16" in verdict.message
 
 
+@pytest.mark.parametrize(("wrong", "outcome"), [(0, Outcome.PASS), (1, Outcome.PASS), (9, Outcome.REGRESSED)])
+def test_where_nothing_may_be_lost_a_flip_in_a_larger_batch_is_no_proof(wrong: int, outcome: Outcome) -> None:
+    """Of two classes that are nearly alike one is as good as the other in other kernels."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (64, 10)) + 5 * np.eye(10)[0]
+    logits[:, 1] = logits[:, 0] - 1e-4
+    batched = logits.copy()
+    batched[:wrong, 1] += 2e-4
+    reference, got = ([{"y": row} for row in each.astype(np.float32)] for each in (logits, batched))
+    floors = Expectation({**EXACT.values, "max_answers_lost": 0.0, "agreement": 0.5})
+    task = Classification(output="y")
+    assert worst(decide_batch(task, reference, reference, got, samples(64), floors)).outcome is outcome
+    whole: Any = SimpleNamespace(first=samples)
+    decided = decide_whole(task, reference, reference, reference, got, whole, floors)
+    assert worst(each for each in decided if each.metric == "agreement").outcome is outcome
+
+
 @pytest.mark.parametrize("task", [Classification(output="y"), TensorsTask()], ids=["classification", "tensors"])
 def test_one_place_of_a_batch_that_has_its_neighbours_answer(task: Any) -> None:
     """Of an INT8 engine whose answers have most in common: one of eight, or of 64."""
@@ -159,6 +178,67 @@ def test_a_runtime_that_is_wrong_in_batches_alone(
     outcomes = {each.outcome for each in verdicts}
     assert (Outcome.REGRESSED in outcomes) == (outcome is Outcome.REGRESSED), verdicts
     assert outcome is Outcome.REGRESSED or outcomes == {Outcome.PASS}
+
+
+KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "more classes": (
+        lambda row: {"scores": np.concatenate([row["scores"]] * 2, 1)},
+        "answers scores of shape [10] where the reference (onnxruntime-fp32) has [5]",
+    ),
+    "nothing": (lambda row: {"scores": row["scores"][:, :0]}, "scores of shape [0] where the reference"),
+    "an axis": (lambda row: {"scores": row["scores"][:, None]}, "scores of shape [1, 5] where the reference"),
+    "integers": (
+        lambda row: {"scores": row["scores"].astype(np.int64)},
+        "answers scores in int64 where the reference (onnxruntime-fp32) has float32",
+    ),
+    "fewer samples": (lambda row: {"scores": row["scores"][:1]}, "it answers scores of shape [1, 5], not [2, 5]"),
+    "another name": (lambda row: {"logits": row["scores"]}, "it answers outputs ['logits'], not ['scores']"),
+    "one more": (lambda row: {**row, "z": row["scores"]}, "it answers outputs ['scores', 'z'], not ['scores']"),
+    "none": (lambda row: {}, "it answers outputs [], not ['scores']"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", ["classification", "tensors"])
+def test_answers_of_another_kind_than_the_references_are_told_in_a_sentence(
+    kind: str, task: str, tmp_path: Path, plan_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, said = KINDS[kind]
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx").with_suffix(".toml")
+    path.write_text(f'model = "net.onnx"\ntask = "{task}"\n')
+    spec = parse_spec("openvino-fp32")
+    arguments = [f"--model={path}", f"--engine={spec.id}", f"--plan-cache={plan_cache}", "--batch-size=2"]
+    settings = settings_of(tmp_path, *arguments)
+    with Workbench(settings.models[0], settings) as bench:
+        engine = type(bench.engine(spec))
+        infer = engine.infer
+        monkeypatch.setattr(engine, "infer", lambda self, inputs: wrong(infer(self, inputs)))
+        with pytest.raises(EngineRefused) as refused:
+            bench.outputs(spec)
+    assert str(refused.value).startswith(f"{bench.name}: openvino-fp32")
+    assert said in str(refused.value)
+
+
+def test_the_bench_races_an_engine_whose_answers_are_of_another_kind(
+    tmp_path: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trtgate.engines.openvino import OpenVINOEngine
+
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    monkeypatch.chdir(ROOT)
+    infer = OpenVINOEngine.infer
+    monkeypatch.setattr(OpenVINOEngine, "infer", lambda self, inputs: KINDS["more classes"][0](infer(self, inputs)))
+    given = ["--model", str(path), "--device", "cpu", "--engine", "openvino-fp32", "--batch-size", "2"]
+    result = pytester.runpytest_inprocess(
+        "bench/", *given, "--plan-cache", str(tmp_path / "plans"), "-k", "test_agreement.py or test_engines.py"
+    )
+    said = "\n".join(result.outlines + result.errlines)
+    assert result.ret == 1, said
+    assert "openvino-fp32 answers scores of shape [10] where the reference (onnxruntime-fp32) has [5]" in said
+    assert "openvino-fp32 answers scores of shape [2, 10], not [2, 5]" in said
+    assert "Traceback" not in said
+    assert "Error" not in said
+    assert result.parseoutcomes()["passed"] > 0
 
 
 def test_a_metric_of_the_users_own_is_asked_about_all_samples_alone(tmp_path: Path) -> None:
@@ -473,6 +553,24 @@ def test_the_bench_holds_a_detectors_batch_against_the_same_samples(
         )
         monkeypatch.setattr(type(bench.engine(spec)), "infer", losing)
         assert outcomes() == {Outcome.REGRESSED}
+
+
+def test_ab_loses_an_engine_whose_answers_are_of_another_kind() -> None:
+    spec = TensorSpec("y", "float32", (BATCH, -1))
+    bench: Any = SimpleNamespace(
+        name="net",
+        signature=Signature((), (spec,)),
+        task=Classification(output="y"),
+        weights=SimpleNamespace(trained=False),
+    )
+    bench.unlike = lambda *arguments: Workbench.unlike(bench, *arguments)
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = bench
+    old, new = ([[{"y": np.zeros(classes, np.float32)}] * 4] for classes in (5, 6))
+    said = r"net: the new side's onnxruntime-int8 answers y of shape \[6\] where the old side has \[5\]"
+    with pytest.raises(LostEngine, match=said), sides._losing("new"):
+        sides._require_alike("new", parse_spec("onnxruntime-int8"), {"old": old, "new": new})
+    sides._require_alike("new", parse_spec("onnxruntime-int8"), {"old": old, "new": old})
 
 
 def test_ab_holds_answers_to_batches_against_no_samples_truth() -> None:

@@ -550,6 +550,10 @@ def test_accuracy_that_is_not_measured_any_more_is_missing(capsys: pytest.Captur
         (({0}, set()), 1.0, Outcome.PASS, ""),
         ((set(range(7)), set()), 1.0, Outcome.INCONCLUSIVE, ""),
         ((set(), {0}), 1.0, Outcome.REGRESSED, "device_memory is missing in 1 of 8"),
+        (({0}, {3}), 1.0, Outcome.PASS, ""),
+        (({0}, {3}), 1.2, Outcome.REGRESSED, "more by"),
+        (({0}, {3, 4}), 1.0, Outcome.REGRESSED, "device_memory is missing in 2 of 8"),
+        ((set(range(4)), set(range(4))), 1.0, Outcome.INCONCLUSIVE, "4 against 4"),
         ((set(), set(range(8))), 1.0, Outcome.REGRESSED, "device_memory was measured before and is not now"),
     ],
 )
@@ -603,6 +607,44 @@ def test_a_baseline_that_knows_its_fastest_calls_only_passes_nobody(capsys: pyte
     sessions("after", 6, series={"typical": (2e-3,) * 15, "tail": (3e-3,)})
     assert main(["compare", "before", "after"]) == 6
     assert "the baseline does not tell its typical calls" in capsys.readouterr().out
+
+
+@pytest.mark.fault(
+    done="fixed work and an engine take longer in 5 of 13 new processes, which are left out for it, and in no old one",
+    said="5 of 13 processes do not count, in which fixed work took longer too, and they took longer than all before",
+    status="6",
+    kept="both sides' sessions",
+)
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ((), (1.6e-3,) * 5, 6),
+        ((1.6e-3,), (1.6e-3,) * 5, 0),  # the old stack did the same
+        ((), (1.6e-3,) * 2, 0),  # as many may be lost
+        ((), (1.04e-3,) * 5, 0),  # what takes longer than fixed work alone is another matter
+    ],
+)
+def test_what_is_left_out_for_a_slow_machine_hides_no_slow_stack(
+    old: tuple[float, ...],
+    new: tuple[float, ...],
+    status: int,
+    fault: Fault,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, name, left_out in ((1, "before", old), (2, "after", new)):
+        save(number, name)
+        edit(name, lambda records, index, told=left_out: spread_over(records[0], 8, told))
+    found, text = main(["compare", "before", "after"]), capsys.readouterr().out
+    assert found == status
+    if status:
+        fault.check(found, text)
+
+
+def spread_over(record: dict[str, Any], processes: int, left_out: tuple[float, ...]) -> None:
+    """Make a session's record one of so many processes, and of others that do not count."""
+    for name in ("latency", "reference_latency"):
+        record["series"][name] = record["series"][name][:8] * (processes * 3 // 8)
+    record |= {"processes": [3] * processes, "left_out": list(left_out)}
 
 
 @pytest.mark.parametrize("lacking", ["clock", "typical", "end_to_end"])

@@ -195,6 +195,34 @@ def test_a_small_class_that_is_gone(fault: Fault, capsys: pytest.CaptureFixture[
             require_scores({**sound, "kept": {**sound["kept"], "few": damaged}})
 
 
+@pytest.mark.parametrize(
+    ("samples", "have", "gone", "outcome"),
+    [
+        (3, 3, 1, Outcome.INCONCLUSIVE),
+        (3, 3, 3, Outcome.REGRESSED),
+        (3, 1, 1, Outcome.INCONCLUSIVE),
+        (2, 2, 2, Outcome.REGRESSED),
+        (12, 1, 1, Outcome.INCONCLUSIVE),
+        (12, 12, 3, Outcome.INCONCLUSIVE),
+        (12, 12, 8, Outcome.REGRESSED),
+        (12, 12, 1, Outcome.PASS),
+    ],
+)
+def test_a_class_is_lost_on_as_many_samples_as_prove_it(samples: int, have: int, gone: int, outcome: Outcome) -> None:
+    """It has 144 pixels or more on each of those that have it; a second one of as many is on all of them."""
+    labels = np.repeat([[0, 0, 1, 2]], 24, 0).repeat(12, 1)
+    whole = [{"m": labels if index < have else labels % 2} for index in range(samples)]
+    some = [{"m": row["m"] % 2} if index < gone else row for index, row in enumerate(whole)]
+    task, others = Segmentation("m"), {"max_answers_lost": 1.0, "mean_iou": 0.0, "agreement": 0.0}
+    expectation = Expectation({**NARROW.values, **others})
+    for verdict in (
+        against(task, whole, whole, some, expectation),
+        decide_scores(*(own(task, each) for each in (whole, some)), expectation),
+    ):
+        assert verdict.outcome is outcome, verdict
+        assert outcome is Outcome.PASS or "IoU of class 2" in verdict.message
+
+
 def wide(lost: Sequence[int], count: int = 12) -> list[dict[str, Any]]:
     """A background and three classes, of which the last has 144 pixels on 12 samples, and lost some on each."""
     found = []

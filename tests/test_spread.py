@@ -21,10 +21,10 @@ from torch import nn
 from trtgate import judge
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
-from trtgate.kinds import EngineSpec
+from trtgate.kinds import Block, EngineSpec
 from trtgate.measure import spread
 from trtgate.measure.race import NoMonitor
-from trtgate.measure.remote import Worker, WorkerError
+from trtgate.measure.remote import RequestFailed, Worker, WorkerError
 from trtgate.measure.spread import Spread, schedule_for, unfinished_file
 from trtgate.models.base import Architecture, Preprocessing
 from trtgate.models.own import OWN
@@ -157,22 +157,46 @@ def test_a_killed_run_leaves_its_samples_and_no_process(plan_cache: Path, tmp_pa
     options = ["--model", "efficientnet_lite0", "--engine", REFERENCE.id, "--engine", INT8.id, "--processes", "3"]
     command = [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *options]
     command += [f"--plan-cache={plan_cache}", "--benchmark-save=a", f"--benchmark-storage={tmp_path}"]
-    kept = unfinished_file(Settings(plan_cache=plan_cache), "efficientnet_lite0")
-    kept.unlink(missing_ok=True)
+    folder = unfinished_file(Settings(plan_cache=plan_cache), "efficientnet_lite0").parent
+    before = set(folder.glob("*.json"))
+
+    def kept() -> set[Path]:
+        return set(folder.glob("efficientnet_lite0.*.json")) - before
+
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         workers: list[psutil.Process] = []
         until = time.monotonic() + 240
-        while time.monotonic() < until and not (kept.exists() and workers):
+        while time.monotonic() < until and not (kept() and workers):
             time.sleep(0.05)
-            workers = psutil.Process(run.pid).children(recursive=True) if kept.exists() else []
+            workers = psutil.Process(run.pid).children(recursive=True) if kept() else []
         run.kill()
     assert workers
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    session = read_session(kept)
+    [left] = kept()
+    session = read_session(left)
     assert {key[1] for key in session.engines} == {REFERENCE.id, INT8.id}
     assert not list(tmp_path.rglob("*.json"))
-    kept.unlink()
+    left.unlink()
+
+
+def test_runs_with_one_plan_cache_keep_what_is_their_own(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that runs meanwhile or was killed before has another file, which goes once it is of no use to anybody."""
+    series = {"latency": (1.0,), "reference_latency": (1.0,)}
+    record = EngineRecord("small", INT8.id, 1, "none", series)
+    own, other, old = (unfinished_file(bench.settings, name) for name in ("small", "small.of-another", "small.part"))
+    own.parent.mkdir(parents=True, exist_ok=True)
+    for each in (other, old):
+        each.write_text("{}")
+    os.utime(old, (0, 0))
+    found = Spread(bench, 2)
+    found._sound = {(INT8.id, 1): [record]}
+    monkeypatch.setattr(spread, "RUN", "later")
+    later = unfinished_file(bench.settings, "small")
+    found._keep()
+    assert [each.exists() for each in (own, later, other, old)] == [False, True, True, False]
+    later.unlink()
+    other.unlink()
 
 
 def let_die(monkeypatch: pytest.MonkeyPatch, spec: EngineSpec) -> None:
@@ -207,6 +231,54 @@ def test_a_reference_in_which_processes_die_leaves_nothing_measured(
     found.add([REFERENCE, INT8], [1], 3, "engines")
     for spec in (REFERENCE, INT8):
         assert "SIGSEGV" in found.record(spec, 1).disturbed
+
+
+@pytest.mark.parametrize("at", ["bind", "control-copy"])
+def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """A second batch size that cannot be bound, or fixed work that fails, as for want of memory that another process
+    holds: no engine's fault, and not tried for ever."""
+    made: list[Refusing] = []
+
+    def start(found: Spread) -> Refusing:
+        assert len(made) < 10
+        made.append(Refusing(at))
+        return made[-1]
+
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    found = Spread(bench, 2)
+    found.add([REFERENCE, INT8], [1, 2], 2, "engines")
+    verdict = judge.floor_verdict(found.record(INT8, 1), Expectation({}))
+    assert verdict.outcome is Outcome.INVALID
+    assert "2 processes do not count: no room" in verdict.message
+    assert all(each.closed for each in made)
+
+
+class Refusing:
+    """A worker that needs no process, and cannot do one thing."""
+
+    pid = os.getpid()
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self.closed = False
+
+    def greet(self) -> None:
+        return None
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        if do == self._at and arguments["size"] > 1:
+            raise RequestFailed("no room")
+        answers = {"controls": {"arms": {"control-matmul": 0.1, "control-copy": 0.1}}, "open": {"fresh": {}}}
+        return answers.get(do, {})
+
+    def block(self, arm: str, n: int, lead_in: int) -> Block:
+        if arm == self._at:
+            raise RequestFailed("no room")
+        return Block(np.full(n, 0.1))
+
+    def close(self, *, wait: bool = True) -> None:
+        self.closed = True
 
 
 def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +325,7 @@ def test_a_run_whose_processes_all_die_is_no_regression(
     fault.check(done.returncode, done.stdout)
 
 
-NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.6e-3, 1.3e-3))
+NEAR, APART, BESIDE = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.6e-3, 1.3e-3, 3.5e-3))
 
 
 @pytest.mark.parametrize(
@@ -264,6 +336,8 @@ NEAR, APART = ({"control-matmul": 0.25e-3, "control-copy": each} for each in (2.
         ([NEAR, NEAR, APART, APART, APART, APART, NEAR, NEAR], NEAR, 8),
         ([APART, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR, NEAR], None, 8),  # no mixture of two states
         ([NEAR] * 8, NEAR, 4),
+        ([BESIDE, NEAR, BESIDE, BESIDE, NEAR, NEAR, BESIDE, NEAR], None, 8),
+        ([BESIDE, NEAR, APART, BESIDE, NEAR, NEAR, BESIDE, NEAR], NEAR, 8),
     ],
 )
 def test_processes_of_one_state_of_the_machine_are_the_sample(
@@ -290,6 +364,10 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     record = found.record(INT8, 1)
     assert set(record.series["latency"]) == {2.0}
     assert len(record.processes) >= 4
+    # What is left out is told, and what the engine took there.
+    left = f"{len(record.processes)} of {ran} processes, which met it in one state, count; others took +50.0%"
+    assert record.warnings == ((f"the machine is loud: {left}",) if len(record.processes) < ran else ())
+    assert record.left_out == (3.0,) * sum(each is BESIDE for each in states_met)
 
 
 class Always(list):  # type: ignore[type-arg]

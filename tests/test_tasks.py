@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtgate.expectations import Expectation, read_expectations
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Unlabelled
 from trtgate.tasks import detection
 from trtgate.tasks.against import decide_all_scores, decide_scores, ranked_scores, scores_in
@@ -120,6 +120,22 @@ def test_the_references_own_infinities_must_stand_where_they_stood(own: float) -
         assert against(task, masked, masked, other).outcome is Outcome.REGRESSED
 
 
+def test_nan_where_the_reference_has_integers_and_the_other_way_round() -> None:
+    whole = [{"y": np.arange(400)} for _ in range(8)]
+    floats = [{"y": row["y"].astype(np.float32)} for row in whole]
+    assert judged(TensorsTask(), whole, floats, NARROW).outcome is Outcome.PASS
+    spoilt = [*changed(floats[:1], 7, np.nan), *floats[1:]]
+    assert judged(TensorsTask(), whole, spoilt, NARROW).reason is Reason.NOT_FINITE
+    assert judged(TensorsTask(), spoilt, whole, NARROW).reason is Reason.NOT_FINITE
+
+
+def test_boxes_that_only_the_engine_gives_in_another_form_are_no_mistake_of_the_users() -> None:
+    task = Detection(from_outputs("b", "s", "l", "xyxy"))
+    reference = [{"b": np.ones((2, 4)), "s": np.ones(2), "l": np.ones(2, np.int64)}] * 3
+    with pytest.raises(EngineRefused, match=r"of the engine's answers, not of the reference's: .*\[2, 5\]"):
+        task.compare(reference, [{**row, "b": np.ones((2, 5))} for row in reference], some(3))
+
+
 def test_a_reference_without_a_finite_number_measures_nothing() -> None:
     task = TensorsTask()
     nothing = changed(rows(8, 4), np.s_[:], np.nan)
@@ -128,6 +144,51 @@ def test_a_reference_without_a_finite_number_measures_nothing() -> None:
         assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
         assert "y: the reference has no finite number" in verdict.message
     assert judged(task, nothing, rows(8, 4)).outcome is Outcome.REGRESSED
+
+
+FLOAT32_MIN = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_what_became_as_large_as_a_mask_is_no_mask(kind: Any, expectation: Expectation) -> None:
+    reference = [{"y": row["y"].astype(kind)} for row in rows(2, 8, 8)]
+    for wrong in (1e30, 1e35, -1.5e31, FLOAT32_MIN):
+        got = changed(reference, (0, slice(4)), wrong)
+        for task in (TensorsTask(), Segmentation("y")):
+            verdict = judged(task, reference, got, expectation)
+            assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.NOT_FINITE), (task, wrong)
+            assert against(task, reference, reference, got, expectation).outcome is Outcome.REGRESSED
+            own = (task.own(each, some(8))["scores"] for each in (reference, got))
+            assert decide_scores(*own, expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("own", [-1e30, -np.inf, FLOAT32_MIN])
+def test_a_mask_may_be_written_in_another_way_and_hides_no_noise(own: float, kind: Any) -> None:
+    task = TensorsTask()
+    plain = [{"y": row["y"].astype(kind)} for row in rows(8, 8)]
+    reference = changed(plain, np.s_[:, :4], own)
+    for other in (-1e30, -np.inf, FLOAT32_MIN, -1.0023e30):
+        got = changed(rounded(plain), np.s_[:, :4], other)
+        if other != -1.0023e30 or own == -1e30:
+            assert judged(task, reference, got).outcome is Outcome.PASS, other
+        noisy = [{"y": row["y"] + RANDOM.normal(0, 1, (8, 8)).astype(kind)} for row in got]
+        assert judged(task, reference, noisy, NARROW).outcome is Outcome.REGRESSED
+    for wrong in (0.0, 1e30, np.nan, -65504.0):
+        assert judged(task, reference, changed(reference, (0, 0), wrong), NARROW).reason is Reason.NOT_FINITE
+
+
+@pytest.mark.parametrize("size", [1.0, 1.5e31, 1.5e200])
+def test_numbers_of_any_size_are_numbers(size: float) -> None:
+    task, reference = TensorsTask(), [{"y": row["y"].astype(np.float64) * size} for row in rows(8, 8)]
+    assert judged(task, reference, rounded(reference)).outcome is Outcome.PASS
+    for expectation in (EXACT, NARROW):
+        doubled = [{"y": 2 * row["y"]} for row in reference]
+        assert judged(task, reference, doubled, expectation).reason is Reason.BELOW_FLOOR
+        if size < FLOAT32_MIN * -1:
+            own = (task.own(each, some(8))["scores"] for each in (reference, doubled))
+            assert decide_scores(*own, expectation).outcome is Outcome.REGRESSED
 
 
 # What the whole hides.

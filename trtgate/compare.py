@@ -481,6 +481,8 @@ def _compare(
             verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
         if verdict is None:
             continue
+        if metric.name == "latency" and verdict.outcome in GOOD:
+            verdict = left_out_doubts(verdict, old, new, limits)
         doubtful = verdict.reason in BY_ITS_TIME
         if metric.of_host and hides > 1 and verdict.outcome in GOOD:
             longer = {**after, metric.name: hides * after[metric.name]}
@@ -509,6 +511,32 @@ def _compare(
         layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
         baseline_differs=differs,
     )
+
+
+# Of the new side's processes so many may be left out for a machine that was slow, as so many may be lost.
+LEFT_OUT_SHARE = 0.2
+
+
+def left_out_doubts(
+    verdict: Verdict, old: Sequence[EngineRecord], new: Sequence[EngineRecord], limits: Limits
+) -> Verdict:
+    """A good verdict on the latency, opened where too many of the new side's processes do not count and took longer
+    than all of the old side, even than those of it that do not count: what slowed fixed work and engine in a part of
+    the processes may be the stack."""
+    if limits.delta is None:
+        return verdict
+    slow = [each for record in new for each in record.left_out]
+    counted = [[float(each) for record in side for each in record.numbers.get("latency", ())] for side in (old, new)]
+    most = max(counted[0] + [each for record in old for each in record.left_out], default=math.inf)
+    beyond = sum(each > most * (1 + limits.delta) and each > most + limits.absolute_floor for each in slow)
+    processes = len(slow) + len(counted[1])
+    if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
+        return verdict
+    message = (
+        f"{verdict.message}; but {beyond} of {processes} processes do not count, in which fixed work took longer too, "
+        f"and they took longer than all before by more: the machine, or the stack? Measure again"
+    )
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
 
 
 def _decide(

@@ -58,6 +58,7 @@ class EngineRecord:
     latencies of the fixed work raced along, `disturbed` why nothing that is not interleaved may rest on this race,
     `layer_times` milliseconds. `reference` is the engine that the model's answers and speedups are against; `scores`
     say how far the answers are from its, where they are not those of a classifier, which has `agreement` and `answers`.
+    `left_out` are the latencies in processes that do not count, since fixed work took longer in them.
     """
 
     model: str
@@ -86,6 +87,7 @@ class EngineRecord:
     processes: tuple[int, ...] = ()
     reference: str = REFERENCE.id
     scores: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[float, ...] = ()
 
     @property
     def is_reference(self) -> bool:
@@ -480,6 +482,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "layer_times": _layers,
     "reference": fields.label,
     "scores": _scores,
+    "left_out": fields.measured,
     "warnings": fields.listed(fields.text),
     "verdicts": fields.listed(lambda _, value: verdict_from_json(value)),
 }

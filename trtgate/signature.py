@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from trtgate.kinds import EngineRefused
 
 # Arrays by the name of the input or output that they are.
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -129,6 +131,35 @@ class Signature:
             for each in self.inputs
         }
 
+    def misfit(self, outputs: Tensors, size: int, *, whole: bool = False) -> str:
+        """Why some outputs are no answers to a batch of that size, by their names and the axes of samples, or by their
+        `whole` shapes; empty if they are."""
+        if set(outputs) != set(self.output_names):
+            return f"outputs {sorted(outputs)}, not {sorted(self.output_names)}"
+        for each in self.outputs:
+            axis, shape = each.batch_axis if self.separable else None, np.shape(outputs[each.name])
+            lacking = axis is not None and (len(shape) <= axis or shape[axis] != size)
+            if lacking or (whole and not each.fits(shape, size)):
+                return f"{each.name} of shape {list(shape)}, not {list(each.at(size))}"
+        return ""
+
+    def unlike(self, wanted: Tensors, got: Tensors, whole: Collection[str] = ()) -> tuple[str, str] | None:
+        """What an answer has of another kind than a wanted one to the same, and what that has; None for nothing such.
+
+        Lengths that depend on what goes in may differ, but of outputs that are compared as a `whole`.
+        """
+        for each in self.outputs:
+            name, (a, b) = each.name, (wanted[each.name], got[each.name])
+            axes = [axis for axis in each.shape if not (self.separable and axis == BATCH)]
+            fixed = [(self.separable and name in whole) or (axis != -1 and isinstance(axis, int)) for axis in axes]
+            if len(axes) != a.ndim:  # the reference's own are not as it says
+                continue
+            if a.ndim != b.ndim or any(x != y for x, y, must in zip(a.shape, b.shape, fixed, strict=True) if must):
+                return f"{name} of shape {list(b.shape)}", str(list(a.shape))
+            if (a.dtype.kind == "f") != (b.dtype.kind == "f"):
+                return f"{name} in {b.dtype}", str(a.dtype)
+        return None
+
     def split(self, outputs: Tensors, count: int) -> list[Tensors]:
         """The answers to the first `count` samples of a batch, each without the axis of samples.
 
@@ -148,10 +179,14 @@ def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def answers(
     infer: Callable[[Tensors], Tensors], signature: Signature, samples: Iterable[Tensors], size: int
 ) -> Iterator[Tensors]:
-    """What `infer` answers to batches of `size` made of samples that are batches of one: see `Signature.split`."""
+    """What `infer` answers to batches of `size` made of samples that are batches of one: see `Signature.split`. Raises
+    EngineRefused for what is no answer to a batch."""
     rest = iter(samples)
     while chunk := list(itertools.islice(rest, size)):
-        yield from signature.split(infer(signature.join(chunk, size)), len(chunk))
+        outputs = infer(signature.join(chunk, size))
+        if wrong := signature.misfit(outputs, size):
+            raise EngineRefused(f"it answers {wrong}")
+        yield from signature.split(outputs, len(chunk))
 
 
 def save_tensors(path: Path, rows: Iterable[Tensors]) -> None:

@@ -48,6 +48,7 @@ from trtgate.signature import Signature, Tensors, answers, load_tensors, save_te
 from trtgate.stack import version_of
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.places import Visits, arranged
 from trtgate.verdict.outcome import Reason
 
 # The reference answers in batches: it is arithmetic there, not a measurement.
@@ -376,6 +377,13 @@ class Workbench:
         rows = self._answers(spec, [index % n for index in range(self.batched(size))], size)
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 
+    def visits_at(self, spec: EngineSpec, size: int) -> list[Visits]:
+        """The answers to batches of `size` in which the first evaluation samples stand at random places: so that what
+        is wrong at one place is told from what is wrong with a sample."""
+        batches = arranged(len(self.samples("evaluation")), size)
+        rows = self._answers(spec, [index for chosen in batches for index in chosen], size)
+        return [(chosen, rows[size * at : size * (at + 1)]) for at, chosen in enumerate(batches)]
+
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))
 
@@ -383,7 +391,7 @@ class Workbench:
         """The answers to the chosen evaluation samples in batches of `size`.
 
         Raises UserError for a sample of the user's own that the reference cannot be run on, EngineRefused where only
-        another engine cannot.
+        another engine cannot, or answers something else than the reference does.
         """
         engine, samples = self.engine(spec), self.samples("evaluation")
         rows: list[Tensors] = []
@@ -402,10 +410,30 @@ class Workbench:
                 raise EngineRefused(said) from error
 
         with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
-            for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
-                rows.append(row)
-                count(len(rows), len(chosen))
+            try:
+                for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
+                    rows.append(row)
+                    count(len(rows), len(chosen))
+            except EngineRefused as error:
+                raise EngineRefused(f"{self.name}: {spec.id}: {error}") from error
+        if spec != self.reference and (wrong := self.unlike_reference(rows)):
+            raise EngineRefused(f"{self.name}: {spec.id} answers {wrong}")
         return rows
+
+    def unlike_reference(self, rows: Outputs) -> str:
+        """What of an engine's answers is of another kind than the reference's, which nothing can be compared with;
+        empty for nothing such."""
+        if not self.apart and len(rows) != len(self.outputs(self.reference)):
+            return ""  # answers to other batches
+        return self.unlike(self.outputs(self.reference), rows, f"the reference ({self.reference.id})")
+
+    def unlike(self, wanted: Outputs, rows: Outputs, whose: str) -> str:
+        """The same of any answers, in `whose` words."""
+        whole = {self.task.output} if isinstance(self.task, Classification) else set()
+        for index, row in enumerate(rows):
+            if different := self.signature.unlike(wanted[index % len(wanted)], row, whole):
+                return f"{different[0]} where {whose} has {different[1]}"
+        return ""
 
     def _reference_outputs(self) -> Outputs:
         runtime = "onnxruntime" if self.file else "torch"

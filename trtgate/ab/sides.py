@@ -87,7 +87,19 @@ class _Sides:
             for side in SIDES:
                 with self._losing(side):
                     outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
+                    self._require_alike(side, spec, outputs)
         return outputs
+
+    def _require_alike(self, side: str, spec: EngineSpec, outputs: Mapping[str, Sequence[Outputs]]) -> None:
+        """Raises WorkerError where a side's answers are of another kind than the old side's, or where those can be held
+        against the reference's, than those."""
+        bench = self._bench
+        for rows in outputs[side]:
+            wrong = bench.unlike(outputs["old"][0], rows, "the old side")
+            if not wrong and bench.weights.trained and not bench.unsteady:
+                wrong = bench.unlike_reference(rows)
+            if wrong:
+                raise WorkerError(f"{bench.name}: the {side} side's {spec.id} answers {wrong}")
 
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:

@@ -10,7 +10,10 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +27,13 @@ from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
-from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinished_session
+from trtgate.records import EngineRecord, fixed_work, from_race, joined, medians_of, unfinished_session
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
-from trtgate.verdict.paired import LOOKS
-from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right
+from trtgate.verdict.metrics import median
+from trtgate.verdict.paired import LOOKS, change_text
+from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right, nowhere_faster
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -63,9 +67,15 @@ def schedule_for(device: Device, count: int) -> Schedule:
     return replace(briefly(SCHEDULES[device]), rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)))
 
 
+# Tells this run from others with one plan cache, at once or before.
+RUN = uuid.uuid4().hex[:8]
+# How long what a killed run left is kept.
+UNFINISHED_SECONDS = 7 * 24 * 3600.0
+
+
 def unfinished_file(settings: Settings, model: str) -> Path:
-    """Where the samples of a run are that is not over."""
-    return settings.plan_cache / "unfinished" / f"{model}.json"
+    """Where the samples of this run are until it is over."""
+    return settings.plan_cache / "unfinished" / f"{model}.{RUN}.json"
 
 
 class Spread:
@@ -83,7 +93,7 @@ class Spread:
         self._died_in: list[str] = []
         self._wanted: dict[tuple[str, int], int] = {}
         self._ready: list[Worker] = []
-        self._at = ""  # the engine that the present process is asked of
+        self._at = ""  # the engine that the present process is asked of; "" for what is no engine's
         self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
 
@@ -103,14 +113,18 @@ class Spread:
         # Others are run in place of those that met another state. Where fewer met one than were planned at first all
         # count, and widen the bounds.
         work = list(map(fixed_work, sound))
-        chosen, quiet = enough_in_one(work, self._count, self._before.get(batch)), in_quiet(work)
-        found = joined([sound[index] for index in chosen] or sound)
-        if chosen == quiet or len(sound) in {len(chosen), len(quiet)}:
-            return found
-        told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count"
-        if not chosen:
-            told = f"fixed work took over {LOUD:.0%} longer in {len(sound) - len(quiet)} of {len(sound)} processes"
-        return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}"))
+        chosen = enough_in_one(work, self._count, self._before.get(batch))
+        found, told = joined([sound[index] for index in chosen] or sound), ""
+        if not chosen and (loud := len(sound) - len(in_quiet(work))):
+            told = f"fixed work took over {LOUD:.0%} longer in {loud} of {len(sound)} processes"
+        if chosen and (others := [index for index in range(len(sound)) if index not in chosen]):
+            change = change_text(math.log(median(sound[index].latency for index in others) / found.latency))
+            told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"
+            # What made all slower in these may be the stack.
+            state = medians_of([work[index] for index in chosen])
+            slow = [sound[index].latency for index in others if nowhere_faster(work[index], state)]
+            found = replace(found, left_out=tuple(slow))
+        return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}")) if told else found
 
     def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:
         """What there is of an engine that no process lived long enough to measure."""
@@ -174,8 +188,11 @@ class Spread:
             worker.greet()
             found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
-            if self._at in {"", self._bench.reference.id}:
+            if self._at == self._bench.reference.id:
                 raise
+            if not self._at:
+                self.lost.append(str(error))
+                return False
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
             return False
         except WorkerError as error:
@@ -205,6 +222,10 @@ class Spread:
         path = unfinished_file(settings, self._bench.name)
         records = [joined(some) for some in self._sound.values() if some]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another run does the same
+                if time.time() - left.stat().st_mtime > UNFINISHED_SECONDS:
+                    left.unlink()
         write_whole(path, json.dumps(unfinished_session(self._stack, records)).encode())
 
     def _started(self) -> Worker:
@@ -245,7 +266,7 @@ class Spread:
 
         def arm(name: str, share: float = 1.0) -> Arm:
             def led(lead_in: int, n: int) -> Block:
-                self._at = name
+                self._at = "" if name in controls else name
                 return worker.block(name, n, lead_in)
 
             return Arm.elsewhere(name, led, share)
@@ -256,6 +277,7 @@ class Spread:
         before, *after = (arm(name, share) for name, share in controls.items())
         records = []
         for size in batch_sizes:
+            self._at = ""
             worker.ask("bind", samples=str(samples), size=size)
             race = run_race(
                 [before, *(arm(spec.id) for spec in specs), *after],

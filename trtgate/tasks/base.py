@@ -250,8 +250,10 @@ def spoilt_outputs(reference: Outputs, got: Outputs) -> tuple[str, ...]:
 
 
 def _spoilt(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> bool:
-    if got.dtype.kind != "f" or reference.dtype.kind != "f":
-        return False
+    if got.dtype.kind != "f":
+        return bool(reference.dtype.kind == "f" and not np.isfinite(reference).all())
+    if reference.dtype.kind != "f":
+        return not np.isfinite(got).all()
     if reference.shape == got.shape:
         return bool(elsewhere(reference, got).any())
     # Of another length: nothing stands where it stood, and what is no number there at all is new.

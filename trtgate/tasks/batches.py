@@ -19,10 +19,11 @@ from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.agreement import Agreement, decide_agreement
+from trtgate.verdict.agreement import Agreement, decide_agreement, numbers
+from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import share_bounds
+from trtgate.verdict.shares import difference_bounds, drop_bounds, share_bounds
 
 # Of signal to noise, in a larger batch: it may have other kernels, which round otherwise, but not tenfold noise.
 LOST_DB = 10.0
@@ -45,7 +46,12 @@ def decide_batch(
     before, found = (task.compare(reference, each, samples) for each in (alone, got))
     if isinstance(task, Classification):
         same = task.compare(alone, got, samples)
-        lost = [_like_alone(same, expectation), _same_first(same, expectation), _none_lost(before, found)]
+        lost = [
+            _like_alone(same, expectation),
+            _same_first(same, expectation),
+            _none_lost(before, found),
+            _first_kept(before, found, expectation),
+        ]
         by_value = list(reference[0])
     else:
         lost = [_scores_kept(task.summary(before), task.summary(found), expectation, LOST_DB)]
@@ -167,7 +173,12 @@ def _far_fallen(before: Scores, found: Scores, wanted: Outputs, expectation: Exp
 
 def _share_kept(before: Agreement, found: Agreement, expectation: Expectation) -> Verdict:
     """Of a classifier's first answers no more may be others than in the smallest batch, as far as so few prove it."""
-    return _proven(decide_agreement(found, floor=max(0.0, before.share - expectation.number("max_answers_lost"))))
+    floor = max(0.0, before.share - expectation.number("max_answers_lost"))
+    low, _ = drop_bounds((before.share, before.effective), (found.share, found.effective))
+    verdict = decide_agreement(found, floor=floor)
+    # One answer of few is a share below all of them, and may be chance: where hardly any may be lost the other side has
+    # bounds, too.
+    return _proven(verdict) if low > 0 or not found.finite else _kept(verdict.message)
 
 
 def _settled(before: Verdict, found: Verdict, again: Verdict) -> Verdict:
@@ -213,24 +224,41 @@ def _power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     """Of the difference of two answers; of those of other shapes or of integers others tell."""
     if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
         return 0.0
-    sound = np.isfinite(a) & np.isfinite(b)
+    sound = numbers(a) & np.isfinite(b)
     return float(np.sum((np.where(sound, a, 0).astype(np.float64) - np.where(sound, b, 0)) ** 2))
 
 
 def _same_first(found: Agreement, expectation: Expectation) -> Verdict:
     """A trained classifier's first answers against the engine's own in the smallest batch: no more may be others than
-    two stacks may differ by, as far as so few samples prove it."""
-    verdict = _proven(decide_agreement(found, floor=1 - expectation.number("max_answers_lost")))
+    two stacks may differ by, as far as so few samples prove it. Some flip to and fro, however little may be lost."""
+    verdict = _proven(decide_agreement(found, floor=1 - max(MAX_DROP, expectation.number("max_answers_lost"))))
     if verdict.outcome is Outcome.REGRESSED:
         verdict = replace(verdict, message=f"against the engine's own answers in the smallest batch: {verdict.message}")
     return replace(verdict, metric="agreement")
 
 
+def _first_kept(before: Agreement, found: Agreement, expectation: Expectation) -> Verdict:
+    """A trained classifier's first answers against the reference's: what is lost of them, net, beside the smallest
+    batch."""
+    wrong, now = ({flip.index for flip in each.flips} for each in (before, found))
+    lost, gained, allowed = len(now - wrong), len(wrong - now), expectation.number("max_answers_lost")
+    worth = found.effective / found.n
+    low, _ = difference_bounds(lost * worth, gained * worth, found.effective)
+    text = (
+        f"{lost} first answers lost and {gained} gained of {found.size} beside the smallest batch, {allowed:.1%} may be"
+    )
+    if low > allowed:
+        return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, metric="agreement")
+    return _kept(text)
+
+
+def _kept(text: str) -> Verdict:
+    return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text)
+
+
 def _proven(verdict: Verdict) -> Verdict:
     """Of a classifier's first answers only what is proven counts: a single photo of so few would be a loss."""
-    return (
-        verdict if verdict.outcome is Outcome.REGRESSED else Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, verdict.message)
-    )
+    return verdict if verdict.outcome is Outcome.REGRESSED else _kept(verdict.message)
 
 
 def _like_alone(found: Agreement, expectation: Expectation) -> Verdict:

@@ -29,7 +29,8 @@ class Classification:
 
     def logits(self, outputs: Outputs) -> Logits:
         """float32[N,classes]."""
-        rows = [np.asarray(row[self.output], np.float32).reshape(-1) for row in outputs]
+        with np.errstate(over="ignore"):  # beyond the numbers of float32 is infinity
+            rows = [np.asarray(row[self.output], np.float32).reshape(-1) for row in outputs]
         found: Logits = np.stack(rows)
         return found
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.files import require_no_pipe
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import (
@@ -159,7 +159,11 @@ class Detection:
             )
         read: set[str] = set()
         # What fills up a list of boxes, NaN and -inf too, does not count.
-        ours, theirs = ([self._decoded(row, read).above(self.threshold) for row in side] for side in (got, reference))
+        theirs = [self._decoded(row, read).above(self.threshold) for row in reference]
+        try:
+            ours = [self._decoded(row, read).above(self.threshold) for row in got]
+        except UserError as error:
+            raise EngineRefused(f"of the engine's answers, not of the reference's: {error}") from error
         for index, each in enumerate(theirs):
             if not each.finite:
                 raise UserError(
@@ -208,6 +212,10 @@ class Detection:
             samples.doubt,
             tuple(unmeasured),
         )
+
+    def found(self, row: Tensors) -> Detections:
+        """What counts of one sample's answer."""
+        return self._decoded(row, set()).above(self.threshold)
 
     def _decoded(self, row: Tensors, read: set[str]) -> Detections:
         # Copies: what works in place would change the answers that the next engine is held against.

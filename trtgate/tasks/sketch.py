@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trtgate import fields
 from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, Outputs, Score
+from trtgate.verdict.agreement import masked
 from trtgate.verdict.shares import groups_of, share_bounds
 
 Floats = npt.NDArray[np.float64]
@@ -29,8 +30,8 @@ Keys = npt.NDArray[np.uint64]
 SIZE = 4096
 # Elements at once, so that the memory stays flat, and what is made of them in the cache.
 CHUNK = 1 << 16
-# What is as large is a mask and no number: only where it stands is kept.
-MASK = 1e30
+# Of numbers beyond those of float32 that is kept.
+LARGEST = float(np.finfo(np.float32).max)
 # No session has more samples: what a damaged file says is not believed beyond this.
 MOST = 10_000_000
 
@@ -51,15 +52,14 @@ class Sketch:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the inverse of `from_json`."""
-        largest = np.finfo(np.float32).max
         return {
             "integers": self.integers,
             "shapes": [list(each) for each in self.shapes],
             "marks": list(self.marks),
             # float32 has numbers such as 1e25 and 1e-25, and has not their powers.
-            "roots": fields.packed(np.sqrt(self.power)),
+            "roots": fields.packed(np.minimum(np.sqrt(self.power), LARGEST)),
             "width": self.sums.shape[1],
-            "sums": fields.packed(np.clip(self.sums, -largest, largest).reshape(-1)),
+            "sums": fields.packed(np.clip(self.sums, -LARGEST, LARGEST).reshape(-1)),
             **({} if self.unusual is None else {"usual": self.usual, "unusual": fields.packed(self.unusual)}),
         }
 
@@ -125,12 +125,12 @@ def _elements(
             continue
         values = part.astype(np.float64)
         odd = _odd(values)
-        yield keys, np.where(odd == 0, values, 0.0), odd
+        yield keys, np.where(odd == 0, np.clip(values, -LARGEST, LARGEST), 0.0), odd
 
 
 def _odd(values: Floats) -> npt.NDArray[np.int8]:
     """Which elements are no numbers: 0 for a number, else which."""
-    large = np.where(np.abs(values) >= MASK, np.where(values > 0, 2, 3), 0)
+    large = np.where(masked(values), np.where(values > 0, 2, 3), 0)
     return np.where(np.isnan(values), 1, large).astype(np.int8)
 
 
@@ -161,7 +161,7 @@ def comparable(old: Sketch, new: Sketch) -> bool:
 
 
 def compare_sketches(name: str, old: Sketch, new: Sketch) -> list[Score] | None:
-    """How alike two references' answers to the same samples are; None where one has NaN or infinity elsewhere.
+    """How alike two references' answers to the same samples are; None where one has NaN, infinity or a mask elsewhere.
 
     As `tensors.compare_output`: of the answers of one shape, and how many are where not all are. Raises ValueError for
     answers to other samples.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
+from trtgate.verdict.agreement import counted
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -61,9 +62,10 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
         if integers:
             signal, noise = np.ones(before.shape), np.asarray(before != after, np.float64)
         else:
-            sound = np.isfinite(before) & np.isfinite(after)
+            sound = counted(before, after)
             a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
-            signal, noise = a * a, (a - b) ** 2
+            with np.errstate(over="ignore"):
+                signal, noise = a * a, (a - b) ** 2
         for axis, kept in enumerate(axes):
             if not len(kept[0]):
                 continue

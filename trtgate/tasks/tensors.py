@@ -28,7 +28,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
 from trtgate.tasks.slices import Pair, powers_of
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.agreement import Rebuilt, counted, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 
@@ -83,7 +83,7 @@ def compare_outputs(
     for name in names:
         pairs = _pairs(name, reference, got)
         some = [a for a, _ in pairs if a.size]
-        if some and all(a.dtype.kind == "f" and not np.isfinite(a).any() for a in some):
+        if some and all(a.dtype.kind == "f" and not numbers(a).any() for a in some):
             unmeasured.append(f"{name}: the reference has no finite number there")
         elif name not in spoilt:
             scores += compare_output(name, pairs)
@@ -120,6 +120,18 @@ def digest_of(outputs: Outputs) -> str:
     return digest.hexdigest()
 
 
+# The square of a larger number may be infinite, even of float64.
+SQUARED = 1e100
+
+
+def scale_of(pairs: Sequence[Pair]) -> float:
+    """What some floats are divided by, so that their squares are numbers."""
+    floats = [each for pair in pairs for each in pair if each.dtype.kind == "f"]
+    wide = [each for each in floats if float(np.finfo(each.dtype).max) > SQUARED]
+    largest = max((float(np.abs(each[np.isfinite(each)]).max(initial=0.0)) for each in wide), default=0.0)
+    return largest if largest > SQUARED else 1.0
+
+
 def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
     """The scores of one output: of the answers of the reference's shape, and how many are where not all are."""
     alike = [(a, b) for a, b in pairs if a.shape == b.shape]
@@ -136,20 +148,21 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
     signal = noise = 0.0
     cosine, largest, off = 1.0, 0.0, 0.0
+    scale = scale_of(alike)
     for before, after in alike:
-        sound = np.isfinite(before) & np.isfinite(after)
-        a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
+        sound = counted(before, after)
+        a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
         norms = math.sqrt(float(np.sum(a * a))) * math.sqrt(float(np.sum(b * b)))
         if norms:
             cosine = min(cosine, float(np.sum(a * b)) / norms)
-        elif difference.max(initial=0.0) > NOTHING**2:
+        elif difference.max(initial=0.0) > (NOTHING / scale) ** 2:
             cosine = min(cosine, 0.0)
         signal, noise = signal + float(np.sum(a * a)), noise + float(np.sum(difference))
         if a.size:
             largest, off = max(largest, float(np.abs(a).max())), max(off, math.sqrt(float(difference.max())))
     if signal == 0 or noise == 0:
-        sqnr = math.inf if off <= NOTHING else NO_SIGNAL_DB
+        sqnr = math.inf if off <= NOTHING / scale else NO_SIGNAL_DB
     else:
         sqnr = 10 * math.log10(signal / noise)
     return [
@@ -157,5 +170,5 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         Score("cosine", name, cosine, "cosine"),
         Score("SQNR", name, sqnr, "sqnr_db", "dB"),
         # As one minus its error over the largest of the reference, so that more is better here, too.
-        Score("worst element", name, 1 - off / largest if largest else float(off <= NOTHING)),
+        Score("worst element", name, 1 - off / largest if largest else float(off <= NOTHING / scale)),
     ]

@@ -61,12 +61,69 @@ class Agreement:
         return share_bounds(self.share, self.effective)
 
 
+# What is as large may be a mask and no number: it is one if it is infinite, or what people write for that: one digit
+# and zeros, or about the largest number of a type (that of bfloat16 is 0.4 % less than float32's).
+MASK = 1e30
+LARGEST = (float(np.finfo(np.float32).max), float(np.finfo(np.float64).max))
+NEAR_LARGEST = 0.99
+# What is written so may be rounded by as much in a narrow type.
+ROUNDED = 0.01
+
+
+def masked(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where floats stand for no number, as scores of what must not be chosen do. Not where they
+    are NaN."""
+    found = _beyond(values)
+    if found.any():
+        sizes = np.abs(values[found].astype(np.float64))
+        powers = 10 ** np.floor(np.log10(np.minimum(sizes, LARGEST[1])) + 1e-5)
+        digits = sizes / powers
+        written = np.isinf(sizes) | np.isclose(digits, np.rint(digits), 1e-5, 0)
+        for most in LARGEST:
+            written |= (sizes >= NEAR_LARGEST * most) & (sizes <= most)
+        found[found] = written
+    return found
+
+
+def _beyond(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_]
+    found = np.abs(values) >= MASK if float(np.finfo(values.dtype).max) > MASK else np.isinf(values)
+    return found
+
+
+def numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where floats are numbers that can be compared."""
+    return np.asarray(~(np.isnan(values) | masked(values)))
+
+
+def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where both are numbers, of which one that is written as a mask may be one, too, if the other
+    is another number."""
+    found: npt.NDArray[np.bool_] = np.isfinite(reference) & np.isfinite(got)
+    mask = masked(reference)
+    return found & ~(mask & _same_mask(reference, got)) if mask.any() else found
+
+
+def _same_mask(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if got.dtype.kind != "f":
+        return np.zeros(got.shape, bool)
+    return np.asarray(masked(got) | np.isclose(reference, got, ROUNDED, 0))
+
+
 def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """bool of their shape: where one of two arrays holds NaN or an infinity, and the other one not the same."""
-    nan, there = np.isnan(reference), np.isnan(got)
-    found: npt.NDArray[np.bool_] = nan != there
-    endless = (np.isinf(reference) | np.isinf(got)) & ~nan & ~there
-    found |= endless & (reference != got)
+    """bool of their shape: where one of two arrays holds NaN, an infinity or a mask, and the other one not the same.
+
+    A mask may be another one of the same sign, as a narrower type has an infinity for it.
+    """
+    found: npt.NDArray[np.bool_] = np.isnan(reference) != np.isnan(got)
+    beyond, mask = _beyond(got), masked(reference)
+    if beyond.any() or mask.any():
+        as_large = beyond & (np.isfinite(reference) & np.isfinite(got))
+        same = _same_mask(reference, got) | as_large
+        found |= mask & (~same | (np.signbit(reference) != np.signbit(got)))
+        # What is nearly as large may be rounded to it.
+        ordinary = np.abs(reference.astype(np.float64)) < MASK / 2
+        found |= ~mask & ~np.isnan(reference) & (np.isinf(got) | (beyond & ordinary))
     return found
 
 
@@ -83,14 +140,14 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """Agreement of two float32[N,classes] logit arrays, of the photos int64[N] `clusters` (None: a photo each).
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
-    photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is not finite
-    in both has no part in either; a photo without a finite logit of the reference is left out. Raises ValueError for
-    arrays of other shapes or without photos.
+    photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is no number
+    in both has no part in either; a photo without a number among the logits of the reference is left out. Raises
+    ValueError for arrays of other shapes or without photos.
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
-    n, sound = len(reference), np.isfinite(reference)
-    told = np.flatnonzero(sound.any(1))
+    n, sound = len(reference), counted(reference, engine)
+    told = np.flatnonzero(numbers(reference).any(1))
     if elsewhere(reference, engine).any() or not len(told):
         size = size_of(np.ones(n), clusters)
         finite = not elsewhere(reference, engine).any()

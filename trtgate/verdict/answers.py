@@ -253,7 +253,8 @@ def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) ->
 
     REGRESSED iff it is proven that more than `max_drop` of the photos, net, are lost, PASS iff that is excluded, else
     INCONCLUSIVE; logits that equal the old ones to the last bit PASS at once, logits that are not finite are REGRESSED,
-    answers on different photos INVALID.
+    answers on different photos INVALID. That nothing at all is lost no number of photos shows: of a limit of 0 it is
+    enough that no loss is seen.
     """
     bad = int(np.sum(~new.finite))
     if bad:
@@ -270,7 +271,7 @@ def decide_answers(old: Answers, new: Answers, *, max_drop: float = MAX_DROP) ->
     text = f"answers against the baseline's: {change}; {max_drop * 100:.1f} are allowed"
     if low > max_drop:
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text, **ratio)
-    if high <= max_drop:
+    if high <= max_drop or (max_drop == 0 and change.drop <= 0):
         return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, text, **ratio)
     return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few photos to tell", **ratio)
 

@@ -430,7 +430,8 @@ def decide_numbers(
     before, after = before[known], after[~np.isnan(after)]
     if not before.size:
         return None
-    if after.size < processes or not after.size:
+    # What as large a share of the old side's processes has not measured either is no upgrade's.
+    if (processes - after.size) * known.size > (known.size - before.size) * processes or not after.size:
         missing = "was measured before and is not now"
         what = f"is missing in {processes - after.size} of {processes}" if after.size else missing
         return Verdict(Outcome.REGRESSED, Reason.MISSING, f"{metric.name} {what}", metric=metric.name)

@@ -46,6 +46,11 @@ def in_right(work: Sequence[Work], like: Work | None = None) -> list[int]:
     return in_state(work, like) if like else in_quiet(work)
 
 
+def nowhere_faster(work: Work, state: Work) -> bool:
+    """Whether no fixed work took less time than in `state`, but for ALIKE."""
+    return all(each * (1 + ALIKE) >= state[name] for name, each in work.items() if name in state)
+
+
 def enough_in_one(work: Sequence[Work], wanted: int, like: Work | None = None) -> list[int]:
     """`wanted` processes or more that met one state: the right one, the quiet one, or the one that most met. None where
     no state has as many."""

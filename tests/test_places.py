@@ -1,0 +1,213 @@
+"""One place of a batch that is wrong, which of many samples spoils few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from fixtures.engines import decide_in_batches
+from trtgate.engines import parse_spec
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.places import Visits, arranged, decide_places
+from trtgate.tasks.segmentation import Segmentation
+from trtgate.tasks.tensors import TensorsTask
+from trtgate.verdict.outcome import Outcome
+from trtgate.workbench import Workbench
+
+from . import networks
+from .test_onnx_file import settings_of
+
+Row = dict[str, Any]
+# Of a batch's right answers those that a runtime gives.
+Fault = Callable[[list[Row]], list[Row]]
+
+DETECTOR = Detection(from_outputs("boxes", "scores", "labels", "xyxy"), 0.3)
+
+
+def sound(rows: list[Row]) -> list[Row]:
+    return rows
+
+
+def dead(at: int) -> Fault:
+    return lambda rows: [
+        {name: 0 * each for name, each in row.items()} if place == at else row for place, row in enumerate(rows)
+    ]
+
+
+def from_place(source: Callable[[int, int], int]) -> Fault:
+    return lambda rows: [rows[source(place, len(rows))] for place in range(len(rows))]
+
+
+FAULTS: dict[str, Fault] = {
+    "sound": sound,
+    "the fifth is dead": dead(5),
+    "the last is dead": lambda rows: dead(len(rows) - 1)(rows),
+    "the fifth has its neighbour's": from_place(lambda place, size: 4 if place == 5 else place),
+    "all have their neighbour's": from_place(lambda place, size: (place + 1) % size),
+    "all are turned round": from_place(lambda place, size: size - 1 - place),
+}
+
+
+def boxes(random: np.random.Generator, n: int) -> list[Row]:
+    """What an exact detector finds on photos: from 1 to 7 boxes."""
+    found = []
+    for _ in range(n):
+        count = int(random.integers(1, 8))
+        corners = random.uniform(0, 500, (count, 2))
+        sure = random.uniform(0.25, 1, count)
+        found.append(
+            {
+                "boxes": np.concatenate([corners, corners + random.uniform(30, 120, (count, 2))], 1),
+                "scores": sure,
+                "labels": random.integers(0, 4, count),
+            }
+        )
+    return found
+
+
+def rounded_boxes(random: np.random.Generator, rows: Sequence[Row]) -> list[Row]:
+    """The same in INT8: scores are off by some percent, so that some near the threshold appear or are lost, and one of
+    a hundred boxes is missing."""
+    return [
+        {
+            **row,
+            "boxes": row["boxes"] + random.normal(0, 2, row["boxes"].shape),
+            "scores": (row["scores"] + random.normal(0, 0.04, row["scores"].shape))
+            * (random.random(row["scores"].shape) > 0.01),
+        }
+        for row in rows
+    ]
+
+
+def offset_logits(random: np.random.Generator, n: int, classes: int = 10) -> list[Row]:
+    """Of untrained weights: what all samples have in common is a hundred times as large as what tells them apart."""
+    common = random.normal(0, 100, classes)
+    return [{"y": (common + random.normal(0, 1, classes)).astype(np.float32)} for _ in range(n)]
+
+
+def rounded_logits(random: np.random.Generator, rows: Sequence[Row], noise: float = 0.3) -> list[Row]:
+    return [{"y": (row["y"] + random.normal(0, noise, row["y"].shape)).astype(np.float32)} for row in rows]
+
+
+def maps(random: np.random.Generator, n: int) -> list[Row]:
+    found = []
+    for _ in range(n):
+        classes = np.zeros((48, 48), np.int64)
+        y, x = random.integers(0, 36, 2)
+        classes[y : y + 12, x : x + 12] = random.integers(1, 4)
+        found.append({"m": classes})
+    return found
+
+
+def rounded_maps(random: np.random.Generator, rows: Sequence[Row]) -> list[Row]:
+    return [{"m": np.where(random.random(row["m"].shape) < 0.01, 0, row["m"])} for row in rows]
+
+
+Make = Callable[[np.random.Generator, int], list[Row]]
+Round = Callable[[np.random.Generator, Sequence[Row]], list[Row]]
+KINDS: dict[str, tuple[Any, Make, Round]] = {
+    "detection": (DETECTOR, boxes, rounded_boxes),
+    "untrained": (Classification(output="y"), offset_logits, rounded_logits),
+    "tensors": (TensorsTask(), offset_logits, lambda random, rows: rounded_logits(random, rows, 0.2)),
+    "segmentation": (Segmentation("m"), maps, rounded_maps),
+}
+
+
+def answered(
+    kind: str, n: int, size: int, fault: Fault, seed: int, *, anew: bool = False, tail: int = 0
+) -> tuple[Any, list[Row], list[Row], list[Visits]]:
+    """A reference's answers, an INT8 engine's to each sample alone, and in batches, whose kernel rounds otherwise:
+    `anew` in each of them; and in the `tail` of a batch again otherwise, as that of a tile does."""
+    task, make, rounded = KINDS[kind]
+    random = np.random.default_rng(seed)
+    reference = make(random, n)
+    alone, batched, last = (rounded(random, reference) for _ in range(3))
+    visits = []
+    for chosen in arranged(n, size):
+        rows = rounded(random, reference) if anew else batched
+        right = [(last if place >= size - tail else rows)[index] for place, index in enumerate(chosen)]
+        visits.append((chosen, fault(right)))
+    return task, reference, alone, visits
+
+
+# What all boxes or pixels have lost, every share of them tells.
+CASES = [(kind, fault) for kind in KINDS for fault in FAULTS if fault[:3] != "all" or kind in {"untrained", "tensors"}]
+
+
+@pytest.mark.parametrize(("kind", "fault"), CASES)
+@pytest.mark.parametrize(("n", "size"), [(64, 32), (32, 32), (100, 8), (16, 8)])
+def test_one_place_of_a_batch_that_is_wrong(kind: str, fault: str, n: int, size: int) -> None:
+    """Of 64 photos one place of 32 loses 3 %, which no share of all photos proves."""
+    verdict = decide_places(*answered(kind, n, size, FAULTS[fault], seed=1))
+    assert (verdict.outcome is Outcome.REGRESSED) is (fault != "sound"), verdict
+    if fault == "the fifth is dead":
+        assert verdict.message.startswith("place 5: 4 of 4 answers there are not"), verdict
+
+
+def test_pairs_that_have_each_others_answers() -> None:
+    """In batches of two no other place is right."""
+    turned = FAULTS["all are turned round"]
+    assert decide_places(*answered("untrained", 64, 2, turned, seed=1)).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kernels_fail_no_place(kind: str) -> None:
+    """Whether they round anew in each batch, or otherwise at the end of one."""
+    for seed in range(4):
+        for n, size, anew, tail in ((64, 32, True, 0), (8, 32, True, 0), (64, 32, False, 1), (33, 16, False, 4)):
+            verdict = decide_places(*answered(kind, n, size, sound, seed, anew=anew, tail=tail))
+            assert verdict.outcome is Outcome.PASS, (seed, n, size, verdict)
+
+
+def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
+    tmp_path: Path, plan_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 32, on 64 samples: of an INT8 engine no share of all boxes proves that."""
+    weights = {"w": networks.random(8, 40), "v": networks.random(8, 10, seed=1), "s": np.array([0, 10, 4])}
+    weights |= {"m": np.array([[60, 60, 0, 0]], np.float32), "a": np.array([[0, 0, 20, 20]], np.float32)}
+    nodes = [
+        helper.make_node(kind, given, [made])
+        for kind, given, made in (
+            ("MatMul", ["x", "w"], "c"),
+            ("Reshape", ["c", "s"], "d"),
+            ("Mul", ["d", "m"], "e"),
+            ("Add", ["e", "a"], "boxes"),
+            ("MatMul", ["x", "v"], "g"),
+            ("Sigmoid", ["g"], "scores"),
+        )
+    ]
+    outputs = {"boxes": (networks.FLOAT, ["N", 10, 4]), "scores": (networks.FLOAT, ["N", 10])}
+    made = networks.network(nodes, {"x": (networks.FLOAT, ["N", 8])}, outputs, weights)
+    toml = networks.save(made, tmp_path / "d.onnx").with_suffix(".toml")
+    toml.write_text(
+        'model = "d.onnx"\ntask = "detection"\n[detection]\nboxes = "boxes"\nscores = "scores"\n'
+        'form = "cxcywh"\nthreshold = 0.5\n'
+    )
+    (tmp_path / "samples").mkdir()
+    for index in range(64):
+        np.savez(tmp_path / "samples" / f"{index}.npz", x=networks.random(1, 8, seed=index))
+    spec = parse_spec("onnxruntime-fp32")
+    arguments = [f"--model={toml}", f"--engine={spec.id}", f"--plan-cache={plan_cache}", "--batch-size=1"]
+    settings = settings_of(tmp_path, *arguments, "--batch-size=32", f"--images={tmp_path / 'samples'}")
+    narrow = settings.expectations.of("d.onnx", "onnxruntime-int8")
+    with Workbench(settings.models[0], settings) as bench:
+        assert bench.apart
+        assert {each.outcome for each in decide_in_batches(bench, spec, 32, narrow)} == {Outcome.PASS}
+        infer = type(bench.engine(spec)).infer
+
+        def one_dead(self: Any, inputs: Any) -> Any:
+            found = infer(self, inputs)
+            if len(inputs["x"]) > 1:
+                found["scores"][5] = 0
+            return found
+
+        monkeypatch.setattr(type(bench.engine(spec)), "infer", one_dead)
+        [verdict] = decide_in_batches(bench, spec, 32, narrow)
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "place 5: 4 of 4 answers there" in verdict.message
