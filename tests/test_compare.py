@@ -167,6 +167,32 @@ def test_a_slower_machine_on_which_all_passes_is_no_doubt(
 
 
 @pytest.mark.parametrize(
+    ("by", "spread", "status"),
+    [
+        (0.94, 0.0, 7),  # it may hide a slowdown
+        (0.94, 0.12, 0),  # processes of one side differ by twice as much
+        (0.6, 0.12, 7),
+    ],
+)
+def test_fixed_work_moves_by_more_than_its_processes_differ_by(
+    by: float, spread: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, first, factor in (("before", 1, 1.0), ("after", 6, by)):
+        sessions(name, first, controls={"control-matmul": 1e-3, "control-copy": 2e-3})
+
+        def spread_out(records: list[dict[str, Any]], index: int, factor: float = factor) -> None:
+            seconds = 2e-3 * factor * (1 + spread * (index - 2) / 2)
+            for record in records:
+                record["controls"]["control-copy"] = seconds
+
+        edit(name, spread_out)
+    assert main(["compare", "before", "after"]) == status
+    text = capsys.readouterr().out
+    assert ("INVALID (machine_changed)" in text) == (status == 7)
+    assert f"control-copy {100 * (by - 1):+.1f}%" in text
+
+
+@pytest.mark.parametrize(
     ("enqueue", "slower", "host", "status"),
     [
         (0.9e-3, 1.8, 1.7, 7),  # the host's number, and the host was slow

@@ -118,6 +118,7 @@ def test_every_process_is_a_sample_of_one_record_and_a_killed_one_is_replaced(
     monkeypatch.setattr(Worker, "ask", kill_once)
     found.add([REFERENCE, INT8], [1], 1, "more")
     assert found.record(INT8, 1).processes == (rounds, rounds, rounds)
+    assert {len(each) for each in found.record(INT8, 1).controls_by_process.values()} == {3}
     assert len(found.lost) == 1
     assert "SIGKILL" in found.lost[0]
     assert not children()

@@ -9,15 +9,19 @@ import numpy as np
 
 from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU
 from trtgate.measure.race import HOST_CONTROL
-from trtgate.records import MEAN, EngineRecord, medians_of
+from trtgate.records import MEAN, EngineRecord, controls_of_processes, medians_of
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
+from trtgate.verdict.sessions import shift_bounds
 
 # Fixed work that changed by more than this was not done by the same machine.
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
+# A copy of 64 MB differs by 6 % between processes that follow each other, so medians of 8 and of 8 may lie 5 % apart by
+# chance. What is above zero or below it but for this error, one-sided, has moved.
+MOVED_ALPHA = 0.05
 # Nobody knows how much others may have hidden.
 ANYTHING = 1e6
 
@@ -82,8 +86,8 @@ def machine_changed(
     clocks: tuple[float | None, float | None],
 ) -> Verdict | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
-    along before and is not now, which is told so. `controls` are its `control_changes`; the host's count where an
-    engine waits for it."""
+    along before and is not now, which is told so. `controls` are its `control_changes` that are `moved_for_certain`;
+    the host's count where an engine waits for it."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
@@ -162,6 +166,19 @@ def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
     """Log ratios new / old of the fixed work that both sides have: of medians over the records that have it."""
     before, after = (medians_of([record.controls for record in side]) for side in (old, new))
     return {name: float(np.log(after[name] / value)) for name, value in before.items() if name in after}
+
+
+def moved_for_certain(
+    old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]
+) -> dict[str, float]:
+    """Those of the `control_changes` that are more than chance, as far as the sides have enough processes to tell."""
+    before, after = (controls_of_processes(side) for side in (old, new))
+    found = {}
+    for name, change in controls.items():
+        bounds = shift_bounds(np.log(before[name]), np.log(after[name]), MOVED_ALPHA)
+        if bounds is None or bounds[0] > 0 or bounds[1] < 0:
+            found[name] = change
+    return found
 
 
 def own_controls(record: EngineRecord) -> dict[str, float]:

@@ -22,6 +22,7 @@ from trtgate.comparable import (
     host_hides,
     incomparable,
     machine_changed,
+    moved_for_certain,
     only_slower,
     unfinished,
 )
@@ -466,12 +467,13 @@ def _compare(
     if pairing == "sessions" and any(record.processes for record in (*old, *new)):
         pairing = "processes"
     controls = control_changes(old, new)
+    moved = moved_for_certain(old, new, controls)
     clocks = (_clock(old), _clock(new))
     invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
-        invalid = machine_changed(old, new, controls, clocks)
-    busy_host = "" if pairing == "interleaved" else host_changed(old, new, controls)
-    hides = host_hides(old, new, controls) if busy_host else 1.0
+        invalid = machine_changed(old, new, moved, clocks)
+    busy_host = "" if pairing == "interleaved" else host_changed(old, new, moved)
+    hides = host_hides(old, new, moved) if busy_host else 1.0
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)

@@ -55,10 +55,11 @@ class EngineRecord:
     measured in its own process alone. `iterations` holds
     the raw times of every round, packed, of the series "latency" and "end_to_end". `digests` say what went in (weights,
     photos), `limits` what was expected. `readings` are medians of what the machine told between blocks, `controls` the
-    latencies of the fixed work raced along, `disturbed` why nothing that is not interleaved may rest on this race,
-    `layer_times` milliseconds. `reference` is the engine that the model's answers and speedups are against; `scores`
-    say how far the answers are from its, where they are not those of a classifier, which has `agreement` and `answers`.
-    `left_out` are the latencies in processes that do not count, since fixed work took longer in them.
+    latencies of the fixed work raced along, `controls_by_process` those in each process, `disturbed` why nothing that
+    is not interleaved may rest on this race, `layer_times` milliseconds. `reference` is the engine that the model's
+    answers and speedups are against; `scores` say how far the answers are from its, where they are not those of a
+    classifier, which has `agreement` and `answers`. `left_out` are the latencies in processes that do not count, since
+    fixed work took longer in them.
     """
 
     model: str
@@ -76,6 +77,7 @@ class EngineRecord:
     throughput: Mapping[str, float] = field(default_factory=dict)
     readings: Mapping[str, float] = field(default_factory=dict)
     controls: Mapping[str, float] = field(default_factory=dict)
+    controls_by_process: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, Any] = field(default_factory=dict)
@@ -271,6 +273,7 @@ def joined(records: Sequence[EngineRecord]) -> EngineRecord:
         dropped_rounds=sum(each.dropped_rounds for each in records),
         readings=medians_of([each.readings for each in records]),
         controls=medians_of([each.controls for each in records]),
+        controls_by_process=controls_of_processes(records),
         warnings=tuple(dict.fromkeys(chain(*(each.warnings for each in records), told))),
     )
 
@@ -281,6 +284,19 @@ def _or_nan(name: str, record: EngineRecord, records: Sequence[EngineRecord]) ->
         return record.series[name]
     of_rounds = all(len(each.series[name]) == len(each.rounds) for each in records if name in each.series)
     return (math.nan,) * (len(record.rounds) if of_rounds else 1)
+
+
+def controls_of_processes(records: Sequence[EngineRecord]) -> dict[str, tuple[float, ...]]:
+    """The seconds of fixed work in each process of some records; of one that has not kept those its median alone."""
+    names = dict.fromkeys(chain.from_iterable(each.controls for each in records))
+    return {
+        name: tuple(
+            chain.from_iterable(
+                each.controls_by_process.get(name, (each.controls[name],)) for each in records if name in each.controls
+            )
+        )
+        for name in names
+    }
 
 
 def medians_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -474,6 +490,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "throughput": _throughput,
     "readings": _readings,
     "controls": fields.mapped(fields.positive, fields.all_positive),
+    "controls_by_process": fields.mapped(fields.measured),
     "agreement": _summary,
     "accuracy": functools.partial(_summary, counted="engine_top1"),
     "answers": _answers,

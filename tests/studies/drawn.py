@@ -37,6 +37,9 @@ def some_of(record: EngineRecord, chosen: Sequence[int]) -> EngineRecord:
         series={name: tuple(np.concatenate([each.series[name] for each in samples])) for name in record.series},
         iterations={name: pack([b for each in samples for b in each.blocks[name]]) for name in record.iterations},
         processes=tuple(record.processes[index] for index in chosen),
+        controls_by_process={
+            name: tuple(each[index] for index in chosen) for name, each in record.controls_by_process.items()
+        },
         agreement={},
         answers={},
         verdicts=(),

@@ -93,6 +93,12 @@ def student_tail(t: float, degrees: int) -> float:
     return max(0.0, (1 - within) / 2)
 
 
+def shift_bounds(old: Floats, new: Floats, alpha: float = ALPHA) -> tuple[float, float] | None:
+    """Bounds of the shift from float64[m] to float64[n], each with that one-sided error; None of too few values."""
+    k = rank_of_bound(old.size, new.size, alpha)
+    return _shift(old, new, k)[1:3] if k else None
+
+
 def shift_test(before: Floats, after: Floats) -> float | None:
     """One-sided p of float64[m] against float64[n] log values: Student's t with the pooled variance.
 
