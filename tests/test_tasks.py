@@ -309,6 +309,35 @@ def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
         assert judged(task, reference, rounded(reference), EXACT).outcome is Outcome.PASS
 
 
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax in steps"])
+def test_small_probabilities_that_are_rounded_otherwise_are_no_spoilt_slices(kind: str) -> None:
+    """Of a thousand classes some are twice as probable to an INT8 engine on each of three samples, or less than a step;
+    what is certain is a class of which nothing is left."""
+    task = TensorsTask()
+
+    def probable(logits: Any) -> list[dict[str, Any]]:
+        powers = np.exp(logits)
+        if kind == "sigmoid":
+            return [{"y": row.astype(np.float32)} for row in powers / (powers + np.exp(4))]
+        return [{"y": row.astype(np.float32)} for row in np.rint(powers / powers.sum(1, keepdims=True) * 256) / 256]
+
+    for _ in range(10):
+        logits = RANDOM.normal(0, 2, (3, 1000))
+        logits[np.arange(3), [7, 8, 9]] += 9
+        off = RANDOM.normal(0, 0.3, 1000) + RANDOM.normal(0, 0.3, logits.shape)
+        off /= 1 if kind == "sigmoid" else 3
+        exact = probable(logits) if kind == "sigmoid" else softmaxed(logits)
+        verdict = judged(task, exact, probable(logits + off), NARROW)
+        assert verdict.outcome is not Outcome.REGRESSED, verdict
+    dead = changed(rounded(exact, 0.05), 7, 0)
+    assert judged(task, exact, dead, NARROW).outcome is Outcome.REGRESSED
+
+
+def softmaxed(logits: Any) -> list[dict[str, Any]]:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return [{"y": row.astype(np.float32)} for row in powers / powers.sum(1, keepdims=True)]
+
+
 # Detectors.
 
 

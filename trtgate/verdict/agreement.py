@@ -32,7 +32,8 @@ class Agreement:
     """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`).
 
     `finite` is False where the engine's logits hold NaN or infinity elsewhere than the reference's; `measured` is False
-    where the reference has no finite number; `doubt` says what the crops tell little of, if they do.
+    where the reference has no finite number; `spoilt` names a class whose logit is wrong on every photo, `doubt` says
+    what the crops tell little of, if they do.
     """
 
     n: int
@@ -45,6 +46,7 @@ class Agreement:
     photos: int
     effective: float
     measured: bool = True
+    spoilt: str = ""
     doubt: str = ""
 
     @property
@@ -165,7 +167,9 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     flips = tuple(Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(flipped))
     a, b = (np.where(sound, each, 0).astype(np.float64) for each in (reference, engine))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = float(np.min(np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)))
+    # Zeros are as near to zeros as can be.
+    shared = np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosine = float(np.min(np.where(np.any(a, 1) | np.any(b, 1), shared, 1)))
     noise = float(np.sum((a - b) ** 2))
     sqnr = math.inf if noise == 0 else 10 * math.log10(float(np.sum(a**2)) / noise)
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
