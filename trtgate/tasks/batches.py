@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
-from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
+from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
 from trtgate.tasks.segmentation import Segmentation
@@ -114,13 +114,9 @@ def decide_whole(
 def _whole_settled(before: Verdict, found: Verdict, again: Verdict, expectation: Expectation) -> Verdict:
     """As `_settled`, but that a narrow type whose answers to a batch reach their floors is asked no more: how far it
     rounds other numbers off tells nothing of these (a softmax over a batch of one is exact)."""
-    if found.outcome is Outcome.PASS and not _is_exact(expectation):
+    if found.outcome is Outcome.PASS and not is_exact(expectation):
         return found
     return _settled(before, found, again)
-
-
-def _is_exact(expectation: Expectation) -> bool:
-    return expectation.number("sqnr_db") >= ENOUGH_DB
 
 
 def _scores_kept(old: Summary, new: Summary, expectation: Expectation, lost_db: float) -> Verdict:
@@ -142,7 +138,7 @@ def _whole_kept(task: Task, before: Scores, found: Scores, wanted: Outputs, expe
     # Neither are they answers to the same, nor slices of the same; only classes are.
     for each in (old, new):
         each["kept"] = {key: each.get("kept", {}).get(key, {}) for key in ("labels", "ious")}
-    verdict = _scores_kept(old, new, expectation, LOST_DB if _is_exact(expectation) else math.inf)
+    verdict = _scores_kept(old, new, expectation, LOST_DB if is_exact(expectation) else math.inf)
     if verdict.outcome is Outcome.INCONCLUSIVE and (far := _far_fallen(before, found, wanted, expectation)):
         return replace(verdict, outcome=Outcome.REGRESSED, reason=Reason.ANSWERS_LOST, message=far)
     return verdict

@@ -27,7 +27,10 @@ from trtgate.tasks.base import (
     Score,
     Scores,
     Summary,
+    class_lost,
     fallen,
+    is_exact,
+    lost_of_all,
     own_scores,
     own_summary,
     require_paired,
@@ -223,7 +226,14 @@ class Detection:
         return self.decode(_Read(given, read))
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
-        return found.decide(expectation, "agreement")
+        """Of an exact engine also that nothing is lost of scores and places of boxes, and of any that no class is."""
+        lost = gone_labels((found.kept or {}).get("labels", {}), class_lost(expectation))
+        if is_exact(expectation):
+            whole = [
+                each for each in found.scores if each.key == "confidence" or (each.key == "mean_ap" and each.floor)
+            ]
+            lost += lost_of_all(whole, expectation)
+        return found.decide(expectation, "agreement", lost)
 
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
@@ -343,6 +353,16 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
         verdict = fallen(f"{text}, {lost:.1%} may be lost", proved=proved)
         some.append((again / now - found / boxes, verdict))
     return [verdict for _, verdict in sorted(some, key=lambda each: each[0])]
+
+
+def gone_labels(labels: Any, lost: float) -> list[Verdict]:
+    """On the classes, of a table of `labels_of`, of whose boxes for certain more than a share `lost` is not found."""
+    found = []
+    for label, (boxes, again, worth) in labels_in(labels).items():
+        if boxes - again >= ENOUGH_BOXES and share_bounds(again / boxes, worth)[1] < 1 - lost:
+            text = f"boxes of class {label} found again are {again} of {boxes}, {lost:.1%} may be lost"
+            found.append(fallen(text, proved=True))
+    return found
 
 
 def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:

@@ -104,7 +104,8 @@ def _left(signal: Floats, shared: Floats) -> Floats:
     for its opposite."""
     with np.errstate(invalid="ignore"):
         found = np.where(signal > 0, shared / np.maximum(signal, np.finfo(np.float64).tiny), 1.0)
-    return np.clip(np.nan_to_num(found), -LARGEST, LARGEST)
+    left: Floats = np.clip(np.nan_to_num(found), -LARGEST, LARGEST)
+    return left
 
 
 def _pack(name: str, values: Floats) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _unpack(values: Mapping[str, Any]) -> Floats:
 
 
 def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
-    """Which slices are deaf in nearly all samples in which they are heard, and in enough; none of an older session's."""
+    """Which slices are deaf in nearly all samples that they are heard in, and in enough; none of an older session's."""
     if "samples" not in kept:
         return np.zeros(n, bool)
     heard, deaf = (_unpack(each) for each in kept["samples"][2 * axis : 2 * axis + 2])
@@ -151,8 +152,8 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     not be.
 
     An exact engine's have to be near. One of a narrower type is certainly wrong where few slices have far more noise
-    than the usual one, are deaf in nearly every sample and have hardly anything left of a signal that is not all too quiet;
-    most of them may be deaf.
+    than the usual one, are deaf in nearly every sample and have hardly anything left of a signal that is not all too
+    quiet; most of them may be deaf.
     """
     certain, perhaps = [], []
     axes = [_unpack(each) for each in kept["axes"]]
