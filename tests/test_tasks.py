@@ -179,6 +179,23 @@ def test_a_mask_may_be_written_in_another_way_and_hides_no_noise(own: float, kin
         assert judged(task, reference, changed(reference, (0, 0), wrong), NARROW).reason is Reason.NOT_FINITE
 
 
+@pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_a_number_that_is_written_for_none_hides_no_noise(own: float, expectation: Expectation) -> None:
+    """As attention has it above the diagonal: all else has no share of the power."""
+    task, above = TensorsTask(), np.triu(np.ones((16, 16), bool), 1)
+    plain = rows(2, 16, 16)
+    reference = changed(plain, np.s_[:, above], own)
+    assert judged(task, reference, rounded(reference), expectation).outcome is Outcome.PASS
+    for wrong in (0, -1):
+        got = [{"y": np.where(above, row["y"], wrong * row["y"]).astype(np.float32)} for row in reference]
+        assert judged(task, reference, got, expectation).outcome is Outcome.REGRESSED
+        assert against(task, reference, rounded(reference), got, expectation).outcome is Outcome.REGRESSED
+    # What stands for it has to be about as much.
+    for wrong in (0, 0.5 * own):
+        assert judged(task, reference, changed(reference, (0, above), wrong), expectation).outcome is Outcome.REGRESSED
+
+
 @pytest.mark.parametrize("size", [1.0, 1.5e31, 1.5e200])
 def test_numbers_of_any_size_are_numbers(size: float) -> None:
     task, reference = TensorsTask(), [{"y": row["y"].astype(np.float64) * size} for row in rows(8, 8)]

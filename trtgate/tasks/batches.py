@@ -19,7 +19,7 @@ from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.agreement import Agreement, decide_agreement, numbers
+from trtgate.verdict.agreement import Agreement, counted, decide_agreement, filling, numbers
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -205,8 +205,10 @@ def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samp
     """On one output: no sample may have so much more noise than the noisiest one in the smallest batch. On the whole
     one wrong answer is lost among many, as where a place of the batch has its neighbour's."""
     wanted = [row[name] for row in reference]
-    usual, noise = ([_power(a, row[name]) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
-    signal = float(np.mean([_power(each, np.zeros_like(each)) for each in wanted]))
+    fill = filling(wanted) if wanted[0].dtype.kind == "f" else None
+    usual, noise = ([_power(a, row[name], fill) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
+    nothing = [np.where(each == fill, fill, np.zeros_like(each)) if fill else np.zeros_like(each) for each in wanted]
+    signal = float(np.mean([_power(*each, fill) for each in zip(wanted, nothing, strict=True)]))
     least = max([*usual, signal / ratio(ENOUGH_DB)])
     at = int(np.argmax(noise))
     if noise[at] <= ratio(LOST_DB) * least:
@@ -216,11 +218,11 @@ def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samp
     return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, f"{text}, {LOST_DB:g} dB may be lost")
 
 
-def _power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+def _power(a: npt.NDArray[Any], b: npt.NDArray[Any], fill: float | None) -> float:
     """Of the difference of two answers; of those of other shapes or of integers others tell."""
     if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
         return 0.0
-    sound = numbers(a) & np.isfinite(b)
+    sound = numbers(a) & counted(a, b, fill)
     return float(np.sum((np.where(sound, a, 0).astype(np.float64) - np.where(sound, b, 0)) ** 2))
 
 

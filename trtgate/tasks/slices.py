@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
-from trtgate.verdict.agreement import counted
+from trtgate.verdict.agreement import counted, filling
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -62,6 +62,7 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     if not first.ndim or len({a.ndim for a, _ in pairs}) > 1:
         return {}
     integers = first.dtype.kind != "f"
+    fill = None if integers else filling([a for a, _ in pairs])
     axes: list[list[Floats]] = []
     for axis in range(first.ndim):
         lengths = {a.shape[axis] for a, _ in pairs}
@@ -71,7 +72,7 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
             signal, noise = np.ones(before.shape), np.asarray(before != after, np.float64)
             shared = 1 - noise
         else:
-            sound = counted(before, after)
+            sound = counted(before, after, fill)
             a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
             with np.errstate(over="ignore"):
                 signal, noise, shared = a * a, (a - b) ** 2, a * b

@@ -28,7 +28,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
 from trtgate.tasks.slices import Pair, powers_of
-from trtgate.verdict.agreement import Rebuilt, counted, numbers
+from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 
@@ -148,9 +148,9 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
     signal = noise = 0.0
     cosine, largest, off = 1.0, 0.0, 0.0
-    scale = scale_of(alike)
+    scale, fill = scale_of(alike), filling([a for a, _ in alike])
     for before, after in alike:
-        sound = counted(before, after)
+        sound = counted(before, after, fill)
         a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
         norms = math.sqrt(float(np.sum(a * a))) * math.sqrt(float(np.sum(b * b)))

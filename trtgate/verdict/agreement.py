@@ -78,13 +78,40 @@ def masked(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     found = _beyond(values)
     if found.any():
         sizes = np.abs(values[found].astype(np.float64))
-        powers = 10 ** np.floor(np.log10(np.minimum(sizes, LARGEST[1])) + 1e-5)
-        digits = sizes / powers
-        written = np.isinf(sizes) | np.isclose(digits, np.rint(digits), 1e-5, 0)
+        written = np.isinf(sizes) | _written(sizes)
         for most in LARGEST:
             written |= (sizes >= NEAR_LARGEST * most) & (sizes <= most)
         found[found] = written
     return found
+
+
+def _written(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether numbers beyond 0 are one digit and zeros."""
+    digits = sizes / 10 ** np.floor(np.log10(np.minimum(sizes, LARGEST[1])) + 1e-5)
+    return np.asarray(np.isclose(digits, np.rint(digits), 1e-5, 0))
+
+
+# What is written in the place of no number is at least this, so many times as large as any number beside it, and there
+# more than once.
+FILLING, FAR = 1e3, 100.0
+LARGEST_HALF = 65504.0
+
+
+def filling(arrays: Sequence[npt.NDArray[Any]]) -> float | None:
+    """The number that a reference's floats have for what is none, which is less than a mask and hides all others: -1e4,
+    -1e9 or the lowest of float16; None where they have none such."""
+    ends = [(float(each.min()), float(each.max())) for each in (a[numbers(a)] for a in arrays) if each.size]
+    most = max((end for some in ends for end in some), key=abs, default=0.0)
+    if abs(most) < FILLING or not (abs(most) == LARGEST_HALF or _written(np.array([abs(most)]))[0]):
+        return None
+    there = 0
+    for each in arrays:
+        rest = each[numbers(each)]
+        others = rest[rest != most]
+        if others.size and float(np.abs(others).max()) * FAR > abs(most):
+            return None
+        there += rest.size - others.size
+    return most if there > 1 else None
 
 
 def _beyond(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -98,10 +125,12 @@ def numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(~(np.isnan(values) | masked(values)))
 
 
-def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any], fill: float | None = None) -> npt.NDArray[np.bool_]:
     """bool of their shape: where both are numbers, of which one that is written as a mask may be one, too, if the other
-    is another number."""
+    is another number; `fill` is the reference's `filling`, which is written as one."""
     found: npt.NDArray[np.bool_] = np.isfinite(reference) & np.isfinite(got)
+    if fill is not None:
+        found &= ~((reference == fill) & np.isclose(got, fill, ROUNDED, 0))
     mask = masked(reference)
     return found & ~(mask & _same_mask(reference, got)) if mask.any() else found
 
@@ -148,7 +177,7 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
-    n, sound = len(reference), counted(reference, engine)
+    n, sound = len(reference), counted(reference, engine, filling([reference]))
     told = np.flatnonzero(numbers(reference).any(1))
     if elsewhere(reference, engine).any() or not len(told):
         size = size_of(np.ones(n), clusters)
