@@ -196,6 +196,22 @@ def test_a_number_that_is_written_for_none_hides_no_noise(own: float, expectatio
         assert judged(task, reference, changed(reference, (0, above), wrong), expectation).outcome is Outcome.REGRESSED
 
 
+@pytest.mark.parametrize("wrong", ["one answer to all", "the sample before"])
+def test_answers_that_are_stuck_beside_what_all_have_in_common(wrong: str) -> None:
+    """Temperatures of 400 and something have 30 dB of SQNR to those of any other sample."""
+    task = TensorsTask()
+    reference = [{"y": 400 + 10 * row["y"]} for row in rows(4, count=20)]
+    noisy = [{"y": row["y"] + RANDOM.normal(0, 3, 4).astype(np.float32)} for row in reference]
+    got = [reference[7]] * 20 if wrong == "one answer to all" else [reference[-1], *reference[:-1]]
+    assert judged(task, reference, noisy, NARROW).outcome is Outcome.PASS
+    verdict = judged(task, reference, got, NARROW)
+    assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    assert "y: one answer to all samples would be as near" in verdict.message
+    # Anchors are the same to all samples, and one or two samples tell nothing.
+    assert judged(task, [reference[0]] * 20, [noisy[0]] * 20, NARROW).outcome is Outcome.PASS
+    assert judged(task, reference[:2], got[:2], NARROW).outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize("size", [1.0, 1.5e31, 1.5e200])
 def test_numbers_of_any_size_are_numbers(size: float) -> None:
     task, reference = TensorsTask(), [{"y": row["y"].astype(np.float64) * size} for row in rows(8, 8)]

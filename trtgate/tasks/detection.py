@@ -38,7 +38,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
-from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
@@ -195,6 +195,7 @@ class Detection:
         unread = [name for name in reference[0] if name not in read] if read else []
         others, unmeasured = compare_outputs(unread, reference, got)
         scores += others
+        unmeasured += stuck_outputs(unread, reference, got, samples)
         scores += own_scores(self.metric, reference, got, scores)
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(

@@ -32,7 +32,7 @@ from trtgate.tasks.base import (
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.slices import ENOUGH_DB, powers_of, spoilt_slices
-from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -125,7 +125,9 @@ class Segmentation:
         counted = _counted(counts)
         overlap, without = _mean_ious(counted)
         told = {label: each for label, each in counted.items() if each[2].sum() >= LEAST_PIXELS}
-        others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
+        unread = [name for name in reference[0] if name != self.output]
+        others, unmeasured = compare_outputs(unread, reference, got)
+        unmeasured += stuck_outputs(unread, reference, got, samples)
         values = [self.values(reference, side) or [] for side in (reference, got)]
         under = [[{self.output: each} for each in side] for side in values]
         read = compare_outputs([self.output], under[0], under[1])[0] if under[0] else []
