@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from trtgate.expectations import Expectation, read_expectations
 from trtgate.images import sample_crops
 from trtgate.judge import describe_flips, fidelity_verdict
 from trtgate.models.base import Preprocessing, image_classes
+from trtgate.tasks.classification import Classification
 from trtgate.verdict import Outcome, Reason
 from trtgate.verdict.agreement import (
     Accuracy,
@@ -20,6 +23,7 @@ from trtgate.verdict.agreement import (
     measure_accuracy,
 )
 from trtgate.verdict.answers import Answers, answers_of, decide_answers
+from trtgate.verdict.outcome import Verdict
 
 
 def logits(*tops: int, margin: float = 5.0) -> np.ndarray:
@@ -205,3 +209,35 @@ def test_low_fidelity_fails() -> None:
     agreement = compare_logits(logits(1, 2), logits(1, 2) + np.float32(0.5))
     assert fidelity_verdict(agreement, Expectation({"sqnr_db": 60})).reason is Reason.BELOW_FLOOR
     assert fidelity_verdict(agreement, Expectation({"sqnr_db": -20, "cosine": 0.0})).outcome is Outcome.PASS
+
+
+def test_zeros_beside_zeros_are_alike() -> None:
+    """As what ends in a ReLU answers to a photo of nothing that it knows."""
+    logits = np.maximum(np.random.default_rng(0).normal(0, 1, (8, 10)), 0).astype(np.float32)
+    logits[3] = 0
+    assert compare_logits(logits, logits).cosine == pytest.approx(1)
+    other = logits.copy()
+    other[3, 4] = 1
+    assert compare_logits(logits, other).cosine == compare_logits(other, logits).cosine == 0
+
+
+@pytest.mark.parametrize("fault", ["dead", "negated"])
+@pytest.mark.parametrize("n", [8, 240])
+def test_a_class_that_no_photo_has_and_whose_logit_is_wrong_on_all_of_them(fault: str, n: int) -> None:
+    """Of an INT8 engine, whose noise is ten times what one of a thousand classes is worth."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 1, (n, 1000))
+    logits[np.arange(n), np.arange(n) % 40] += 12
+    engine = logits + random.normal(0, 0.25, logits.shape)
+    task, floors = Classification(output="y"), read_expectations().of("net.onnx", "onnxruntime-int8")
+    samples: Any = SimpleNamespace(clusters=None, doubt="")
+
+    def judged(logits: Any, engine: Any) -> Verdict:
+        rows = ([{"y": row} for row in side.astype(np.float32)] for side in (logits, engine))
+        return fidelity_verdict(task.compare(*rows, samples), floors)
+
+    assert judged(logits, engine).outcome is Outcome.PASS
+    engine[:, 950] *= 0 if fault == "dead" else -1
+    verdict = judged(logits, engine)
+    assert verdict.outcome is Outcome.REGRESSED
+    assert verdict.message.startswith("y, 950 along axis 0 of a sample: not what the reference has there")

@@ -395,7 +395,7 @@ def test_pictures_of_another_task_are_damaged(capsys: pytest.CaptureFixture[str]
 
 
 def test_far_boxes_and_large_labels_stay_within_the_page() -> None:
-    far = np.array([[-1e29, -1e29, 1e29, 1e29], [60, 10, 90, 40], [90, 90, 10, 10]])
+    far = np.array([[-9e29, -9e29, 9e29, 9e29], [60, 10, 90, 40], [90, 90, 10, 10]])
     reference = detections()
     scores = kept(DETECTOR, reference, changed(reference, 0, boxes=far, labels=np.array([2**60, 1, 2])), FRAME)
     text = compared(scores, scores)

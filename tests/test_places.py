@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def dead(at: int) -> Fault:
 
 def from_place(source: Callable[[int, int], int]) -> Fault:
     return lambda rows: [rows[source(place, len(rows))] for place in range(len(rows))]
+
+
+def changed(at: int, **changes: Callable[[Any], Any]) -> Fault:
+    """At one place something else of some outputs."""
+    return lambda rows: [
+        {name: changes[name](each) if place == at and name in changes else each for name, each in row.items()}
+        for place, row in enumerate(rows)
+    ]
+
+
+def without_channel(array: Any) -> Any:
+    found = array.copy()
+    found[7] = 0
+    return found
 
 
 FAULTS: dict[str, Fault] = {
@@ -95,6 +110,26 @@ def rounded_logits(random: np.random.Generator, rows: Sequence[Row], noise: floa
     return [{"y": (row["y"] + random.normal(0, noise, row["y"].shape)).astype(np.float32)} for row in rows]
 
 
+def dense(random: np.random.Generator, n: int) -> list[Row]:
+    """A head of 32 channels, each with a size of its own, beside another that has far more noise."""
+    sizes = random.uniform(1, 3, 32)[:, None, None]
+    return [
+        {
+            "y": (sizes * random.normal(0, 1, (32, 8, 8))).astype(np.float32),
+            "loud": random.normal(0, 1, 8).astype(np.float32),
+        }
+        for _ in range(n)
+    ]
+
+
+def rounded_dense(random: np.random.Generator, rows: Sequence[Row]) -> list[Row]:
+    off = {"y": 0.3, "loud": 0.5}
+    return [
+        {name: each + random.normal(0, off[name], each.shape).astype(np.float32) for name, each in row.items()}
+        for row in rows
+    ]
+
+
 def maps(random: np.random.Generator, n: int) -> list[Row]:
     found = []
     for _ in range(n):
@@ -116,6 +151,7 @@ KINDS: dict[str, tuple[Any, Make, Round]] = {
     "untrained": (Classification(output="y"), offset_logits, rounded_logits),
     "tensors": (TensorsTask(), offset_logits, lambda random, rows: rounded_logits(random, rows, 0.2)),
     "segmentation": (Segmentation("m"), maps, rounded_maps),
+    "dense": (TensorsTask(), dense, rounded_dense),
 }
 
 
@@ -148,6 +184,35 @@ def test_one_place_of_a_batch_that_is_wrong(kind: str, fault: str, n: int, size:
     assert (verdict.outcome is Outcome.REGRESSED) is (fault != "sound"), verdict
     if fault == "the fifth is dead":
         assert verdict.message.startswith("place 5: 4 of 4 answers there are not"), verdict
+
+
+@pytest.mark.parametrize("n", [32, 64])
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("detection", changed(5, scores=lambda scores: np.maximum(0.6 * scores, 0.3))),
+        ("detection", changed(5, boxes=lambda boxes: boxes + 0.15 * (boxes[:, [2, 3, 2, 3]] - boxes[:, [0, 1, 0, 1]]))),
+        ("dense", changed(5, y=without_channel)),
+        ("dense", changed(5, y=lambda y: 0.4 * y)),
+    ],
+    ids=["scores", "boxes that still overlap", "a channel", "an output beside a noisier one"],
+)
+def test_a_part_of_the_answers_at_one_place_that_is_wrong(kind: str, fault: Fault, n: int) -> None:
+    """Of 32 places, which no share of all samples proves: most of the answer there is right."""
+    for seed in range(3):
+        assert decide_places(*answered(kind, n, 32, sound, seed)).outcome is Outcome.PASS
+        verdict = decide_places(*answered(kind, n, 32, fault, seed))
+        assert verdict.outcome is Outcome.REGRESSED
+        assert verdict.message.startswith("place 5: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [8, 100])
+def test_a_place_of_the_smallest_batch_is_held_against_the_reference(kind: str, n: int) -> None:
+    for fault in ("sound", "the fifth is dead"):
+        task, reference, _, visits = answered(kind, n, 8, FAULTS[fault], seed=2)
+        verdict = decide_places(task, reference, reference, iter(visits))
+        assert (verdict.outcome is Outcome.REGRESSED) is (fault != "sound"), verdict
 
 
 def test_pairs_that_have_each_others_answers() -> None:
@@ -208,6 +273,11 @@ def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
             return found
 
         monkeypatch.setattr(type(bench.engine(spec)), "infer", one_dead)
+        [verdict] = decide_in_batches(bench, spec, 32, narrow)
+    assert verdict.outcome is Outcome.REGRESSED
+    assert "place 5: 4 of 4 answers there" in verdict.message
+    # The same where no smaller batch is asked for.
+    with Workbench(settings.models[0], replace(settings, batch_sizes=(32,))) as bench:
         [verdict] = decide_in_batches(bench, spec, 32, narrow)
     assert verdict.outcome is Outcome.REGRESSED
     assert "place 5: 4 of 4 answers there" in verdict.message

@@ -179,6 +179,39 @@ def test_a_mask_may_be_written_in_another_way_and_hides_no_noise(own: float, kin
         assert judged(task, reference, changed(reference, (0, 0), wrong), NARROW).reason is Reason.NOT_FINITE
 
 
+@pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])
+@pytest.mark.parametrize("expectation", [EXACT, NARROW])
+def test_a_number_that_is_written_for_none_hides_no_noise(own: float, expectation: Expectation) -> None:
+    """As attention has it above the diagonal: all else has no share of the power."""
+    task, above = TensorsTask(), np.triu(np.ones((16, 16), bool), 1)
+    plain = rows(2, 16, 16)
+    reference = changed(plain, np.s_[:, above], own)
+    assert judged(task, reference, rounded(reference), expectation).outcome is Outcome.PASS
+    for wrong in (0, -1):
+        got = [{"y": np.where(above, row["y"], wrong * row["y"]).astype(np.float32)} for row in reference]
+        assert judged(task, reference, got, expectation).outcome is Outcome.REGRESSED
+        assert against(task, reference, rounded(reference), got, expectation).outcome is Outcome.REGRESSED
+    # What stands for it has to be about as much.
+    for wrong in (0, 0.5 * own):
+        assert judged(task, reference, changed(reference, (0, above), wrong), expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("wrong", ["one answer to all", "the sample before"])
+def test_answers_that_are_stuck_beside_what_all_have_in_common(wrong: str) -> None:
+    """Temperatures of 400 and something have 30 dB of SQNR to those of any other sample."""
+    task = TensorsTask()
+    reference = [{"y": 400 + 10 * row["y"]} for row in rows(4, count=20)]
+    noisy = [{"y": row["y"] + RANDOM.normal(0, 3, 4).astype(np.float32)} for row in reference]
+    got = [reference[7]] * 20 if wrong == "one answer to all" else [reference[-1], *reference[:-1]]
+    assert judged(task, reference, noisy, NARROW).outcome is Outcome.PASS
+    verdict = judged(task, reference, got, NARROW)
+    assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+    assert "y: one answer to all samples would be as near" in verdict.message
+    # Anchors are the same to all samples, and one or two samples tell nothing.
+    assert judged(task, [reference[0]] * 20, [noisy[0]] * 20, NARROW).outcome is Outcome.PASS
+    assert judged(task, reference[:2], got[:2], NARROW).outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize("size", [1.0, 1.5e31, 1.5e200])
 def test_numbers_of_any_size_are_numbers(size: float) -> None:
     task, reference = TensorsTask(), [{"y": row["y"].astype(np.float64) * size} for row in rows(8, 8)]
@@ -307,6 +340,35 @@ def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
         other[seed]["y"][2 * seed] = 0.5
         assert judged(task, reference, other, NARROW).outcome is Outcome.PASS
         assert judged(task, reference, rounded(reference), EXACT).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax in steps"])
+def test_small_probabilities_that_are_rounded_otherwise_are_no_spoilt_slices(kind: str) -> None:
+    """Of a thousand classes some are twice as probable to an INT8 engine on each of three samples, or less than a step;
+    what is certain is a class of which nothing is left."""
+    task = TensorsTask()
+
+    def probable(logits: Any) -> list[dict[str, Any]]:
+        powers = np.exp(logits)
+        if kind == "sigmoid":
+            return [{"y": row.astype(np.float32)} for row in powers / (powers + np.exp(4))]
+        return [{"y": row.astype(np.float32)} for row in np.rint(powers / powers.sum(1, keepdims=True) * 256) / 256]
+
+    for _ in range(10):
+        logits = RANDOM.normal(0, 2, (3, 1000))
+        logits[np.arange(3), [7, 8, 9]] += 9
+        off = RANDOM.normal(0, 0.3, 1000) + RANDOM.normal(0, 0.3, logits.shape)
+        off /= 1 if kind == "sigmoid" else 3
+        exact = probable(logits) if kind == "sigmoid" else softmaxed(logits)
+        verdict = judged(task, exact, probable(logits + off), NARROW)
+        assert verdict.outcome is not Outcome.REGRESSED, verdict
+    dead = changed(rounded(exact, 0.05), 7, 0)
+    assert judged(task, exact, dead, NARROW).outcome is Outcome.REGRESSED
+
+
+def softmaxed(logits: Any) -> list[dict[str, Any]]:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return [{"y": row.astype(np.float32)} for row in powers / powers.sum(1, keepdims=True)]
 
 
 # Detectors.
@@ -512,7 +574,8 @@ def test_a_segmenter_that_finds_nothing_does_not_pass() -> None:
         assert (verdict.outcome, "mean IoU" in verdict.message) == (Outcome.REGRESSED, True)
     # A pixel of a class that hardly is there is no half of the overlap.
     flat = [*changed(reference[1:], np.s_[:], 0.01, "m"), *reference[:1]]
-    assert judged(Segmentation("m"), flat, [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]).outcome is Outcome.PASS
+    other = [*changed(flat[:1], (0, 3, 3), 0.9, "m"), *flat[1:]]
+    assert judged(Segmentation("m"), flat, other, NARROW).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(("shape", "stays"), [((5, 8, 8), False), ((1, 5, 8, 8), True), ((4, 8, 8, 8), False)])
@@ -572,6 +635,61 @@ def test_an_engine_that_moves_a_rare_class_loses_it_by_name() -> None:
         assert against(task, reference, before, after, NARROW).outcome is Outcome.PASS
     allowed = Expectation({**NARROW.values, "max_class_lost": 1.0})
     assert against(task, reference, old, moved_class(reference, 40), allowed).outcome is Outcome.PASS
+
+
+HALF = REAL.of("net.onnx", "tensorrt-fp16")
+
+
+def scene(count: int = 20, classes: int = 8, side: int = 64) -> list[dict[str, Any]]:
+    """Logits of a background with a square of each class, the last of which is small."""
+    found = []
+    for _ in range(count):
+        logits = RANDOM.normal(0, 0.1, (classes, side, side))
+        logits[0] += 1
+        for index in range(1, classes):
+            y, x = RANDOM.integers(0, side - 8, 2)
+            size = 8 if index < classes - 1 else 4
+            logits[index, y : y + size, x : x + size] += 3
+        found.append({"m": logits.astype(np.float32)})
+    return found
+
+
+def with_classes(outputs: Sequence[Any], order: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"m": row["m"][list(order)]} for row in outputs]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["logits", "classes"])
+def test_a_floating_segmenter_that_has_a_small_class_elsewhere(whole: bool) -> None:
+    """More than 98 % of the pixels are equal, and the mean of the overlaps is beyond its floor."""
+    task, reference = Segmentation("m"), scene()
+
+    def given(outputs: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{"m": row["m"].argmax(0)} for row in outputs] if whole else list(outputs)
+
+    for wrong in (changed(reference, 7, -1, "m"), with_classes(reference, (0, 1, 2, 3, 4, 5, 7, 6))):
+        for expectation in (EXACT, HALF):
+            assert judged(task, given(reference), given(rounded(reference)), expectation).outcome is Outcome.PASS
+            verdict = judged(task, given(reference), given(wrong), expectation)
+            assert verdict.outcome is Outcome.REGRESSED
+            assert "IoU of class " in verdict.message
+        allowed = Expectation({**HALF.values, "max_class_lost": 1.0})
+        assert judged(task, given(reference), given(wrong), allowed).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda rows: changed(rows, np.s_[5, :6, :6], 9, "m"), "class 5"),
+        (lambda rows: changed(rows, np.s_[:, :6, :6], 0, "m"), "m, "),
+        (lambda rows: [{"m": row["m"] / 2} for row in rows], "SQNR of m is 6.0 dB"),
+    ],
+    ids=["a corner has a class", "a corner is empty", "half as sure"],
+)
+def test_a_segmenter_in_fp32_whose_masks_hide_what_is_wrong(wrong: Any, said: str) -> None:
+    task, reference = Segmentation("m"), scene()
+    verdict = judged(task, reference, wrong(reference))
+    assert (verdict.outcome, said in verdict.message) == (Outcome.REGRESSED, True), verdict
+    assert judged(task, reference, wrong(reference), NARROW).outcome is Outcome.PASS, "INT8 is judged by its masks"
 
 
 def test_a_class_of_few_pixels_is_not_judged_by_itself() -> None:
@@ -736,6 +854,42 @@ def test_a_box_without_an_area_is_itself() -> None:
     assert overlaps(box, box) == 1
 
 
+def many_boxes(count: int = 60) -> list[dict[str, Any]]:
+    """Of 41 classes, the last of which has a third of all boxes."""
+    found = []
+    for _ in range(count):
+        n = int(RANDOM.integers(5, 12))
+        corner = RANDOM.uniform(0, 500, (n, 2))
+        boxes = np.concatenate([corner, corner + RANDOM.uniform(30, 120, (n, 2))], 1)
+        found.append(
+            {
+                "b": boxes.astype(np.float32),
+                "s": RANDOM.uniform(0.55, 1, n).astype(np.float32),
+                "l": np.minimum(RANDOM.integers(0, 60, n), 40),
+            }
+        )
+    return found
+
+
+def test_an_exact_detector_that_never_finds_one_class_or_has_boxes_elsewhere() -> None:
+    """Its floors leave both: 98 % of the boxes, of which each overlaps the wanted one by half."""
+    task, reference = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5), many_boxes()
+    gone = [{name: each[row["l"] != 7] for name, each in row.items()} for row in reference]
+    moved = [
+        {**row, "b": row["b"] + np.float32(0.08) * (row["b"][:, 2:] - row["b"][:, :2])[:, [0, 1, 0, 1]]}
+        for row in reference
+    ]
+    lenient = Expectation({**EXACT.values, "agreement": 0.95})
+    assert judged(task, reference, rounded(reference), lenient).outcome is Outcome.PASS
+    for wrong, said in ((gone, "boxes of class 7 found again are 0 of "), (moved, "mAP is ")):
+        verdict = judged(task, reference, wrong, lenient)
+        assert (verdict.outcome, said in verdict.message) == (Outcome.REGRESSED, True), verdict
+        assert judged(task, reference, wrong, NARROW).outcome is Outcome.PASS
+    # One box of many that flips proves nothing.
+    one = [{name: each[1:] for name, each in reference[0].items()}, *reference[1:]]
+    assert judged(task, reference, one).outcome is Outcome.PASS
+
+
 # How sure a detector is.
 
 
@@ -765,11 +919,13 @@ def test_scores_that_moved_under_boxes_that_stayed_are_a_loss(scores: Any, outco
         sides = [[{**row, "s": factor * row["s"]} for row in side] for side in (reference, moved)]
         verdict = against(task, sides[0], rounded(sides[0]), sides[1], NARROW)
         assert (verdict.outcome, "confidence kept" in verdict.message) == (outcome, True), verdict
-        # By itself an engine has no floor of it, but where the file sets one.
-        lenient = Expectation({**EXACT.values, "agreement": 0.9})
+        # By itself an engine of a narrow type has no floor of it, but where the file sets one.
+        lenient = Expectation({**NARROW.values, "agreement": 0.9})
         assert judged(task, *sides, lenient).outcome is Outcome.PASS
-        strict = Expectation({**lenient.values, "confidence": 0.97})
-        assert judged(task, *sides, strict).outcome is outcome
+        for strict in ({**lenient.values, "confidence": 0.97}, {**EXACT.values, "agreement": 0.9}):
+            assert judged(task, *sides, Expectation(strict)).outcome is outcome
+        told = Expectation({**EXACT.values, "agreement": 0.9, "confidence": 0.2})
+        assert judged(task, *sides, told).outcome is Outcome.PASS
 
 
 @settings(max_examples=20)

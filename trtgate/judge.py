@@ -113,6 +113,9 @@ def _fidelity(agreement: Agreement, expectation: Expectation) -> Verdict:
     floors = f"floors are {cosine:g} and {sqnr_db:g} dB"
     if agreement.cosine < cosine or agreement.sqnr_db < sqnr_db:
         return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, f"{text}: {floors}")
+    if agreement.spoilt:
+        message = f"{agreement.spoilt}: not what the reference has there, whatever the whole looks like ({text})"
+        return Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, message)
     return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{text}: {floors}")
 
 
@@ -301,7 +304,7 @@ def describe_flips(agreement: Agreement, names: Sequence[str], classes: Sequence
 def agreement_summary(agreement: Agreement) -> dict[str, float | int | bool]:
     """The numbers of an agreement that a record keeps."""
     values = asdict(agreement)
-    del values["flips"], values["measured"], values["doubt"]
+    del values["flips"], values["measured"], values["spoilt"], values["doubt"]
     # JSON has no infinity, which an engine has that equals the reference to the last bit, and no NaN.
     values |= {name: None for name in ("cosine", "sqnr_db") if not np.isfinite(values[name])}
     low, high = agreement.bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -377,12 +377,11 @@ class Workbench:
         rows = self._answers(spec, [index % n for index in range(self.batched(size))], size)
         return [rows[start : start + n] for start in range(0, len(rows), n)]
 
-    def visits_at(self, spec: EngineSpec, size: int) -> list[Visits]:
+    def visits_at(self, spec: EngineSpec, size: int) -> Iterator[Visits]:
         """The answers to batches of `size` in which the first evaluation samples stand at random places: so that what
-        is wrong at one place is told from what is wrong with a sample."""
-        batches = arranged(len(self.samples("evaluation")), size)
-        rows = self._answers(spec, [index for chosen in batches for index in chosen], size)
-        return [(chosen, rows[size * at : size * (at + 1)]) for at, chosen in enumerate(batches)]
+        is wrong at one place is told from what is wrong with a sample. One batch at a time, which may be large."""
+        for chosen in arranged(len(self.samples("evaluation")), size):
+            yield chosen, self._answers(spec, chosen, size)
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))

@@ -9,7 +9,7 @@ from typing import Any
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import LEAST, SAME_SHAPE, Score, fallen
+from trtgate.tasks.base import LEAST, SAME_SHAPE, Score, certain_fall, fallen, least_fall
 from trtgate.tasks.detection import (
     BY_BOX,
     Detection,
@@ -40,7 +40,7 @@ from trtgate.tasks.sketch import EQUAL, UNUSUAL, Sketch, comparable, compare_ske
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
+from trtgate.verdict.shares import jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
@@ -58,8 +58,6 @@ FORMER = {FORMER_MEAN: MEAN}
 NEWER = (*CLASSES, "values")
 # A metric of the user's own that moved by less, in its own unit, is rounded otherwise.
 METRIC_LEAST = 1e-6
-# Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
-CERTAIN = 0.55
 # The keys of numbers that are means over classes.
 MEANS = frozenset({"mean_ap", "mean_iou"})
 # Answers with more noise than this have nothing to lose.
@@ -329,30 +327,13 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
     if not (own or old.unit == "%") or new.value >= old.value or new.value >= old.value - allowed:
         return _judged(False, text)
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
-    least = _least_fall(old, new)
+    least = least_fall(old, new)
     return fallen(text, proved=least is None or least > allowed)
-
-
-def _least_fall(old: Score, new: Score) -> float | None:
-    """By how much a score fell at the least, one-sided 95 %; None where no sample bounds it, and it fell for certain.
-
-    What either side is without each group of samples is paired; an older session has not kept that.
-    """
-    if new.high is not None:
-        return old.value - new.high
-    if not new.without or _certain(old.value - new.value, new):
-        return None
-    before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
-    return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
-
-
-def _certain(fall: float, score: Score) -> bool:
-    return fall > CERTAIN and len(score.without) < LEAST_GROUPS
 
 
 def _with_bound(score: Score) -> Score:
     """With the bound that a reference's own answers, which are those of before or are not, are others by."""
-    if score.high is not None or not score.without or _certain(1 - score.value, score):
+    if score.high is not None or not score.without or certain_fall(1 - score.value, score):
         return score
     return replace(score, high=score.value + jackknife_margin(score.without))
 

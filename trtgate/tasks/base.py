@@ -25,6 +25,7 @@ from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
+from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
 
 # The answer to each sample, by the names of the network's outputs.
 Outputs = Sequence[Tensors]
@@ -142,17 +143,19 @@ class Scores:
     doubt: str = ""
     unmeasured: tuple[str, ...] = ()
 
-    def decide(self, expectation: Expectation, metric: str) -> list[Verdict]:
-        """One verdict: the worst of its scores', which names the output, or that all reach their floors."""
-        return [replace(self._verdict(expectation), metric=metric)]
+    def decide(self, expectation: Expectation, metric: str, lost: Sequence[Verdict] = ()) -> list[Verdict]:
+        """One verdict: the worst of its scores', which names the output, or that all reach their floors; `lost` are
+        others on what is proved to be lost."""
+        return [replace(self._verdict(expectation, lost), metric=metric)]
 
-    def _verdict(self, expectation: Expectation) -> Verdict:
+    def _verdict(self, expectation: Expectation, lost: Sequence[Verdict]) -> Verdict:
         if self.spoilt:
             message = f"{', '.join(self.spoilt)}: NaN or infinity elsewhere than in the reference's"
             return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
         # First what names the place.
         decided = self._slices(expectation.number("sqnr_db"))
         decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        decided += lost
         decided += [
             Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
             for each in self.unmeasured
@@ -217,7 +220,7 @@ def own_summary(task: str, n: int, kept: Mapping[str, Any]) -> Summary:
 def doubted(verdict: Verdict, doubt: str, expectation: Expectation) -> Verdict:
     """What is REGRESSED on samples that tell little is INCONCLUSIVE for an engine of a narrow type: on noise a detector
     finds nothing, and such a type rounds nothing badly."""
-    if verdict.outcome is not Outcome.REGRESSED or not doubt or expectation.number("sqnr_db") >= ENOUGH_DB:
+    if verdict.outcome is not Outcome.REGRESSED or not doubt or is_exact(expectation):
         return verdict
     message = f"{verdict.message}; but {doubt}"
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.TOO_FEW_IMAGES, message=message)
@@ -228,6 +231,57 @@ def fallen(text: str, *, proved: bool) -> Verdict:
     if proved:
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text)
     return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}: too few samples to tell")
+
+
+# Of too few samples to leave any out a share is lost that fell by more than this; one of two classes is half a mean.
+CERTAIN = 0.55
+
+
+def least_fall(old: Score, new: Score) -> float | None:
+    """By how much a score fell at the least, one-sided 95 %; None where no sample bounds it, and it fell for certain.
+
+    What either side is without each group of samples is paired; an older session has not kept that.
+    """
+    if new.high is not None:
+        return old.value - new.high
+    if not new.without or certain_fall(old.value - new.value, new):
+        return None
+    before = old.without if len(old.without) == len(new.without) else (old.value,) * len(new.without)
+    return old.value - new.value - jackknife_margin([a - b for a, b in zip(before, new.without, strict=True)])
+
+
+def certain_fall(fall: float, score: Score) -> bool:
+    return fall > CERTAIN and len(score.without) < LEAST_GROUPS
+
+
+# The floor of engines that compute in floats, of however few bits.
+FLOAT_DB = 20.0
+
+
+def is_exact(expectation: Expectation) -> bool:
+    """Whether an engine is to compute what the reference computes."""
+    return expectation.number("sqnr_db") >= ENOUGH_DB
+
+
+def class_lost(expectation: Expectation) -> float:
+    """What may be lost of one class beside the reference: in FP16 and the like not nearly all of it, and in INT8 any
+    part, as far as the floors are kept; it has none of what the reference finds by mistake."""
+    lost, floor = expectation.number("max_class_lost"), expectation.number("sqnr_db")
+    if floor >= ENOUGH_DB:
+        return lost
+    return max(lost, 1 - lost) if floor >= FLOAT_DB else 1.0
+
+
+def lost_of_all(scores: Sequence[Score], expectation: Expectation) -> list[Verdict]:
+    """On shares that an exact engine has all of, and of which for certain more than `max_answers_lost` is lost; those
+    that the user gave a floor of are judged by that."""
+    allowed, found = expectation.number("max_answers_lost"), []
+    for score in scores:
+        least = least_fall(replace(score, value=1.0, without=()), score)
+        if expectation[score.key] is None and 1 - score.value > allowed and (least is None or least > allowed):
+            text = f"{score.label} is {score.text(score.value)}, in FP32 {allowed:.1%} may be lost"
+            found.append(Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, text))
+    return found
 
 
 # Scores of outputs that are compared element by element.

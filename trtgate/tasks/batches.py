@@ -12,14 +12,14 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
-from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, spoilt_outputs
+from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.agreement import Agreement, decide_agreement, numbers
+from trtgate.verdict.agreement import Agreement, counted, decide_agreement, filling, numbers
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -114,13 +114,9 @@ def decide_whole(
 def _whole_settled(before: Verdict, found: Verdict, again: Verdict, expectation: Expectation) -> Verdict:
     """As `_settled`, but that a narrow type whose answers to a batch reach their floors is asked no more: how far it
     rounds other numbers off tells nothing of these (a softmax over a batch of one is exact)."""
-    if found.outcome is Outcome.PASS and not _is_exact(expectation):
+    if found.outcome is Outcome.PASS and not is_exact(expectation):
         return found
     return _settled(before, found, again)
-
-
-def _is_exact(expectation: Expectation) -> bool:
-    return expectation.number("sqnr_db") >= ENOUGH_DB
 
 
 def _scores_kept(old: Summary, new: Summary, expectation: Expectation, lost_db: float) -> Verdict:
@@ -142,7 +138,7 @@ def _whole_kept(task: Task, before: Scores, found: Scores, wanted: Outputs, expe
     # Neither are they answers to the same, nor slices of the same; only classes are.
     for each in (old, new):
         each["kept"] = {key: each.get("kept", {}).get(key, {}) for key in ("labels", "ious")}
-    verdict = _scores_kept(old, new, expectation, LOST_DB if _is_exact(expectation) else math.inf)
+    verdict = _scores_kept(old, new, expectation, LOST_DB if is_exact(expectation) else math.inf)
     if verdict.outcome is Outcome.INCONCLUSIVE and (far := _far_fallen(before, found, wanted, expectation)):
         return replace(verdict, outcome=Outcome.REGRESSED, reason=Reason.ANSWERS_LOST, message=far)
     return verdict
@@ -209,8 +205,10 @@ def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samp
     """On one output: no sample may have so much more noise than the noisiest one in the smallest batch. On the whole
     one wrong answer is lost among many, as where a place of the batch has its neighbour's."""
     wanted = [row[name] for row in reference]
-    usual, noise = ([_power(a, row[name]) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
-    signal = float(np.mean([_power(each, np.zeros_like(each)) for each in wanted]))
+    fill = filling(wanted) if wanted[0].dtype.kind == "f" else None
+    usual, noise = ([_power(a, row[name], fill) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
+    nothing = [np.where(each == fill, fill, np.zeros_like(each)) if fill else np.zeros_like(each) for each in wanted]
+    signal = float(np.mean([_power(*each, fill) for each in zip(wanted, nothing, strict=True)]))
     least = max([*usual, signal / ratio(ENOUGH_DB)])
     at = int(np.argmax(noise))
     if noise[at] <= ratio(LOST_DB) * least:
@@ -220,11 +218,11 @@ def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samp
     return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, f"{text}, {LOST_DB:g} dB may be lost")
 
 
-def _power(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+def _power(a: npt.NDArray[Any], b: npt.NDArray[Any], fill: float | None) -> float:
     """Of the difference of two answers; of those of other shapes or of integers others tell."""
     if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
         return 0.0
-    sound = numbers(a) & np.isfinite(b)
+    sound = numbers(a) & counted(a, b, fill)
     return float(np.sum((np.where(sound, a, 0).astype(np.float64) - np.where(sound, b, 0)) ** 2))
 
 

@@ -13,6 +13,7 @@ from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.signature import OUTPUT
 from trtgate.tasks.base import Outputs, Scores, Summary
+from trtgate.tasks.slices import powers_of, spoilt_slices
 from trtgate.tasks.tensors import TensorsTask, sketched
 from trtgate.verdict.agreement import Agreement, Logits, Rebuilt, compare_logits
 from trtgate.verdict.answers import answers_of
@@ -36,7 +37,14 @@ class Classification:
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
         found = compare_logits(self.logits(reference), self.logits(got), samples.clusters)
-        return replace(found, doubt=samples.doubt)
+        return replace(found, spoilt=self._spoilt(reference, got) if found.finite else "", doubt=samples.doubt)
+
+    def _spoilt(self, reference: Outputs, got: Outputs) -> str:
+        """A class whose logit is wrong on every photo: of a thousand it is hardly any noise, and the photos need have
+        none of it."""
+        powers = powers_of([*zip(self.logits(reference), self.logits(got), strict=True)], len(reference))
+        certain, _ = spoilt_slices(self.output, powers, 0.0)
+        return certain[0] if certain else ""
 
     def decide(self, found: Agreement, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         return [

@@ -27,7 +27,10 @@ from trtgate.tasks.base import (
     Score,
     Scores,
     Summary,
+    class_lost,
     fallen,
+    is_exact,
+    lost_of_all,
     own_scores,
     own_summary,
     require_paired,
@@ -35,7 +38,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
-from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
@@ -192,6 +195,7 @@ class Detection:
         unread = [name for name in reference[0] if name not in read] if read else []
         others, unmeasured = compare_outputs(unread, reference, got)
         scores += others
+        unmeasured += stuck_outputs(unread, reference, got, samples)
         scores += own_scores(self.metric, reference, got, scores)
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(
@@ -223,7 +227,14 @@ class Detection:
         return self.decode(_Read(given, read))
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
-        return found.decide(expectation, "agreement")
+        """Of an exact engine also that nothing is lost of scores and places of boxes, and of any that no class is."""
+        lost = gone_labels((found.kept or {}).get("labels", {}), class_lost(expectation))
+        if is_exact(expectation):
+            whole = [
+                each for each in found.scores if each.key == "confidence" or (each.key == "mean_ap" and each.floor)
+            ]
+            lost += lost_of_all(whole, expectation)
+        return found.decide(expectation, "agreement", lost)
 
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
@@ -343,6 +354,16 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
         verdict = fallen(f"{text}, {lost:.1%} may be lost", proved=proved)
         some.append((again / now - found / boxes, verdict))
     return [verdict for _, verdict in sorted(some, key=lambda each: each[0])]
+
+
+def gone_labels(labels: Any, lost: float) -> list[Verdict]:
+    """On the classes, of a table of `labels_of`, of whose boxes for certain more than a share `lost` is not found."""
+    found = []
+    for label, (boxes, again, worth) in labels_in(labels).items():
+        if boxes - again >= ENOUGH_BOXES and share_bounds(again / boxes, worth)[1] < 1 - lost:
+            text = f"boxes of class {label} found again are {again} of {boxes}, {lost:.1%} may be lost"
+            found.append(fallen(text, proved=True))
+    return found
 
 
 def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:

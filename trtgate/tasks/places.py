@@ -8,7 +8,8 @@ another batch size round otherwise, but at all places alike, and no more than th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +31,13 @@ Floats = npt.NDArray[np.float64]
 VISITS = 4
 # Of so many orders of samples the one that repeats the fewest places is taken.
 DRAWS = 50
-# An answer is odd that is so many times as far off as the sample's others, and as the smallest batch from the
-# reference, which another kernel may be, too.
+# An answer is odd that is, by any measure, so many times as far off as the sample's others, as the usual answer, and as
+# the smallest batch from the reference, which another kernel may be, too.
 TIMES = 2.0
-# And by so much: of a detector the share of boxes that only one side has, of a segmenter that of other pixels, of
-# numbers what the answers to other samples are apart.
-LEAST = {Detection: 0.5, Segmentation: 1e-3}
+# And by so much: of a detector the share of boxes that only one side has, what the scores of the others are off by as a
+# share of theirs, and what they do not overlap; of a segmenter the share of other pixels; of each output of numbers,
+# and of its worst slice, what the answers to other samples are apart.
+LEAST = {Detection: (0.5, 0.05, 0.1), Segmentation: (1e-3,)}
 LEAST_BY_VALUE = 1e-3
 # Elements of an output by which answers are told from each other.
 ELEMENTS = 4096
@@ -58,11 +60,24 @@ def arranged(samples: int, size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, VISITS * size, size)]
 
 
-def decide_places(task: Task, reference: Outputs, alone: Outputs, visits: Sequence[Visits]) -> Verdict:
+def decide_places(task: Task, reference: Outputs, alone: Outputs, visits: Iterable[Visits]) -> Verdict:
     """Whether answers are as right at each place of a batch as at the others, and no other sample's; `reference` and
-    `alone` are the answers in the smallest batch. REGRESSED only where it is proven."""
+    `alone` are the answers in the smallest batch, where that is asked about itself the reference's both. REGRESSED only
+    where it is proven.
+
+    Of the answers of `visits` those to one batch are in memory at a time, if they are made one by one.
+    """
     metric = "agreement" if isinstance(task, Detection | Segmentation) else "fidelity"
-    text, odd = "", _odd_answers(task, reference, alone, visits)
+    apart, thumb = _apart(task, alone), _thumb(alone)
+    chosen, off, thumbs = list[list[int]](), list[list[Floats]](), list[list[Floats | None]]()
+    for some, rows in visits:
+        chosen.append(list(some))
+        off.append([apart(alone[index], row) for index, row in zip(some, rows, strict=True)])
+        thumbs.append([thumb(row) for row in rows])
+    known = sorted({index for some in chosen for index in some})
+    usual = {index: apart(alone[index], reference[index]) for index in known}
+    text, odd = "", _odd_answers(chosen, off, usual, LEAST.get(type(task), (LEAST_BY_VALUE,)))
+    how = f"{len(chosen)} batches of samples at random places"
     if found := odd_places(odd, FAMILY_ALPHA / 2):
         first = sum(row[found[0]] for row in odd)
         elsewhere = sum(each for row in odd for at, each in enumerate(row) if at not in found)
@@ -71,107 +86,147 @@ def decide_places(task: Task, reference: Outputs, alone: Outputs, visits: Sequen
             f"place {found[0]}{more}: {first} of {len(odd)} answers there are not what the same samples have elsewhere"
         )
         text += f", {elsewhere} of all others are not"
-    elif copied := told_by_others(*_nearest(alone, visits), FAMILY_ALPHA / 2):
+    elif copied := told_by_others(
+        chosen, _nearest({each: thumb(alone[each]) for each in known}, thumbs), FAMILY_ALPHA / 2
+    ):
         text = f"{copied}, by whose samples are nearest in the smallest batch"
-    how = f"{len(visits)} batches of samples at random places"
     if text:
         return Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, f"{text} ({how})", metric=metric)
     return Verdict(Outcome.PASS, Reason.ANSWERS_KEPT, f"no place stands out of {how}", metric=metric)
 
 
-def _odd_answers(task: Task, reference: Outputs, alone: Outputs, visits: Sequence[Visits]) -> list[list[bool]]:
+def _odd_answers(
+    chosen: Sequence[Sequence[int]],
+    off: Sequence[Sequence[Floats]],
+    usual: Mapping[int, Floats],
+    least: Sequence[float],
+) -> list[list[bool]]:
     """By batch and place, whether the answer there is far off, where the same sample's at other places are not."""
-    apart = _apart(task, alone)
-    usual = np.array([apart(a, b) for a, b in zip(alone, reference, strict=False)])
-    chosen = [index for some, _ in visits for index in some]
-    off = [apart(alone[index], row) for some, rows in visits for index, row in zip(some, rows, strict=True)]
-    least = LEAST.get(type(task), LEAST_BY_VALUE)
-    spread, found = float(np.median(usual)), []
-    by_sample: dict[int, list[int]] = {}
-    for at, index in enumerate(chosen):
-        by_sample.setdefault(index, []).append(at)
-    for at, index in enumerate(chosen):
-        others = [off[other] for other in by_sample[index] if other != at]
-        allowed = max(float(np.median(others)) if others else math.inf, float(usual[index]), spread)
-        found.append(off[at] > max(least, TIMES * allowed))
-    size = len(visits[0][0])
-    return [found[start : start + size] for start in range(0, len(found), size)]
+    spread = np.maximum(np.median(list(usual.values()), 0), np.median([each for some in off for each in some], 0))
+    by_sample: dict[int, list[tuple[int, int]]] = {}
+    for batch, some in enumerate(chosen):
+        for place, index in enumerate(some):
+            by_sample.setdefault(index, []).append((batch, place))
+
+    def odd(batch: int, place: int) -> bool:
+        index = chosen[batch][place]
+        others = [off[b][p] for b, p in by_sample[index] if (b, p) != (batch, place)]
+        if not others:
+            return False
+        allowed = np.max([np.median(others, 0), usual[index], spread], 0)
+        return bool((off[batch][place] > np.maximum(least, TIMES * allowed)).any())
+
+    return [[odd(batch, place) for place in range(len(some))] for batch, some in enumerate(chosen)]
 
 
-def _apart(task: Task, alone: Outputs) -> Callable[[Tensors, Tensors], float]:
-    """How far two answers to a sample are apart."""
+def _apart(task: Task, alone: Outputs) -> Callable[[Tensors, Tensors], Floats]:
+    """How far two answers to a sample are apart, by one measure or several."""
     if isinstance(task, Detection):
 
-        def boxes(a: Tensors, b: Tensors) -> float:
+        def boxes(a: Tensors, b: Tensors) -> Floats:
             one, other = task.found(a), task.found(b)
+            pairs = [(index, each) for index, each in paired(one, other).found.items() if each is not None]
             total = len(one.scores) + len(other.scores)
-            return 1 - 2 * sum(paired(one, other).hits) / total if total else 0.0
+            if not pairs:
+                return np.full(3, float(total > 0))
+            wanted = one.scores[[index for index, _ in pairs]]
+            scores = other.scores[[each[0] for _, each in pairs]]
+            largest = float(np.abs(wanted).max()) or 1.0
+            sure = float(np.abs(wanted / largest - scores / largest).sum() / np.abs(wanted / largest).sum().clip(1e-9))
+            return np.array([1 - 2 * len(pairs) / total, sure, 1 - float(np.mean([each[1] for _, each in pairs]))])
 
         return boxes
     if isinstance(task, Segmentation):
 
-        def pixels(a: Tensors, b: Tensors) -> float:
+        def pixels(a: Tensors, b: Tensors) -> Floats:
             one, other = (task.classes(each[task.output]) for each in (a, b))
-            return (
-                float(np.mean(one != other))
-                if one.shape == other.shape and one.size
-                else float(one.shape != other.shape)
-            )
+            differ = one != other if one.shape == other.shape else np.ones(1)
+            return np.array([float(np.mean(differ)) if differ.size else 0.0])
 
         return pixels
-    scales = {name: _spread([row[name] for row in alone]) for name in alone[0]}
-    return lambda a, b: max(_by_value(a[name], b[name], scale) for name, scale in scales.items())
+    scales = {name: _spreads([row[name] for row in alone[:MOST_KNOWN]]) for name in alone[0]}
+    return lambda a, b: np.array([each for name, some in scales.items() for each in _by_value(a[name], b[name], *some)])
 
 
-def _by_value(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], scale: float) -> float:
+def _by_value(
+    a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], scale: float, slices: Floats | None
+) -> tuple[float, float]:
+    """On the whole, and of the slice along the first axis that is furthest off, where those have a spread of their
+    own."""
     if a.shape != b.shape:
-        return math.inf
+        return math.inf, math.inf
+    if not a.size:
+        return 0.0, 0.0
     if a.dtype.kind != "f":
-        return float(np.mean(a != b)) if a.size else 0.0
-    difference = _numbers(a) - _numbers(b)
-    return math.sqrt(float(np.mean(difference**2))) / scale if a.size else 0.0
+        return float(np.mean(a != b)), 0.0
+    power = (_numbers(a) - _numbers(b)) ** 2
+    worst = 0.0 if slices is None else float(np.max(_of_slices(power) / slices))
+    return math.sqrt(float(np.mean(power))) / scale, math.sqrt(worst)
 
 
 def _numbers(a: npt.NDArray[np.generic]) -> Floats:
     return np.where(numbers(a), a, 0).astype(np.float64)
 
 
-def _spread(answers: Sequence[npt.NDArray[np.generic]]) -> float:
-    """What the answers to several samples are apart by, whatever they have in common; 1 where that is nothing."""
+def _of_slices(power: Floats) -> Floats:
+    found: Floats = power.reshape(len(power), -1).mean(1)
+    return found
+
+
+# Answers in the smallest batch that tell what answers to several samples are apart by.
+MOST_KNOWN = 64
+# A slice with less power than this share of all of them is judged with them.
+QUIET = 1e-2
+
+
+def _spreads(answers: Sequence[npt.NDArray[np.generic]]) -> tuple[float, Floats | None]:
+    """What the answers to several samples are apart by, whatever they have in common, 1 where that is nothing; and the
+    power of that in each slice along the first axis, if there are such."""
     if answers[0].dtype.kind != "f":
-        return 1.0
-    rows = [_numbers(each) for each in answers]
-    common = np.mean(rows, 0) if len({each.shape for each in rows}) == 1 else 0.0
-    power = float(np.mean([np.mean((each - common) ** 2) if each.size else 0.0 for each in rows]))
-    return math.sqrt(power) or 1.0
+        return 1.0, None
+    alike = len({each.shape for each in answers}) == 1
+    common = sum(map(_numbers, answers), np.zeros(())) / len(answers) if alike else np.zeros(())
+    powers = ((_numbers(each) - common) ** 2 for each in answers)
+    if alike and answers[0].ndim > 1 and answers[0].size:
+        slices: Floats = sum(map(_of_slices, powers), np.zeros(len(answers[0]))) / len(answers)
+        power = float(slices.mean())
+        return math.sqrt(power) or 1.0, np.maximum(slices, QUIET * power or 1.0)
+    power = float(np.mean([np.mean(each) if each.size else 0.0 for each in powers]))
+    return math.sqrt(power) or 1.0, None
 
 
-def _nearest(alone: Outputs, visits: Sequence[Visits]) -> tuple[list[list[int]], list[list[int]]]:
-    """By batch and place the sample that stands there, and the one of all these whose answer in the smallest batch is
-    nearest to the answer there; -1 where several are, or nothing tells."""
-    alone = alone[: 1 + max(index for chosen, _ in visits for index in chosen)]
+def _thumb(alone: Outputs) -> Callable[[Tensors], Floats | None]:
+    """Some numbers of an answer by which it is told from the answers to other samples; None where it has none such."""
+    some = alone[:MOST_KNOWN]
     names = [
         name
         for name, array in alone[0].items()
         if array.dtype.kind == "f" and array.size and len({row[name].shape for row in alone}) == 1
     ]
-    scales = {name: _spread([row[name] for row in alone]) for name in names}
+
+    def few(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return array.reshape(-1)[:: -(-array.size // ELEMENTS)]
+
+    scales = {name: _spreads([few(row[name]) for row in some])[0] for name in names}
 
     def thumb(row: Tensors) -> Floats | None:
         if not names or any(row[name].shape != alone[0][name].shape for name in names):
             return None
-        parts = [_numbers(row[name].reshape(-1)[:: -(-row[name].size // ELEMENTS)]) / scales[name] for name in names]
-        return np.concatenate(parts)
+        return np.concatenate([_numbers(few(row[name])) / scales[name] for name in names])
 
-    known = np.stack([each for row in alone if (each := thumb(row)) is not None]) if names else np.empty((0, 0))
-    nearest = []
-    for _, rows in visits:
-        some = []
-        for row in rows:
-            mine = thumb(row)
-            distances = np.empty(0) if mine is None else np.sum((known - mine) ** 2, 1)
-            order = np.sort(distances)
-            unique = len(order) > 1 and order[0] < order[1]
-            some.append(int(np.argmin(distances)) if unique else -1)
-        nearest.append(some)
-    return [list(some) for some, _ in visits], nearest
+    return thumb
+
+
+def _nearest(known: Mapping[int, Floats | None], thumbs: Sequence[Sequence[Floats | None]]) -> list[list[int]]:
+    """By batch and place which of the known samples' own answers is nearest to the answer there; -1 where several are,
+    or nothing tells."""
+    told = {index: each for index, each in known.items() if each is not None}
+    indices, table = list(told), np.stack(list(told.values())) if told else np.empty((0, 0))
+
+    def nearest(mine: Floats | None) -> int:
+        distances = np.empty(0) if mine is None else np.sum((table - mine) ** 2, 1)
+        order = np.sort(distances)
+        unique = len(order) > 1 and order[0] < order[1]
+        return indices[int(np.argmin(distances))] if unique else -1
+
+    return [list(map(nearest, some)) for some in thumbs]

@@ -20,7 +20,10 @@ from trtgate.tasks.base import (
     Score,
     Scores,
     Summary,
+    class_lost,
     fallen,
+    is_exact,
+    lost_of_all,
     own_scores,
     own_summary,
     require_paired,
@@ -28,10 +31,10 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
-from trtgate.tasks.slices import powers_of
-from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits
+from trtgate.tasks.slices import ENOUGH_DB, powers_of, spoilt_slices
+from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
-from trtgate.verdict.outcome import Verdict
+from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 from trtgate.verdict.shares import LEAST_GROUPS, groups_of, jackknife_margin, mean_bounds
 
@@ -122,7 +125,9 @@ class Segmentation:
         counted = _counted(counts)
         overlap, without = _mean_ious(counted)
         told = {label: each for label, each in counted.items() if each[2].sum() >= LEAST_PIXELS}
-        others, unmeasured = compare_outputs([name for name in reference[0] if name != self.output], reference, got)
+        unread = [name for name in reference[0] if name != self.output]
+        others, unmeasured = compare_outputs(unread, reference, got)
+        unmeasured += stuck_outputs(unread, reference, got, samples)
         values = [self.values(reference, side) or [] for side in (reference, got)]
         under = [[{self.output: each} for each in side] for side in values]
         read = compare_outputs([self.output], under[0], under[1])[0] if under[0] else []
@@ -194,7 +199,29 @@ class Segmentation:
         return {"pictures": {**header_to_json(samples, off, chosen), **maps}}
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
-        return found.decide(expectation, "agreement")
+        """Of an exact engine also that nothing is lost of the overlaps, and of what classes are read from; of any that
+        no class is."""
+        kept, exact = found.kept or {}, is_exact(expectation)
+        lost = gone_classes(kept.get("ious", {}), class_lost(expectation))
+        if exact and found.kept:
+            few = kept["few"][self.output]
+            whole = {self.output: {label: [1.0, 0] for label in few}}
+            lost += lost_few(whole, kept["few"], expectation.number("max_class_lost"))
+            lost += lost_of_all([each for each in found.scores if each.key == "mean_iou"], expectation)
+            lost += self._values_lost(found, expectation)
+        return found.decide(expectation, "agreement", [each for each in lost if each.outcome is Outcome.REGRESSED])
+
+    def _values_lost(self, found: Scores, expectation: Expectation) -> list[Verdict]:
+        """What is wrong with what an exact engine's classes are read from, or with the classes themselves."""
+        read = [each for each in found.scores if each.of == self.output and each.unit == "dB"]
+        decided = [each.decide(expectation) for each in (replace(score, key="sqnr_db") for score in read)]
+        powers = (found.kept or {}).get("powers", {}).get(self.output)
+        certain, _ = spoilt_slices(self.output, powers, ENOUGH_DB) if powers else ([], [])
+        wrong = [f"{each}: not what the reference has there, whatever the whole looks like" for each in certain[:1]]
+        return [
+            *(Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, each) for each in wrong),
+            *(each for each in decided if each is not None),
+        ]
 
     def summary(self, found: Scores) -> Summary:
         return found.to_json(self.name)
@@ -453,6 +480,17 @@ def lost_classes(old: Any, new: Any, lost: float) -> list[Verdict]:
         if some:
             found.append(worst(verdict for _, verdict in sorted(some, key=lambda each: each[0])))
     return found
+
+
+def gone_classes(ious: Any, lost: float) -> list[Verdict]:
+    """On the classes, of a table as of `lost_classes`, of whose intersection over union with the reference for certain
+    more than `lost` is missing."""
+    return [
+        fallen(f"IoU of class {label} of {output} is {each[0]:.1%}, {lost:.1%} may be lost", proved=True)
+        for output, classes in ious_in(ious).items()
+        for label, each in classes.items()
+        if each[0] < 1 - lost and most_of(each) < 1 - lost
+    ]
 
 
 def most_of(ious: Sequence[float]) -> float:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
-from trtgate.verdict.agreement import counted
+from trtgate.verdict.agreement import counted, filling
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
+LARGEST = float(np.finfo(np.float32).max)
 # No axis is longer: what a damaged file says of its length is not believed beyond this.
 MOST = 50_000_000
 # From here on what differs is the rounding of FP32 itself; from this floor on an engine is to compute what the
@@ -34,8 +35,15 @@ DEAF_DB, HEARD_DB = 1.0, 6.0
 EXACT_SLICE_DB, ROUNDING_DB = 20.0, 100.0
 # Of integers: a slice in which more than this share differs, and so many times more than in the usual slice.
 UNEQUAL, UNEQUAL_TIMES = 0.5, 5.0
-# In so many samples at least a slice must have been deaf, and in all, where single answers may flip.
+# In so many samples at least a slice must have been heard, and in so many of them deaf: not in a few more where its
+# signal is hardly any, and noise makes good what is wrong; in all of few, where single answers may flip.
 SAMPLES = 3
+STEADY = 0.9
+# What is left of a slice's signal in one that is certainly wrong. Small probabilities that an engine of a narrow type
+# has half as large again, or twice, are as deaf, and are rounding of what goes into a sigmoid.
+LEFT = 0.1
+# A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both.
+STEPS_DB = 30.0
 
 
 def ratio(decibels: float) -> float:
@@ -54,30 +62,33 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     if not first.ndim or len({a.ndim for a, _ in pairs}) > 1:
         return {}
     integers = first.dtype.kind != "f"
+    fill = None if integers else filling([a for a, _ in pairs])
     axes: list[list[Floats]] = []
     for axis in range(first.ndim):
         lengths = {a.shape[axis] for a, _ in pairs}
-        axes.append([np.zeros(next(iter(lengths)) if len(lengths) == 1 else 0) for _ in range(4)])
+        axes.append([np.zeros(next(iter(lengths)) if len(lengths) == 1 else 0) for _ in range(5)])
     for before, after in pairs:
         if integers:
             signal, noise = np.ones(before.shape), np.asarray(before != after, np.float64)
+            shared = 1 - noise
         else:
-            sound = counted(before, after)
+            sound = counted(before, after, fill)
             a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
             with np.errstate(over="ignore"):
-                signal, noise = a * a, (a - b) ** 2
+                signal, noise, shared = a * a, (a - b) ** 2, a * b
         for axis, kept in enumerate(axes):
             if not len(kept[0]):
                 continue
-            one, two = (_along(each, axis) for each in (signal, noise))
+            one, two, both = (_along(each, axis) for each in (signal, noise, shared))
             heard = one > 0
             deaf = two > UNEQUAL if integers else two * ratio(DEAF_DB) > one
-            for index, more in enumerate((one, two, heard, heard & deaf)):
+            for index, more in enumerate((one, two, heard, heard & deaf, both)):
                 kept[index] += np.asarray(more, np.float64)
     share = n / len(pairs)
     found = {
         "axes": [_pack("roots", np.sqrt(each * share)) for kept in axes for each in kept[:2]],
-        "samples": [_pack("base64", each) for kept in axes for each in kept[2:]],
+        "samples": [_pack("base64", each) for kept in axes for each in kept[2:4]],
+        "left": [_pack("base64", _left(kept[0], kept[4])) for kept in axes],
     }
     return {**found, "integers": True} if integers else found
 
@@ -89,9 +100,18 @@ def _along(power: Floats, axis: int) -> Floats:
     return found
 
 
+def _left(signal: Floats, shared: Floats) -> Floats:
+    """Of each slice which part of its own signal an engine gives: 1 for all of it, 0 for anything else, less than that
+    for its opposite."""
+    with np.errstate(invalid="ignore"):
+        found = np.where(signal > 0, shared / np.maximum(signal, np.finfo(np.float64).tiny), 1.0)
+    left: Floats = np.clip(np.nan_to_num(found), -LARGEST, LARGEST)
+    return left
+
+
 def _pack(name: str, values: Floats) -> dict[str, Any]:
     # Of numbers such as 1e25 and 1e-25, or of those masked with the lowest there is, a power has no float32.
-    return {"n": len(values), name: fields.packed(np.minimum(values, np.finfo(np.float32).max))}
+    return {"n": len(values), name: fields.packed(np.minimum(values, LARGEST))}
 
 
 def _unpack(values: Mapping[str, Any]) -> Floats:
@@ -106,13 +126,13 @@ def _unpack(values: Mapping[str, Any]) -> Floats:
 
 
 def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
-    """Which slices are deaf in all samples in which they are heard, and in enough; none of an older session's."""
+    """Which slices are deaf in nearly all samples that they are heard in, and in enough; none of an older session's."""
     if "samples" not in kept:
         return np.zeros(n, bool)
     heard, deaf = (_unpack(each) for each in kept["samples"][2 * axis : 2 * axis + 2])
     if len(heard) != n or len(deaf) != n:
         raise ValueError("powers: the samples of an axis are not as many as its slices")
-    found: npt.NDArray[np.bool_] = (deaf == heard) & (heard >= SAMPLES)
+    found: npt.NDArray[np.bool_] = (deaf >= STEADY * heard) & (heard >= SAMPLES)
     return found
 
 
@@ -133,7 +153,8 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     not be.
 
     An exact engine's have to be near. One of a narrower type is certainly wrong where few slices have far more noise
-    than the usual one and are deaf in every sample; most of them may be that quiet.
+    than the usual one, are deaf in nearly every sample and have hardly anything left of a signal that is not all too
+    quiet; most of them may be deaf.
     """
     certain, perhaps = [], []
     axes = [_unpack(each) for each in kept["axes"]]
@@ -147,14 +168,16 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             spoilt = (share > UNEQUAL) & (share > UNEQUAL_TIMES * np.median(share)) & (exact | steady)
             certain.append((axis, spoilt, noise))
         else:
-            spoilt = steady & (noise > ratio(SLICE_DB) * np.median(noise))
+            loud = steady & (noise > ratio(SLICE_DB) * np.median(noise))
+            left = _unpack(kept["left"][axis])
+            spoilt = loud & (left < LEFT) & (noise * ratio(STEPS_DB) > signal.max())
             if exact:
+                spoilt = loud
                 near = noise * ratio(EXACT_SLICE_DB) <= signal
                 spoilt |= ~near & (noise * ratio(ROUNDING_DB) > signal.mean())
             certain.append((axis, spoilt, noise))
             # Beside a slice as loud as a mask the others are no louder than rounding, and may all be deaf.
-            if 2 * steady.sum() > len(steady):
-                perhaps.append((axis, steady, noise))
+            perhaps.append((axis, steady if 2 * steady.sum() > len(steady) else loud & ~spoilt, noise))
     return _named(name, certain), _named(name, perhaps)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
@@ -27,8 +28,8 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
-from trtgate.tasks.slices import Pair, powers_of
-from trtgate.verdict.agreement import Rebuilt, counted, numbers
+from trtgate.tasks.slices import ROUNDING_DB, Floats, Pair, powers_of, ratio
+from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 
@@ -55,7 +56,7 @@ class TensorsTask:
             same_bits(reference, got),
             kept=kept_of(reference, got, samples),
             doubt=samples.doubt,
-            unmeasured=tuple(unmeasured),
+            unmeasured=(*unmeasured, *stuck_outputs(list(reference[0]), reference, got, samples)),
         )
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
@@ -88,6 +89,40 @@ def compare_outputs(
         elif name not in spoilt:
             scores += compare_output(name, pairs)
     return scores, unmeasured
+
+
+# Of fewer samples nothing tells what they have in common from what each has.
+ENOUGH_SAMPLES = 3
+
+
+def stuck_outputs(names: Collection[str], reference: Outputs, got: Outputs, samples: Samples) -> list[str]:
+    """A sentence for each output of which the answers are no nearer to the reference's than one answer to all samples
+    would be: beside what those have in common one that is stuck, or answers the sample before, has little noise."""
+    if samples.doubt or len(reference) < ENOUGH_SAMPLES:
+        return []
+    return [
+        f"{name}: one answer to all samples would be as near" for name in names if _stuck(_pairs(name, reference, got))
+    ]
+
+
+def _stuck(pairs: Sequence[Pair]) -> bool:
+    some = [a for a, _ in pairs]
+    if some[0].dtype.kind != "f" or len({each.shape for pair in pairs for each in pair}) > 1:
+        return False
+    scale, fill = scale_of(pairs), filling(some)
+
+    def told(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        sound = counted(a, b, fill)
+        return np.where(sound, a, 0).astype(np.float64) / scale, np.where(sound, b, 0).astype(np.float64) / scale
+
+    common = sum((told(*each)[0] for each in pairs), np.zeros(())) / len(pairs)
+    apart = noise = whole = 0.0
+    for pair in pairs:
+        a, b = told(*pair)
+        apart, noise = apart + float(np.sum((a - common) ** 2)), noise + float(np.sum((a - b) ** 2))
+        whole += float(np.sum(a * a))
+    # What differs by rounding alone is the same to all.
+    return apart > whole / ratio(ROUNDING_DB) and noise >= apart * (1 - 1e-6)
 
 
 def kept_of(reference: Outputs, got: Outputs, samples: Samples, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -148,9 +183,9 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
     signal = noise = 0.0
     cosine, largest, off = 1.0, 0.0, 0.0
-    scale = scale_of(alike)
+    scale, fill = scale_of(alike), filling([a for a, _ in alike])
     for before, after in alike:
-        sound = counted(before, after)
+        sound = counted(before, after, fill)
         a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
         norms = math.sqrt(float(np.sum(a * a))) * math.sqrt(float(np.sum(b * b)))

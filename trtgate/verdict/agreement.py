@@ -32,7 +32,8 @@ class Agreement:
     """Engine against reference on the same n crops of `photos` photos, worth `effective` single ones (see `shares`).
 
     `finite` is False where the engine's logits hold NaN or infinity elsewhere than the reference's; `measured` is False
-    where the reference has no finite number; `doubt` says what the crops tell little of, if they do.
+    where the reference has no finite number; `spoilt` names a class whose logit is wrong on every photo, `doubt` says
+    what the crops tell little of, if they do.
     """
 
     n: int
@@ -45,6 +46,7 @@ class Agreement:
     photos: int
     effective: float
     measured: bool = True
+    spoilt: str = ""
     doubt: str = ""
 
     @property
@@ -76,13 +78,40 @@ def masked(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     found = _beyond(values)
     if found.any():
         sizes = np.abs(values[found].astype(np.float64))
-        powers = 10 ** np.floor(np.log10(np.minimum(sizes, LARGEST[1])) + 1e-5)
-        digits = sizes / powers
-        written = np.isinf(sizes) | np.isclose(digits, np.rint(digits), 1e-5, 0)
+        written = np.isinf(sizes) | _written(sizes)
         for most in LARGEST:
             written |= (sizes >= NEAR_LARGEST * most) & (sizes <= most)
         found[found] = written
     return found
+
+
+def _written(sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether numbers beyond 0 are one digit and zeros."""
+    digits = sizes / 10 ** np.floor(np.log10(np.minimum(sizes, LARGEST[1])) + 1e-5)
+    return np.asarray(np.isclose(digits, np.rint(digits), 1e-5, 0))
+
+
+# What is written in the place of no number is at least this, so many times as large as any number beside it, and there
+# more than once.
+FILLING, FAR = 1e3, 100.0
+LARGEST_HALF = 65504.0
+
+
+def filling(arrays: Sequence[npt.NDArray[Any]]) -> float | None:
+    """The number that a reference's floats have for what is none, which is less than a mask and hides all others: -1e4,
+    -1e9 or the lowest of float16; None where they have none such."""
+    ends = [(float(each.min()), float(each.max())) for each in (a[numbers(a)] for a in arrays) if each.size]
+    most = max((end for some in ends for end in some), key=abs, default=0.0)
+    if abs(most) < FILLING or not (abs(most) == LARGEST_HALF or _written(np.array([abs(most)]))[0]):
+        return None
+    there = 0
+    for each in arrays:
+        rest = each[numbers(each)]
+        others = rest[rest != most]
+        if others.size and float(np.abs(others).max()) * FAR > abs(most):
+            return None
+        there += rest.size - others.size
+    return most if there > 1 else None
 
 
 def _beyond(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -96,10 +125,12 @@ def numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(~(np.isnan(values) | masked(values)))
 
 
-def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any], fill: float | None = None) -> npt.NDArray[np.bool_]:
     """bool of their shape: where both are numbers, of which one that is written as a mask may be one, too, if the other
-    is another number."""
+    is another number; `fill` is the reference's `filling`, which is written as one."""
     found: npt.NDArray[np.bool_] = np.isfinite(reference) & np.isfinite(got)
+    if fill is not None:
+        found &= ~((reference == fill) & np.isclose(got, fill, ROUNDED, 0))
     mask = masked(reference)
     return found & ~(mask & _same_mask(reference, got)) if mask.any() else found
 
@@ -146,7 +177,7 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
-    n, sound = len(reference), counted(reference, engine)
+    n, sound = len(reference), counted(reference, engine, filling([reference]))
     told = np.flatnonzero(numbers(reference).any(1))
     if elsewhere(reference, engine).any() or not len(told):
         size = size_of(np.ones(n), clusters)
@@ -165,7 +196,9 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     flips = tuple(Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(flipped))
     a, b = (np.where(sound, each, 0).astype(np.float64) for each in (reference, engine))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = float(np.min(np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)))
+    # Zeros are as near to zeros as can be.
+    shared = np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosine = float(np.min(np.where(np.any(a, 1) | np.any(b, 1), shared, 1)))
     noise = float(np.sum((a - b) ** 2))
     sqnr = math.inf if noise == 0 else 10 * math.log10(float(np.sum(a**2)) / noise)
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
