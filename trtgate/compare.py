@@ -473,7 +473,7 @@ def _compare(
     if invalid is None and pairing != "interleaved":
         invalid = machine_changed(old, new, moved, clocks)
     busy_host = "" if pairing == "interleaved" else host_changed(old, new, moved)
-    hides = host_hides(old, new, moved) if busy_host else 1.0
+    hides = host_hides(old, new, controls) if busy_host else 1.0
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
