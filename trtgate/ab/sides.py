@@ -35,7 +35,7 @@ from trtgate.tasks.tensors import digest_of
 from trtgate.verdict.agreement import Rebuilt, measure_accuracy
 from trtgate.verdict.outcome import Outcome, Verdict
 from trtgate.verdict.processes import medians, spread_text, unlucky_builds
-from trtgate.workbench import Logits, Workbench
+from trtgate.workbench import Workbench
 
 # A plan that is there is loaded and run in a process of its own first, and then here.
 OPEN_SECONDS = 2 * LOAD_SECONDS
@@ -267,7 +267,6 @@ class _Sides:
         if isinstance(task, Classification):
             logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
             wanted = None if reference is None else task.logits(reference)
-            self._require_classes(logits, logits["old"][0] if wanted is None else wanted)
             return agreements_of(logits, wanted, given.clusters, bench.reference_words)
         found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], given)}
         if reference is not None:
@@ -276,14 +275,6 @@ class _Sides:
                 for side in SIDES
             }
         return found, None
-
-    def _require_classes(self, logits: Mapping[str, Sequence[Logits]], wanted: Logits) -> None:
-        """Raises LostEngine, or OldSideFails, for answers of other sizes than are `wanted`."""
-        for side in SIDES:
-            for each in logits[side]:
-                with self._losing(side):
-                    if each.shape != wanted.shape:
-                        raise WorkerError(f"the {side} side answers with logits of {each.shape}, not {wanted.shape}")
 
     def _answers(
         self,
