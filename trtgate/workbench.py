@@ -380,17 +380,33 @@ class Workbench:
     def visits_at(self, spec: EngineSpec, size: int) -> Iterator[Visits]:
         """The answers to batches of `size` in which the first evaluation samples stand at random places: so that what
         is wrong at one place is told from what is wrong with a sample. One batch at a time, which may be large."""
-        for chosen in arranged(len(self.samples("evaluation")), size):
-            yield chosen, self._answers(spec, chosen, size)
+        batches = arranged(len(self.samples("evaluation")), size)
+        with self.progress.step(f"{self.name}: {spec.id} answers at all places of batches of {size}") as count:
+            for index, chosen in enumerate(batches):
+                yield chosen, self._require_alike(spec, self._rows(spec, chosen, size))
+                count(index + 1, len(batches))
 
     def _engine_outputs(self, spec: EngineSpec, batch: int | None = None) -> Outputs:
         return self._answers(spec, range(len(self.samples("evaluation"))), batch or min(self.batch_sizes))
 
     def _answers(self, spec: EngineSpec, chosen: Sequence[int], size: int) -> Outputs:
+        """The answers to the chosen evaluation samples in batches of `size`, told as they come. Raises as `_rows` and
+        `_require_alike` do."""
+        with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
+            rows = self._rows(spec, chosen, size, count)
+        return self._require_alike(spec, rows)
+
+    def _rows(
+        self,
+        spec: EngineSpec,
+        chosen: Sequence[int],
+        size: int,
+        count: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Outputs:
         """The answers to the chosen evaluation samples in batches of `size`.
 
         Raises UserError for a sample of the user's own that the reference cannot be run on, EngineRefused where only
-        another engine cannot, or answers something else than the reference does.
+        another engine cannot, or where what it gives is no answer to a batch.
         """
         engine, samples = self.engine(spec), self.samples("evaluation")
         rows: list[Tensors] = []
@@ -408,13 +424,16 @@ class Workbench:
                     raise UserError(f"{said}; give samples that it takes") from error
                 raise EngineRefused(said) from error
 
-        with self.progress.step(f"{self.name}: {spec.id} answers on {len(chosen)} samples") as count:
-            try:
-                for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
-                    rows.append(row)
-                    count(len(rows), len(chosen))
-            except EngineRefused as error:
-                raise EngineRefused(f"{self.name}: {spec.id}: {error}") from error
+        try:
+            for row in answers(infer, self.signature, (samples[index] for index in chosen), size):
+                rows.append(row)
+                count(len(rows), len(chosen))
+        except EngineRefused as error:
+            raise EngineRefused(f"{self.name}: {spec.id}: {error}") from error
+        return rows
+
+    def _require_alike(self, spec: EngineSpec, rows: Outputs) -> Outputs:
+        """These answers. Raises EngineRefused where they are of another kind than the reference's."""
         if spec != self.reference and (wrong := self.unlike_reference(rows)):
             raise EngineRefused(f"{self.name}: {spec.id} answers {wrong}")
         return rows

@@ -31,11 +31,13 @@ from trtgate.search.journal import bisection_to_json, journal_of
 from trtgate.search.laboratory import Installed
 from trtgate.search.question import ANSWERS, BUILD, MEASURED, ON_A_GPU, Versions, ask, search
 from trtgate.search.releases import Release, find_releases, require_package, require_version
+from trtgate.verdict.processes import ALPHA
+from trtgate.verdict.sessions import fewest
 
 # What says which releases of a package are searched, of which it needs the first three, and how to install them.
 PACKAGE_OPTIONS = ("package", "good", "bad", "index_url", "extra_index_url", "requirements", "python")
 # Processes a side that give a bound.
-FEWEST = 3
+FEWEST = fewest(ALPHA)
 
 
 def add(commands: Any) -> None:

@@ -36,13 +36,14 @@ class Classification:
         return found
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
-        found = compare_logits(self.logits(reference), self.logits(got), samples.clusters)
-        return replace(found, spoilt=self._spoilt(reference, got) if found.finite else "", doubt=samples.doubt)
+        wanted, mine = self.logits(reference), self.logits(got)
+        found = compare_logits(wanted, mine, samples.clusters)
+        return replace(found, spoilt=self._spoilt(wanted, mine) if found.finite else "", doubt=samples.doubt)
 
-    def _spoilt(self, reference: Outputs, got: Outputs) -> str:
+    def _spoilt(self, wanted: Logits, mine: Logits) -> str:
         """A class whose logit is wrong on every photo: of a thousand it is hardly any noise, and the photos need have
         none of it."""
-        powers = powers_of([*zip(self.logits(reference), self.logits(got), strict=True)], len(reference))
+        powers = powers_of([*zip(wanted, mine, strict=True)], len(wanted))
         certain, _ = spoilt_slices(self.output, powers, 0.0)
         return certain[0] if certain else ""
 

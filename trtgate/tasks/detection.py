@@ -182,7 +182,7 @@ class Detection:
             found += [*hits, *[False] * extra]
             clusters += [index] * (len(hits) + extra)
             off.append(pairs.off)
-            sure.append(_scores_of(wanted, mine, pairs))
+            sure.append(scores_of(wanted, mine, pairs))
             if extra or not all(hits):
                 examples.append(f"{samples.names[index]}: {hits.count(False)} lost, {extra} more of {len(hits)}")
         scores = [_share(found, clusters)] if found else []
@@ -366,7 +366,7 @@ def gone_labels(labels: Any, lost: float) -> list[Verdict]:
     return found
 
 
-def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:
+def scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArray[np.float64]:
     """float64[2,n]: of the boxes that both sides have, the scores that either gives."""
     both = [(index, each[0]) for index, each in pairs.found.items() if each is not None]
     first, second = (np.array(each, np.int64) for each in (zip(*both, strict=True) if both else ((), ())))
@@ -375,7 +375,7 @@ def _scores_of(wanted: Detections, mine: Detections, pairs: Pairs) -> npt.NDArra
 
 
 def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> list[Score]:
-    """How near the scores of boxes that were found again are to the wanted ones, `_scores_of` each sample: 1 less what
+    """How near the scores of boxes that were found again are to the wanted ones, `scores_of` each sample: 1 less what
     they are off by, as a share of what those wanted are, whatever scale they have.
 
     Once on the average of samples, once of all boxes together. The first sees nothing of a few crowded samples, and the
@@ -647,7 +647,7 @@ def boxes_again(old: Sequence[Detections], new: Sequence[Detections]) -> Score |
 
 def confidence_again(old: Sequence[Detections], new: Sequence[Detections]) -> list[Score]:
     """How near the scores of old detections that are found again are to the old ones."""
-    sure = [_scores_of(wanted, mine, paired(wanted, mine)) for wanted, mine in zip(old, new, strict=False)]
+    sure = [scores_of(wanted, mine, paired(wanted, mine)) for wanted, mine in zip(old, new, strict=False)]
     return _confidence(sure, any(len(each.scores) for each in old))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trtgate.signature import Tensors
 from trtgate.tasks.base import Outputs, Task
-from trtgate.tasks.detection import Detection, paired
+from trtgate.tasks.detection import Detection, paired, scores_of
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.verdict.agreement import numbers
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -125,15 +125,14 @@ def _apart(task: Task, alone: Outputs) -> Callable[[Tensors, Tensors], Floats]:
 
         def boxes(a: Tensors, b: Tensors) -> Floats:
             one, other = task.found(a), task.found(b)
-            pairs = [(index, each) for index, each in paired(one, other).found.items() if each is not None]
-            total = len(one.scores) + len(other.scores)
-            if not pairs:
+            pairs, total = paired(one, other), len(one.scores) + len(other.scores)
+            overlaps = [each[1] for each in pairs.found.values() if each is not None]
+            if not overlaps:
                 return np.full(3, float(total > 0))
-            wanted = one.scores[[index for index, _ in pairs]]
-            scores = other.scores[[each[0] for _, each in pairs]]
-            largest = float(np.abs(wanted).max()) or 1.0
-            sure = float(np.abs(wanted / largest - scores / largest).sum() / np.abs(wanted / largest).sum().clip(1e-9))
-            return np.array([1 - 2 * len(pairs) / total, sure, 1 - float(np.mean([each[1] for _, each in pairs]))])
+            both = scores_of(one, other, pairs)
+            wanted, scores = both / (float(np.abs(both[0]).max(initial=0.0)) or 1.0)
+            sure = float(np.abs(wanted - scores).sum() / np.abs(wanted).sum().clip(1e-9))
+            return np.array([1 - 2 * len(overlaps) / total, sure, 1 - float(np.mean(overlaps))])
 
         return boxes
     if isinstance(task, Segmentation):
