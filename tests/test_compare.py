@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from tests.saved import save, sessions
 from trtgate import baseline
 from trtgate.__main__ import main
 from trtgate.baseline import saved_sessions
+from trtgate.comparable import control_changes, moved_for_certain
 from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
@@ -190,6 +192,26 @@ def test_fixed_work_moves_by_more_than_its_processes_differ_by(
     text = capsys.readouterr().out
     assert ("INVALID (machine_changed)" in text) == (status == 7)
     assert f"control-copy {100 * (by - 1):+.1f}%" in text
+
+
+@pytest.mark.parametrize(
+    ("by", "moved"),
+    [
+        (0.93, False),  # the old side met such minutes, too
+        (0.8, True),
+        (1.2, True),
+    ],
+)
+def test_fixed_work_moves_beyond_what_its_processes_met(by: float, moved: bool) -> None:
+    before = [2e-3 * (1 + 0.012 * index) for index in range(-8, 8)]
+    sides = [
+        [EngineRecord("resnet50", "onnxruntime-int8", 1, "none", {}, controls={"control-copy": float(np.median(side))},
+                      controls_by_process={"control-copy": tuple(side)})]
+        for side in (before, [by * each for each in before])
+    ]  # fmt: skip
+    changes = control_changes(*sides)
+    assert changes["control-copy"] == pytest.approx(math.log(by))
+    assert moved_for_certain(*sides, changes) == (changes if moved else {})
 
 
 @pytest.mark.parametrize(

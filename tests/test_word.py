@@ -1002,16 +1002,24 @@ SLOWDOWNS = {
 }
 
 
-def process(generator: np.random.Generator, share: float, factor: float, statistic: str, noise: float = 0.02) -> Sample:
+def process(
+    generator: np.random.Generator,
+    share: float,
+    factor: float,
+    statistic: str,
+    noise: float = 0.02,
+    rounds: int = 15,
+    calls: int = 50,
+) -> Sample:
     """15 rounds of 50 calls around 2 ms in one process, a share of them slower."""
     from trtgate.verdict.shape import by_block
 
     own = 2e-3 * np.exp(generator.normal(0, 0.005))
     blocks = []
-    for _ in range(15):
-        calls = own * np.exp(np.abs(generator.normal(0, noise, 50)))
-        calls[generator.random(50) < share] *= factor
-        blocks.append(calls)
+    for _ in range(rounds):
+        block = own * np.exp(np.abs(generator.normal(0, noise, calls)))
+        block[generator.random(calls) < share] *= factor
+        blocks.append(block)
     series = {"latency": by_block(blocks, statistic), "typical": by_block(blocks, "midmean")}
     return Sample(series, {"latency": blocks})
 
@@ -1039,6 +1047,42 @@ def test_no_slowdown_hides(name: str, statistic: str) -> None:
         assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
         caught += Outcome.REGRESSED in outcomes
     assert caught >= 19
+
+
+@pytest.mark.parametrize("name", SLOWDOWNS)
+def test_no_slowdown_hides_from_short_processes(name: str) -> None:
+    """Of 42 calls each, whose slowest differ from process to process by 12 % and more."""
+    share, factor = SLOWDOWNS[name]
+    generator = np.random.default_rng(0)
+    caught = 0
+    for _ in range(20):
+        old, new = (
+            [process(generator, some, factor, "minimum", noise=0.1, rounds=3, calls=14) for _ in range(count)]
+            for some, count in ((0.0, 8), (share, 16))
+        )
+        found = [
+            decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "processes")
+            for metric in ("latency", "typical", "tail")
+        ]
+        outcomes = {each.outcome for each in found if each is not None}
+        assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
+        caught += Outcome.REGRESSED in outcomes
+    assert caught >= (5 if share == 0.02 else 19)
+
+
+def test_the_tails_of_short_processes_pass() -> None:
+    metric = BY_NAME["tail"]
+    generator = np.random.default_rng(2)
+    outcomes = Counter[Outcome]()
+    for _ in range(40):
+        old, new = (
+            [process(generator, 0.0, 1.0, "minimum", noise=0.15, rounds=3, calls=14) for _ in range(count)]
+            for count in (8, 16)
+        )
+        found = decide(metric, old, new, Limits(metric.delta, 2e-6), "processes")
+        assert found is not None
+        outcomes[found.outcome] += 1
+    assert outcomes[Outcome.PASS] >= 36, outcomes
 
 
 def test_a_stall_hides_behind_no_tail_of_its_machine() -> None:

@@ -48,8 +48,9 @@ class Schedule:
     # Long enough that one preemption of a few milliseconds is a small part of a block.
     block_seconds: float = 0.1
     block_iterations: int = 10
-    # A block of those, of an engine so slow that it would take longer, has fewer, down to FEWEST_ITERATIONS.
+    # A block of those, of an engine so slow that it would take longer, has fewer, down to the fewest.
     block_limit_seconds: float = float("inf")
+    fewest_iterations: int = 3
     # An arm's block is run in this many parts, there and back again (old new new old), so that a drift within the
     # round weighs on both arms alike. Against one part: intervals a fifth narrower (docs/how-it-decides.md).
     passes: int = 2
@@ -83,8 +84,6 @@ class Schedule:
 # A block of an engine that is slow, where its floors are decided on or where the process is the sample: the time goes
 # into other processes, or to whoever waits. Two cores take 60 ms for an eager ResNet-50.
 FEW_ITERATIONS = 6
-# Of those too, where a block would take too long.
-FEWEST_ITERATIONS = 3
 
 
 def briefly(schedule: Schedule) -> Schedule:
@@ -340,7 +339,7 @@ def block_length(latency: float, schedule: Schedule, share: float = 1.0) -> int:
     """Iterations per block for an arm of that latency in seconds and that share of a block's time."""
     least = schedule.block_iterations
     if least * latency > schedule.block_limit_seconds:
-        least = min(least, max(FEWEST_ITERATIONS, int(schedule.block_limit_seconds / latency)))
+        least = min(least, max(schedule.fewest_iterations, int(schedule.block_limit_seconds / latency)))
     return max(least, int(np.ceil(share * schedule.block_seconds / latency)))
 
 

@@ -25,7 +25,7 @@ from trtgate import judge
 from trtgate.files import scratch_folder, write_whole
 from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
-from trtgate.measure.race import SCHEDULES, Arm, Schedule, briefly, run_race
+from trtgate.measure.race import FEW_ITERATIONS, SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
 from trtgate.records import EngineRecord, fixed_work, from_race, joined, medians_of, unfinished_session
 from trtgate.samples import rows_of
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 PROCESSES: Mapping[Device, int] = {"cpu": 8, "cuda": 6}
 # Of each process. What more rounds of the same process would tell is little beside what another process does.
 ROUNDS = 3
+# Calls of a block that last no longer than so many seconds: of the 42 of three blocks the slowest twentieth are two, so
+# that 2 % that take twice as long are seen in most processes, where of 18 they were in a third.
+TAIL_ITERATIONS = 14
+TAIL_SECONDS = 0.25
 # What takes long to import, by backend, and needs no GPU: 12 s on the host of an H100. An engine's cold start is not to
 # depend on whether another one of its backend was loaded before. The packages of the model's own modules come on top.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
@@ -63,8 +67,14 @@ LOST_SHARE = 0.2
 
 def schedule_for(device: Device, count: int) -> Schedule:
     """The rounds of one of `count` processes: short, since their noise is the process's, and the time goes into more of
-    those."""
-    return replace(briefly(SCHEDULES[device]), rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)))
+    those; but long enough for the slowest calls."""
+    return replace(
+        briefly(SCHEDULES[device]),
+        rounds=max(ROUNDS, -(-FEWEST_ROUNDS // count)),
+        block_iterations=TAIL_ITERATIONS,
+        block_limit_seconds=TAIL_SECONDS,
+        fewest_iterations=FEW_ITERATIONS,
+    )
 
 
 # Tells this run from others with one plan cache, at once or before.

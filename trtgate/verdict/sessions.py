@@ -188,6 +188,7 @@ def decide_sessions(
     amounts: tuple[Floats, Floats] | None = None,
     words: Words = SLOWER,
     alpha: float = ALPHA,
+    pass_alpha: float | None = None,
     of: str = "sessions",
 ) -> Verdict:
     """Whether `new`, float64[n] numbers of sessions (or what `of` calls them), is worse (larger) than `old`,
@@ -197,7 +198,8 @@ def decide_sessions(
     with the bounds of the shift. With fewer the answer is REGRESSED for a shift beyond delta plus FAR times the spread
     of one stack's sessions, else INCONCLUSIVE (underpowered): never PASS. That spread is the widest difference within
     the baseline, and at least `spread`; with one baseline session and no `spread` nothing is far. `amounts` are what
-    `absolute_floor` is held against, where that is another number than the one that is compared.
+    `absolute_floor` is held against, where that is another number than the one that is compared. What `alpha` leaves
+    open passes by an upper bound at `pass_alpha`.
 
     Raises ValueError for an empty side, and for NaN, zero or negative values.
     """
@@ -209,8 +211,8 @@ def decide_sessions(
     limit = math.log1p(delta)
     sessions = f"{new.size} against {old.size} {of}"
     k = rank_of_bound(old.size, new.size, alpha)
-    shift, low, high, least = _shift(before, after, k)
     less, more = amounts or (old, new)
+    shift, low, high, least = _shift(before, after, k)
     absolute, absolute_low, absolute_high, _ = _shift(less, more, k)
     if min(old.size, new.size) < fewest(alpha):
         widest = max(spread or 0.0, float(np.ptp(before)))
@@ -224,14 +226,16 @@ def decide_sessions(
             return Verdict(Outcome.REGRESSED, Reason.FAR_BEYOND_SPREAD, message, **ratio)
         message = f"{words.change(shift)} from {sessions}: {fewest(alpha)} a side are needed to tell it from noise"
         return Verdict(Outcome.INCONCLUSIVE, Reason.UNDERPOWERED, message, **ratio)
-    verdict = decide_by_bounds(
-        Bounds(shift, low, high),
-        Bounds(absolute, absolute_low, absolute_high),
-        delta,
-        absolute_floor,
-        f" from {sessions}",
-        words,
-    )
+
+    def decided(change: Bounds, amount: Bounds) -> Verdict:
+        return decide_by_bounds(change, amount, delta, absolute_floor, f" from {sessions}", words)
+
+    verdict = decided(Bounds(shift, low, high), Bounds(absolute, absolute_low, absolute_high))
+    if pass_alpha is not None and verdict.outcome is Outcome.INCONCLUSIVE:
+        k = rank_of_bound(old.size, new.size, pass_alpha)
+        highs = _shift(before, after, k)[2], _shift(less, more, k)[2]
+        found = decided(Bounds(shift, low, highs[0]), Bounds(absolute, absolute_low, highs[1]))
+        verdict = found if found.outcome in GOOD else verdict
     beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
     if verdict.outcome in GOOD and beyond > STRAYS:
         message = f"{verdict.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
