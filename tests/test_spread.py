@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from trtgate.workbench import Workbench
 from .faults.table import Fault
 
 REFERENCE, INT8 = parse_spec("pytorch-fp32"), parse_spec("onnxruntime-int8")
+WITHIN = states.within
 
 
 def small() -> Architecture:
@@ -50,7 +52,7 @@ def small() -> Architecture:
 def bench(plan_cache: Path, short_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workbench]:
     # Who else uses this machine is not under test.
     monkeypatch.setattr(spread, "monitor_for", lambda *_: NoMonitor)
-    monkeypatch.setattr(states, "LOUD", 1e9)
+    monkeypatch.setattr(states, "within", lambda _: math.inf)
     monkeypatch.setitem(OWN, "small", small)
     settings = Settings(engines=(REFERENCE, INT8), plan_cache=plan_cache, processes=2)
     with Workbench("small", settings) as bench:
@@ -348,7 +350,7 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
     before: dict[str, float] | None,
     ran: int,
 ) -> None:
-    monkeypatch.setattr(states, "LOUD", 0.15)
+    monkeypatch.setattr(states, "within", WITHIN)
     found, come = Spread(bench, 4, {1: before} if before else None), iter(states_met)
 
     def met(self: Spread, *_: object) -> bool:

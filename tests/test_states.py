@@ -42,6 +42,16 @@ def test_those_count_that_met_the_machine_as_the_baseline_did(
     assert enough_in_one(work, 8, before) == in_state(work, before) == list(counts)
 
 
+def test_copies_that_go_up_and_down_within_minutes_are_one_state() -> None:
+    """As seen in 16 processes, in which engines lay 7 % apart at most."""
+    copies = [2.55, 2.72, 2.81, 2.73, 2.63, 2.77, 2.49, 2.52, 2.57, 2.98, 2.84, 2.75, 2.77, 2.93, 2.5, 3.05]
+    work = [{"control-matmul": 0.252e-3, "control-copy": each * 1e-3} for each in copies]
+    assert in_quiet(work) == in_state(work, NEAR) == list(range(16))
+    slower = [{**each, "control-matmul": 0.252e-3 * 1.2} for each in work]
+    assert in_state(slower, NEAR) == []
+    assert in_quiet([*work, *slower]) == list(range(16))
+
+
 def test_where_too_few_did_the_machine_is_told_as_it_is_now() -> None:
     work = met(*[NEAR] * 9, *[APART] * 5)
     assert enough_in_one(work, 8, APART) == list(range(9))

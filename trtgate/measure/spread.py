@@ -33,7 +33,7 @@ from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.metrics import median
 from trtgate.verdict.paired import LOOKS, change_text
-from trtgate.verdict.states import LOUD, enough_in_one, in_quiet, in_right, nowhere_faster
+from trtgate.verdict.states import enough_in_one, in_quiet, in_right, nowhere_faster
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -126,7 +126,7 @@ class Spread:
         chosen = enough_in_one(work, self._count, self._before.get(batch))
         found, told = joined([sound[index] for index in chosen] or sound), ""
         if not chosen and (loud := len(sound) - len(in_quiet(work))):
-            told = f"fixed work took over {LOUD:.0%} longer in {loud} of {len(sound)} processes"
+            told = f"fixed work took much longer in {loud} of {len(sound)} processes"
         if chosen and (others := [index for index in range(len(sound)) if index not in chosen]):
             change = change_text(math.log(median(sound[index].latency for index in others) / found.latency))
             told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"

@@ -15,30 +15,38 @@ import numpy as np
 
 Work = Mapping[str, float]
 
-# A process whose fixed work took this much longer than in the quietest ones of the run met a neighbour: on a virtual
-# machine one that no counter shows, and that slows some engines by half (an AMX unit shared with a thread next door).
-LOUD = 0.15
 # Of the processes, in percent: what is quiet.
 QUIETEST = 10.0
-# In one state a matrix product differs by 3 % from process to process, and a copy of 64 MB by 6 %; within some minutes
-# it went up and down by 10 %, which the engines followed by 1 % (an EPYC). Between two states it is half as long.
+# How much longer or shorter fixed work takes in one state. A process in which it took longer than that in the quietest
+# ones of the run met a neighbour: on a virtual machine one that no counter shows, and that slows some engines by half
+# (an AMX unit shared with a thread next door). A matrix product differs by 1 to 3 % from process to process. A copy of
+# 64 MB differs by 6 %, and up and down by 10 % within minutes, of which engines follow a third at most (an EPYC);
+# between two states it is half as long.
 ALIKE = 0.15
+ALIKE_COPY = 0.25
+COPY = "control-copy"
+
+
+def within(name: str) -> float:
+    """How far fixed work of that name may differ in one state, as a log ratio."""
+    return math.log1p(ALIKE_COPY if name == COPY else ALIKE)
 
 
 def in_quiet(work: Sequence[Work]) -> list[int]:
-    """The processes whose fixed work, in seconds, took no longer than that of the quietest ones, but for LOUD."""
+    """The processes whose fixed work, in seconds, took no longer than that of the quietest ones, but for `within`."""
     if not work:
         return []
-    most = {name: (1 + LOUD) * float(np.percentile([each[name] for each in work], QUIETEST)) for name in work[0]}
-    return [index for index, each in enumerate(work) if all(each[name] <= limit for name, limit in most.items())]
+    # No number between two states.
+    quiet = {name: float(np.percentile([each[name] for each in work], QUIETEST, method="lower")) for name in work[0]}
+    return [index for index, each in enumerate(work) if nowhere_faster(quiet, each)]
 
 
 def in_state(work: Sequence[Work], state: Work) -> list[int]:
-    """The processes whose fixed work took as long as in `state`, but for ALIKE."""
+    """The processes whose fixed work took as long as in `state`, but for `within`."""
     return [
         index
         for index, each in enumerate(work)
-        if all(abs(math.log(each[name] / state[name])) <= math.log1p(ALIKE) for name in each.keys() & state.keys())
+        if all(abs(math.log(each[name] / state[name])) <= within(name) for name in each.keys() & state.keys())
     ]
 
 
@@ -48,8 +56,8 @@ def in_right(work: Sequence[Work], like: Work | None = None) -> list[int]:
 
 
 def nowhere_faster(work: Work, state: Work) -> bool:
-    """Whether no fixed work took less time than in `state`, but for ALIKE."""
-    return all(each * (1 + ALIKE) >= state[name] for name, each in work.items() if name in state)
+    """Whether no fixed work took less time than in `state`, but for `within`."""
+    return all(math.log(state[name] / each) <= within(name) for name, each in work.items() if name in state)
 
 
 def enough_in_one(work: Sequence[Work], wanted: int, like: Work | None = None) -> list[int]:
