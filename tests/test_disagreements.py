@@ -299,6 +299,13 @@ def test_masks_of_a_reference_that_changed_are_told_by_their_sketches() -> None:
     assert "60 by 240 pixels became 30 by 120" in told(references(SEGMENTER, old, other))
 
 
+def test_masks_of_a_reference_without_their_sketches_are_not_told() -> None:
+    old, new = (own(SEGMENTER, each) for each in (masks(), changed(masks(), 3, mask=corner(masks(), 60, 120))))
+    assert "the reference itself" in told(compared(old, new))
+    del new["kept"]["sketch"]
+    assert "the reference itself" not in told(compared(old, new))
+
+
 # Sessions without them, and damaged ones.
 
 

@@ -25,6 +25,8 @@ from tests.faults.table import Fault
 from tests.saved import save, sessions
 from trtgate import expectations
 from trtgate.__main__ import main
+from trtgate.kinds import UserError
+from trtgate.outputs import require_outputs, write_output
 from trtgate.records import EngineRecord, pack, unpack, verdict_to_json
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.answers import answers_of
@@ -822,8 +824,6 @@ OUTPUTS = [
     ["--json", "link.json"],
     ["--json", "dangling.json"],
     ["--markdown", "/dev/full"],
-    ["--json", "part.json"],
-    ["--html", "pipe.html"],
     ["--json", "x" * 300],
     ["--json", "x" * 253],
     ["--markdown", ""],
@@ -850,8 +850,6 @@ def test_nothing_is_overwritten_but_what_was_written_so(
     shutil.copy(".benchmarks/Linux/0001_before.json", "baseline/0001_base.json")
     Path("link.json").symlink_to("notes.json")
     Path("dangling.json").symlink_to("nowhere.json")
-    Path("part.json.part").mkdir()
-    Path("pipe.html.part").symlink_to("notes.json")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     fault.check(main(["compare", "before", "after", "--expectations", "mine.toml", *options]), capsys.readouterr().err)
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
@@ -879,6 +877,26 @@ def test_a_file_that_cannot_be_written_in_the_end(
     assert "onnxruntime-int8" in Path(kept).read_text()
     assert [path.name for path in full_disk.iterdir()] == ["full"]
     shutil.rmtree(Path(kept).parent)
+
+
+def test_two_commands_may_write_one_file_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def after_another(part: Path, path: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        write_output("--json", path, "theirs")
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", after_another)
+    write_output("--json", Path("out.json"), "ours")
+    assert {path.name: path.read_text() for path in Path().iterdir()} == {"out.json": "ours"}
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("out.md").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).is_file())
+    with pytest.raises(UserError, match="writable"):
+        require_outputs({"--markdown": Path("out.md")})
 
 
 def test_what_was_raced_is_kept_where_the_disk_is_full(

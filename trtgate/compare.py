@@ -52,6 +52,7 @@ from trtgate.verdict.metrics import (
     joined_numbers,
     limits_on,
     median,
+    uncounted_doubts,
     within,
 )
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -464,6 +465,7 @@ def _compare(
     # Rounds that are interleaved all were disturbed or none; what a process takes in memory is known without any.
     measured = [[record for record in side if record.rounds or pairing == "interleaved"] for side in (old, new)]
     before, after = (joined_numbers([record.numbers for record in side]) for side in measured)
+    uncounted = _uncounted(old), _uncounted(new)
     if pairing == "sessions" and any(record.processes for record in (*old, *new)):
         pairing = "processes"
     controls = control_changes(old, new)
@@ -483,8 +485,8 @@ def _compare(
             verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
         if verdict is None:
             continue
-        if metric.name == "latency" and verdict.outcome in GOOD:
-            verdict = left_out_doubts(verdict, old, new, limits)
+        if verdict.outcome in GOOD and pairing != "interleaved":
+            verdict = uncounted_doubts(metric, verdict, (before, after), uncounted, limits)
         doubtful = verdict.reason in BY_ITS_TIME
         if metric.of_host and hides > 1 and verdict.outcome in GOOD:
             longer = {**after, metric.name: hides * after[metric.name]}
@@ -515,30 +517,12 @@ def _compare(
     )
 
 
-# Of the new side's processes so many may be left out for a machine that was slow, as so many may be lost.
-LEFT_OUT_SHARE = 0.2
-
-
-def left_out_doubts(
-    verdict: Verdict, old: Sequence[EngineRecord], new: Sequence[EngineRecord], limits: Limits
-) -> Verdict:
-    """A good verdict on the latency, opened where too many of the new side's processes do not count and took longer
-    than all of the old side, even than those of it that do not count: what slowed fixed work and engine in a part of
-    the processes may be the stack."""
-    if limits.delta is None:
-        return verdict
-    slow = [each for record in new for each in record.left_out]
-    counted = [[float(each) for record in side for each in record.numbers.get("latency", ())] for side in (old, new)]
-    most = max(counted[0] + [each for record in old for each in record.left_out], default=math.inf)
-    beyond = sum(each > most * (1 + limits.delta) and each > most + limits.absolute_floor for each in slow)
-    processes = len(slow) + len(counted[1])
-    if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
-        return verdict
-    message = (
-        f"{verdict.message}; but {beyond} of {processes} processes do not count, in which fixed work took longer too, "
-        f"and they took longer than all before by more: the machine, or the stack? Measure again"
-    )
-    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
+def _uncounted(side: Sequence[EngineRecord]) -> Numbers:
+    """The numbers of all of a side's processes that do not count."""
+    return {
+        name: np.concatenate([record.uncounted[name] for record in side if name in record.uncounted])
+        for name in dict.fromkeys(name for record in side for name in record.uncounted)
+    }
 
 
 def _decide(

@@ -82,6 +82,10 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+# What is put behind a file's name while it is written.
+PART_LENGTH = len(".01234567.part")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is whole at any time, whoever else writes it meanwhile; processes in two containers may have
     the same number."""
@@ -90,7 +94,8 @@ def write_whole(path: Path, content: bytes) -> None:
         write_synced(part, content)
         part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
 
 

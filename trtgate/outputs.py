@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,12 +10,11 @@ from typing import Any
 
 from trtgate.baseline import LONGEST_NAME, NUMBERED
 from trtgate.fields import DAMAGED, read_json
-from trtgate.files import is_regular
+from trtgate.files import PART_LENGTH, write_whole
 from trtgate.kinds import UserError
 
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
 TITLE = "### trtgate"
-PART = ".part"
 OURS = (
     {"engines", "missing"},
     {"trials", "decision"},
@@ -45,17 +43,15 @@ def require_outputs(outputs: Mapping[str, Path | None]) -> None:
 
 
 def _require_writable(option: str, path: Path) -> None:
-    # With what is put behind it while it is written.
-    short = bool(path.name) and len(os.fsencode(path.name)) + len(PART) <= LONGEST_NAME
+    # It is written beside, under a longer name.
+    short = bool(path.name) and len(os.fsencode(path.name)) + PART_LENGTH <= LONGEST_NAME
     try:
         there = os.path.lexists(path)
         regular = path.is_file() and not path.is_symlink()
-        can = path.parent.is_dir() and os.access(path if there else path.parent, os.W_OK)
+        touched = [path.parent, *([path] if there else [])]
+        can = path.parent.is_dir() and all(os.access(each, os.W_OK) for each in touched)
         if not can or (there and not regular) or not short:
             raise UserError(f"{option} {path} cannot be written; name a file in a folder that is there and writable")
-        part = path.with_name(path.name + PART)
-        if os.path.lexists(part) and not is_regular(part):
-            raise UserError(f"{option} {path} is written as {part} first, and that is no regular file; move it away")
         if NUMBERED.fullmatch(path.name):
             raise UserError(f"{option} {path} would be taken for a saved session by its name; give it another")
         if there and not _is_ours(path, option):
@@ -96,14 +92,9 @@ def write_output(option: str, path: Path | None, text: str) -> None:
     to be written is in the temporary directory."""
     if path is None:
         return
-    part = path.with_name(path.name + PART)
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        if is_regular(part):
-            with contextlib.suppress(OSError):
-                part.unlink()
         kept = kept_elsewhere(path.name, text)
         raise UserError(f"{option} {path} could not be written ({error.strerror}); {kept}") from error
 

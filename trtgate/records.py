@@ -58,8 +58,8 @@ class EngineRecord:
     latencies of the fixed work raced along, `controls_by_process` those in each process, `disturbed` why nothing that
     is not interleaved may rest on this race, `layer_times` milliseconds. `reference` is the engine that the model's
     answers and speedups are against; `scores` say how far the answers are from its, where they are not those of a
-    classifier, which has `agreement` and `answers`. `left_out` are the latencies in processes that do not count, since
-    fixed work took longer in them.
+    classifier, which has `agreement` and `answers`. `uncounted` holds, by metric, the numbers of processes that do not
+    count, since fixed work took longer in them.
     """
 
     model: str
@@ -89,7 +89,7 @@ class EngineRecord:
     processes: tuple[int, ...] = ()
     reference: str = REFERENCE.id
     scores: Mapping[str, Any] = field(default_factory=dict)
-    left_out: tuple[float, ...] = ()
+    uncounted: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def is_reference(self) -> bool:
@@ -344,9 +344,10 @@ def to_json(record: EngineRecord) -> dict[str, Any]:
     """A record as plain JSON values; the inverse of `from_json`."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     values["decisions"] = [verdict_to_json(verdict) for verdict in values.pop("verdicts")]
-    values["series"] = {
-        name: [None if math.isnan(each) else each for each in some] for name, some in record.series.items()
-    }
+    for name in ("series", "uncounted"):
+        values[name] = {
+            key: [None if math.isnan(each) else each for each in some] for key, some in values[name].items()
+        }
     return {"schema": SCHEMA, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 
@@ -499,7 +500,7 @@ READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "layer_times": _layers,
     "reference": fields.label,
     "scores": _scores,
-    "left_out": fields.measured,
+    "uncounted": fields.mapped(_series),
     "warnings": fields.listed(fields.text),
     "verdicts": fields.listed(lambda _, value: verdict_from_json(value)),
 }

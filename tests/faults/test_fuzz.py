@@ -21,13 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from trtgate.compare import compare_sessions
+from trtgate.compare import compare_sessions, samples_of
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import DEFAULT_PATH, read_expectations
 from trtgate.fields import DAMAGED
 from trtgate.kinds import UserError
 from trtgate.models.checkpoints import read_weights
 from trtgate.records import SCHEMA, EngineRecord, pack, read_session, to_json
+from trtgate.report import html
+from trtgate.report.pages import comparison_page
 from trtgate.samples import Unlabelled
 from trtgate.tasks.detection import Detection, from_outputs
 from trtgate.tasks.segmentation import Segmentation
@@ -104,8 +106,9 @@ def scored() -> list[EngineRecord]:
     return records
 
 
-def session() -> dict[str, Any]:
-    """A saved session of two classifiers' engines, and of others, with everything that a record can hold."""
+def session(own: float = 1.0) -> dict[str, Any]:
+    """A saved session of two classifiers' engines, and of others, with everything that a record can hold; its `own`
+    times make it another one."""
     rounds = np.linspace(1.0e-3, 1.1e-3, 6)
     logits = np.random.default_rng(0).standard_normal((4, 7)).astype(np.float32)
     records = [
@@ -117,7 +120,7 @@ def session() -> dict[str, Any]:
             {
                 "latency": tuple(rounds),
                 "typical": tuple(rounds),
-                "reference_latency": tuple(4 * rounds),
+                "reference_latency": tuple(4 * own * rounds),
                 "host_memory": (1e8, 1.1e8),
                 "plan_bytes": (3e6,),
             },
@@ -128,6 +131,8 @@ def session() -> dict[str, Any]:
             throughput={"streams": 2.0, "images_per_second": 10.0},
             readings={"clock_mhz": 1980.0},
             controls={"control-matmul": 1e-3, "control-matmul (mean)": 1.1e-3},
+            controls_by_process={"control-matmul": (1e-3, 1.1e-3)},
+            uncounted={"latency": (1.5e-3, float("nan")), "host_memory": (2e8, 2e8)},
             agreement={"n": 4, "top1": 3, "top5": 4, "cosine": 0.99, "sqnr_db": None, "finite": True, "low": 0.1},
             answers=answers_of(["a", "b", "c", "d"], logits, logits, np.array([0, 0, 1, 1])).to_json(),
             plan={"bytes": 3, "options": {"version": "1"}},
@@ -154,7 +159,7 @@ def session() -> dict[str, Any]:
     }
 
 
-SESSION = session()
+SESSION, ANOTHER = session(), session(1.01)
 
 
 @contextlib.contextmanager
@@ -176,7 +181,7 @@ def in_one_sentence(error: Exception) -> None:
 @given(changed(SESSION).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=100))
 def test_a_session(content: bytes) -> None:
     """What is read can be computed with, and compared with a sound one."""
-    with a_file(content) as path, a_file(json.dumps(SESSION).encode()) as other:
+    with a_file(content) as path, a_file(json.dumps(ANOTHER).encode()) as other:
         try:
             found = read_session(path)
         except UserError as error:
@@ -190,16 +195,16 @@ def test_a_session(content: bytes) -> None:
         expectations = read_expectations(DEFAULT_PATH)
         for old, new in ((path, other), (other, path)):
             with contextlib.suppress(UserError):
-                report = compare_sessions([read_session(old)], [read_session(new)], expectations)
+                sides = [read_session(old)], [read_session(new)]
+                report = compare_sessions(*sides, expectations)
                 assert report_to_json(report)
+                assert html.render(comparison_page(report, samples_of(*sides)))
 
 
 def report() -> Any:
-    with a_file(json.dumps(SESSION).encode()) as old, a_file(json.dumps({**SESSION, "more": 1}).encode()) as new:
-        before, after = read_session(old), read_session(new)
-        # One session counts once: the second is another's by its digest.
-        object.__setattr__(after, "digest", "another")
-        return report_to_json(compare_sessions([before], [after], read_expectations(DEFAULT_PATH)))
+    with a_file(json.dumps(SESSION).encode()) as old, a_file(json.dumps(ANOTHER).encode()) as new:
+        sides = [read_session(old)], [read_session(new)]
+        return report_to_json(compare_sessions(*sides, read_expectations(DEFAULT_PATH)))
 
 
 REPORT = json.loads(json.dumps(report()))

@@ -31,7 +31,7 @@ from trtgate.records import EngineRecord, fixed_work, from_race, joined, medians
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
-from trtgate.verdict.metrics import median
+from trtgate.verdict.metrics import joined_numbers, median
 from trtgate.verdict.paired import LOOKS, change_text
 from trtgate.verdict.states import enough_in_one, in_quiet, in_right, nowhere_faster
 
@@ -132,8 +132,9 @@ class Spread:
             told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"
             # What made all slower in these may be the stack.
             state = medians_of([work[index] for index in chosen])
-            slow = [sound[index].latency for index in others if nowhere_faster(work[index], state)]
-            found = replace(found, left_out=tuple(slow))
+            slow = [sound[index].numbers for index in others if nowhere_faster(work[index], state)]
+            uncounted = {name: tuple(map(float, values)) for name, values in joined_numbers(slow).items()}
+            found = replace(found, uncounted=uncounted)
         return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}")) if told else found
 
     def _unmeasured(self, spec: EngineSpec, batch: int) -> EngineRecord:

@@ -449,7 +449,7 @@ def _own_masks(
     name: str, before: Mapping[str, Any], now: Mapping[str, Any], seen: Pictured[Any] | None, photos: Photos | None
 ) -> Gallery | None:
     [output, *_] = now["kept"]["pixels"]
-    old, new = (sketches_in(side["kept"]["sketch"]).get(output) for side in (before, now))
+    old, new = (sketches_in(side["kept"].get("sketch", {})).get(output) for side in (before, now))
     if old is None or new is None or not comparable(old, new):
         return None
     shares = elements_differing(old, new)

@@ -20,7 +20,7 @@ from trtgate.verdict.paired import SLOWER, Words, change_text
 from trtgate.verdict.processes import ALPHA as INTERLEAVED_ALPHA
 from trtgate.verdict.processes import decide_interleaved, decide_processes
 from trtgate.verdict.sessions import ALPHA as SESSION_ALPHA
-from trtgate.verdict.sessions import LOOK_ALPHA, decide_sessions, fewest
+from trtgate.verdict.sessions import LOOK_ALPHA, beyond_all, decide_sessions, fewest
 from trtgate.verdict.shape import tail_mean, tail_means
 from trtgate.verdict.tails import decide_tails
 
@@ -457,6 +457,45 @@ def decide_numbers(
         of="sessions" if pairing == "sessions" else "processes",
     )
     return replace(_told(verdict) if metric.higher_is_better else verdict, metric=metric.name)
+
+
+# Of the new side's processes so many may be left out for a machine that was slow, as so many may be lost.
+LEFT_OUT_SHARE = 0.2
+
+
+def uncounted_doubts(
+    metric: Metric,
+    verdict: Verdict,
+    counted: tuple[Numbers, Numbers],
+    uncounted: tuple[Numbers, Numbers],
+    limits: Limits,
+) -> Verdict:
+    """A good verdict on a metric, opened where too many of the new side's processes do not count and are worse than all
+    of the old side, even than those of it that do not count: what slowed fixed work and engine in a part of the
+    processes may be the stack. Each pair is of the old side and the new one.
+
+    What is made of a latency goes with that.
+    """
+    if limits.delta is None or metric.amount:
+        return verdict
+    delta, floor = _limits(metric, limits_on(metric, limits, counted[0]))
+    before, slow = (_worse(metric, side) for side in ([counted[0], uncounted[0]], [uncounted[1]]))
+    beyond = beyond_all((np.log(before), np.log(slow)), (before, slow), delta, floor, metric.words)
+    processes = slow.size + counted[1][metric.name].size
+    if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
+        return verdict
+    message = (
+        f"{verdict.message}; but {beyond} of {processes} processes do not count, in which fixed work took longer too, "
+        f"and they are {metric.words.worse} than all before by more: the machine, or the stack? Measure again"
+    )
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
+
+
+def _worse(metric: Metric, some: Sequence[Numbers]) -> Floats:
+    """What was measured of a metric, the larger the worse."""
+    found = np.concatenate([each.get(metric.name, NOTHING) for each in some])
+    worse: Floats = found[~np.isnan(found)] ** (-1 if metric.higher_is_better else 1)
+    return worse
 
 
 def _told(verdict: Verdict) -> Verdict:

@@ -135,6 +135,15 @@ def sign_test(changes: Floats) -> float:
 EXCUSED = 2.0
 
 
+def most_excused(delta: float, words: Words) -> float:
+    """The log ratio beyond which no change is too small to count, whatever the absolute floor.
+
+    A floor in microseconds is for what a clock cannot tell, and hides nothing that is much more than delta. Those of
+    other units are by what two processes differ, however much that is of a small one.
+    """
+    return math.log1p(EXCUSED * delta) if words.unit == SLOWER.unit else math.inf
+
+
 @dataclass(frozen=True)
 class Bounds:
     """An estimate with the bounds of its interval."""
@@ -158,9 +167,7 @@ def decide_by_bounds(
         "high": math.exp(change.high),
     }
     text = f"{words.interval(change)}{of}"
-    # A floor in microseconds is for what a clock cannot tell, and hides nothing that is much more than delta. Those of
-    # other units are by what two processes differ, however much that is of a small one.
-    small = math.log1p(EXCUSED * delta) if words.unit == SLOWER.unit else math.inf
+    small = most_excused(delta, words)
     counts = absolute.estimate > absolute_floor or change.estimate > small
     if change.low > 0 and change.estimate > limit and counts:
         return Verdict(Outcome.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)

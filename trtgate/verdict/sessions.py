@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, require_times
+from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, most_excused, require_times
 from trtgate.verdict.policy import GOOD
 
 Floats = npt.NDArray[np.float64]
@@ -236,8 +236,17 @@ def decide_sessions(
         highs = _shift(before, after, k)[2], _shift(less, more, k)[2]
         found = decided(Bounds(shift, low, highs[0]), Bounds(absolute, absolute_low, highs[1]))
         verdict = found if found.outcome in GOOD else verdict
-    beyond = int(np.sum((after > before.max() + limit) & (more > less.max() + absolute_floor)))
+    beyond = beyond_all((before, after), (less, more), delta, absolute_floor, words)
     if verdict.outcome in GOOD and beyond > STRAYS:
         message = f"{verdict.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
     return replace(verdict, p=shift_test(before, after))
+
+
+def beyond_all(
+    logs: tuple[Floats, Floats], amounts: tuple[Floats, Floats], delta: float, absolute_floor: float, words: Words
+) -> int:
+    """How many new numbers are larger than all old ones by more than `delta`, and by what counts as a change."""
+    change, amount = (new - old.max(initial=-math.inf) for old, new in (logs, amounts))
+    counts = (amount > absolute_floor) | (change > most_excused(delta, words))
+    return int(np.sum((change > math.log1p(delta)) & counts))
