@@ -57,6 +57,8 @@ from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.settings import Settings
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.agreement import compare_logits
 from trtgate.verdict.policy import exit_status
@@ -524,6 +526,72 @@ def test_what_is_no_number_on_both_sides_alike_is_not_the_upgrades(old: float, n
     assert not_finite_before(kept) is kept
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("task", [TensorsTask(), Classification(output="y")])
+@pytest.mark.parametrize(
+    ("old", "new", "regressed"),
+    [
+        ("sound", "sound", False),
+        ("sound", "other", True),
+        ("sound", "nan", True),
+        ("other", "sound", False),
+        ("nan", "sound", False),
+        ("nan", "other", True),
+        ("other", "nan", True),
+    ],
+)
+def test_answers_that_the_new_side_mends_are_no_regression(
+    old: str, new: str, regressed: bool, task: Any, trained: bool
+) -> None:
+    rows = {
+        "sound": [{"y": row} for row in PHOTOS],
+        "other": [{"y": row} for row in build(1, 3.0)],
+        "nan": [{"y": np.full_like(row, np.nan)} for row in PHOTOS],
+    }
+    names = [str(n) for n in range(len(PHOTOS))]
+    samples = SimpleNamespace(clusters=None, doubt="", labels=None, names=names, digest="")
+    bench: Any = SimpleNamespace(
+        task=task,
+        apart=True,
+        unsteady="",
+        weights=SimpleNamespace(trained=trained or task.name == "tensors"),
+        reference_words="PyTorch",
+        reference_at=lambda size: rows["sound"],
+        reference=None,
+        excuse=lambda spec: "not asked here",
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench, sides._given = bench, samples
+    sides._answered = lambda outputs: samples
+    outputs = {"old": [rows[old]], "new": [rows[new]]}
+    expectation = Expectation({"agreement": 0.8, "cosine": 0.9, "sqnr_db": 20})
+    found, alike = sides._compared(outputs, 1)
+    verdicts = sides._answers(outputs, found, alike, {}, expectation, frozenset())
+    if bench.weights.trained:
+        assert any(each.outcome is Outcome.REGRESSED for each in verdicts) is regressed, verdicts
+    else:  # nobody knows which side is right
+        assert any(each.outcome is Outcome.REGRESSED for each in verdicts) is (old != new), verdicts
+
+
+def test_boxes_that_are_no_numbers_on_the_old_side_are_not_the_references() -> None:
+    def answered(value: float) -> list[dict[str, np.ndarray]]:
+        row = {"boxes": np.array([[0.0, 0, 80, 80]]), "scores": np.full(1, value), "labels": np.zeros(1, np.int64)}
+        return [row] * 4
+
+    bench: Any = SimpleNamespace(
+        apart=True,
+        task=Detection(from_outputs("boxes", "scores", "labels", "xyxy"), 0.3),
+        weights=SimpleNamespace(trained=True),
+        reference_words="ONNX Runtime FP32",
+        reference_at=lambda size: answered(0.9),
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = bench
+    sides._answered = lambda outputs: SimpleNamespace(names=list("abcd"), doubt="")
+    found, _ = sides._compared({"old": [answered(np.nan)], "new": [answered(np.nan)]}, 1)
+    assert all(each.spoilt == ("scores",) for each in found.values())
+
+
 # For real.
 
 
@@ -712,6 +780,14 @@ def test_pythons_of_two_versions_are_two_environments_also_with_one_prefix(old: 
 )
 def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFixture[str], fault: Fault) -> None:
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
+def test_more_processes_than_a_machine_has_room_for_are_not_begun(
+    option: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--new", str(PYTHON), option, "1000"]) == 2
+    assert f"{option} 1000: all processes of a side are there at once" in capsys.readouterr().err
 
 
 BISECT = ("bisect", "--package", "onnxruntime", "--good", "1.0", "--bad", "2.0", "--model", "resnet50")

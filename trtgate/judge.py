@@ -89,6 +89,14 @@ def as_before(verdict: Verdict) -> Verdict:
     return replace(verdict, outcome=Outcome.PASS, reason=Reason.SAME_ANSWERS, message=message)
 
 
+def mended(verdict: Verdict) -> Verdict:
+    """A verdict on new answers beside old ones that miss the floors of the reference's, where the new ones do not."""
+    if verdict.outcome is not Outcome.REGRESSED:
+        return verdict
+    message = f"{verdict.message}; but it is the old side's answers that are not the reference's"
+    return replace(verdict, outcome=Outcome.PASS, reason=Reason.ANSWERS_KEPT, message=message)
+
+
 def not_finite_before(verdict: Verdict) -> Verdict:
     """A verdict on answers that hold NaN or infinity just where the old side's do: no upgrade changed that, and what
     answers so is fit to judge none."""

@@ -18,7 +18,7 @@ from trtgate.ab.rounds import more_rounds_may_decide
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.compare import Change, compare_records
 from trtgate.expectations import Expectation
-from trtgate.kinds import Block, EngineSpec, PrecisionAudit
+from trtgate.kinds import Block, EngineRefused, EngineSpec, PrecisionAudit
 from trtgate.layers import changed_layers
 from trtgate.limits import LOAD_SECONDS
 from trtgate.measure.monitor import monitor_for
@@ -147,7 +147,7 @@ class _Sides:
             yield
         except WorkerGone:
             raise
-        except WorkerError as error:
+        except (WorkerError, EngineRefused) as error:
             if side == "old":
                 raise OldSideFails(str(error)) from error
             raise LostEngine(str(error)) from error
@@ -311,13 +311,13 @@ class _Sides:
             logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
             wanted = None if reference is None else task.logits(reference)
             return agreements_of(logits, wanted, lambda a, b: task.agreement(a, b, given), bench.reference_words)
-        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], given)}
-        if reference is not None:
-            found |= {
-                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], given)
-                for side in SIDES
-            }
-        return found, None
+        found = {}
+        for side in SIDES if reference is not None else ():
+            with self._losing(side):
+                found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
+        spoilt = next((each for each in found.values() if each.spoilt), None)
+        both = spoilt or task.compare(outputs["old"][0], outputs["new"][0], given)
+        return {"new with old": both, **found}, None
 
     def _answers(
         self,
@@ -342,12 +342,19 @@ class _Sides:
         labelled = self._given.labels is not None and len(outputs["old"][0]) == len(self._given)
         if isinstance(bench.task, Classification) and labelled and bench.weights.trained:
             verdicts += self._accuracy(outputs, expectation)
-        pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
-        for pair in pairs:
-            builds = alike if pair == "new with old" else None
+        words = bench.reference_words
+        decided = {
+            pair: bench.task.decide(found[pair], expectation, alike if pair == "new with old" else None)
+            for pair in ("new with old", *([] if self._given.doubt else [f"new with {words}", f"old with {words}"]))
+            if pair in found
+        }
+        failed = {pair: any(each.outcome is Outcome.REGRESSED for each in some) for pair, some in decided.items()}
+        if failed.pop(f"old with {words}", False) and not failed.get(f"new with {words}"):
+            decided["new with old"] = list(map(judge.mended, decided["new with old"]))
+        for pair in failed:
             verdicts += [
                 _named(pair, verdict)
-                for verdict in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
+                for verdict in decided[pair]
                 # How often an untrained model answers the same says nothing.
                 if bench.weights.trained or verdict.metric != "agreement"
             ]
