@@ -27,11 +27,13 @@ import pytest
 from trtgate.__main__ import main
 from trtgate.ab import run as ab_run
 from trtgate.ab.answers import agreements_of
-from trtgate.ab.engines import Chosen, choose_engines, require_apart
+from trtgate.ab.engines import Chosen, LostEngine, OldSideFails, choose_engines, require_apart
+from trtgate.ab.results import AbReport, AbResult, SideFacts
 from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
+from trtgate.compare import Change, Comparison
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
 from trtgate.files import scratch_folder
@@ -48,13 +50,18 @@ from trtgate.limits import BUILD_SECONDS
 from trtgate.measure import remote
 from trtgate.measure import worker as serving
 from trtgate.measure.race import NoMonitor, Race
-from trtgate.measure.remote import Worker, WorkerError
+from trtgate.measure.remote import RequestFailed, Worker, WorkerError, WorkerGone
 from trtgate.models.model_file import read_models
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.settings import Settings
+from trtgate.tasks.classification import Classification
+from trtgate.tasks.detection import Detection, from_outputs
+from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict import Outcome, Reason, Verdict
+from trtgate.verdict.agreement import compare_logits
+from trtgate.verdict.policy import exit_status
 from trtgate.workbench import Workbench
 
 from . import networks, small_classifier
@@ -408,7 +415,7 @@ def build(seed: int, noise: float) -> np.ndarray:
 
 
 def judged(old: list[np.ndarray], new: list[np.ndarray], sqnr_db: float) -> tuple[list[Outcome], tuple[str, ...]]:
-    found, alike = agreements_of({"old": old, "new": new}, None, np.arange(len(PHOTOS)))
+    found, alike = agreements_of({"old": old, "new": new}, None, compare_logits)
     expectation = Expectation({"agreement": 0.9, "cosine": 0.0, "sqnr_db": sqnr_db})
     verdicts = [rule(found["new with old"], expectation, alike) for rule in (fidelity_verdict, agreement_verdict)]
     return [each.outcome for each in verdicts], rebuild_note(alike)
@@ -464,6 +471,30 @@ def test_one_new_build_beyond_all_old_ones_is_a_change() -> None:
     assert note[0].startswith("answers changed by more")
 
 
+@pytest.mark.parametrize("builds", [1, 3])
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_class_whose_logit_is_dead_on_the_new_side_alone(builds: int, reference: bool) -> None:
+    """One of many classes that is on no photo is hardly any noise: less than builds of one version may differ by."""
+    task, samples = Classification(output="y"), SimpleNamespace(clusters=None, doubt="")
+    photos = np.random.default_rng(0).standard_normal((40, 300)).astype(np.float32)
+
+    def side(seed: int, dead: bool) -> list[np.ndarray]:
+        some = [photos + 0.05 * np.random.default_rng(seed + n).standard_normal(photos.shape) for n in range(builds)]
+        for logits in some:
+            logits[:, 7] *= not dead
+        return [logits.astype(np.float32) for logits in some]
+
+    expectation = Expectation({"agreement": 0.9, "cosine": 0.9, "sqnr_db": 10})
+    for dead in (False, True):
+        logits = {"old": side(1, False), "new": side(4, dead)}
+        wanted = photos if reference else None
+        found, alike = agreements_of(logits, wanted, lambda a, b: task.agreement(a, b, samples))  # type: ignore[arg-type]
+        for pair in ("new with old", *(["new with PyTorch"] if reference else [])):
+            verdict = fidelity_verdict(found[pair], expectation, alike if pair == "new with old" else None)
+            assert verdict.outcome is (Outcome.REGRESSED if dead else Outcome.PASS), (pair, verdict)
+            assert ("7 along axis 0" in verdict.message) is dead
+
+
 @pytest.mark.parametrize(
     ("reason", "outcome"),
     [
@@ -493,6 +524,72 @@ def test_what_is_no_number_on_both_sides_alike_is_not_the_upgrades(old: float, n
     assert found.outcome is outcome
     kept = Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, "others")
     assert not_finite_before(kept) is kept
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("task", [TensorsTask(), Classification(output="y")])
+@pytest.mark.parametrize(
+    ("old", "new", "regressed"),
+    [
+        ("sound", "sound", False),
+        ("sound", "other", True),
+        ("sound", "nan", True),
+        ("other", "sound", False),
+        ("nan", "sound", False),
+        ("nan", "other", True),
+        ("other", "nan", True),
+    ],
+)
+def test_answers_that_the_new_side_mends_are_no_regression(
+    old: str, new: str, regressed: bool, task: Any, trained: bool
+) -> None:
+    rows = {
+        "sound": [{"y": row} for row in PHOTOS],
+        "other": [{"y": row} for row in build(1, 3.0)],
+        "nan": [{"y": np.full_like(row, np.nan)} for row in PHOTOS],
+    }
+    names = [str(n) for n in range(len(PHOTOS))]
+    samples = SimpleNamespace(clusters=None, doubt="", labels=None, names=names, digest="")
+    bench: Any = SimpleNamespace(
+        task=task,
+        apart=True,
+        unsteady="",
+        weights=SimpleNamespace(trained=trained or task.name == "tensors"),
+        reference_words="PyTorch",
+        reference_at=lambda size: rows["sound"],
+        reference=None,
+        excuse=lambda spec: "not asked here",
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench, sides._given = bench, samples
+    sides._answered = lambda outputs: samples
+    outputs = {"old": [rows[old]], "new": [rows[new]]}
+    expectation = Expectation({"agreement": 0.8, "cosine": 0.9, "sqnr_db": 20})
+    found, alike = sides._compared(outputs, 1)
+    verdicts = sides._answers(outputs, found, alike, {}, expectation, frozenset())
+    if bench.weights.trained:
+        assert any(each.outcome is Outcome.REGRESSED for each in verdicts) is regressed, verdicts
+    else:  # nobody knows which side is right
+        assert any(each.outcome is Outcome.REGRESSED for each in verdicts) is (old != new), verdicts
+
+
+def test_boxes_that_are_no_numbers_on_the_old_side_are_not_the_references() -> None:
+    def answered(value: float) -> list[dict[str, np.ndarray]]:
+        row = {"boxes": np.array([[0.0, 0, 80, 80]]), "scores": np.full(1, value), "labels": np.zeros(1, np.int64)}
+        return [row] * 4
+
+    bench: Any = SimpleNamespace(
+        apart=True,
+        task=Detection(from_outputs("boxes", "scores", "labels", "xyxy"), 0.3),
+        weights=SimpleNamespace(trained=True),
+        reference_words="ONNX Runtime FP32",
+        reference_at=lambda size: answered(0.9),
+    )
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = bench
+    sides._answered = lambda outputs: SimpleNamespace(names=list("abcd"), doubt="")
+    found, _ = sides._compared({"old": [answered(np.nan)], "new": [answered(np.nan)]}, 1)
+    assert all(each.spoilt == ("scores",) for each in found.values())
 
 
 # For real.
@@ -685,6 +782,14 @@ def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFix
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
+def test_more_processes_than_a_machine_has_room_for_are_not_begun(
+    option: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--new", str(PYTHON), option, "1000"]) == 2
+    assert f"{option} 1000: all processes of a side are there at once" in capsys.readouterr().err
+
+
 BISECT = ("bisect", "--package", "onnxruntime", "--good", "1.0", "--bad", "2.0", "--model", "resnet50")
 
 
@@ -742,6 +847,68 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
     assert report.left_out == {
         "efficientnet_lite0 onnxruntime-int8": "onnxruntime cannot be built: nothing to quantise"
     }
+
+
+def gone(side: str) -> WorkerGone:
+    return WorkerGone(side, f"the {side} worker (python): it ended with SIGKILL (out of memory?)")
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "said"),
+    [
+        ([gone("new")], 0, ""),
+        ([gone("old")], 0, ""),
+        ([gone("old"), gone("new")], 0, ""),
+        ([gone("new"), gone("old"), gone("new")], 1, "a second time: the new worker (python): it ended with SIGKILL"),
+        ([gone("old"), gone("old")], 7, "a second time: the old worker (python): it ended with SIGKILL"),
+        ([LostEngine("the new worker: failed in open: no kernel")], 1, "failed in open: no kernel"),
+        ([OldSideFails("the old worker: failed in open: no kernel")], 7, "the old worker: failed in open: no kernel"),
+        ([RequestFailed("the new worker: failed in facts: no inspector")], 7, "failed in facts: no inspector"),
+    ],
+)
+def test_a_worker_that_is_gone_once_is_not_the_upgrades(
+    ends: list[Exception], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been killed for the machine's lack of memory. And what becomes of one engine leaves the others."""
+    report = raced_with(ends, monkeypatch)
+    told = report.report.verdicts()
+    assert [each.comparison.key[1] for each in report.results] == ["onnxruntime-int8", "onnxruntime-fp32"][status > 0 :]
+    assert exit_status(each.outcome for each in told) == status
+    assert said in next((each.message for each in told if each.outcome is not Outcome.PASS), "")
+
+
+def test_an_old_side_that_fails_alone_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OldSideFails):
+        raced_with([OldSideFails("the old worker: failed in open: no kernel")], monkeypatch, ("onnxruntime-int8",))
+
+
+def raced_with(
+    ends: list[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    engines: tuple[str, ...] = ("onnxruntime-int8", "onnxruntime-fp32"),
+) -> AbReport:
+    """An A/B run in which races of INT8 end so, one after the other, and all others pass."""
+    left, passed = iter(ends), Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "as fast")
+    side = SideFacts((), None, None, 0, {})
+
+    class Racing:
+        def __init__(self, *_: object) -> None:
+            """Nothing is needed."""
+
+        def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
+            if spec.precision == "int8" and (error := next(left, None)):
+                raise error
+            comparison = Comparison(("efficientnet_lite0", spec.id, 1), (Change("latency", 1.0, 1.0, passed),))
+            return [AbResult(comparison, side, side, {}, ())]
+
+    chosen = Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
+    monkeypatch.setattr(ab_run, "_Sides", Racing)
+    monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
+    monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
+    monkeypatch.setattr(Workbench, "samples", lambda *_: [])
+    monkeypatch.setattr(Workbench, "buildable", lambda *_: Availability(True, ""))
+    settings = Settings(models=("efficientnet_lite0",))
+    return run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -280,24 +280,64 @@ def test_an_index_that_is_gone_is_no_versions_doing(words: str, tmp_path: Path, 
 
 
 def test_an_installer_that_outlives_its_search_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search that was killed leaves it running: nothing is made anew below its hands."""
+    """One that cannot be interrupted goes on when its search is killed: nothing is made anew below its hands."""
     started = tmp_path / "started"
-    some = installer(tmp_path, f"echo $$ > {started}.part\nmv {started}.part {started}\nexec sleep 100")
-    code = (
-        "import sys; from pathlib import Path; from trtgate.search import environments; "
-        "from trtgate.progress import SILENT; environments.WORKER = (); folder, python = map(Path, sys.argv[1:]); "
-        "environments.Environments(folder, python, 'standin', ('--index-url', 'nowhere'), None, SILENT).get('1.0')"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(some.folder), str(some.python)], cwd=ROOT) as search:
-        while not started.exists() and search.poll() is None:
-            time.sleep(0.01)
-        search.kill()
+    some = installer(tmp_path, f"trap '' INT\necho $$ > {started}.part\nmv {started}.part {started}\nexec sleep 100")
+    kill_search(some, started)
     try:
         monkeypatch.setattr(environments, "LOCK_SECONDS", 0.1)
         with pytest.raises(UserError, match="another process holds"):
             some.get("1.0")
     finally:
         psutil.Process(int(started.read_text())).kill()
+
+
+def kill_search(some: Environments, started: Path) -> None:
+    """Kill a search that installs a version once its installer has started."""
+    code = (
+        "import signal, sys; from pathlib import Path; from trtgate.search import environments; "
+        "from trtgate.progress import SILENT; environments.WORKER = (); folder, python = map(Path, sys.argv[1:]); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # ignored where tests run in the background
+        "environments.Environments(folder, python, 'standin', ('--index-url', 'nowhere'), None, SILENT).get('1.0')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(some.folder), str(some.python)], cwd=ROOT) as search:
+        while not started.exists() and search.poll() is None:
+            time.sleep(0.01)
+        search.kill()
+
+
+def test_what_pip_started_ends_with_a_search_that_is_killed(tmp_path: Path) -> None:
+    """As pip does, the stand-in waits for a process of its own, and ends it when it is interrupted."""
+    started, does = tmp_path / "started", tmp_path / "does.py"
+    inner = f"echo $$ > {started}.part; mv {started}.part {started}; exec sleep 100"
+    does.write_text(f"import subprocess\nsubprocess.run(['sh', '-c', {inner!r}])\n")
+    kill_search(installer(tmp_path, f"exec {sys.executable} {does}"), started)
+    pid, deadline = int(started.read_text()), time.monotonic() + 60
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("line", ["-r {}", "--requirement={}", '-c "{}"  # what is known to fit', "-r{}"])
+def test_an_environment_is_another_one_where_a_file_that_its_requirements_name_changed(
+    line: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    first, other = folder / "first.txt", folder / "other.txt"
+    first.write_text(f"numpy\n{line.format('../nested/other.txt')}\n-r https://nowhere/more.txt\n")
+    other.write_text("-r first.txt\nonnx\n")
+
+    def home() -> Path:
+        return (some := replace(made(tmp_path, "nowhere"), requirements=first))._home(some._made_of("1.0"))
+
+    before = home()
+    assert home() == before
+    other.write_text("-r first.txt\nonnx<2\n")
+    assert home() != before
+    other.unlink()
+    with pytest.raises(UserError, match=r"--requirements .*nested/other\.txt cannot be read \(No such file"):
+        home()
 
 
 def is_running(pid: int) -> bool:

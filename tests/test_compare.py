@@ -598,7 +598,9 @@ def test_accuracy_that_is_not_measured_any_more_is_missing(capsys: pytest.Captur
     sessions("before", 1, accuracy={"n": 300, "engine_top1": 200})
     sessions("after", 6)
     assert main(["compare", "before", "after"]) == 1
-    assert "accuracy was measured before and is not now" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "accuracy was measured before and is not now" in out
+    assert "next: find out why the new side has no accuracy, or" in out
 
 
 @pytest.mark.parametrize(

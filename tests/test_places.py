@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import pytest
 from onnx import helper
 
 from fixtures.engines import decide_in_batches
+from trtgate.ab.sides import _Sides
 from trtgate.engines import parse_spec
+from trtgate.measure import worker as serving
+from trtgate.progress import SILENT
+from trtgate.settings import Settings
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, from_outputs
 from trtgate.tasks.places import Visits, arranged, decide_places
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.outcome import Outcome
+from trtgate.verdict.outcome import Outcome, Reason
 from trtgate.workbench import Workbench
 
 from . import networks
@@ -230,10 +235,9 @@ def test_other_kernels_fail_no_place(kind: str) -> None:
             assert verdict.outcome is Outcome.PASS, (seed, n, size, verdict)
 
 
-def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
-    tmp_path: Path, plan_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of 32, on 64 samples: of an INT8 engine no share of all boxes proves that."""
+@pytest.fixture
+def detector(tmp_path: Path, plan_cache: Path) -> Settings:
+    """A small one in batches of 1 and 32, with 64 samples and ONNX Runtime."""
     weights = {"w": networks.random(8, 40), "v": networks.random(8, 10, seed=1), "s": np.array([0, 10, 4])}
     weights |= {"m": np.array([[60, 60, 0, 0]], np.float32), "a": np.array([[0, 0, 20, 20]], np.float32)}
     nodes = [
@@ -257,9 +261,15 @@ def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
     (tmp_path / "samples").mkdir()
     for index in range(64):
         np.savez(tmp_path / "samples" / f"{index}.npz", x=networks.random(1, 8, seed=index))
-    spec = parse_spec("onnxruntime-fp32")
-    arguments = [f"--model={toml}", f"--engine={spec.id}", f"--plan-cache={plan_cache}", "--batch-size=1"]
-    settings = settings_of(tmp_path, *arguments, "--batch-size=32", f"--images={tmp_path / 'samples'}")
+    arguments = [f"--model={toml}", "--engine=onnxruntime-fp32", f"--plan-cache={plan_cache}", "--batch-size=1"]
+    return settings_of(tmp_path, *arguments, "--batch-size=32", f"--images={tmp_path / 'samples'}")
+
+
+def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
+    detector: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 32, on 64 samples: of an INT8 engine no share of all boxes proves that."""
+    spec, settings = parse_spec("onnxruntime-fp32"), detector
     narrow = settings.expectations.of("d.onnx", "onnxruntime-int8")
     with Workbench(settings.models[0], settings) as bench:
         assert bench.apart
@@ -281,3 +291,49 @@ def test_the_bench_finds_a_place_at_which_a_detector_is_dead(
         [verdict] = decide_in_batches(bench, spec, 32, narrow)
     assert verdict.outcome is Outcome.REGRESSED
     assert "place 5: 4 of 4 answers there" in verdict.message
+
+
+class Here:
+    """A worker without a process of its own, at one place of whose batches a detector is dead."""
+
+    def __init__(self, dead: int | None) -> None:
+        self._serving: Any = serving.Worker(SimpleNamespace(send=lambda message: None))
+        self._dead = dead
+
+    def ask(self, do: str, *, timeout: float = 0, progress: Any = None, **arguments: Any) -> Any:
+        found = getattr(self._serving, do)(**arguments)
+        for engine in self._serving._engines.values() if do == "open" else ():
+            engine.infer = lambda inputs, infer=engine.infer: self._spoilt(infer(inputs))
+        return found
+
+    def _spoilt(self, outputs: Any) -> Any:
+        if self._dead is not None and len(outputs["scores"]) > 1:
+            outputs["scores"][self._dead] = 0
+        return outputs
+
+
+@pytest.mark.parametrize("sizes", [(1, 32), (32,)])
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (None, None, Reason.ANSWERS_KEPT),
+        (None, 5, Reason.ANSWERS_LOST),
+        (5, 5, Reason.SAME_ANSWERS),
+        (5, None, Reason.ANSWERS_KEPT),
+        (5, 6, Reason.ANSWERS_LOST),
+    ],
+)
+def test_ab_finds_a_place_at_which_the_new_side_is_dead(
+    sizes: tuple[int, ...], old: int | None, new: int | None, reason: Reason, detector: Settings, tmp_path: Path
+) -> None:
+    """What the old side has wrong in the same way is not the upgrade's."""
+    spec, both = parse_spec("onnxruntime-fp32"), {"old": [Here(old)], "new": [Here(new)]}
+    with Workbench(detector.models[0], replace(detector, batch_sizes=sizes)) as bench:
+        sides = _Sides(bench, both, tmp_path, None, SILENT)  # type: ignore[arg-type]
+        for workers in both.values():
+            workers[0].ask("open", **sides._job(spec, 0))
+        alone = sides._outputs(spec, min(sizes), 1)
+        assert min(sizes) > 1 or not sides._places(spec, 1, alone)
+        [verdict] = sides._places(spec, 32, alone)
+    assert verdict.reason is reason, verdict
+    assert verdict.outcome is (Outcome.REGRESSED if reason is Reason.ANSWERS_LOST else Outcome.PASS)

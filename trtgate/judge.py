@@ -80,10 +80,21 @@ def _within_rebuilds(verdict: Verdict) -> Verdict:
 def same_as_before(verdict: Verdict) -> Verdict:
     """A verdict on answers that are the old side's to the last bit: a floor that is missed was missed before, and how
     many samples there are does not matter."""
-    if verdict.reason not in {Reason.BELOW_FLOOR, Reason.TOO_FEW_IMAGES}:
-        return verdict
+    return as_before(verdict) if verdict.reason in {Reason.BELOW_FLOOR, Reason.TOO_FEW_IMAGES} else verdict
+
+
+def as_before(verdict: Verdict) -> Verdict:
+    """The same of any verdict on answers that are the old side's to the last bit."""
     message = f"the same to the last bit as before; {verdict.message}"
     return replace(verdict, outcome=Outcome.PASS, reason=Reason.SAME_ANSWERS, message=message)
+
+
+def mended(verdict: Verdict) -> Verdict:
+    """A verdict on new answers beside old ones that miss the floors of the reference's, where the new ones do not."""
+    if verdict.outcome is not Outcome.REGRESSED:
+        return verdict
+    message = f"{verdict.message}; but it is the old side's answers that are not the reference's"
+    return replace(verdict, outcome=Outcome.PASS, reason=Reason.ANSWERS_KEPT, message=message)
 
 
 def not_finite_before(verdict: Verdict) -> Verdict:

@@ -51,9 +51,9 @@ def last_words(text: str) -> str:
     return (errors or lines[-1:] or ["it said nothing"])[0][:LONGEST_WORDS]
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that happens (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, however that happens (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Raised whenever a request or an answer changes its meaning.
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct(">I")
 # Blocks of latencies and descriptions; arrays travel as files. More than this is no frame but noise.
 LARGEST_FRAME = 64 << 20

@@ -8,11 +8,13 @@ several processes, since two processes of the very same stack differ, and by mor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from trtgate.ab.engines import LostEngine, choose_engines
+from trtgate.ab.engines import LostEngine, OldSideFails, choose_engines
 from trtgate.ab.results import AbReport, AbResult
 from trtgate.ab.rounds import schedule_for
 from trtgate.ab.sides import _Sides
@@ -22,12 +24,13 @@ from trtgate.compare import (
 )
 from trtgate.engines import backend
 from trtgate.files import scratch_folder
-from trtgate.kinds import Device, EngineBroken, EngineUnavailable
-from trtgate.measure.remote import SIDES, Place, as_place, workers
+from trtgate.kinds import Device, EngineBroken, EngineSpec, EngineUnavailable
+from trtgate.measure.race import Schedule
+from trtgate.measure.remote import SIDES, Place, Sides, WorkerError, WorkerGone, as_place, workers
 from trtgate.progress import Progress
 from trtgate.samples import Samples
 from trtgate.settings import Settings
-from trtgate.verdict.outcome import not_raced
+from trtgate.verdict.outcome import broken, not_raced
 from trtgate.workbench import Workbench
 
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
@@ -53,7 +56,7 @@ def run_ab(
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
     and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
-    otherwise, and PROCESSES. Raises WorkerError when a worker fails in any way: then there is no verdict at all.
+    otherwise, and PROCESSES. Raises WorkerError where workers failed, and nothing else is there to tell.
     """
     places = {side: as_place(place) for side, place in sides.items()}
     with workers(places) as both:
@@ -68,6 +71,7 @@ def run_ab(
     }
     left_out = dict(chosen.left_out)
     refused: dict[tuple[str, str], str] = {}
+    failed: dict[tuple[str, str], WorkerError] = {}
     with scratch_folder() as folder:
         given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
         shared = [folder, settings.plan_cache, *(path.parent for path in given)]
@@ -81,24 +85,26 @@ def run_ab(
                     builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
                     count = max(processes or PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
-                    with contextlib.ExitStack() as running:
-                        with progress.step(f"{name}: starting {count} workers a side for {spec.id}"):
-                            both = running.enter_context(workers(places, count, shared))
-                        try:
-                            samples[name] = bench.samples("evaluation")
-                            racing = _Sides(bench, both, folder, schedule, progress)
-                            results += racing.race(spec, builds)
-                        except EngineBroken:
-                            raise
-                        except EngineUnavailable as error:  # its graph cannot be made here, for neither side
-                            refused[name, spec.id] = str(error)
-                        except LostEngine as error:
-                            progress.say(str(error))
-                            missing |= {
-                                (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
-                                for size in bench.batch_sizes
-                            }
-    left_out |= {f"{name} {text}": why for (name, text), why in refused.items()}
+                    start = functools.partial(workers, places, count, shared)
+                    try:
+                        samples[name] = bench.samples("evaluation")
+                        results += _raced(bench, spec, builds, start, folder, schedule)
+                    except EngineBroken:
+                        raise
+                    except EngineUnavailable as error:  # its graph cannot be made here, for neither side
+                        refused[name, spec.id] = str(error)
+                    except LostEngine as error:
+                        progress.say(str(error))
+                        missing |= {
+                            (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
+                            for size in bench.batch_sizes
+                        }
+                    except WorkerError as error:  # of the old side, or of what is asked beside the race
+                        progress.say(str(error))
+                        failed[name, spec.id] = error
+    if failed and not results and not missing:
+        raise next(iter(failed.values()))
+    left_out |= {f"{name} {text}": str(why) for (name, text), why in {**refused, **failed}.items()}
     added = [
         (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
     ]
@@ -117,5 +123,36 @@ def run_ab(
                 for (name, text), why in refused.items()
                 if text in asked and not settings.expectations.acknowledges(name, text)
             },
+            **{
+                f"{name} {text}": broken(str(error))
+                for (name, text), error in failed.items()
+                if not settings.expectations.acknowledges(name, text)
+            },
         },
     )
+
+
+def _raced(
+    bench: Workbench,
+    spec: EngineSpec,
+    builds: int,
+    start: Callable[[], AbstractContextManager[Sides]],
+    folder: Path,
+    schedule: Schedule,
+) -> list[AbResult]:
+    """One engine's race, and another one with fresh workers where a side's worker is gone: one may have been killed for
+    the machine's lack of memory, or by somebody. Raises LostEngine or OldSideFails where the same side's is gone again.
+    """
+    gone: set[str] = set()
+    while True:
+        try:
+            with contextlib.ExitStack() as running:
+                with bench.progress.step(f"{bench.name}: starting workers of both sides for {spec.id}"):
+                    both = running.enter_context(start())
+                return _Sides(bench, both, folder, schedule, bench.progress).race(spec, builds)
+        except WorkerGone as error:
+            if error.side in gone:
+                again = f"a second time: {error}"
+                raise (LostEngine(again) if error.side == "new" else OldSideFails(again)) from error
+            gone.add(error.side)
+            bench.progress.say(f"{error}\n{bench.name}: racing {spec.id} once more")

@@ -18,12 +18,12 @@ from trtgate.ab.rounds import more_rounds_may_decide
 from trtgate.ab.turns import TurnMonitor, Turns
 from trtgate.compare import Change, compare_records
 from trtgate.expectations import Expectation
-from trtgate.kinds import Block, EngineSpec, PrecisionAudit
+from trtgate.kinds import Block, EngineRefused, EngineSpec, PrecisionAudit
 from trtgate.layers import changed_layers
 from trtgate.limits import LOAD_SECONDS
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import Arm, Race, Schedule, run_race
-from trtgate.measure.remote import SIDES, Sides, WorkerError
+from trtgate.measure.remote import SIDES, Sides, WorkerError, WorkerGone
 from trtgate.progress import Progress
 from trtgate.records import EngineRecord, from_race
 from trtgate.samples import Samples, rows_of
@@ -31,6 +31,7 @@ from trtgate.signature import load_tensors, save_tensors
 from trtgate.tasks.base import Outputs, Task, spoilt_outputs
 from trtgate.tasks.batches import decide_finite, of_batches
 from trtgate.tasks.classification import Classification
+from trtgate.tasks.places import Visits, arranged, decide_places
 from trtgate.tasks.tensors import digest_of
 from trtgate.verdict.agreement import Rebuilt, measure_accuracy
 from trtgate.verdict.outcome import Outcome, Verdict
@@ -76,9 +77,13 @@ class _Sides:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
                         opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
-        return [
-            self._at(spec, size, builds, opened, self._outputs(spec, size, builds)) for size in self._bench.batch_sizes
-        ]
+        sizes, results = self._bench.batch_sizes, []
+        alone = self._outputs(spec, min(sizes), builds)
+        for size in sizes:
+            outputs = alone if size == min(sizes) else self._outputs(spec, size, builds)
+            places = self._places(spec, size, alone)
+            results.append(self._at(spec, size, builds, opened, outputs, places))
+        return results
 
     def _outputs(self, spec: EngineSpec, size: int, builds: int) -> dict[str, list[Outputs]]:
         """The answers of each build of both sides, in batches of that size."""
@@ -89,6 +94,39 @@ class _Sides:
                     outputs[side] = [self._infer(side, index, spec, size) for index in range(builds)]
                     self._require_alike(side, spec, outputs)
         return outputs
+
+    def _places(self, spec: EngineSpec, size: int, alone: Mapping[str, Sequence[Outputs]]) -> tuple[Verdict, ...]:
+        """On the places of a batch, of each new build, as the bench asks of an engine; `alone` are the answers in the
+        smallest batch. What an old build answers to the last bit is not the upgrade's."""
+        bench = self._bench
+        if size == 1 or not bench.apart or bench.unsteady:
+            return ()
+        reference = bench.outputs(bench.reference)[: len(self._given)]
+        found = []
+        text = f"{bench.name}: {spec.id} answers at all places of batches of {size}"
+        with self._progress.step(text):
+            for index, mine in enumerate(alone["new"]):
+                own = reference if size == min(bench.batch_sizes) else mine
+                verdict = decide_places(bench.task, reference, own, self._visits("new", index, spec, size))
+                if verdict.outcome is Outcome.REGRESSED and self._visited_alike(index, len(alone["old"]), spec, size):
+                    verdict = judge.as_before(verdict)
+                found.append(verdict)
+        return tuple(dict.fromkeys(found))
+
+    def _visits(self, side: str, index: int, spec: EngineSpec, size: int) -> Iterator[Visits]:
+        """A build's answers to batches with samples at random places, one batch at a time."""
+        for chosen in arranged(len(self._given), size):
+            with self._losing(side):
+                rows = self._infer(side, index, spec, size, chosen=chosen)
+            yield chosen, rows
+
+    def _visited_alike(self, new: int, builds: int, spec: EngineSpec, size: int) -> bool:
+        """Whether an old build's answers at all places are those of that new build."""
+
+        def digests(side: str, index: int) -> list[str]:
+            return [digest_of(rows) for _, rows in self._visits(side, index, spec, size)]
+
+        return digests("new", new) in [digests("old", index) for index in range(builds)]
 
     def _require_alike(self, side: str, spec: EngineSpec, outputs: Mapping[str, Sequence[Outputs]]) -> None:
         """Raises WorkerError where a side's answers are of another kind than the old side's, or where those can be held
@@ -104,10 +142,12 @@ class _Sides:
     @contextlib.contextmanager
     def _losing(self, side: str) -> Iterator[None]:
         """What fails on the new side, after the old one did it, is lost by the upgrade. Raises LostEngine then, and
-        OldSideFails where the old side fails."""
+        OldSideFails where the old side fails; a worker that is gone may be the machine's doing."""
         try:
             yield
-        except WorkerError as error:
+        except WorkerGone:
+            raise
+        except (WorkerError, EngineRefused) as error:
             if side == "old":
                 raise OldSideFails(str(error)) from error
             raise LostEngine(str(error)) from error
@@ -121,9 +161,10 @@ class _Sides:
             calibration = self._saved("calibration", self._bench.samples("calibration"))
         return self._bench.job(spec, rebuild, calibration, self._samples)
 
-    def _infer(self, side: str, index: int, spec: EngineSpec, size: int) -> Outputs:
+    def _infer(self, side: str, index: int, spec: EngineSpec, size: int, **more: Any) -> Outputs:
         path = self._folder / f"{side}-{index}"
-        self._ask(side, index, "infer", engine=spec.id, samples=str(self._samples), size=size, outputs=str(path))
+        asked = {"engine": spec.id, "samples": str(self._samples), "size": size, "outputs": str(path), **more}
+        self._ask(side, index, "infer", **asked)
         return list(load_tensors(path))
 
     def _at(
@@ -133,6 +174,7 @@ class _Sides:
         builds: int,
         opened: Mapping[str, Sequence[Mapping[str, Any]]],
         outputs: Mapping[str, Sequence[Outputs]],
+        places: Sequence[Verdict],
     ) -> AbResult:
         """One batch size."""
         settings, name = self._bench.settings, self._bench.name
@@ -149,6 +191,7 @@ class _Sides:
         answers = self._answers(outputs, found, alike, told, expectation, self._bench.graphs.kept_in_float(spec))
         if _same(outputs):
             answers = tuple(map(judge.same_as_before, answers))
+        answers = (*answers, *places)
         [compared] = report.engines
         if not race.complete:
             compared = replace(compared, invalid=judge.unfinished(len(race.dropped), race.dropped[-1]))
@@ -235,7 +278,7 @@ class _Sides:
             self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
             def led(lead_in: int, n: int) -> Block:
-                with turns.of(worker.pid):
+                with turns.of(worker.pid), self._losing(side):
                     found = worker.block(spec.id, n, lead_in)
                     worker.ask("rest")
                     return found
@@ -267,14 +310,14 @@ class _Sides:
         if isinstance(task, Classification):
             logits = {side: [task.logits(each) for each in outputs[side]] for side in SIDES}
             wanted = None if reference is None else task.logits(reference)
-            return agreements_of(logits, wanted, given.clusters, bench.reference_words)
-        found = {"new with old": task.compare(outputs["old"][0], outputs["new"][0], given)}
-        if reference is not None:
-            found |= {
-                f"{side} with {bench.reference_words}": task.compare(reference, outputs[side][0], given)
-                for side in SIDES
-            }
-        return found, None
+            return agreements_of(logits, wanted, lambda a, b: task.agreement(a, b, given), bench.reference_words)
+        found = {}
+        for side in SIDES if reference is not None else ():
+            with self._losing(side):
+                found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
+        spoilt = next((each for each in found.values() if each.spoilt), None)
+        both = spoilt or task.compare(outputs["old"][0], outputs["new"][0], given)
+        return {"new with old": both, **found}, None
 
     def _answers(
         self,
@@ -299,12 +342,19 @@ class _Sides:
         labelled = self._given.labels is not None and len(outputs["old"][0]) == len(self._given)
         if isinstance(bench.task, Classification) and labelled and bench.weights.trained:
             verdicts += self._accuracy(outputs, expectation)
-        pairs = ("new with old", *([] if self._given.doubt else [f"new with {bench.reference_words}"]))
-        for pair in pairs:
-            builds = alike if pair == "new with old" else None
+        words = bench.reference_words
+        decided = {
+            pair: bench.task.decide(found[pair], expectation, alike if pair == "new with old" else None)
+            for pair in ("new with old", *([] if self._given.doubt else [f"new with {words}", f"old with {words}"]))
+            if pair in found
+        }
+        failed = {pair: any(each.outcome is Outcome.REGRESSED for each in some) for pair, some in decided.items()}
+        if failed.pop(f"old with {words}", False) and not failed.get(f"new with {words}"):
+            decided["new with old"] = list(map(judge.mended, decided["new with old"]))
+        for pair in failed:
             verdicts += [
                 _named(pair, verdict)
-                for verdict in (bench.task.decide(found[pair], expectation, builds) if pair in found else ())
+                for verdict in decided[pair]
                 # How often an untrained model answers the same says nothing.
                 if bench.weights.trained or verdict.metric != "agreement"
             ]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # The exit status where nothing was decided.
 MISTAKE = 2
 STORAGE = Path(".benchmarks")
+# A side of a race: a few megabytes of memory each at the least, and the intervals get hardly narrower.
+MOST_PROCESSES = 100
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -57,7 +59,14 @@ def require_own_outputs(options: argparse.Namespace) -> None:
 
 
 def require_raced(options: argparse.Namespace) -> None:
-    """Raises UserError for options that mean nothing where two sides are raced, each built anew."""
+    """Raises UserError for options that mean nothing where two sides are raced, each built anew, and for more processes
+    than a machine can have."""
+    for name in ("processes", "rebuilds"):
+        if (getattr(options, name, None) or 0) > MOST_PROCESSES:
+            raise UserError(
+                f"--{name} {getattr(options, name)}: all processes of a side are there at once, and more than "
+                f"{MOST_PROCESSES} tell no more; give fewer"
+            )
     if options.streams > 1:
         raise UserError(
             f"--streams {options.streams}: {options.command} races one inference at a time; leave it out, and have "

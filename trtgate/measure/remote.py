@@ -42,6 +42,14 @@ class RequestFailed(WorkerError):
     """A worker could not do what it was asked for, and goes on."""
 
 
+class WorkerGone(WorkerError):
+    """A worker of that side died, hung or does not fit."""
+
+    def __init__(self, side: str, message: str) -> None:
+        super().__init__(message)
+        self.side = side
+
+
 class Running(Protocol):
     """A worker's process that was started, here or in a container."""
 
@@ -238,13 +246,13 @@ class Worker:
         except ProtocolError as error:
             raise self._broken(f"{error} (waiting for {what})") from error
 
-    def _broken(self, what: str) -> WorkerError:
+    def _broken(self, what: str) -> WorkerGone:
         """The error for a worker that cannot go on: how it ended, if it did, and what it said last."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._running.process.wait(1.0)
         status = self._running.process.returncode
         ended = "" if status is None else f"; it ended with {_ending(status)}"
-        return WorkerError(self._told(f"{what}{ended}"))
+        return WorkerGone(self.side, self._told(f"{what}{ended}"))
 
     def _told(self, what: str) -> str:
         # By position: where the worker writes next is the open file's, which both share.

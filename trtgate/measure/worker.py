@@ -114,9 +114,15 @@ class Worker:
         """Say that the next message may take as long as a build."""
         self._frames.send({"progress": text, "within": BUILD_SECONDS})
 
-    def infer(self, engine: str, samples: str, size: int, outputs: str) -> dict[str, Any]:
-        """The answers to all samples of a file, in batches of `size`, into another file."""
+    def infer(
+        self, engine: str, samples: str, size: int, outputs: str, chosen: list[int] | None = None
+    ) -> dict[str, Any]:
+        """The answers to all samples of a file, or to the `chosen` ones by their indices, in batches of `size`, into
+        another file."""
         infer, given = self._engines[engine].infer, load_tensors(Path(samples))
+        if chosen is not None:
+            first = list(itertools.islice(given, max(chosen) + 1))
+            given = (first[index] for index in chosen)
         save_tensors(Path(outputs), answers(infer, self._signatures[engine], given, size))
         return {}
 

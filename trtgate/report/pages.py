@@ -215,6 +215,8 @@ def _headline(decided: str, named: Sequence[tuple[str, Verdict]]) -> Headline:
             f"gate in which nothing changed REGRESSED in at most {FAMILY_ALPHA:.0%})"
         )
     advice = ADVICE.get(found.reason, NEXT[found.outcome])
+    if found.reason is Reason.MISSING and metric:  # the engine is there
+        advice = f"find out why the new side has no {metric}, or measure both sides alike"
     return Headline(found.outcome, decided, f"{': '.join(filter(None, told))}{rule}", advice)
 
 

@@ -11,7 +11,9 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from trtgate.files import locked, require_no_pipe, write_synced
 from trtgate.kinds import UserError
-from trtgate.processes import end_group, last_words, signals_wait
+from trtgate.processes import die_with_parent, end_group, last_words, signals_wait
 from trtgate.progress import Progress
 
 # What requirements-worker.txt lists, which a test holds to this: an installed trtgate has no such file.
@@ -33,15 +35,33 @@ NO_VERSIONS, NO_ANSWER = "(from versions: none)", "Max retries exceeded"
 LOCK_SECONDS = 3600.0
 
 
-def require_requirements(path: Path | None) -> None:
-    """Raises UserError for a file of --requirements that cannot be read."""
-    try:
-        if path is not None:
-            require_no_pipe(path)
-            path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(f"--requirements {path} cannot be read ({why}); name a file as pip's -r takes it") from error
+# In a file of requirements another one, or one of constraints.
+NESTED = re.compile(r"""\s*(?:-[rc]|--(?:requirement|constraint)\b)[\s=]*(?:"([^"]+)"|'([^']+)'|(\S+))""")
+
+
+def require_requirements(path: Path | None) -> list[str]:
+    """What stands in a file of --requirements, and in those that it names. Raises UserError for one that cannot be
+    read."""
+    texts: dict[Path, str] = {}
+    files = [] if path is None else [path]
+    while files:
+        try:
+            require_no_pipe(each := files.pop())
+            texts[each] = each.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "not UTF-8"
+            raise UserError(
+                f"--requirements {each} cannot be read ({why}); name a file as pip's -r takes it"
+            ) from error
+        named = [
+            "".join(filter(None, found.groups())) for found in map(NESTED.match, texts[each].splitlines()) if found
+        ]
+        # Beside the file that names it; an address, or one with a variable, is pip's.
+        nested = [
+            Path(os.path.normpath(each.parent / name)) for name in named if "://" not in name and "${" not in name
+        ]
+        files += [file for file in nested if file not in {*texts, *files}]
+    return list(texts.values())
 
 
 class NotInstallable(Exception):
@@ -68,10 +88,9 @@ class Environments:
     def made_of(self) -> dict[str, str]:
         """All but the version that an environment depends on."""
         told = subprocess.run([str(self.python), "-VV"], capture_output=True, text=True, check=False)
-        more = self.requirements.read_text(encoding="utf-8") if self.requirements else ""
         return {
             "python": f"{self.python.resolve()} {told.stdout.strip()}",
-            "requirements": "\n".join([*WORKER, more]),
+            "requirements": "\n".join([*WORKER, *require_requirements(self.requirements)]),
             # An address may hold a password.
             "index": hashlib.sha256("\n".join(self.index).encode()).hexdigest(),
         }
@@ -153,6 +172,8 @@ class Environments:
                     text=True,
                     errors="replace",
                     start_new_session=True,
+                    # pip works in a process of its own, which it ends when it is interrupted, and not when it is killed
+                    preexec_fn=functools.partial(die_with_parent, signal.SIGINT),  # noqa: PLW1509
                     pass_fds=(lock,),  # if this process is killed, nobody makes it anew while the installer goes on
                 ) as process,
             ):

@@ -176,6 +176,9 @@ def _at_once(old: Mapping[str, Any], new: Mapping[str, Any], *, older: bool) -> 
     """What needs no look at the scores, or forbids one; None for nothing such."""
     if not new["finite"]:
         return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, "NaN or infinity elsewhere than in the reference's")
+    if not old["finite"]:
+        message = "the old answers hold NaN or infinity elsewhere than in the reference's: nothing to judge others by"
+        return Verdict(Outcome.INVALID, Reason.NOT_FINITE, message)
     kept = [side.get("kept", {}) for side in (old, new)]
     if old["task"] != new["task"] or kept[0].get("samples") != kept[1].get("samples"):
         return Verdict(Outcome.INVALID, Reason.DIFFERENT_PHOTOS, "answers cannot be compared: other samples or task")

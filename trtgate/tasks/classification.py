@@ -36,7 +36,10 @@ class Classification:
         return found
 
     def compare(self, reference: Outputs, got: Outputs, samples: Samples) -> Agreement:
-        wanted, mine = self.logits(reference), self.logits(got)
+        return self.agreement(self.logits(reference), self.logits(got), samples)
+
+    def agreement(self, wanted: Logits, mine: Logits, samples: Samples) -> Agreement:
+        """The same of logits that were read before."""
         found = compare_logits(wanted, mine, samples.clusters)
         return replace(found, spoilt=self._spoilt(wanted, mine) if found.finite else "", doubt=samples.doubt)
 

@@ -206,8 +206,8 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     return Agreement(n, n - len(flips), top5, cosine, sqnr, True, flips, size.photos, size.effective)
 
 
-def _closeness(agreement: Agreement) -> tuple[bool, int, float]:
-    return agreement.finite, agreement.top1, agreement.sqnr_db
+def _closeness(agreement: Agreement) -> tuple[bool, bool, int, float]:
+    return agreement.finite, not agreement.spoilt, agreement.top1, agreement.sqnr_db
 
 
 def nearest(agreements: Sequence[Agreement]) -> Agreement:
@@ -250,9 +250,11 @@ def rebuilt(old: Sequence[Agreement], new: Sequence[Sequence[Agreement]]) -> Reb
         return max(min(map(distance, some)) for some in new) <= BAND * max(map(distance, old)) + spare
 
     finite = all(each.finite for some in new for each in some)
+    # One class's logit of a thousand is hardly any power.
+    spoilt = any(all(each.spoilt for each in some) for some in new)
     return Rebuilt(
         answers=finite and holds(lambda each: each.n - each.top1, SPARE_PHOTOS),
-        logits=finite and holds(lambda each: 10 ** (-each.sqnr_db / 10)),
+        logits=finite and not spoilt and holds(lambda each: 10 ** (-each.sqnr_db / 10)),
     )
 
 
