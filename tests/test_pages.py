@@ -232,14 +232,22 @@ def test_a_column_is_sorted_with_what_is_missing_last(times: int) -> None:
 def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
     facts = {
         ("resnet50", engine): {
-            "agreement": scenes.agreement(60),
-            "accuracy": {"n": 60, "engine_top1": top1, "engine_top5": 60, "reference_top1": 54, "reference_top5": 60},
+            "agreement": {**scenes.agreement(60), "n": photos},
+            "accuracy": {
+                "n": photos,
+                "engine_top1": top1,
+                "reference_top1": 54,
+                "engine_top5": 60,
+                "reference_top5": 60,
+            },
         }
-        for engine, top1 in (("tensorrt-fp16", 60), ("tensorrt-int8", 51))
+        for engine, top1, photos in (("tensorrt-fp16", 60, 60), ("tensorrt-int8", 102, 120))
     }
     text = html.render(run_page(scenes.measured(), [], scenes.GPU_STACK, facts=facts))
-    assert '<td data-value="60">100.0% (+10.0)</td>' in text
-    assert '<td data-value="51">85.0% (-5.0)</td>' in text
+    assert '<td data-value="1.0">100.0% (+10.0)</td>' in text
+    assert '<td data-value="0.85">85.0% (+40.0)</td>' in text
+    assert '<td data-value="1.0">60/60</td>' in text
+    assert '<td data-value="0.5">60/120</td>' in text
 
 
 def test_a_page_explains_its_own_words() -> None:

@@ -409,14 +409,14 @@ def score_lines(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]
 
 
 def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:
-    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which])
+    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which] / agreement["n"])
 
 
 def _accuracy_cell(accuracy: Mapping[str, Any] | None, what: str) -> Cell:
     if not accuracy:
         return Cell("")
     ours, reference = (accuracy[f"{who}_{what}"] / accuracy["n"] for who in ("engine", "reference"))
-    return Cell(f"{ours:.1%} ({(ours - reference) * 100:+.1f})", value=accuracy[f"engine_{what}"])
+    return Cell(f"{ours:.1%} ({(ours - reference) * 100:+.1f})", value=ours)
 
 
 def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:
