@@ -205,6 +205,17 @@ def test_a_runner_that_was_not_compared_or_is_another_one(
     assert ("l4: INVALID (not_comparable): it holds the same session as t4" in text) == same
 
 
+def test_a_race_without_a_round_has_no_numbers_in_the_table() -> None:
+    good(1, "t4", complete=False)
+    [path] = saved("t4")
+    document = json.loads(path.read_text())
+    document["benchmarks"][0]["extra_info"]["trtgate"]["series"] = {}
+    path.write_text(json.dumps(document))
+    runner("t4", saved("t4"))
+    assert main(["report", "fleet", "--markdown", "fleet.md"]) == 7
+    assert "| t4 | resnet50 | onnxruntime-int8 | 1 | 1 | - | - | | INVALID |" in Path("fleet.md").read_text()
+
+
 def test_where_nothing_was_compared_no_upgrade_may_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     good(1, "t4")
     runner("t4", saved("t4"))

@@ -7,6 +7,8 @@ import html as html_lib
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -190,17 +192,62 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     assert text.count("<button type") == text.count("<th scope")
 
 
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node to run the page's script")
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_column_is_sorted_with_what_is_missing_last(times: int) -> None:
+    """The page's own script, on a table that is just what the script asks of one."""
+    script = re.search(r"(?s)<script>(.*?)</script>", html.render(a_run()))
+    assert script is not None
+    columns: list[list[tuple[str, float | None]]] = [
+        [("+10.0%", 0.1), ("-", None), ("-3.0%", -0.03), ("reference", None), ("+9.0%", 0.09)],
+        [("1.10.0", None), ("1.9.0", None), ("", None), ("1.22.0", None), ("1.2.0", None)],
+    ]
+    found = []
+    for column in columns:
+        rows = [{"textContent": text, "dataset": {} if value is None else {"value": value}} for text, value in column]
+        table = f"""
+            const rows = {json.dumps(rows)}.map(cell => ({{cells: [cell]}})), marks = {{}};
+            const body = {{rows, append: (...some) => {{ body.rows = some; }}}};
+            const head = {{cellIndex: 0, closest: () => ({{tBodies: [body], querySelectorAll: () => []}}),
+                getAttribute: name => marks[name], setAttribute: (name, to) => {{ marks[name] = to; }}}};
+            let click;
+            const button = {{parentElement: head, addEventListener: (_, act) => {{ click = act; }}}};
+            globalThis.document = {{querySelectorAll: () => [button]}};
+            globalThis.addEventListener = () => {{}};
+            {script[1].replace('"use strict";', "")}
+            {"click();" * times}
+            console.log(JSON.stringify(body.rows.map(row => row.cells[0].textContent)));
+        """
+        done = subprocess.run([str(NODE), "-e", table], capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout))
+    wanted = [["-3.0%", "+9.0%", "+10.0%"], ["1.2.0", "1.9.0", "1.10.0", "1.22.0"]]
+    if times == 2:
+        wanted = [each[::-1] for each in wanted]
+    assert found == [[*wanted[0], "reference", "-"], [*wanted[1], ""]]
+
+
 def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:
     facts = {
         ("resnet50", engine): {
-            "agreement": scenes.agreement(60),
-            "accuracy": {"n": 60, "engine_top1": top1, "engine_top5": 60, "reference_top1": 54, "reference_top5": 60},
+            "agreement": {**scenes.agreement(60), "n": photos},
+            "accuracy": {
+                "n": photos,
+                "engine_top1": top1,
+                "reference_top1": 54,
+                "engine_top5": 60,
+                "reference_top5": 60,
+            },
         }
-        for engine, top1 in (("tensorrt-fp16", 60), ("tensorrt-int8", 51))
+        for engine, top1, photos in (("tensorrt-fp16", 60, 60), ("tensorrt-int8", 102, 120))
     }
     text = html.render(run_page(scenes.measured(), [], scenes.GPU_STACK, facts=facts))
-    assert '<td data-value="60">100.0% (+10.0)</td>' in text
-    assert '<td data-value="51">85.0% (-5.0)</td>' in text
+    assert '<td data-value="1.0">100.0% (+10.0)</td>' in text
+    assert '<td data-value="0.85">85.0% (+40.0)</td>' in text
+    assert '<td data-value="1.0">60/60</td>' in text
+    assert '<td data-value="0.5">60/120</td>' in text
 
 
 def test_a_page_explains_its_own_words() -> None:
@@ -230,6 +277,16 @@ def test_a_fleet_that_compares_nothing_is_not_told_to_stay_with_an_old_stack() -
     headline = fleet_page(scenes.fleet()).headline
     assert headline.outcome is Outcome.REGRESSED
     assert headline.next == "mend that first: a run that did not pass can be no baseline"
+
+
+def test_a_run_without_an_engine_met_no_floors() -> None:
+    for text in (html.render(run_page([], [], scenes.GPU_STACK)), markdown.render(run_page([], [], scenes.GPU_STACK))):
+        assert "no engine was measured; no baseline, so no upgrade was judged" in text
+        assert "floors met" not in text
+        assert "--benchmark-save=before" not in text
+    nothing = dataclasses.replace(scenes.compared(), engines=(), missing={})
+    decided = run_page([], [], scenes.GPU_STACK, report=nothing).headline.decided
+    assert decided == "against the baseline: nothing was decided; no engine was measured"
 
 
 # Names that others chose.
@@ -306,6 +363,24 @@ def test_a_path_that_is_no_utf_8_ends_no_report() -> None:
     assert all(
         "kept?/Linux/0011_after.json threads" in Path(f"out.{each}").read_text() for each in ("html", "md", "json")
     )
+
+
+def test_no_text_of_a_document_turns_a_line_round_or_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = hostile(DRAWN["drawn"](), "\x1b[2J\x07\u202e\udcff")
+    for text in (html.render(page), markdown.render(page)):
+        assert text.encode()
+        assert not re.search(r"[\x1b\x07\u202e]", text)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    markdown.publish(markdown.render(page))
+
+
+def test_bars_that_are_left_out_are_told() -> None:
+    [record] = scenes.measured()[1:2]
+    records = [dataclasses.replace(record, engine=f"engine-{number}") for number in range(30)]
+    assert "The 6 slowest are left out." in html.render(run_page(records, [], scenes.GPU_STACK))
+    assert "left out" not in html.render(run_page(records[:24], [], scenes.GPU_STACK))
 
 
 # Thumbnails.

@@ -724,6 +724,42 @@ def test_the_page_of_a_run_that_was_cut_off_is_no_pass(run: Run, pytester: pytes
     assert "the run was cut off" in headline
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("assert False", 1, ["test_more.py::test_full[fast-int8] failed", "mend what made that test fail"]),
+        ("raise UserError('the disk is full')", 4, ["fast-int8]: the disk is full", "mend what kept it from"]),
+    ],
+    ids=["failed", "mistake"],
+)
+@pytest.mark.parametrize("compared", [False, True])
+def test_no_page_is_silent_on_what_failed_without_a_verdict(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, error: str, status: int, said: list[str],
+    *, compared: bool,
+) -> None:  # fmt: skip
+    if compared:
+        run("--benchmark-save=before")
+    pytester.makepyfile(test_more=FULL.format(error=error))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    result = run("--html=page.html", *(["--benchmark-compare=before"] if compared else []))
+    assert result.ret == status
+    page, summary = Path("page.html").read_text(), Path("summary.md").read_text()
+    headline = page.partition("<header")[2].partition("</header>")[0]
+    for words in said:
+        assert words in headline
+        assert words in summary.replace("\\_", "_")
+    assert "the upgrade may go on" not in page + summary
+
+
+def test_what_is_of_no_engine_is_in_the_jobs_summary(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    broken = "gate.note_broken('toy', EngineSpec('gone', 'fp32'), 'libgone.so cannot be opened')"
+    source = f"from trtgate.kinds import EngineSpec\ndef test_more(gate):\n    {broken}\n"
+    Path("test_more.py").write_text(source)
+    assert run().ret == 7
+    assert "INVALID (broken): libgone.so cannot be opened" in Path("summary.md").read_text()
+
+
 def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pytester) -> None:
     run("--benchmark-save=before")
     pytester.makepyfile(test_toy="import nowhere_at_all\n", test_more="def test_more():\n    pass\n")

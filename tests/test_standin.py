@@ -385,6 +385,24 @@ def test_trap_a_mean_whose_axes_are_an_input(
         plan_of("tensorrt-int8", graphs["int8-symmetric-fp16"])
 
 
+@pytest.mark.parametrize("held", ["initializer", "value", "value_ints"])
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceSumSquare"])
+def test_the_old_parser_is_given_axes_wherever_they_are_held(held: str, kind: str) -> None:
+    axes = onnx.numpy_helper.from_array(np.array([-1]), "axes")
+    nodes = [onnx.helper.make_node(kind, ["x", "axes"], ["y"], keepdims=0)]
+    if held != "initializer":
+        value = {"value": axes} if held == "value" else {"value_ints": [-1]}
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["axes"], **value))
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in
+            (("x", [2, 3]), ("y", [2]))]  # fmt: skip
+    initializers = [axes] if held == "initializer" else []
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], initializers)
+    given = build.for_old_parser(onnx.helper.make_model(graph).SerializeToString(), widen=False)
+    reduction = onnx.load_from_string(given).graph.node[-1]
+    assert list(reduction.input) == ["x"]
+    assert {each.name: list(each.ints) for each in reduction.attribute}["axes"] == [-1]
+
+
 def test_trap_a_capture_before_a_first_run(
     install: Install, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ INVALID.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,14 @@ OWN = ".md"
 class FleetRow:
     """One engine on one runner: medians over its sessions in seconds, and the verdict on it.
 
-    `change` is new over old latency where the runner has a baseline.
+    `change` is new over old latency where the runner has a baseline. What no session measured is None.
     """
 
     runner: str
     key: Key
     sessions: int
-    latency: float
-    speedup: float
+    latency: float | None
+    speedup: float | None
     verdict: Verdict
     change: float | None = None
 
@@ -206,8 +206,13 @@ def _row(runner: str, key: Key, records: Sequence[EngineRecord], report: Report 
         runner,
         key,
         len(records),
-        float(np.median([record.latency for record in records])),
-        float(np.median([record.speedup for record in records])),
+        _median(record.latency for record in records if record.rounds),
+        _median(record.speedup for record in records if record.rounds),
         worst(verdicts or [REFERENCE if all(record.is_reference for record in records) else UNDECIDED]),
         change,
     )
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return float(np.median(known)) if known else None

@@ -266,7 +266,7 @@ class Gate:
             baseline=[str(session.path) for session in self.baseline],
             samples=samples_of(self.baseline, [mine]) if report else None,
             photos=photos,
-            cut_off=self.course.cut_off,
+            unsound=self.unsound(),
         )
 
     @property
@@ -293,11 +293,23 @@ class Gate:
         """Why this run must not become a baseline; empty if it may."""
         report = self.report()
         decided = [*self.verdicts, *(report.verdicts() if report else [])]
-        failed = [
+        return [each for each in decided if each.outcome in {Outcome.REGRESSED, Outcome.INVALID}] + self._failed()
+
+    def unsound(self) -> list[Verdict]:
+        """What is wrong with this run that no verdict of it tells."""
+        lost = [f"{name}: {sentence}" for name, sentence in self.course.mistakes.items()]
+        if self.course.cut_off:
+            lost.insert(0, self.course.cut_off)
+        if self.unsaved:
+            lost.append(self.unsaved)
+        return [*(Verdict(Outcome.INVALID, Reason.NO_RECORDS, each) for each in lost), *self._failed()]
+
+    def _failed(self) -> list[Verdict]:
+        """The tests that failed by themselves."""
+        return [
             Verdict(Outcome.REGRESSED, Reason.OWN_RUN_FAILED, f"{nodeid} failed")
             for nodeid in sorted(self.course.broken)
         ]
-        return [each for each in decided if each.outcome in {Outcome.REGRESSED, Outcome.INVALID}] + failed
 
     def open(self) -> list[str]:
         """What this run could not tell, on its own floors or against its baseline."""

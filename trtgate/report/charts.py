@@ -175,9 +175,10 @@ def speedup_chart(records: Sequence[EngineRecord]) -> list[Bars]:
     if not bars:
         return []
     bars.sort(key=lambda bar: -bar.value)
+    left = f" The {len(bars) - BARS} slowest are left out." if len(bars) > BARS else ""
     about = (
         "The reference's latency over each engine's, with its interval. Each bar begins at 1, the reference itself "
-        f"({', '.join(sorted({record.reference for record in records}))}); a red tick is its floor."
+        f"({', '.join(sorted({record.reference for record in records}))}); a red tick is its floor.{left}"
     )
     return [Bars("speedup", about, Axis("times as fast as the reference"), tuple(bars[:BARS]), base=1.0)]
 

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtgate.kinds import printable
 from trtgate.report import drawings, svg
 from trtgate.report.page import Bars, Boxes, Gallery, Masks, Notes, Page, Plot, Room, Table, failed, fitting
 
@@ -45,4 +46,5 @@ def _template() -> jinja2.Template:
 
 def render(page: Page) -> str:
     """A page as an HTML document."""
-    return _template().render(page=page)
+    # Names may hold what turns round how a line reads, or what no file in UTF-8 can.
+    return printable(_template().render(page=page))

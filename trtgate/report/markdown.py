@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from trtgate.kinds import printable
 from trtgate.report.page import Notes, Page, Part, Room, Table, fitting
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,12 @@ def render(page: Page) -> str:
             blocks.append(f"#### {_cell(section.title)}")
         for part in parts:
             blocks += _part(part)
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
 
 
 def doctor_markdown(lines: Sequence[str]) -> str:
     """What the doctor said of a machine that is not fit."""
-    return "\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)])
+    return printable("\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)]))
 
 
 def _part(part: Part) -> list[str]:

@@ -62,6 +62,10 @@ NEXT = {
     Outcome.PASS: "the upgrade may go on",
     Outcome.IMPROVED: "the upgrade may go on; save a new baseline",
 }
+# Where a test failed by itself and nothing regressed.
+TEST_FAILED = "mend what made that test fail, which was no verdict, then run again"
+# Where there is nothing to decide on.
+NOT_MEASURED = "install what is missing (python -m trtgate doctor says how), then run again"
 # After a run without a baseline.
 SAVE = "run with --benchmark-save=before, upgrade, run with --benchmark-compare=before"
 NO_BASELINE = {
@@ -106,14 +110,13 @@ def run_page(
     baseline: Sequence[str] = (),
     samples: Samples | None = None,
     photos: Mapping[str, Photos] = NO_PHOTOS,
-    cut_off: str = "",
+    unsound: Sequence[Verdict] = (),
 ) -> Page:
     """What a run measured and decided, `verdicts` being those of its own tests; `report` is that on its baseline,
     `baseline` the names of its files and `samples` the records of both. `facts` are those of each model and engine,
-    `cut_off` says that the run did not come to its end."""
-    bad = [
-        f"{record.name}: {verdict}" for record in records for verdict in record.verdicts if verdict.outcome not in GOOD
-    ]
+    `unsound` is what no verdict tells: that the run was cut off, or that a test failed by itself."""
+    own = run_verdicts(records, verdicts, None) + [("", verdict) for verdict in unsound]
+    bad = [f"{name}: {verdict}" if name else str(verdict) for name, verdict in own if verdict.outcome not in GOOD]
     sections = []
     if records:
         parts: list[Part] = [
@@ -124,6 +127,8 @@ def run_page(
             *speedup_chart(records),
         ]
         sections.append(Section("", tuple(parts)))
+    else:
+        sections.append(Section("", (Notes(tuple(bad), room=Room.SUMMARY),)))
     if any("end_to_end" in record.series for record in records):
         sections.append(Section("on the GPU", (gpu_table(records),)))
     if blog:
@@ -147,32 +152,51 @@ def run_page(
     sections.append(Section("notes", (Notes(tuple(run_notes(records, skipped or {})), "notes"),)))
     sections += _engine_sections(report, samples) if report and samples else _record_sections(records)
     sections += gallery(samples or Samples({}, {record.key: [record] for record in records}), photos)
-    return Page("", run_headline(records, verdicts, report, cut_off), tuple(sections))
+    return Page("", run_headline(records, verdicts, report, unsound), tuple(sections))
 
 
 def run_headline(
-    records: Sequence[EngineRecord], verdicts: Sequence[Verdict], report: Report | None, cut_off: str = ""
+    records: Sequence[EngineRecord],
+    verdicts: Sequence[Verdict],
+    report: Report | None,
+    unsound: Sequence[Verdict] = (),
 ) -> Headline:
     """What was decided, first; then what to do next."""
     bad = counted(verdict.outcome for verdict in verdicts if verdict.outcome not in GOOD)
-    engines = f"{len(records)} engines measured" if len(records) != 1 else "1 engine measured"
-    floors = f"floors and answers: {bad}" if bad else "floors met"
+    measured = [f"{len(records)} engine{'s' * (len(records) != 1)} measured" if records else "no engine was measured"]
+    if bad or records:
+        measured.append(f"floors and answers: {bad}" if bad else "floors met")
     if untrained := list(dict.fromkeys(record.model for record in records if record.weights == "untrained")):
-        floors += f", answers of {', '.join(untrained)} not judged (untrained weights)"
-    named = run_verdicts(records, verdicts, report)
-    if cut_off:
-        named.append(("", Verdict(Outcome.INVALID, Reason.NO_RECORDS, cut_off)))
+        measured.append(f"answers of {', '.join(untrained)} not judged (untrained weights)")
+    if unsound:
+        more = f" and {len(unsound) - 1} more" if len(unsound) > 1 else ""
+        measured.append(unsound[0].message + more)
+    run = ", ".join(measured)
+    told = run_verdicts(records, verdicts, report)
+    regressed = any(verdict.outcome is Outcome.REGRESSED for _, verdict in told)
+    # Why nothing else can be relied on comes first; of what regressed, a test that only failed comes last.
+    invalid, failing = ([("", each) for each in unsound if failed_itself(each) is way] for way in (False, True))
+    named = [*invalid, *told, *failing]
     if report is None:
-        found = _headline(f"{engines}, {floors}; no baseline, so no upgrade was judged", named)
+        found = _headline(f"{run}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
-        why = found.why if bad or cut_off or not named else "the section of each engine says which floors it met"
-        then = NO_BASELINE.get(found.outcome, SAVE) if found.outcome else SAVE
-        if found.next == ADVICE[Reason.BROKEN]:
+        why = found.why if bad or unsound or not records else "the section of each engine says which floors it met"
+        then = SAVE if records else NOT_MEASURED
+        if found.outcome:
+            then = NO_BASELINE.get(found.outcome, then)
+        if found.next in {ADVICE[Reason.BROKEN], ADVICE[Reason.NO_RECORDS]}:
             then = found.next
         # A PASS would be read as one of an upgrade.
-        return replace(found, outcome=None if found.outcome in GOOD else found.outcome, why=why, next=then)
-    against = counted(verdict.outcome for verdict in report.verdicts())
-    return _explained(_headline(f"against the baseline: {against}; {engines}, {floors}", named), report)
+        found = replace(found, outcome=None if found.outcome in GOOD else found.outcome, why=why, next=then)
+    else:
+        against = counted(verdict.outcome for verdict in report.verdicts()) or "nothing was decided"
+        found = _explained(_headline(f"against the baseline: {against}; {run}", named), report)
+    return replace(found, next=TEST_FAILED) if failing and not regressed else found
+
+
+def failed_itself(verdict: Verdict) -> bool:
+    """Whether it stands for a test that failed by itself."""
+    return verdict.reason is Reason.OWN_RUN_FAILED
 
 
 def run_verdicts(
@@ -387,14 +411,14 @@ def score_lines(facts: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]
 
 
 def _share_cell(agreement: Mapping[str, Any], which: str) -> Cell:
-    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which])
+    return Cell(f"{agreement[which]}/{agreement['n']}", value=agreement[which] / agreement["n"])
 
 
 def _accuracy_cell(accuracy: Mapping[str, Any] | None, what: str) -> Cell:
     if not accuracy:
         return Cell("")
     ours, reference = (accuracy[f"{who}_{what}"] / accuracy["n"] for who in ("engine", "reference"))
-    return Cell(f"{ours:.1%} ({(ours - reference) * 100:+.1f})", value=accuracy[f"engine_{what}"])
+    return Cell(f"{ours:.1%} ({(ours - reference) * 100:+.1f})", value=ours)
 
 
 def _record_sections(records: Sequence[EngineRecord]) -> list[Section]:

@@ -45,7 +45,9 @@ def trend_page(found: Trend) -> Page:
     where = f"{len(found.series)} series of {len(found.sessions)} sessions"
     headline = Headline(
         None,
-        f"{len(stepped)} steps in {where}, {unexplained} of them unexplained" if stepped else f"no step in {where}",
+        f"{len(stepped)} step{'s' * (len(stepped) != 1)} in {where}, {unexplained} of them unexplained"
+        if stepped
+        else f"no step in {where}",
         _why(found, stepped),
         "race the stacks on either side of an unexplained step (python -m trtgate ab)" if unexplained else "",
     )

@@ -130,7 +130,9 @@ def build_plan(
 
 
 # Reductions whose axes became an input in opset 18. (ReduceSum's did in 13, and is read as it is.)
-REDUCTIONS = frozenset(f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp"))
+REDUCTIONS = frozenset(
+    f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+)
 
 
 def for_old_parser(graph: bytes, *, widen: bool) -> bytes:
@@ -144,6 +146,12 @@ def for_old_parser(graph: bytes, *, widen: bool) -> bytes:
 
     model = onnx.load_from_string(graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        for held in node.attribute if node.op_type == "Constant" else ():
+            if held.name == "value":
+                constants[node.output[0]] = held.t
+            elif held.name == "value_ints":
+                constants[node.output[0]] = numpy_helper.from_array(np.array(held.ints, np.int64))
     for node in model.graph.node:
         if node.op_type in REDUCTIONS and len(node.input) > 1 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]])
