@@ -312,9 +312,10 @@ class _Sides:
             wanted = None if reference is None else task.logits(reference)
             return agreements_of(logits, wanted, lambda a, b: task.agreement(a, b, given), bench.reference_words)
         found = {}
-        for side in SIDES if reference is not None else ():
-            with self._losing(side):
-                found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
+        if reference is not None:
+            for side in SIDES:
+                with self._losing(side):
+                    found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
         spoilt = next((each for each in found.values() if each.spoilt), None)
         both = spoilt or task.compare(outputs["old"][0], outputs["new"][0], given)
         return {"new with old": both, **found}, None
