@@ -33,7 +33,7 @@ from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
-from trtgate.compare import Change, Comparison
+from trtgate.compare import Change, Comparison, Report
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
 from trtgate.files import scratch_folder
@@ -55,6 +55,7 @@ from trtgate.models.model_file import read_models
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
+from trtgate.report.pages import comparison_headline
 from trtgate.settings import Settings
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, from_outputs
@@ -902,6 +903,7 @@ def gone(side: str) -> WorkerGone:
         ([LostEngine("the new worker: failed in open: no kernel")], 1, "failed in open: no kernel"),
         ([OldSideFails("the old worker: failed in open: no kernel")], 7, "the old worker: failed in open: no kernel"),
         ([RequestFailed("the new worker: failed in facts: no inspector\n  | at")], 7, "failed in facts: no inspector"),
+        ([OSError(28, "No space left on device")], 7, "No space left on device"),
         ([EngineBroken("its graph crashed its own process (SIGABRT)")], 7, "its graph crashed its own process"),
     ],
 )
@@ -916,6 +918,22 @@ def test_a_worker_that_is_gone_once_is_not_the_upgrades(
     why = next((each.message for each in told if each.outcome is not Outcome.PASS), "")
     assert said in why
     assert "\n" not in why
+
+
+def test_a_disk_that_the_old_side_filled_is_not_the_new_ones_loss() -> None:
+    sides: Any = _Sides.__new__(_Sides)
+    with pytest.raises(RequestFailed), sides._losing("new"):
+        raise RequestFailed("the new worker: failed in infer: OSError: [Errno 28] No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [(Reason.TOO_FEW_ROUNDS, "race more rounds"), (Reason.INTERVAL_TOO_WIDE, "race more processes")],
+)
+def test_what_was_too_few_is_raced_more_of(reason: Reason, said: str) -> None:
+    verdict = Verdict(Outcome.INCONCLUSIVE, reason, "too few")
+    report = Report((Comparison(("small", "onnxruntime-fp32", 1), (Change("latency", 1.0, 1.0, verdict),)),))
+    assert said in (comparison_headline(report, raced=True).next or "")
 
 
 def test_an_old_side_that_fails_alone_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def run_ab(
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
     and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
-    otherwise, and PROCESSES. Raises WorkerError or EngineBroken where engines failed and nothing else is there to tell.
+    otherwise, and PROCESSES. Raises what engines failed of where nothing else is there to tell.
     """
     places = {side: as_place(place) for side, place in sides.items()}
     with workers(places) as both:
@@ -90,7 +90,8 @@ def run_ab(
                     try:
                         samples[name] = bench.samples("evaluation")
                         results += _raced(bench, spec, builds, start, folder, schedule)
-                    except (WorkerError, EngineBroken) as error:  # of the old side, or of what is asked beside the race
+                    # Of the old side, of what is asked beside the race, or of a disk that is full.
+                    except (WorkerError, EngineBroken, OSError) as error:
                         progress.say(str(error))
                         failed[name, spec.id] = error
                     except EngineUnavailable as error:  # its graph cannot be made here, for neither side

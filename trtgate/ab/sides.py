@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,8 @@ class _Sides:
         except (WorkerError, EngineRefused) as error:
             if side == "old":
                 raise OldSideFails(str(error)) from error
+            if os.strerror(errno.ENOSPC) in str(error):  # what the old side wrote may have filled the disk
+                raise
             raise LostEngine(str(error)) from error
 
     def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:
