@@ -33,7 +33,7 @@ from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
-from trtgate.compare import Change, Comparison
+from trtgate.compare import Change, Comparison, Report
 from trtgate.engines import all_specs, backend, parse_spec
 from trtgate.expectations import Expectation
 from trtgate.files import scratch_folder
@@ -45,7 +45,7 @@ from trtgate.judge import (
     rebuild_note,
     same_as_before,
 )
-from trtgate.kinds import Availability, EngineSpec, EngineUnavailable, PrecisionAudit, UserError
+from trtgate.kinds import Availability, EngineBroken, EngineSpec, EngineUnavailable, PrecisionAudit, UserError
 from trtgate.limits import BUILD_SECONDS
 from trtgate.measure import remote
 from trtgate.measure import worker as serving
@@ -55,6 +55,7 @@ from trtgate.models.model_file import read_models
 from trtgate.processes import come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
+from trtgate.report.pages import comparison_headline
 from trtgate.settings import Settings
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import Detection, from_outputs
@@ -782,12 +783,50 @@ def test_throughput_is_not_raced(arguments: list[str], capsys: pytest.CaptureFix
     fault.check(main([*arguments, "--new", str(PYTHON), "--streams", "2"]), capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
-def test_more_processes_than_a_machine_has_room_for_are_not_begun(
-    option: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+KILLED = """
+import sys
+if "trtgate.measure.worker" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    import onnxruntime
+    run, before, calls = onnxruntime.InferenceSession.run, Path({before!r}), []
+    def killed(self, *given):
+        calls.append(1)
+        if len(calls) > 3 and not before.exists():
+            before.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run(self, *given)
+    onnxruntime.InferenceSession.run = killed
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.fault(
+    done="a process of the new side of `ab` killed once (SIGKILL), which shows in two rounds no more than any",
+    said="it ended with SIGKILL (out of memory?) ... efficientnet_lite0: racing onnxruntime-int8 once more",
+    status="6",
+    kept="every engine, this one too",
+)
+def test_a_process_that_is_killed_once(
+    arguments: list[str], few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
-    assert main([*arguments, "--new", str(PYTHON), option, "1000"]) == 2
-    assert f"{option} 1000: all processes of a side are there at once" in capsys.readouterr().err
+    script = python_with(tmp_path, "sitecustomize", KILLED.format(before=str(tmp_path / "killed")))
+    more = ["--new", str(script), "--rounds", "2", "--processes", "1", "--images", str(few_photos)]
+    fault.check(main([*arguments, *more]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
+@pytest.mark.fault(
+    done="`ab` with a thousand processes a side",
+    said="--... 1000: all processes of a side are there at once, and more than 100 tell no more; give fewer",
+    status="2",
+    kept="nothing was begun",
+)
+def test_more_processes_than_a_machine_has_room_for_are_not_begun(
+    option: str, arguments: list[str], capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    fault.check(main([*arguments, "--new", str(PYTHON), option, "1000"]), capsys.readouterr().err)
 
 
 BISECT = ("bisect", "--package", "onnxruntime", "--good", "1.0", "--bad", "2.0", "--model", "resnet50")
@@ -863,7 +902,9 @@ def gone(side: str) -> WorkerGone:
         ([gone("old"), gone("old")], 7, "a second time: the old worker (python): it ended with SIGKILL"),
         ([LostEngine("the new worker: failed in open: no kernel")], 1, "failed in open: no kernel"),
         ([OldSideFails("the old worker: failed in open: no kernel")], 7, "the old worker: failed in open: no kernel"),
-        ([RequestFailed("the new worker: failed in facts: no inspector")], 7, "failed in facts: no inspector"),
+        ([RequestFailed("the new worker: failed in facts: no inspector\n  | at")], 7, "failed in facts: no inspector"),
+        ([OSError(28, "No space left on device")], 7, "No space left on device"),
+        ([EngineBroken("its graph crashed its own process (SIGABRT)")], 7, "its graph crashed its own process"),
     ],
 )
 def test_a_worker_that_is_gone_once_is_not_the_upgrades(
@@ -874,7 +915,25 @@ def test_a_worker_that_is_gone_once_is_not_the_upgrades(
     told = report.report.verdicts()
     assert [each.comparison.key[1] for each in report.results] == ["onnxruntime-int8", "onnxruntime-fp32"][status > 0 :]
     assert exit_status(each.outcome for each in told) == status
-    assert said in next((each.message for each in told if each.outcome is not Outcome.PASS), "")
+    why = next((each.message for each in told if each.outcome is not Outcome.PASS), "")
+    assert said in why
+    assert "\n" not in why
+
+
+def test_a_disk_that_the_old_side_filled_is_not_the_new_ones_loss() -> None:
+    sides: Any = _Sides.__new__(_Sides)
+    with pytest.raises(RequestFailed), sides._losing("new"):
+        raise RequestFailed("the new worker: failed in infer: OSError: [Errno 28] No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [(Reason.TOO_FEW_ROUNDS, "race more rounds"), (Reason.INTERVAL_TOO_WIDE, "race more processes")],
+)
+def test_what_was_too_few_is_raced_more_of(reason: Reason, said: str) -> None:
+    verdict = Verdict(Outcome.INCONCLUSIVE, reason, "too few")
+    report = Report((Comparison(("small", "onnxruntime-fp32", 1), (Change("latency", 1.0, 1.0, verdict),)),))
+    assert said in (comparison_headline(report, raced=True).next or "")
 
 
 def test_an_old_side_that_fails_alone_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

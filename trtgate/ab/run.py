@@ -30,7 +30,7 @@ from trtgate.measure.remote import SIDES, Place, Sides, WorkerError, WorkerGone,
 from trtgate.progress import Progress
 from trtgate.samples import Samples
 from trtgate.settings import Settings
-from trtgate.verdict.outcome import broken, not_raced
+from trtgate.verdict.outcome import Verdict, broken, not_raced
 from trtgate.workbench import Workbench
 
 # Processes a side. Those of ONNX Runtime on a CPU differ by 1.3 % (standard deviation, 12 processes, EfficientNet-Lite0
@@ -56,7 +56,7 @@ def run_ab(
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
     and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
-    otherwise, and PROCESSES. Raises WorkerError where workers failed, and nothing else is there to tell.
+    otherwise, and PROCESSES. Raises what engines failed of where nothing else is there to tell.
     """
     places = {side: as_place(place) for side, place in sides.items()}
     with workers(places) as both:
@@ -71,7 +71,8 @@ def run_ab(
     }
     left_out = dict(chosen.left_out)
     refused: dict[tuple[str, str], str] = {}
-    failed: dict[tuple[str, str], WorkerError] = {}
+    problems: dict[str, Verdict] = {}
+    failed: dict[tuple[str, str], Exception] = {}
     with scratch_folder() as folder:
         given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
         shared = [folder, settings.plan_cache, *(path.parent for path in given)]
@@ -89,8 +90,10 @@ def run_ab(
                     try:
                         samples[name] = bench.samples("evaluation")
                         results += _raced(bench, spec, builds, start, folder, schedule)
-                    except EngineBroken:
-                        raise
+                    # Of the old side, of what is asked beside the race, or of a disk that is full.
+                    except (WorkerError, EngineBroken, OSError) as error:
+                        progress.say(str(error))
+                        failed[name, spec.id] = error
                     except EngineUnavailable as error:  # its graph cannot be made here, for neither side
                         refused[name, spec.id] = str(error)
                     except LostEngine as error:
@@ -99,12 +102,15 @@ def run_ab(
                             (name, spec.id, size): missing_verdict(name, spec.id, str(error), settings.expectations)
                             for size in bench.batch_sizes
                         }
-                    except WorkerError as error:  # of the old side, or of what is asked beside the race
-                        progress.say(str(error))
-                        failed[name, spec.id] = error
     if failed and not results and not missing:
         raise next(iter(failed.values()))
-    left_out |= {f"{name} {text}": str(why) for (name, text), why in {**refused, **failed}.items()}
+    left_out |= {f"{name} {text}": why for (name, text), why in refused.items()}
+    for (name, text), failure in failed.items():
+        why = str(failure).partition("\n")[0]  # what else a worker said was told when it happened
+        if settings.expectations.acknowledges(name, text):
+            left_out[f"{name} {text}"] = why
+        else:
+            problems[f"{name} {text}"] = broken(why)
     added = [
         (name, text, size) for name in settings.models for text in chosen.gained for size in settings.sizes_of(name)
     ]
@@ -123,11 +129,7 @@ def run_ab(
                 for (name, text), why in refused.items()
                 if text in asked and not settings.expectations.acknowledges(name, text)
             },
-            **{
-                f"{name} {text}": broken(str(error))
-                for (name, text), error in failed.items()
-                if not settings.expectations.acknowledges(name, text)
-            },
+            **problems,
         },
     )
 

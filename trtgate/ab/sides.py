@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,8 @@ class _Sides:
         except (WorkerError, EngineRefused) as error:
             if side == "old":
                 raise OldSideFails(str(error)) from error
+            if os.strerror(errno.ENOSPC) in str(error):  # what the old side wrote may have filled the disk
+                raise
             raise LostEngine(str(error)) from error
 
     def _ask(self, side: str, index: int, do: str, **arguments: Any) -> Any:
@@ -312,9 +316,10 @@ class _Sides:
             wanted = None if reference is None else task.logits(reference)
             return agreements_of(logits, wanted, lambda a, b: task.agreement(a, b, given), bench.reference_words)
         found = {}
-        for side in SIDES if reference is not None else ():
-            with self._losing(side):
-                found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
+        if reference is not None:
+            for side in SIDES:
+                with self._losing(side):
+                    found[f"{side} with {bench.reference_words}"] = task.compare(reference, outputs[side][0], given)
         spoilt = next((each for each in found.values() if each.spoilt), None)
         both = spoilt or task.compare(outputs["old"][0], outputs["new"][0], given)
         return {"new with old": both, **found}, None

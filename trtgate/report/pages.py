@@ -469,9 +469,12 @@ def comparison_page(report: Report, samples: Samples | None = None, photos: Mapp
 def comparison_headline(report: Report, *, raced: bool = False) -> Headline:
     """The verdicts of a comparison in one place; `raced` against each other, they cannot be asked for that."""
     decided = counted(verdict.outcome for verdict in report.verdicts()) or "nothing was decided"
-    found = _explained(_headline(f"old against new: {decided}", comparison_verdicts(report)), report)
+    named = comparison_verdicts(report)
+    found = _explained(_headline(f"old against new: {decided}", named), report)
     if raced and found.next == NEXT[Outcome.INCONCLUSIVE]:
-        return replace(found, next="race more processes (--processes 12), or a quieter machine")
+        few = worst(verdict for _, verdict in named).reason is Reason.TOO_FEW_ROUNDS
+        more = "rounds (a larger --rounds, or none)" if few else "processes (--processes 12)"
+        return replace(found, next=f"race more {more}, or a quieter machine")
     return found
 
 
