@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -547,6 +548,14 @@ def test_an_interrupt_at_the_end_is_one_sentence(run: Run, name: str, pytester: 
     status, text = told(run("--benchmark-save=before"))
     fault.check(status, text)
     assert f"{'interrupted' if name == 'SIGINT' else name} while" in text
+
+
+@pytest.mark.parametrize("option", ["--assert=plain", "-pno:assertion"])
+def test_trap_assertions_that_python_leaves_out(run: Run, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if not name.startswith("_")}
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(**{**flags, "optimize": 1}))
+    assert run().ret == 0  # pytest's own assertions are not left out
+    refused(run(option), "python -O", "--assert=rewrite")
 
 
 def test_a_session_that_is_being_written_is_no_session_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
