@@ -312,6 +312,14 @@ def test_sessions_that_save_nothing_are_no_success(
     fault.check(main(["sessions", "3", "--save", "zzz", "--", argument]), capsys.readouterr().err)
 
 
+def test_options_in_the_environment_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k 'latency")
+    assert main(["sessions", "1", "--save", "before"]) == 2
+    assert "trtgate: PYTEST_ADDOPTS cannot be read (No closing quotation)" in capsys.readouterr().err
+
+
 def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: 1)
     assert main(["sessions", "3", "--save", "before"]) == 1

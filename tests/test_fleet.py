@@ -95,6 +95,20 @@ def test_a_session_that_decided_nothing_is_not_promoted(
     assert (message or "wrote") in "".join(capsys.readouterr())
 
 
+def test_an_interrupted_promotion_makes_no_half_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        save(number, "before", verdicts=FINE)
+    copy = shutil.copyfile
+
+    def interrupted(path: Path, to: Path) -> None:
+        copy(path, to)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtgate.baseline.shutil.copyfile", interrupted)
+    assert main(["promote", "before", "--to", "baselines/l4"]) == 130
+    assert not list(Path("baselines").iterdir())
+
+
 def test_a_session_is_promoted_once(capsys: pytest.CaptureFixture[str]) -> None:
     sessions("before", 1, verdicts=FINE)
     shutil.copy(saved("before")[0], ".benchmarks/Linux/0009_before.json")

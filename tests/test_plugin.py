@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,7 +19,9 @@ import hypothesis  # noqa: F401  # its plugin does in each inner run otherwise: 
 import pytest
 
 from trtgate.__main__ import main
+from trtgate.files import locked
 from trtgate.plugin.gate import Gate
+from trtgate.plugin.storage import LOCK
 from trtgate.records import read_session
 
 from .faults.table import Fault
@@ -545,6 +548,36 @@ def test_an_interrupt_at_the_end_is_one_sentence(run: Run, name: str, pytester: 
     status, text = told(run("--benchmark-save=before"))
     fault.check(status, text)
     assert f"{'interrupted' if name == 'SIGINT' else name} while" in text
+
+
+@pytest.mark.parametrize("option", ["--assert=plain", "-pno:assertion"])
+def test_trap_assertions_that_python_leaves_out(run: Run, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if not name.startswith("_")}
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(**{**flags, "optimize": 1}))
+    assert run().ret == 0  # pytest's own assertions are not left out
+    refused(run(option), "python -O", "--assert=rewrite")
+
+
+def test_a_session_that_is_being_written_is_no_session_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:99])
+        assert not list(path.parent.glob("*_*.json"))
+        with pytest.raises(TimeoutError), locked(path.parent / LOCK):  # another run waits for its turn
+            pass
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trtgate.files.write_synced", ended)
+        assert run("--benchmark-save=before").ret == pytest.ExitCode.INTERRUPTED
+    assert [path.name for path in Path(".benchmarks").rglob("*") if path.is_file()] == [LOCK]
+
+
+def test_sessions_are_counted_beyond_four_digits(run: Run) -> None:
+    run("--benchmark-save=before")
+    saved().rename(saved().with_name("9999_old.json"))
+    for number in (10000, 10001):
+        assert run("--benchmark-save=before").ret == 0
+        assert any(path.name == f"{number}_before.json" for path in Path(".benchmarks").rglob("*"))
 
 
 AGAIN = """

@@ -825,7 +825,6 @@ OUTPUTS = [
     ["--json", "dangling.json"],
     ["--markdown", "/dev/full"],
     ["--json", "x" * 300],
-    ["--json", "x" * 253],
     ["--markdown", ""],
 ]
 

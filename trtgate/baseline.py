@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -156,16 +157,19 @@ def promote(files: Sequence[Path], to: Path) -> list[Path]:
         raise UserError(f"--to {to} exists; a baseline is not overwritten, name another folder")
     if not str(to).isprintable() or len(os.fsencode(copies[-1].name)) > LONGEST_NAME:
         raise UserError(f"--to {str(to)[:40]!r} cannot be the name of sessions; give a short one in one line")
+    part = to.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        to.mkdir(parents=True)
+        part.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"--to {to} cannot be made ({error.strerror}); name another folder") from error
     try:
         for path, copied in zip(files, copies, strict=True):
-            shutil.copyfile(path, copied)
+            shutil.copyfile(path, part / copied.name)
+        part.rename(to)
     except OSError as error:
-        shutil.rmtree(to, ignore_errors=True)
         raise UserError(f"--to {to} could not be written ({error.strerror}); name another folder") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return copies
 
 

@@ -82,14 +82,10 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-# What is put behind a file's name while it is written.
-PART_LENGTH = len(".01234567.part")
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is whole at any time, whoever else writes it meanwhile; processes in two containers may have
     the same number."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # which no name is too long for
     try:
         write_synced(part, content)
         part.replace(path)

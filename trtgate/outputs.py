@@ -10,7 +10,7 @@ from typing import Any
 
 from trtgate.baseline import LONGEST_NAME, NUMBERED
 from trtgate.fields import DAMAGED, read_json
-from trtgate.files import PART_LENGTH, write_whole
+from trtgate.files import write_whole
 from trtgate.kinds import UserError
 
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
@@ -43,8 +43,7 @@ def require_outputs(outputs: Mapping[str, Path | None]) -> None:
 
 
 def _require_writable(option: str, path: Path) -> None:
-    # It is written beside, under a longer name.
-    short = bool(path.name) and len(os.fsencode(path.name)) + PART_LENGTH <= LONGEST_NAME
+    short = bool(path.name) and len(os.fsencode(path.name)) <= LONGEST_NAME
     try:
         there = os.path.lexists(path)
         regular = path.is_file() and not path.is_symlink()

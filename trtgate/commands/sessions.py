@@ -37,7 +37,11 @@ def _run(options: argparse.Namespace) -> int:
     if not Path("bench").is_dir():
         raise UserError("sessions runs bench/ of a checkout of trtgate; change to that folder")
     require_save_name(options.save, "--save ")
-    storage = _storage([*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options.pytest_arguments])
+    try:
+        added = shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+    except ValueError as error:
+        raise UserError(f"PYTEST_ADDOPTS cannot be read ({error}); mend or unset it") from error
+    storage = _storage([*added, *options.pytest_arguments])
     worst = 0
     for number in range(1, options.count + 1):
         print(f"session {number} of {options.count}", flush=True)

@@ -45,6 +45,7 @@ with importing():
         saving,
     )
     from trtgate.plugin.replay import properties
+    from trtgate.plugin.storage import saved_whole
     from trtgate.processes import orderly_endings
     from trtgate.records import KEY, SCHEMA, EngineRecord, read_session, to_json, verdict_to_json
     from trtgate.report import github, html, markdown, terminal
@@ -309,7 +310,8 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED} or session.shouldfail or session.shouldstop:
         gate.course.cut_off = "the run was cut off"
     try:
-        result = yield
+        with saved_whole():
+            result = yield
     except KeyboardInterrupt as error:
         # The tests are over, so pytest would show a traceback.
         told = "while the run was being saved or shown, so its status is no verdict; run it again"

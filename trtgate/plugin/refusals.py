@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +128,10 @@ def _refuse_what_spoils(config: pytest.Config) -> None:
         given = config.getoption(option, None)
         if given not in (None, []) and given is not False:
             raise UserError(told)
+    if sys.flags.optimize and config.getoption("assertmode", "plain") == "plain":  # -p no:assertion has no such option
+        raise UserError(
+            "python -O (PYTHONOPTIMIZE) leaves out what bench/ asserts; run without it, or --assert=rewrite"
+        )
     for name in NEEDED:
         if config.pluginmanager.is_blocked(name):
             raise UserError(f"-p no:{name} leaves out what bench/ is run with; drop it")
