@@ -284,6 +284,9 @@ def test_a_run_without_an_engine_met_no_floors() -> None:
         assert "no engine was measured; no baseline, so no upgrade was judged" in text
         assert "floors met" not in text
         assert "--benchmark-save=before" not in text
+    answers = run_page([], [scenes.MET], scenes.GPU_STACK).headline
+    assert answers.decided == "no engine was measured, floors met; no baseline, so no upgrade was judged"
+    assert answers.next.startswith("run with --benchmark-save=before")
     nothing = dataclasses.replace(scenes.compared(), engines=(), missing={})
     decided = run_page([], [], scenes.GPU_STACK, report=nothing).headline.decided
     assert decided == "against the baseline: nothing was decided; no engine was measured"
