@@ -284,6 +284,9 @@ def test_a_run_without_an_engine_met_no_floors() -> None:
         assert "no engine was measured; no baseline, so no upgrade was judged" in text
         assert "floors met" not in text
         assert "--benchmark-save=before" not in text
+    answers = run_page([], [scenes.MET], scenes.GPU_STACK).headline
+    assert answers.decided == "no engine was measured, floors met; no baseline, so no upgrade was judged"
+    assert answers.next.startswith("run with --benchmark-save=before")
     nothing = dataclasses.replace(scenes.compared(), engines=(), missing={})
     decided = run_page([], [], scenes.GPU_STACK, report=nothing).headline.decided
     assert decided == "against the baseline: nothing was decided; no engine was measured"
@@ -473,7 +476,7 @@ def test_no_line_of_a_record_is_a_command_to_githubs_runner(
 
 def test_an_annotation_is_one_line_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    bad = Verdict(Outcome.INVALID, Reason.DISTURBED, "a\n::set-output name=x::y")
+    bad = Verdict(Outcome.INVALID, Reason.DISTURBED, "a\r\x1b[2J::set-output name=x::y")
     [line] = github.annotate([("a,b:c\n::d", bad), ("a,b:c\n::d", bad), ("fine", scenes.MET)])
     assert line == "::warning title=trtgate%3A a%2Cb%3Ac%0A%3A%3Ad::INVALID (disturbed): a%0A::set-output name=x::y"
 

@@ -786,11 +786,15 @@ def test_no_page_is_silent_on_what_failed_without_a_verdict(
 
 def test_what_is_of_no_engine_is_in_the_jobs_summary(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
-    broken = "gate.note_broken('toy', EngineSpec('gone', 'fp32'), 'libgone.so cannot be opened')"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    broken = r"gate.note_broken('toy', EngineSpec('gone', 'fp32'), 'libgone.so cannot\x1b[2J be opened')"
     source = f"from trtgate.kinds import EngineSpec\ndef test_more(gate):\n    {broken}\n"
     Path("test_more.py").write_text(source)
-    assert run().ret == 7
+    result = run()
+    assert result.ret == 7
     assert "INVALID (broken): libgone.so cannot be opened" in Path("summary.md").read_text()
+    assert "\x1b[2J" not in "\n".join(result.outlines)
+    result.stdout.fnmatch_lines(["::warning title=trtgate::INVALID (broken): libgone.so cannot be opened"])
 
 
 def test_what_cannot_be_collected_is_not_missing(run: Run, pytester: pytest.Pytester) -> None:

@@ -124,7 +124,9 @@ def test_answers_of_which_none_agree_are_a_step(
     assert main(["report", "nightly", "--json", "trend.json", "--html", "trend.html"]) == 0
     [found] = [each for each in json.loads(Path("trend.json").read_text())["series"] if each["metric"] == "agreement"]
     assert [(step["index"], step["before"], step["after"]) for step in found["steps"]] == [(6, before / 60, after / 60)]
-    assert change in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert change in out
+    assert "1 step in" in out
 
 
 def test_names_of_sessions_reach_no_terminal_and_no_file_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

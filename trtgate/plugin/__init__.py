@@ -412,7 +412,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if gate.of_no_engine:
         terminalreporter.section("trtgate: of no engine")
         for verdict in gate.of_no_engine:
-            terminalreporter.write_line(str(verdict))
+            terminalreporter.write_line(printable(str(verdict)))
     for title, texts in terminal.sections(page, colour=colour, width=width):
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:

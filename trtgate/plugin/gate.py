@@ -190,7 +190,7 @@ class Gate:
         if verdict.outcome in GOOD:
             return
         self.course.note_settled(node.nodeid)
-        pytest.fail("\n".join(filter(None, [str(verdict), details])), pytrace=False)
+        pytest.fail(printable("\n".join(filter(None, [str(verdict), details]))), pytrace=False)
 
     def note_unwritten(self, sentence: str) -> None:
         """Remember what could not be written or shown in the end, when the exit status is made already."""

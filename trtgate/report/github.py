@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterable
 
+from trtgate.kinds import printable
 from trtgate.verdict.outcome import Outcome, Verdict
 from trtgate.verdict.policy import GOOD
 
@@ -41,7 +42,7 @@ def _in_job() -> bool:
 
 def _data(text: str) -> str:
     """Text that stays in its line: a line of its own would be a command."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text.replace("\r", "\n")).replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -164,7 +164,7 @@ def run_headline(
     """What was decided, first; then what to do next."""
     bad = counted(verdict.outcome for verdict in verdicts if verdict.outcome not in GOOD)
     measured = [f"{len(records)} engine{'s' * (len(records) != 1)} measured" if records else "no engine was measured"]
-    if bad or records:
+    if records or verdicts:
         measured.append(f"floors and answers: {bad}" if bad else "floors met")
     if untrained := list(dict.fromkeys(record.model for record in records if record.weights == "untrained")):
         measured.append(f"answers of {', '.join(untrained)} not judged (untrained weights)")
@@ -180,8 +180,9 @@ def run_headline(
     if report is None:
         found = _headline(f"{run}; no baseline, so no upgrade was judged", named)
         # Which of the floors that were met comes first says nothing of the others.
-        why = found.why if bad or unsound or not records else "the section of each engine says which floors it met"
-        then = SAVE if records else NOT_MEASURED
+        sections = "the section of each engine says which floors it met" if records else ""
+        why = found.why if bad or unsound else sections
+        then = SAVE if records or verdicts else NOT_MEASURED
         if found.outcome:
             then = NO_BASELINE.get(found.outcome, then)
         if found.next in {ADVICE[Reason.BROKEN], ADVICE[Reason.NO_RECORDS]}:
