@@ -95,7 +95,15 @@ def test_a_session_that_decided_nothing_is_not_promoted(
     assert (message or "wrote") in "".join(capsys.readouterr())
 
 
-def test_an_interrupted_promotion_makes_no_half_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(
+    done="Ctrl-C while `promote` copies sessions",
+    said="trtgate: interrupted",
+    status="130",
+    kept="the sessions; no part of a baseline is made",
+)
+def test_an_interrupted_promotion_makes_no_half_baseline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
     for number in (1, 2):
         save(number, "before", verdicts=FINE)
     copy = shutil.copyfile
@@ -105,7 +113,7 @@ def test_an_interrupted_promotion_makes_no_half_baseline(monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("trtgate.baseline.shutil.copyfile", interrupted)
-    assert main(["promote", "before", "--to", "baselines/l4"]) == 130
+    fault.check(main(["promote", "before", "--to", "baselines/l4"]), capsys.readouterr().err)
     assert not list(Path("baselines").iterdir())
 
 
