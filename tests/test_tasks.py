@@ -969,3 +969,20 @@ def test_where_no_box_is_found_again_none_is_sure() -> None:
     nothing = [{**row, "s": 0 * row["s"]} for row in reference]
     found = DETECTION.compare(nothing, nothing, some(len(nothing)))
     assert [each.value for each in found.scores if each.key == "confidence"] == [1, 1]
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "tensorrt-fp16", "openvino-bf16", "openvino-int8"])
+def test_one_loud_sample_hides_no_others(engine: str) -> None:
+    """Doubled they have the direction of the reference's, and all together 60 dB."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    for loud, outcome in ((10, Outcome.REGRESSED), (3000, Outcome.INCONCLUSIVE)):
+        reference = rows(32, 32, count=24)
+        reference[3]["y"] *= loud
+        old, new = (rounded(reference, 1e-5) for _ in range(2))
+        wrong = [{"y": row["y"] * (1 if index == 3 else 2)} for index, row in enumerate(new)]
+        assert judged(task, reference, old, expectation).outcome is Outcome.PASS
+        assert against(task, reference, old, new, expectation).outcome is Outcome.PASS
+        # Beside 3000 a narrow type may have no step for what is 1.
+        exact = expectation.number("sqnr_db") >= 60
+        assert judged(task, reference, wrong, expectation).outcome is (Outcome.REGRESSED if exact else outcome)
+        assert against(task, reference, old, wrong, expectation).outcome is Outcome.REGRESSED

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,11 +22,11 @@ from trtgate.fields import label
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, sample_decibels, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
+from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin, share_bounds
 
 # The answer to each sample, by the names of the network's outputs.
 Outputs = Sequence[Tensors]
@@ -115,10 +116,17 @@ class Score:
         return values
 
 
+def _near_enough(name: str, far: npt.NDArray[np.bool_]) -> Score:
+    share = float(1 - far.mean())
+    return Score(NEAR_ENOUGH, name, share, "agreement", "%", *share_bounds(share, len(far)))
+
+
 LEAST = "-inf"
 EXAMPLES_SHOWN = 10
 # The score of an output whose length depends on the data; it is 1 where it is not given.
 SAME_SHAPE = "share of answers of the same shape"
+# That of samples with `least_decibels` each.
+NEAR_ENOUGH = "share of samples that are near by themselves"
 # Beside a reference of zeros anything is infinitely wrong; less than this is zero.
 NOTHING = 1e-3
 NO_SIGNAL_DB = -200.0
@@ -154,6 +162,7 @@ class Scores:
             return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
         # First what names the place.
         decided = self._slices(expectation.number("sqnr_db"))
+        decided += self._samples(expectation)
         decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
         decided += lost
         decided += [
@@ -167,10 +176,14 @@ class Scores:
             return found
         return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
 
+    @property
+    def _by_value(self) -> list[str]:
+        return [*dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE)]
+
     def _slices(self, floor_db: float) -> list[Verdict]:
         """What is wrong with slices of the outputs that are compared by value."""
         kept, found = (self.kept or {}).get("powers", {}), []
-        for name in dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE):
+        for name in self._by_value:
             certain, perhaps = spoilt_slices(name, kept[name], floor_db) if name in kept else ([], [])
             if certain:
                 message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
@@ -178,6 +191,23 @@ class Scores:
             elif perhaps:
                 message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
                 found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
+        return found
+
+    def _samples(self, expectation: Expectation) -> list[Verdict]:
+        """On the share of samples that are near by themselves, of each output where not all are."""
+        kept, found = (self.kept or {}).get("powers", {}), []
+        for name in self._by_value:
+            if (told := sample_decibels(kept[name]) if name in kept else None) is None:
+                continue
+            far = told[0] < least_decibels(expectation)
+            verdict = _near_enough(name, far).decide(expectation)
+            sure = _near_enough(name, far if is_exact(expectation) else far & told[1]).decide(expectation)
+            if not far.any() or verdict is None or sure is None:
+                continue
+            if verdict.outcome is Outcome.REGRESSED and sure.outcome is not Outcome.REGRESSED:
+                message = f"{verdict.message}; but beside the loudest they may be less than this type's steps"
+                verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message)
+            found.append(verdict)
         return found
 
     @property
@@ -261,6 +291,14 @@ FLOAT_DB = 20.0
 def is_exact(expectation: Expectation) -> bool:
     """Whether an engine is to compute what the reference computes."""
     return expectation.number("sqnr_db") >= ENOUGH_DB
+
+
+def least_decibels(expectation: Expectation) -> float:
+    """What each sample has by itself: half of what all have, and no more than the floor of its cosine leaves it."""
+    floor, cosine = expectation.number("sqnr_db"), expectation.number("cosine")
+    if not 0 < cosine < 1:
+        return floor / 2 if cosine >= 1 else -math.inf
+    return min(floor / 2, 10 * math.log10(cosine**2 / (1 - cosine**2)))
 
 
 def class_lost(expectation: Expectation) -> float:
