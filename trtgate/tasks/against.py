@@ -11,7 +11,7 @@ import numpy as np
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import LEAST, NEAR_ENOUGH, SAME_SHAPE, Score, certain_fall, fallen, least_decibels, least_fall
+from trtgate.tasks.base import LEAST, NEAR_ENOUGH, SAME_SHAPE, Score, certain_fall, fallen, is_exact, least_decibels, least_fall
 from trtgate.tasks.detection import (
     BY_BOX,
     Detection,
@@ -342,7 +342,7 @@ def _lost_samples(
     """On each output of which more samples than may be lost, net, are not near by themselves any more."""
     allowed, least, found = expectation.number("max_answers_lost"), least_decibels(expectation), []
     for name in (name for name in old if name in new):
-        changes = lost_samples(old[name], new[name], least, decibels)
+        changes = lost_samples(old[name], new[name], least, decibels, exact=is_exact(expectation))
         if changes is None or changes.mean() <= allowed:
             continue
         lost, gained, n = int(np.sum(changes > 0)), int(np.sum(changes < 0)), len(changes)

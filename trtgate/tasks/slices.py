@@ -215,16 +215,22 @@ def _root(decibels: float) -> float:
     return math.sqrt(ratio(decibels))
 
 
-def lost_samples(old: Mapping[str, Any], new: Mapping[str, Any], least_db: float, lost_db: float) -> Floats | None:
+def lost_samples(
+    old: Mapping[str, Any], new: Mapping[str, Any], least_db: float, lost_db: float, *, exact: bool
+) -> Floats | None:
     """float64[n], of what `powers_of` kept of either: 1 for each sample that has less than `least_db` now and had not,
-    -1 for the other way round, if it moved by `lost_db`; 0 for the others. None where either kept none, or others."""
+    -1 for the other way round, if it moved by `lost_db`; 0 for the others. None where either kept none, or others.
+
+    Of an engine that is not `exact` those that may be less than its steps count only if they are most of all.
+    """
     before, after = map(sample_decibels, (old, new))
     if before is None or after is None or len(before[0]) != len(after[0]):
         return None
     far = [each[0] < least_db for each in (before, after)]
     with np.errstate(invalid="ignore"):
         moved = np.abs(before[0] - after[0]) > lost_db
-    return np.where(moved, far[1].astype(np.float64) - far[0], 0.0)
+    changes = np.where(moved, far[1].astype(np.float64) - far[0], 0.0)
+    return changes if exact or 2 * changes.sum() > len(changes) else np.where(before[1] | after[1], changes, 0.0)
 
 
 def changed_slices(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
