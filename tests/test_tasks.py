@@ -986,3 +986,19 @@ def test_one_loud_sample_hides_no_others(engine: str) -> None:
         exact = expectation.number("sqnr_db") >= 60
         assert judged(task, reference, wrong, expectation).outcome is (Outcome.REGRESSED if exact else outcome)
         assert against(task, reference, old, wrong, expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("engine", ["tensorrt-fp16", "openvino-bf16", "openvino-int8"])
+@pytest.mark.parametrize("numbers", [1, 3])
+def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers: int) -> None:
+    """One of 240 is next to zero, and noise as large as any type's turns it."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    reference = rows(numbers, count=240)
+    reference[7]["y"] *= np.float32(1e-5)
+    noise = 10 ** (-(expectation.number("sqnr_db") + 3) / 20)
+    got = [{"y": row["y"] + np.float32(noise) * RANDOM.standard_normal(numbers).astype(np.float32)} for row in reference]
+    got[7] = {"y": np.float32(-noise) * np.sign(reference[7]["y"])}
+    assert judged(task, reference, got, expectation).outcome is Outcome.PASS
+    for wrong in (lambda y: -y, lambda y: 0 * y, lambda y: y[::-1] + 1):
+        spoilt = [{"y": wrong(row["y"])} for row in got]
+        assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
