@@ -625,7 +625,7 @@ def moved_class(reference: Sequence[Any], by: int) -> list[dict[str, Any]]:
 def test_an_engine_that_moves_a_rare_class_loses_it_by_name() -> None:
     task, reference = Segmentation("m"), rare()
     old = [{"m": np.where(RANDOM.random((120, 120)) < 0.002, 0, row["m"])} for row in reference]
-    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.PASS, "one class of 60"
+    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.INCONCLUSIVE
     verdict = against(task, reference, old, moved_class(reference, 40), NARROW)
     assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
     assert "IoU of class 59 of m went from 99." in verdict.message
@@ -672,8 +672,12 @@ def test_a_floating_segmenter_that_has_a_small_class_elsewhere(whole: bool) -> N
             verdict = judged(task, given(reference), given(wrong), expectation)
             assert verdict.outcome is Outcome.REGRESSED
             assert "IoU of class " in verdict.message
-        allowed = Expectation({**HALF.values, "max_class_lost": 1.0})
-        assert judged(task, given(reference), given(wrong), allowed).outcome is Outcome.PASS
+        # What the reference finds by mistake INT8 may have none of.
+        found = [judged(task, given(reference), given(each), NARROW).outcome for each in (rounded(reference), wrong)]
+        assert found == [Outcome.PASS, Outcome.INCONCLUSIVE]
+        for expectation in (HALF, NARROW):
+            allowed = Expectation({**expectation.values, "max_class_lost": 1.0})
+            assert judged(task, given(reference), given(wrong), allowed).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -996,9 +1000,44 @@ def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers
     reference = rows(numbers, count=240)
     reference[7]["y"] *= np.float32(1e-5)
     noise = 10 ** (-(expectation.number("sqnr_db") + 3) / 20)
-    got = [{"y": row["y"] + np.float32(noise) * RANDOM.standard_normal(numbers).astype(np.float32)} for row in reference]
+    got = [
+        {"y": row["y"] + np.float32(noise) * RANDOM.standard_normal(numbers).astype(np.float32)} for row in reference
+    ]
     got[7] = {"y": np.float32(-noise) * np.sign(reference[7]["y"])}
     assert judged(task, reference, got, expectation).outcome is Outcome.PASS
     for wrong in (lambda y: -y, lambda y: 0 * y, lambda y: y[::-1] + 1):
         spoilt = [{"y": wrong(row["y"])} for row in got]
         assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(1, Outcome.INCONCLUSIVE), (6, Outcome.REGRESSED)])
+def test_a_segmenters_class_of_a_few_samples_is_not_lost_in_silence(count: int, outcome: Outcome) -> None:
+    task, without = Segmentation("m"), [{"m": np.where(row["m"] == 59, 0, row["m"])} for row in rare(24)]
+    reference = [*changed(without[:count], np.s_[:4], 59, "m"), *without[count:]]
+    for expectation in (EXACT, HALF):
+        assert judged(task, reference, reference, expectation).outcome is Outcome.PASS
+        verdict = judged(task, reference, without, expectation)
+        assert (verdict.outcome, "IoU of class 59" in verdict.message) == (outcome, True), verdict
+
+
+def test_a_detectors_class_of_a_few_boxes_is_not_lost_in_silence() -> None:
+    """Fewer than fourteen boxes bound no share of nothing below 20 %."""
+    task, reference = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5), many_boxes()
+    for index, row in enumerate(reference):
+        row["l"] = np.where(row["l"] == 7, 6, row["l"])
+        row["l"][0] = 7 if index < 4 else row["l"][0]
+    gone = [{**row, "l": np.where(row["l"] == 7, 6, row["l"])} for row in reference]
+    verdict = judged(task, reference, gone, HALF)
+    assert (verdict.outcome, "boxes of class 7 found again are 0 of 4" in verdict.message) == (Outcome.REGRESSED, True)
+    assert judged(task, reference, [*reference[:2], *gone[2:]], HALF).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "tensorrt-fp16", "openvino-int8"])
+def test_flags_that_are_never_raised_any_more(engine: str) -> None:
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    reference = [{"y": RANDOM.random(2000) < 0.01} for _ in range(24)]
+    assert judged(task, reference, reference, expectation).outcome is Outcome.PASS
+    verdict = judged(task, reference, changed(reference, np.s_[:], False), expectation)
+    exact = engine == "openvino-fp32"
+    assert verdict.outcome is (Outcome.REGRESSED if exact else Outcome.INCONCLUSIVE)
+    assert "equal unusual elements of y are 0.0%" in verdict.message

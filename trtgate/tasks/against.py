@@ -11,7 +11,18 @@ import numpy as np
 
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import LEAST, NEAR_ENOUGH, SAME_SHAPE, Score, certain_fall, fallen, is_exact, least_decibels, least_fall
+from trtgate.tasks.base import (
+    LEAST,
+    NEAR_ENOUGH,
+    SAME_SHAPE,
+    UNUSUAL,
+    Score,
+    certain_fall,
+    fallen,
+    is_exact,
+    least_decibels,
+    least_fall,
+)
 from trtgate.tasks.detection import (
     BY_BOX,
     Detection,
@@ -38,7 +49,7 @@ from trtgate.tasks.segmentation import (
     pictured_maps,
     sizes_in,
 )
-from trtgate.tasks.sketch import EQUAL, UNUSUAL, Sketch, comparable, compare_sketches, marks_in, sketches_in
+from trtgate.tasks.sketch import EQUAL, Sketch, comparable, compare_sketches, marks_in, sketches_in
 from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_samples, lost_slices, sample_decibels
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst

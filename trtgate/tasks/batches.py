@@ -12,11 +12,10 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
-from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
+from trtgate.tasks.base import SAME_SHAPE, UNUSUAL, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
 from trtgate.tasks.segmentation import Segmentation
-from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
 from trtgate.verdict.agreement import Agreement, counted, decide_agreement, filling, numbers

@@ -22,11 +22,13 @@ from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import (
+    FLOAT_DB,
     Metric,
     Outputs,
     Score,
     Scores,
     Summary,
+    class_gone,
     class_lost,
     fallen,
     is_exact,
@@ -228,7 +230,7 @@ class Detection:
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         """Of an exact engine also that nothing is lost of scores and places of boxes, and of any that no class is."""
-        lost = gone_labels((found.kept or {}).get("labels", {}), class_lost(expectation))
+        lost = gone_labels((found.kept or {}).get("labels", {}), expectation)
         if is_exact(expectation):
             whole = [
                 each for each in found.scores if each.key == "confidence" or (each.key == "mean_ap" and each.floor)
@@ -356,13 +358,16 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     return [verdict for _, verdict in sorted(some, key=lambda each: each[0])]
 
 
-def gone_labels(labels: Any, lost: float) -> list[Verdict]:
-    """On the classes, of a table of `labels_of`, of whose boxes for certain more than a share `lost` is not found."""
-    found = []
+def gone_labels(labels: Any, expectation: Expectation) -> list[Verdict]:
+    """On the classes, of a table of `labels_of`, of whose boxes more than a share of `class_lost` is not found: for
+    certain by its bound, or where an engine that computes in floats finds none on more than one photo."""
+    least, floats = 1 - class_lost(expectation), expectation.number("sqnr_db") >= FLOAT_DB
+    found: list[Verdict] = []
     for label, (boxes, again, worth) in labels_in(labels).items():
-        if boxes - again >= ENOUGH_BOXES and share_bounds(again / boxes, worth)[1] < 1 - lost:
-            text = f"boxes of class {label} found again are {again} of {boxes}, {lost:.1%} may be lost"
-            found.append(fallen(text, proved=True))
+        if boxes - again >= ENOUGH_BOXES and again / boxes < least:
+            proved = share_bounds(again / boxes, worth)[1] < least or (floats and not again and worth >= ENOUGH_PHOTOS)
+            text = f"boxes of class {label} found again are {again} of {boxes}, {1 - least:.1%} may be lost"
+            found += class_gone(text, expectation, proved=proved)
     return found
 
 

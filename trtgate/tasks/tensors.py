@@ -17,6 +17,7 @@ from trtgate.tasks.base import (
     NO_SIGNAL_DB,
     NOTHING,
     SAME_SHAPE,
+    UNUSUAL,
     Metric,
     Outputs,
     Score,
@@ -27,7 +28,7 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
-from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
+from trtgate.tasks.sketch import equal_elements, sketches_of, usual_value
 from trtgate.tasks.slices import LEAST_NUMBERS, ROUNDING_DB, Floats, Pair, powers_of, ratio
 from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
