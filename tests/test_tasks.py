@@ -1041,3 +1041,37 @@ def test_flags_that_are_never_raised_any_more(engine: str) -> None:
     exact = engine == "openvino-fp32"
     assert verdict.outcome is (Outcome.REGRESSED if exact else Outcome.INCONCLUSIVE)
     assert "equal unusual elements of y are 0.0%" in verdict.message
+
+
+@pytest.mark.parametrize("task", [TensorsTask(), Classification("y")], ids=["tensors", "classification"])
+def test_what_saturates_where_the_reference_has_more_is_no_answer(task: Any) -> None:
+    """Of a few of a thousand numbers it is less than INT8's noise."""
+    reference = [{"y": np.float32(2e4) * row["y"]} for row in rows(64, count=24)]
+    reference[5]["y"][7] = 8e4
+    noisy = [{"y": (row["y"] + 800 * RANDOM.standard_normal(64)).astype(np.float32)} for row in reference]
+    found = task.compare(reference, noisy, Some(24))
+    assert all(each.outcome is not Outcome.REGRESSED for each in task.decide(found, NARROW))
+    clipped = [{"y": np.clip(row["y"], -65504, 65504)} for row in noisy]
+    found = task.compare(reference, clipped, Some(24))
+    assert {each.reason for each in task.decide(found, NARROW)} == {Reason.NOT_FINITE}
+    # As large as that it may be, and masks are.
+    same = changed(reference, 7, 65504)
+    assert all(each.outcome is not Outcome.REGRESSED for each in task.decide(task.compare(same, same, Some(24)), EXACT))
+
+
+def test_boxes_that_end_before_they_begin_are_told() -> None:
+    """Centres and sizes taken for corners: what nothing overlaps would be lost by rounding alone."""
+    reference = many_boxes()
+    for row in reference:
+        row["b"] = np.concatenate([row["b"][:, :2] + 200, row["b"][:, 2:] - row["b"][:, :2]], 1)
+    task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5)
+    with pytest.raises(UserError, match="end before they begin; write form = .cxcywh."):
+        judged(task, reference, rounded(reference))
+    assert judged(Detection(from_outputs("b", "s", "l", "cxcywh"), 0.5), reference, rounded(reference)).outcome in GOOD
+    # No size is one, but for rounding, and what does not count may be anything.
+    flat = many_boxes()
+    for row in flat:
+        row["b"][:, :2] += 200
+        row["b"][:, 2:] = row["b"][:, :2] - 0.01
+        row["b"][0], row["s"][0] = [9, 9, 1, 1], 0.1
+    assert judged(task, flat, flat).outcome in GOOD

@@ -41,7 +41,7 @@ from trtgate.tasks.base import (
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.agreement import ROUNDED, Rebuilt
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
 
@@ -67,6 +67,12 @@ class Detections:
     def finite(self) -> bool:
         """Whether all boxes and scores are numbers."""
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
+
+    @property
+    def turned(self) -> bool:
+        """Whether boxes have a negative size, beyond rounding: what is given is no corners, and nothing overlaps it."""
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        return bool((sizes < -ROUNDED * np.abs(self.boxes).max(1, initial=0.0)[:, None]).any())
 
     def above(self, score: float) -> Detections:
         """Those that are as sure as that, or of which nobody knows how sure they are."""
@@ -174,6 +180,11 @@ class Detection:
                 raise UserError(
                     f"[detection]: boxes or scores of the reference on {samples.names[index]} are NaN or infinite; "
                     "mend decode, or name other outputs"
+                )
+            if each.turned:
+                raise UserError(
+                    f"[detection]: boxes of the reference on {samples.names[index]} end before they begin; write "
+                    'form = "cxcywh" where they are centres and sizes, or mend decode'
                 )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))

@@ -170,7 +170,7 @@ def scale_of(pairs: Sequence[Pair]) -> float:
 
 def _cosine(products: Floats) -> float:
     both, *sides = products.tolist()
-    return both / (math.sqrt(sides[0]) * math.sqrt(sides[1]))
+    return float(both / (math.sqrt(sides[0]) * math.sqrt(sides[1])))
 
 
 def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:

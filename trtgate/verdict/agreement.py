@@ -144,9 +144,12 @@ def _same_mask(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArra
 def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """bool of their shape: where one of two arrays holds NaN, an infinity or a mask, and the other one not the same.
 
-    A mask may be another one of the same sign, as a narrower type has an infinity for it.
+    A mask may be another one of the same sign, as a narrower type has an infinity for it. What saturates has the
+    largest number of float16 for one.
     """
     found: npt.NDArray[np.bool_] = np.isnan(reference) != np.isnan(got)
+    if (clipped := np.abs(got) == LARGEST_HALF).any():
+        found |= clipped & (np.abs(reference) > LARGEST_HALF * (1 + ROUNDED))
     beyond, mask = _beyond(got), masked(reference)
     if beyond.any() or mask.any():
         as_large = beyond & (np.isfinite(reference) & np.isfinite(got))
