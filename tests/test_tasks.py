@@ -1075,3 +1075,26 @@ def test_boxes_that_end_before_they_begin_are_told() -> None:
         row["b"][:, 2:] = row["b"][:, :2] - 0.01
         row["b"][0], row["s"][0] = [9, 9, 1, 1], 0.1
     assert judged(task, flat, flat).outcome in GOOD
+
+
+@pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])
+@pytest.mark.parametrize("expectation", [EXACT, HALF, NARROW])
+def test_what_is_added_to_a_mask_is_not_seen_and_hides_no_noise(own: float, expectation: Expectation) -> None:
+    task, above = TensorsTask(), np.triu(np.ones((16, 16), bool), 1)
+
+    def masked(outputs: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{"y": (row["y"] + np.where(above, own, 0)).astype(np.float32)} for row in outputs]
+
+    plain = rows(8, 16, 16)
+    old, new = rounded(plain), rounded(plain)
+    assert judged(task, masked(plain), masked(old), expectation).outcome is Outcome.PASS
+    assert against(task, masked(plain), masked(old), masked(new), expectation).outcome is Outcome.PASS
+    for order in ([1, 0, 2, 3, 4, 5, 6, 7], [0] * 8):
+        wrong = [{"y": row["y"][order]} for row in new]
+        assert judged(task, masked(plain), masked(wrong), expectation).outcome is Outcome.REGRESSED
+        assert against(task, masked(plain), masked(old), masked(wrong), expectation).outcome is Outcome.REGRESSED
+    # Numbers that happen to lie about one that people write are numbers.
+    for share in (1, 0.1):
+        offset = [{"y": (share * row["y"] - 1000).astype(np.float32)} for row in plain]
+        wrong = [{"y": np.where(above, row["y"] - 5, row["y"]).astype(np.float32)} for row in offset]
+        assert judged(task, offset, wrong, EXACT).outcome is Outcome.REGRESSED
