@@ -625,7 +625,7 @@ def moved_class(reference: Sequence[Any], by: int) -> list[dict[str, Any]]:
 def test_an_engine_that_moves_a_rare_class_loses_it_by_name() -> None:
     task, reference = Segmentation("m"), rare()
     old = [{"m": np.where(RANDOM.random((120, 120)) < 0.002, 0, row["m"])} for row in reference]
-    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.PASS, "one class of 60"
+    assert judged(task, reference, moved_class(reference, 40), NARROW).outcome is Outcome.INCONCLUSIVE
     verdict = against(task, reference, old, moved_class(reference, 40), NARROW)
     assert (verdict.outcome, verdict.reason) == (Outcome.REGRESSED, Reason.ANSWERS_LOST)
     assert "IoU of class 59 of m went from 99." in verdict.message
@@ -672,8 +672,12 @@ def test_a_floating_segmenter_that_has_a_small_class_elsewhere(whole: bool) -> N
             verdict = judged(task, given(reference), given(wrong), expectation)
             assert verdict.outcome is Outcome.REGRESSED
             assert "IoU of class " in verdict.message
-        allowed = Expectation({**HALF.values, "max_class_lost": 1.0})
-        assert judged(task, given(reference), given(wrong), allowed).outcome is Outcome.PASS
+        # What the reference finds by mistake INT8 may have none of.
+        found = [judged(task, given(reference), given(each), NARROW).outcome for each in (rounded(reference), wrong)]
+        assert found == [Outcome.PASS, Outcome.INCONCLUSIVE]
+        for expectation in (HALF, NARROW):
+            allowed = Expectation({**expectation.values, "max_class_lost": 1.0})
+            assert judged(task, given(reference), given(wrong), allowed).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -969,3 +973,128 @@ def test_where_no_box_is_found_again_none_is_sure() -> None:
     nothing = [{**row, "s": 0 * row["s"]} for row in reference]
     found = DETECTION.compare(nothing, nothing, some(len(nothing)))
     assert [each.value for each in found.scores if each.key == "confidence"] == [1, 1]
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "tensorrt-fp16", "openvino-bf16", "openvino-int8"])
+def test_one_loud_sample_hides_no_others(engine: str) -> None:
+    """Doubled they have the direction of the reference's, and all together 60 dB."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    for loud, outcome in ((10, Outcome.REGRESSED), (3000, Outcome.INCONCLUSIVE)):
+        reference = rows(32, 32, count=24)
+        reference[3]["y"] *= loud
+        old, new = (rounded(reference, 1e-5) for _ in range(2))
+        wrong = [{"y": row["y"] * (1 if index == 3 else 2)} for index, row in enumerate(new)]
+        assert judged(task, reference, old, expectation).outcome is Outcome.PASS
+        assert against(task, reference, old, new, expectation).outcome is Outcome.PASS
+        # Beside 3000 a narrow type may have no step for what is 1.
+        exact = expectation.number("sqnr_db") >= 60
+        assert judged(task, reference, wrong, expectation).outcome is (Outcome.REGRESSED if exact else outcome)
+        assert against(task, reference, old, wrong, expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize("engine", ["tensorrt-fp16", "openvino-bf16", "openvino-int8"])
+@pytest.mark.parametrize("numbers", [1, 3])
+def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers: int) -> None:
+    """One of 240 is next to zero, and noise as large as any type's turns it."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    reference = rows(numbers, count=240)
+    reference[7]["y"] *= np.float32(1e-5)
+    noise = 10 ** (-(expectation.number("sqnr_db") + 3) / 20)
+    got = [
+        {"y": row["y"] + np.float32(noise) * RANDOM.standard_normal(numbers).astype(np.float32)} for row in reference
+    ]
+    got[7] = {"y": np.float32(-noise) * np.sign(reference[7]["y"])}
+    assert judged(task, reference, got, expectation).outcome is Outcome.PASS
+    for wrong in (lambda y: -y, lambda y: 0 * y, lambda y: y[::-1] + 1):
+        spoilt = [{"y": wrong(row["y"])} for row in got]
+        assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(1, Outcome.INCONCLUSIVE), (6, Outcome.REGRESSED)])
+def test_a_segmenters_class_of_a_few_samples_is_not_lost_in_silence(count: int, outcome: Outcome) -> None:
+    task, without = Segmentation("m"), [{"m": np.where(row["m"] == 59, 0, row["m"])} for row in rare(24)]
+    reference = [*changed(without[:count], np.s_[:4], 59, "m"), *without[count:]]
+    for expectation in (EXACT, HALF):
+        assert judged(task, reference, reference, expectation).outcome is Outcome.PASS
+        verdict = judged(task, reference, without, expectation)
+        assert (verdict.outcome, "IoU of class 59" in verdict.message) == (outcome, True), verdict
+
+
+def test_a_detectors_class_of_a_few_boxes_is_not_lost_in_silence() -> None:
+    """Fewer than fourteen boxes bound no share of nothing below 20 %."""
+    task, reference = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5), many_boxes()
+    for index, row in enumerate(reference):
+        row["l"] = np.where(row["l"] == 7, 6, row["l"])
+        row["l"][0] = 7 if index < 4 else row["l"][0]
+    gone = [{**row, "l": np.where(row["l"] == 7, 6, row["l"])} for row in reference]
+    verdict = judged(task, reference, gone, HALF)
+    assert (verdict.outcome, "boxes of class 7 found again are 0 of 4" in verdict.message) == (Outcome.REGRESSED, True)
+    assert judged(task, reference, [*reference[:2], *gone[2:]], HALF).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("engine", ["openvino-fp32", "tensorrt-fp16", "openvino-int8"])
+def test_flags_that_are_never_raised_any_more(engine: str) -> None:
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    reference = [{"y": RANDOM.random(2000) < 0.01} for _ in range(24)]
+    assert judged(task, reference, reference, expectation).outcome is Outcome.PASS
+    verdict = judged(task, reference, changed(reference, np.s_[:], False), expectation)
+    exact = engine == "openvino-fp32"
+    assert verdict.outcome is (Outcome.REGRESSED if exact else Outcome.INCONCLUSIVE)
+    assert "equal unusual elements of y are 0.0%" in verdict.message
+
+
+@pytest.mark.parametrize("task", [TensorsTask(), Classification("y")], ids=["tensors", "classification"])
+def test_what_saturates_where_the_reference_has_more_is_no_answer(task: Any) -> None:
+    """Of a few of a thousand numbers it is less than INT8's noise."""
+    reference = [{"y": np.float32(2e4) * row["y"]} for row in rows(64, count=24)]
+    reference[5]["y"][7] = 8e4
+    noisy = [{"y": (row["y"] + 800 * RANDOM.standard_normal(64)).astype(np.float32)} for row in reference]
+    found = task.compare(reference, noisy, Some(24))
+    assert all(each.outcome is not Outcome.REGRESSED for each in task.decide(found, NARROW))
+    clipped = [{"y": np.clip(row["y"], -65504, 65504)} for row in noisy]
+    found = task.compare(reference, clipped, Some(24))
+    assert {each.reason for each in task.decide(found, NARROW)} == {Reason.NOT_FINITE}
+    # As large as that it may be, and masks are.
+    same = changed(reference, 7, 65504)
+    assert all(each.outcome is not Outcome.REGRESSED for each in task.decide(task.compare(same, same, Some(24)), EXACT))
+
+
+def test_boxes_that_end_before_they_begin_are_told() -> None:
+    """Centres and sizes taken for corners: what nothing overlaps would be lost by rounding alone."""
+    reference = many_boxes()
+    for row in reference:
+        row["b"] = np.concatenate([row["b"][:, :2] + 200, row["b"][:, 2:] - row["b"][:, :2]], 1)
+    task = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5)
+    with pytest.raises(UserError, match="end before they begin; write form = .cxcywh."):
+        judged(task, reference, rounded(reference))
+    assert judged(Detection(from_outputs("b", "s", "l", "cxcywh"), 0.5), reference, rounded(reference)).outcome in GOOD
+    # No size is one, but for rounding, and what does not count may be anything.
+    flat = many_boxes()
+    for row in flat:
+        row["b"][:, :2] += 200
+        row["b"][:, 2:] = row["b"][:, :2] - 0.01
+        row["b"][0], row["s"][0] = [9, 9, 1, 1], 0.1
+    assert judged(task, flat, flat).outcome in GOOD
+
+
+@pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])
+@pytest.mark.parametrize("expectation", [EXACT, HALF, NARROW])
+def test_what_is_added_to_a_mask_is_not_seen_and_hides_no_noise(own: float, expectation: Expectation) -> None:
+    task, above = TensorsTask(), np.triu(np.ones((16, 16), bool), 1)
+
+    def masked(outputs: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{"y": (row["y"] + np.where(above, own, 0)).astype(np.float32)} for row in outputs]
+
+    plain = rows(8, 16, 16)
+    old, new = rounded(plain), rounded(plain)
+    assert judged(task, masked(plain), masked(old), expectation).outcome is Outcome.PASS
+    assert against(task, masked(plain), masked(old), masked(new), expectation).outcome is Outcome.PASS
+    for order in ([1, 0, 2, 3, 4, 5, 6, 7], [0] * 8):
+        wrong = [{"y": row["y"][order]} for row in new]
+        assert judged(task, masked(plain), masked(wrong), expectation).outcome is Outcome.REGRESSED
+        assert against(task, masked(plain), masked(old), masked(wrong), expectation).outcome is Outcome.REGRESSED
+    # Numbers that happen to lie about one that people write are numbers.
+    for share in (1, 0.1):
+        offset = [{"y": (share * row["y"] - 1000).astype(np.float32)} for row in plain]
+        wrong = [{"y": np.where(above, row["y"] - 5, row["y"]).astype(np.float32)} for row in offset]
+        assert judged(task, offset, wrong, EXACT).outcome is Outcome.REGRESSED

@@ -7,9 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from trtgate import fields
 from trtgate.expectations import Expectation
-from trtgate.tasks.base import LEAST, SAME_SHAPE, Score, certain_fall, fallen, least_fall
+from trtgate.tasks.base import (
+    LEAST,
+    NEAR_ENOUGH,
+    SAME_SHAPE,
+    UNUSUAL,
+    Score,
+    certain_fall,
+    fallen,
+    is_exact,
+    least_decibels,
+    least_fall,
+)
 from trtgate.tasks.detection import (
     BY_BOX,
     Detection,
@@ -36,11 +49,11 @@ from trtgate.tasks.segmentation import (
     pictured_maps,
     sizes_in,
 )
-from trtgate.tasks.sketch import EQUAL, UNUSUAL, Sketch, comparable, compare_sketches, marks_in, sketches_in
-from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_slices
+from trtgate.tasks.sketch import EQUAL, Sketch, comparable, compare_sketches, marks_in, sketches_in
+from trtgate.tasks.slices import ENOUGH_DB, changed_slices, lost_samples, lost_slices, sample_decibels
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import jackknife_margin
+from trtgate.verdict.shares import difference_bounds, jackknife_margin
 
 # Of signal to noise, as what is lost of it between two stacks: less is another rounding.
 LOST_DB = 3.0
@@ -96,6 +109,8 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     kept = fields.table("kept", summary.get("kept", {}))
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
+        for powers in kept["powers"].values():
+            sample_decibels(powers)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
     for key in ("sketch", "values"):
         sketches_in(kept.get(key, {}))
@@ -158,6 +173,7 @@ def decide_scores(
         if spoilt:
             message = f"noise that the old answers did not have: {'; '.join(spoilt)}"
             decided.insert(0, Verdict(Outcome.REGRESSED, Reason.ANSWERS_LOST, message))
+        decided += _lost_samples(kept[0]["powers"], kept[1]["powers"], expectation, lost)
     for key, (_, lost_of_each) in CLASSES.items():
         if all(key in side for side in kept):
             decided += lost_of_each(kept[0][key], kept[1][key], expectation.number("max_class_lost"))
@@ -332,6 +348,21 @@ def _lost(old: Score, new: Score | None, expectation: Expectation, decibels: flo
     text = f"{text}, {share:.1%}{' of it' if own else ''} may be lost"
     least = least_fall(old, new)
     return fallen(text, proved=least is None or least > allowed)
+
+
+def _lost_samples(
+    old: Mapping[str, Any], new: Mapping[str, Any], expectation: Expectation, decibels: float
+) -> list[Verdict]:
+    """On each output of which more samples than may be lost, net, are not near by themselves any more."""
+    allowed, least, found = expectation.number("max_answers_lost"), least_decibels(expectation), []
+    for name in (name for name in old if name in new):
+        changes = lost_samples(old[name], new[name], least, decibels, exact=is_exact(expectation))
+        if changes is None or changes.mean() <= allowed:
+            continue
+        lost, gained, n = int(np.sum(changes > 0)), int(np.sum(changes < 0)), len(changes)
+        text = f"{NEAR_ENOUGH} of {name}: {lost} lost and {gained} gained of {n}, {allowed:.1%} may be lost"
+        found.append(fallen(text, proved=difference_bounds(lost, gained, n)[0] > allowed))
+    return found
 
 
 def _with_bound(score: Score) -> Score:

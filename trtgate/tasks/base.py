@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,11 +22,11 @@ from trtgate.fields import label
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.tasks.slices import ENOUGH_DB, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, sample_decibels, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
-from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin
+from trtgate.verdict.shares import LEAST_GROUPS, jackknife_margin, share_bounds
 
 # The answer to each sample, by the names of the network's outputs.
 Outputs = Sequence[Tensors]
@@ -115,10 +116,20 @@ class Score:
         return values
 
 
+def _near_enough(name: str, far: npt.NDArray[np.bool_]) -> Score:
+    share = float(1 - far.mean())
+    return Score(NEAR_ENOUGH, name, share, "agreement", "%", *share_bounds(share, len(far)))
+
+
 LEAST = "-inf"
 EXAMPLES_SHOWN = 10
 # The score of an output whose length depends on the data; it is 1 where it is not given.
 SAME_SHAPE = "share of answers of the same shape"
+# That of samples with `least_decibels` each.
+NEAR_ENOUGH = "share of samples that are near by themselves"
+# Of integers also how many elements are equal of those that are not the usual value on both sides: a mask that finds
+# nothing any more has nearly all others. It has no floor.
+UNUSUAL = "equal unusual elements"
 # Beside a reference of zeros anything is infinitely wrong; less than this is zero.
 NOTHING = 1e-3
 NO_SIGNAL_DB = -200.0
@@ -154,6 +165,8 @@ class Scores:
             return Verdict(Outcome.REGRESSED, Reason.NOT_FINITE, message)
         # First what names the place.
         decided = self._slices(expectation.number("sqnr_db"))
+        decided += self._samples(expectation)
+        decided += lost_unusual(self.scores, expectation)
         decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
         decided += lost
         decided += [
@@ -167,16 +180,35 @@ class Scores:
             return found
         return Verdict(Outcome.PASS, Reason.FLOOR_MET, f"{self.text}: all reach their floors")
 
+    @property
+    def _by_value(self) -> list[str]:
+        return [*dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE)]
+
     def _slices(self, floor_db: float) -> list[Verdict]:
         """What is wrong with slices of the outputs that are compared by value."""
         kept, found = (self.kept or {}).get("powers", {}), []
-        for name in dict.fromkeys(score.of for score in self.scores if score.name in BY_VALUE):
+        for name in self._by_value:
             certain, perhaps = spoilt_slices(name, kept[name], floor_db) if name in kept else ([], [])
             if certain:
                 message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
                 found.append(Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, message))
             elif perhaps:
                 message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
+                found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
+        return found
+
+    def _samples(self, expectation: Expectation) -> list[Verdict]:
+        """On the share of samples that are near by themselves, of each output where not all are."""
+        kept, found = (self.kept or {}).get("powers", {}), []
+        for name in self._by_value:
+            if (told := sample_decibels(kept[name]) if name in kept else None) is None:
+                continue
+            far, loud = told[0] < least_decibels(expectation), told[1] | is_exact(expectation)
+            verdict = _near_enough(name, far & loud).decide(expectation)
+            if verdict is not None and verdict.outcome is not Outcome.PASS and (far & loud).any():
+                found.append(verdict)
+            elif 2 * far.sum() > len(far):
+                message = f"{NEAR_ENOUGH} of {name} is {1 - far.mean():.1%}; others may be less than this type's steps"
                 found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
         return found
 
@@ -263,13 +295,44 @@ def is_exact(expectation: Expectation) -> bool:
     return expectation.number("sqnr_db") >= ENOUGH_DB
 
 
+def least_decibels(expectation: Expectation) -> float:
+    """What each sample has by itself: half of what all have, and no more than the floor of its cosine leaves it."""
+    floor, cosine = expectation.number("sqnr_db"), expectation.number("cosine")
+    if not 0 < cosine < 1:
+        return floor / 2 if cosine >= 1 else -math.inf
+    return min(floor / 2, 10 * math.log10(cosine**2 / (1 - cosine**2)))
+
+
 def class_lost(expectation: Expectation) -> float:
-    """What may be lost of one class beside the reference: in FP16 and the like not nearly all of it, and in INT8 any
-    part, as far as the floors are kept; it has none of what the reference finds by mistake."""
-    lost, floor = expectation.number("max_class_lost"), expectation.number("sqnr_db")
-    if floor >= ENOUGH_DB:
-        return lost
-    return max(lost, 1 - lost) if floor >= FLOAT_DB else 1.0
+    """What may be lost of one class beside the reference: of a narrow type's not nearly all of it."""
+    lost = expectation.number("max_class_lost")
+    return lost if is_exact(expectation) else max(lost, 1 - lost)
+
+
+def class_gone(text: str, expectation: Expectation, *, proved: bool) -> list[Verdict]:
+    """On a class of which more than `class_lost` is missing. INT8 may have none of what the reference finds by mistake:
+    it is never REGRESSED for that, and open where it is proved."""
+    if expectation.number("sqnr_db") >= FLOAT_DB:
+        return [fallen(text, proved=proved)]
+    message = f"{text}; whether the reference finds it by mistake is not told by its own answers"
+    return [Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, message)] if proved else []
+
+
+def lost_unusual(scores: Sequence[Score], expectation: Expectation) -> list[Verdict]:
+    """On integers of which too many that are not the usual value are others, as of a mask that finds nothing any more;
+    an order that rounding changed may be as much, so only an exact engine is REGRESSED for that."""
+    lost, found = class_lost(expectation), []
+    for score in scores:
+        if score.name != UNUSUAL or score.value >= 1 - lost:
+            continue
+        least = least_fall(replace(score, value=1.0, without=()), score)
+        proved = least is None or least > lost
+        text = f"{score.label} are {score.text(score.value)}, {lost:.1%} may be lost"
+        if is_exact(expectation):
+            found.append(fallen(text, proved=proved))
+        elif proved:
+            found.append(Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_IMAGES, f"{text}; it may be their order alone"))
+    return found
 
 
 def lost_of_all(scores: Sequence[Score], expectation: Expectation) -> list[Verdict]:

@@ -12,14 +12,13 @@ import numpy.typing as npt
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.against import decide_scores, lost_db
-from trtgate.tasks.base import SAME_SHAPE, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
+from trtgate.tasks.base import SAME_SHAPE, UNUSUAL, Outputs, Scores, Summary, Task, is_exact, spoilt_outputs
 from trtgate.tasks.classification import Classification
 from trtgate.tasks.detection import BY_BOX, CONFIDENCE, Detection, lost_labels
 from trtgate.tasks.segmentation import Segmentation
-from trtgate.tasks.sketch import UNUSUAL
 from trtgate.tasks.slices import ENOUGH_DB, ratio
 from trtgate.tasks.tensors import TensorsTask
-from trtgate.verdict.agreement import Agreement, counted, decide_agreement, filling, numbers
+from trtgate.verdict.agreement import Agreement, counted, decide_agreement, filled, filling, numbers
 from trtgate.verdict.answers import MAX_DROP
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -207,7 +206,9 @@ def _each_kept(name: str, reference: Outputs, alone: Outputs, got: Outputs, samp
     wanted = [row[name] for row in reference]
     fill = filling(wanted) if wanted[0].dtype.kind == "f" else None
     usual, noise = ([_power(a, row[name], fill) for a, row in zip(wanted, side, strict=True)] for side in (alone, got))
-    nothing = [np.where(each == fill, fill, np.zeros_like(each)) if fill else np.zeros_like(each) for each in wanted]
+    nothing = [
+        np.where(filled(each, fill), each, np.zeros_like(each)) if fill else np.zeros_like(each) for each in wanted
+    ]
     signal = float(np.mean([_power(*each, fill) for each in zip(wanted, nothing, strict=True)]))
     least = max([*usual, signal / ratio(ENOUGH_DB)])
     at = int(np.argmax(noise))

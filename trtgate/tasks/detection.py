@@ -22,11 +22,13 @@ from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import (
+    FLOAT_DB,
     Metric,
     Outputs,
     Score,
     Scores,
     Summary,
+    class_gone,
     class_lost,
     fallen,
     is_exact,
@@ -39,7 +41,7 @@ from trtgate.tasks.base import (
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
-from trtgate.verdict.agreement import Rebuilt
+from trtgate.verdict.agreement import ROUNDED, Rebuilt
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import groups_of, mean_bounds, ratio_bounds, share_bounds, size_of
 
@@ -65,6 +67,12 @@ class Detections:
     def finite(self) -> bool:
         """Whether all boxes and scores are numbers."""
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
+
+    @property
+    def turned(self) -> bool:
+        """Whether boxes have a negative size, beyond rounding: what is given is no corners, and nothing overlaps it."""
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        return bool((sizes < -ROUNDED * np.abs(self.boxes).max(1, initial=0.0)[:, None]).any())
 
     def above(self, score: float) -> Detections:
         """Those that are as sure as that, or of which nobody knows how sure they are."""
@@ -173,6 +181,11 @@ class Detection:
                     f"[detection]: boxes or scores of the reference on {samples.names[index]} are NaN or infinite; "
                     "mend decode, or name other outputs"
                 )
+            if each.turned:
+                raise UserError(
+                    f"[detection]: boxes of the reference on {samples.names[index]} end before they begin; write "
+                    'form = "cxcywh" where they are centres and sizes, or mend decode'
+                )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
         found, clusters, examples, off, sure = [], [], [], [], []
@@ -228,7 +241,7 @@ class Detection:
 
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         """Of an exact engine also that nothing is lost of scores and places of boxes, and of any that no class is."""
-        lost = gone_labels((found.kept or {}).get("labels", {}), class_lost(expectation))
+        lost = gone_labels((found.kept or {}).get("labels", {}), expectation)
         if is_exact(expectation):
             whole = [
                 each for each in found.scores if each.key == "confidence" or (each.key == "mean_ap" and each.floor)
@@ -356,13 +369,16 @@ def lost_labels(old: Any, new: Any, lost: float) -> list[Verdict]:
     return [verdict for _, verdict in sorted(some, key=lambda each: each[0])]
 
 
-def gone_labels(labels: Any, lost: float) -> list[Verdict]:
-    """On the classes, of a table of `labels_of`, of whose boxes for certain more than a share `lost` is not found."""
-    found = []
+def gone_labels(labels: Any, expectation: Expectation) -> list[Verdict]:
+    """On the classes, of a table of `labels_of`, of whose boxes more than a share of `class_lost` is not found: for
+    certain by its bound, or where an engine that computes in floats finds none on more than one photo."""
+    least, floats = 1 - class_lost(expectation), expectation.number("sqnr_db") >= FLOAT_DB
+    found: list[Verdict] = []
     for label, (boxes, again, worth) in labels_in(labels).items():
-        if boxes - again >= ENOUGH_BOXES and share_bounds(again / boxes, worth)[1] < 1 - lost:
-            text = f"boxes of class {label} found again are {again} of {boxes}, {lost:.1%} may be lost"
-            found.append(fallen(text, proved=True))
+        if boxes - again >= ENOUGH_BOXES and again / boxes < least:
+            proved = share_bounds(again / boxes, worth)[1] < least or (floats and not again and worth >= ENOUGH_PHOTOS)
+            text = f"boxes of class {label} found again are {again} of {boxes}, {1 - least:.1%} may be lost"
+            found += class_gone(text, expectation, proved=proved)
     return found
 
 

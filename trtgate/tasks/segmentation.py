@@ -15,11 +15,13 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
+    FLOAT_DB,
     Metric,
     Outputs,
     Score,
     Scores,
     Summary,
+    class_gone,
     class_lost,
     fallen,
     is_exact,
@@ -201,15 +203,15 @@ class Segmentation:
     def decide(self, found: Scores, expectation: Expectation, builds: Rebuilt | None = None) -> list[Verdict]:
         """Of an exact engine also that nothing is lost of the overlaps, and of what classes are read from; of any that
         no class is."""
-        kept, exact = found.kept or {}, is_exact(expectation)
-        lost = gone_classes(kept.get("ious", {}), class_lost(expectation))
-        if exact and found.kept:
-            few = kept["few"][self.output]
-            whole = {self.output: {label: [1.0, 0] for label in few}}
-            lost += lost_few(whole, kept["few"], expectation.number("max_class_lost"))
+        kept, floats = found.kept or {}, expectation.number("sqnr_db") >= FLOAT_DB
+        lost = gone_classes(kept.get("ious", {}), expectation)
+        if floats and found.kept:
+            whole = {self.output: {label: [1.0, 0] for label in kept["few"][self.output]}}
+            lost += lost_few(whole, kept["few"], class_lost(expectation))
+        if is_exact(expectation) and found.kept:
             lost += lost_of_all([each for each in found.scores if each.key == "mean_iou"], expectation)
             lost += self._values_lost(found, expectation)
-        return found.decide(expectation, "agreement", [each for each in lost if each.outcome is Outcome.REGRESSED])
+        return found.decide(expectation, "agreement", lost)
 
     def _values_lost(self, found: Scores, expectation: Expectation) -> list[Verdict]:
         """What is wrong with what an exact engine's classes are read from, or with the classes themselves."""
@@ -482,15 +484,17 @@ def lost_classes(old: Any, new: Any, lost: float) -> list[Verdict]:
     return found
 
 
-def gone_classes(ious: Any, lost: float) -> list[Verdict]:
-    """On the classes, of a table as of `lost_classes`, of whose intersection over union with the reference for certain
-    more than `lost` is missing."""
-    return [
-        fallen(f"IoU of class {label} of {output} is {each[0]:.1%}, {lost:.1%} may be lost", proved=True)
-        for output, classes in ious_in(ious).items()
-        for label, each in classes.items()
-        if each[0] < 1 - lost and most_of(each) < 1 - lost
-    ]
+def gone_classes(ious: Any, expectation: Expectation) -> list[Verdict]:
+    """On the classes, of a table as of `lost_classes`, of whose intersection over union with the reference more than
+    `class_lost` is missing."""
+    least = 1 - class_lost(expectation)
+    found: list[Verdict] = []
+    for output, classes in ious_in(ious).items():
+        for label, each in classes.items():
+            if each[0] < least:
+                text = f"IoU of class {label} of {output} is {each[0]:.1%}, {1 - least:.1%} may be lost"
+                found += class_gone(text, expectation, proved=most_of(each) < least)
+    return found
 
 
 def most_of(ious: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
-from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, Outputs, Score
+from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, UNUSUAL, Outputs, Score
 from trtgate.verdict.agreement import masked
 from trtgate.verdict.shares import groups_of, share_bounds
 
@@ -203,9 +203,7 @@ def elements_differing(old: Sketch, new: Sketch) -> list[float]:
     ]
 
 
-# Of integers also how many elements are equal of those that are not the usual value on both sides: a mask that finds
-# nothing any more has nearly all others. It has no floor: by itself an engine of a narrow type is judged by all.
-EQUAL, UNUSUAL = "equal elements", "equal unusual elements"
+EQUAL = "equal elements"
 
 
 def equal_elements(

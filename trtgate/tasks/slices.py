@@ -8,6 +8,7 @@ zeros has no slice that stands out: what is beside it is judged as a whole.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ STEADY = 0.9
 LEFT = 0.1
 # A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both.
 STEPS_DB = 30.0
+# A sample is judged by itself if its answer has so many numbers: of fewer all may happen to be next to zero.
+LEAST_NUMBERS = 8
 
 
 def ratio(decibels: float) -> float:
@@ -54,7 +57,7 @@ def ratio(decibels: float) -> float:
 def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     """What is kept of an output's slices, of answers of the same shape of reference and engine to some of `n` samples:
     for each axis the power of signal and noise of each slice, and the samples in which it is heard and in which it is
-    deaf. Axes that differ in length among the samples are left empty.
+    deaf; the same powers of each sample. Axes that differ in length among the samples are left empty.
 
     Of integers the signal is 1 and the noise the share that is unequal.
     """
@@ -67,7 +70,8 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     for axis in range(first.ndim):
         lengths = {a.shape[axis] for a, _ in pairs}
         axes.append([np.zeros(next(iter(lengths)) if len(lengths) == 1 else 0) for _ in range(5)])
-    for before, after in pairs:
+    wholes = [np.zeros(len(pairs)), np.zeros(len(pairs))]
+    for sample, (before, after) in enumerate(pairs):
         if integers:
             signal, noise = np.ones(before.shape), np.asarray(before != after, np.float64)
             shared = 1 - noise
@@ -76,6 +80,8 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
             a, b = (np.where(sound, each, 0).astype(np.float64) for each in (before, after))
             with np.errstate(over="ignore"):
                 signal, noise, shared = a * a, (a - b) ** 2, a * b
+            if np.count_nonzero(sound) >= LEAST_NUMBERS:
+                wholes[0][sample], wholes[1][sample] = _whole(a, b)
         for axis, kept in enumerate(axes):
             if not len(kept[0]):
                 continue
@@ -90,7 +96,16 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
         "samples": [_pack("base64", each) for kept in axes for each in kept[2:4]],
         "left": [_pack("base64", _left(kept[0], kept[4])) for kept in axes],
     }
-    return {**found, "integers": True} if integers else found
+    if integers:
+        return {**found, "integers": True}
+    return {**found, "wholes": [_pack("base64", each) for each in wholes]}
+
+
+def _whole(a: Floats, b: Floats) -> tuple[float, float]:
+    """Of numbers of any size the root of the mean square, and that of their difference as a share of it."""
+    largest = float(np.abs(a).max()) or 1.0
+    size, off = (math.sqrt(float(np.mean((each / largest) ** 2))) for each in (a, a - b))
+    return size * largest, off / size if size else 0.0
 
 
 def _along(power: Floats, axis: int) -> Floats:
@@ -179,6 +194,43 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             # Beside a slice as loud as a mask the others are no louder than rounding, and may all be deaf.
             perhaps.append((axis, steady if 2 * steady.sum() > len(steady) else loud & ~spoilt, noise))
     return _named(name, certain), _named(name, perhaps)
+
+
+def sample_decibels(kept: Mapping[str, Any]) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
+    """float64[n], of what `powers_of` kept, the signal to noise of each sample by itself, since a loud one may have all
+    of the power, infinite where there is nothing to judge; and bool[n], whose noise is not less than the steps that a
+    narrow type has for all of them. None where an older session kept none."""
+    if "wholes" not in kept:
+        return None
+    sizes, off = map(_unpack, kept["wholes"])
+    if len(sizes) != len(off) or not len(off):
+        raise ValueError("powers: as many samples have a signal as have noise")
+    noise, largest = off * sizes, float(sizes.max())
+    with np.errstate(divide="ignore"):
+        decibels = np.where(noise * _root(ROUNDING_DB) > largest, -20 * np.log10(off), np.inf)
+    return decibels, noise * _root(STEPS_DB) > largest
+
+
+def _root(decibels: float) -> float:
+    return math.sqrt(ratio(decibels))
+
+
+def lost_samples(
+    old: Mapping[str, Any], new: Mapping[str, Any], least_db: float, lost_db: float, *, exact: bool
+) -> Floats | None:
+    """float64[n], of what `powers_of` kept of either: 1 for each sample that has less than `least_db` now and had not,
+    -1 for the other way round, if it moved by `lost_db`; 0 for the others. None where either kept none, or others.
+
+    Of an engine that is not `exact` those that may be less than its steps count only if they are most of all.
+    """
+    before, after = map(sample_decibels, (old, new))
+    if before is None or after is None or len(before[0]) != len(after[0]):
+        return None
+    far = [each[0] < least_db for each in (before, after)]
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(before[0] - after[0]) > lost_db
+    changes = np.where(moved, far[1].astype(np.float64) - far[0], 0.0)
+    return changes if exact or 2 * changes.sum() > len(changes) else np.where(before[1] | after[1], changes, 0.0)
 
 
 def changed_slices(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

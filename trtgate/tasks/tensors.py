@@ -17,6 +17,7 @@ from trtgate.tasks.base import (
     NO_SIGNAL_DB,
     NOTHING,
     SAME_SHAPE,
+    UNUSUAL,
     Metric,
     Outputs,
     Score,
@@ -27,8 +28,8 @@ from trtgate.tasks.base import (
     require_paired,
     spoilt_outputs,
 )
-from trtgate.tasks.sketch import UNUSUAL, equal_elements, sketches_of, usual_value
-from trtgate.tasks.slices import ROUNDING_DB, Floats, Pair, powers_of, ratio
+from trtgate.tasks.sketch import equal_elements, sketches_of, usual_value
+from trtgate.tasks.slices import LEAST_NUMBERS, ROUNDING_DB, Floats, Pair, powers_of, ratio
 from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
@@ -167,8 +168,17 @@ def scale_of(pairs: Sequence[Pair]) -> float:
     return largest if largest > SQUARED else 1.0
 
 
+def _cosine(products: Floats) -> float:
+    both, *sides = products.tolist()
+    return float(both / (math.sqrt(sides[0]) * math.sqrt(sides[1])))
+
+
 def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
-    """The scores of one output: of the answers of the reference's shape, and how many are where not all are."""
+    """The scores of one output: of the answers of the reference's shape, and how many are where not all are.
+
+    The cosine is that of the worst sample; answers of a few numbers, which noise may turn where all are next to zero,
+    have one together.
+    """
     alike = [(a, b) for a, b in pairs if a.shape == b.shape]
     scores = []
     if len(alike) < len(pairs):
@@ -181,28 +191,34 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         unusual = [np.sum((a != usual) | (b != usual)) for a, b in alike]
         all_of_them = equal_elements(name, differing, [a.size for a, _ in alike])
         return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
-    signal = noise = 0.0
-    cosine, largest, off = 1.0, 0.0, 0.0
+    signal = noise = largest = off = 0.0
+    cosines, few = [], np.zeros(3)
     scale, fill = scale_of(alike), filling([a for a, _ in alike])
     for before, after in alike:
         sound = counted(before, after, fill)
         a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
-        norms = math.sqrt(float(np.sum(a * a))) * math.sqrt(float(np.sum(b * b)))
-        if norms:
-            cosine = min(cosine, float(np.sum(a * b)) / norms)
+        products = np.array([np.sum(a * b), np.sum(a * a), np.sum(b * b)])
+        if np.count_nonzero(sound) < LEAST_NUMBERS:
+            few += products
+        elif products[1] and products[2]:
+            cosines.append(_cosine(products))
         elif difference.max(initial=0.0) > (NOTHING / scale) ** 2:
-            cosine = min(cosine, 0.0)
+            cosines.append(0.0)
         signal, noise = signal + float(np.sum(a * a)), noise + float(np.sum(difference))
         if a.size:
             largest, off = max(largest, float(np.abs(a).max())), max(off, math.sqrt(float(difference.max())))
+    if few[1] and few[2]:
+        cosines.append(_cosine(few))
+    elif off > NOTHING / scale and few.any():
+        cosines.append(0.0)
     if signal == 0 or noise == 0:
         sqnr = math.inf if off <= NOTHING / scale else NO_SIGNAL_DB
     else:
         sqnr = 10 * math.log10(signal / noise)
     return [
         *scores,
-        Score("cosine", name, cosine, "cosine"),
+        Score("cosine", name, min([1.0, *cosines]), "cosine"),
         Score("SQNR", name, sqnr, "sqnr_db", "dB"),
         # As one minus its error over the largest of the reference, so that more is better here, too.
         Score("worst element", name, 1 - off / largest if largest else float(off <= NOTHING / scale)),

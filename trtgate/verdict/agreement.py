@@ -99,19 +99,44 @@ LARGEST_HALF = 65504.0
 
 def filling(arrays: Sequence[npt.NDArray[Any]]) -> float | None:
     """The number that a reference's floats have for what is none, which is less than a mask and hides all others: -1e4,
-    -1e9 or the lowest of float16; None where they have none such."""
+    -1e9 or the lowest of float16; None where they have none such.
+
+    A negative one may have been added to what it hides, which is about as large as the rest.
+    """
     ends = [(float(each.min()), float(each.max())) for each in (a[numbers(a)] for a in arrays) if each.size]
     most = max((end for some in ends for end in some), key=abs, default=0.0)
-    if abs(most) < FILLING or not (abs(most) == LARGEST_HALF or _written(np.array([abs(most)]))[0]):
+    fill = _written_near(most)
+    if abs(fill) < FILLING:
         return None
-    there = 0
+    there, largest, off = 0, 0.0, 0.0
     for each in arrays:
         rest = each[numbers(each)]
-        others = rest[rest != most]
-        if others.size and float(np.abs(others).max()) * FAR > abs(most):
-            return None
-        there += rest.size - others.size
-    return most if there > 1 else None
+        within = filled(rest, fill)
+        there += int(within.sum())
+        largest = max(largest, float(np.abs(rest[~within]).max(initial=0.0)))
+        off = max(off, float(np.abs(rest[within].astype(np.float64) - fill).max(initial=0.0)))
+    added = fill < 0 < largest and off <= ADDED * largest + STEP * abs(fill)
+    return fill if there > 1 and largest * FAR <= abs(fill) and (off == 0 or added) else None
+
+
+# What is added to a mask is at most so many times as large as what has none, but for the steps of a narrow type.
+ADDED, STEP = 2.0, 1e-3
+
+
+def _written_near(value: float) -> float:
+    """What people may have written where a number is about that: one digit and zeros, or the largest of float16; 0 for
+    nothing such."""
+    size = abs(value)
+    if not size:
+        return 0.0
+    ten = 10.0 ** math.floor(math.log10(size * (1 + ROUNDED)))
+    near = LARGEST_HALF if math.isclose(size, LARGEST_HALF, rel_tol=STEP) else round(size / ten) * ten
+    return math.copysign(near, value) if math.isclose(size, near, rel_tol=ROUNDED) else 0.0
+
+
+def filled(values: npt.NDArray[Any], fill: float) -> npt.NDArray[np.bool_]:
+    """bool of their shape: where floats are about what stands for none, as of `filling`."""
+    return np.asarray(np.isclose(values, fill, ROUNDED, 0))
 
 
 def _beyond(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -130,7 +155,7 @@ def counted(reference: npt.NDArray[Any], got: npt.NDArray[Any], fill: float | No
     is another number; `fill` is the reference's `filling`, which is written as one."""
     found: npt.NDArray[np.bool_] = np.isfinite(reference) & np.isfinite(got)
     if fill is not None:
-        found &= ~((reference == fill) & np.isclose(got, fill, ROUNDED, 0))
+        found &= ~(filled(reference, fill) & filled(got, fill))
     mask = masked(reference)
     return found & ~(mask & _same_mask(reference, got)) if mask.any() else found
 
@@ -144,9 +169,12 @@ def _same_mask(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArra
 def elsewhere(reference: npt.NDArray[Any], got: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """bool of their shape: where one of two arrays holds NaN, an infinity or a mask, and the other one not the same.
 
-    A mask may be another one of the same sign, as a narrower type has an infinity for it.
+    A mask may be another one of the same sign, as a narrower type has an infinity for it. What saturates has the
+    largest number of float16 for one.
     """
     found: npt.NDArray[np.bool_] = np.isnan(reference) != np.isnan(got)
+    if (clipped := np.abs(got) == LARGEST_HALF).any():
+        found |= clipped & (np.abs(reference) > LARGEST_HALF * (1 + ROUNDED))
     beyond, mask = _beyond(got), masked(reference)
     if beyond.any() or mask.any():
         as_large = beyond & (np.isfinite(reference) & np.isfinite(got))
