@@ -1075,6 +1075,10 @@ def test_boxes_that_end_before_they_begin_are_told() -> None:
         row["b"][:, 2:] = row["b"][:, :2] - 0.01
         row["b"][0], row["s"][0] = [9, 9, 1, 1], 0.1
     assert judged(task, flat, flat).outcome in GOOD
+    # A network may give single ones.
+    single = many_boxes()
+    single[0]["b"][0] = [9, 9, 1, 1]
+    assert judged(task, single, rounded(single)).outcome in GOOD
 
 
 @pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])

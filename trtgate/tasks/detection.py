@@ -55,6 +55,10 @@ MOVED = 0.75
 OVERLAPS = tuple(0.5 + 0.05 * index for index in range(10))
 
 
+# With a larger share of boxes of a negative size what is given is no corners; a network may give single ones.
+TURNED = 0.25
+
+
 @dataclass(frozen=True)
 class Detections:
     """What was found on one sample: float64[n,4] corners (x1, y1, x2, y2), float64[n] scores, int64[n] labels."""
@@ -69,10 +73,11 @@ class Detections:
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
 
     @property
-    def turned(self) -> bool:
-        """Whether boxes have a negative size, beyond rounding: what is given is no corners, and nothing overlaps it."""
+    def turned(self) -> npt.NDArray[np.bool_]:
+        """bool[n]: the boxes of a negative size, beyond rounding, which nothing overlaps."""
         sizes = self.boxes[:, 2:] - self.boxes[:, :2]
-        return bool((sizes < -ROUNDED * np.abs(self.boxes).max(1, initial=0.0)[:, None]).any())
+        found: npt.NDArray[np.bool_] = (sizes < -ROUNDED * np.abs(self.boxes).max(1, initial=0.0)[:, None]).any(1)
+        return found
 
     def above(self, score: float) -> Detections:
         """Those that are as sure as that, or of which nobody knows how sure they are."""
@@ -181,13 +186,15 @@ class Detection:
                     f"[detection]: boxes or scores of the reference on {samples.names[index]} are NaN or infinite; "
                     "mend decode, or name other outputs"
                 )
-            if each.turned:
-                raise UserError(
-                    f"[detection]: boxes of the reference on {samples.names[index]} end before they begin; write "
-                    'form = "cxcywh" where they are centres and sizes, or mend decode'
-                )
+        turned = np.concatenate([each.turned for each in theirs])
+        if turned.size and turned.mean() > TURNED:
+            raise UserError(
+                f"[detection]: {turned.mean():.0%} of the reference's boxes end before they begin; write "
+                'form = "cxcywh" where they are centres and sizes, or mend decode'
+            )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
+        theirs, ours = ([each.at(~each.turned) for each in side] for side in (theirs, ours))
         found, clusters, examples, off, sure = [], [], [], [], []
         matches = [paired(*each) for each in zip(theirs, ours, strict=True)]
         for index, (wanted, mine, pairs) in enumerate(zip(theirs, ours, matches, strict=True)):
