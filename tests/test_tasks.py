@@ -992,6 +992,27 @@ def test_one_loud_sample_hides_no_others(engine: str) -> None:
         assert against(task, reference, old, wrong, expectation).outcome is Outcome.REGRESSED
 
 
+@pytest.mark.parametrize("engine", ["openvino-fp32", "tensorrt-fp16", "openvino-bf16", "openvino-int8"])
+def test_noise_of_empty_samples_has_no_direction(engine: str) -> None:
+    """Maps on which nothing is found, that are zero or next to it, beside those on which something is."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    reference = rows(16, 16, count=24)
+    for index, share in enumerate([1e-3] * 6 + [0.0] * 4):
+        reference[index]["y"] *= np.float32(share)
+    exact = engine == "openvino-fp32"
+    noise = np.float32(1e-6 if exact else 0.02)
+    got = [{"y": row["y"] + noise * RANDOM.standard_normal((16, 16)).astype(np.float32)} for row in reference]
+    assert judged(task, reference, got, expectation).outcome is Outcome.PASS
+    for wrong in (lambda y: -y, lambda y: y[::-1]):
+        spoilt = [*got[:12], {"y": wrong(got[12]["y"])}, *got[13:]]
+        assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
+    # What is quiet has one in FP32.
+    spoilt = [{"y": -got[0]["y"]}, *got[1:]]
+    assert (judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED) is exact
+    spoilt = [*got[:6], *reference[10:20], *got[16:]]
+    assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
+
+
 @pytest.mark.parametrize("engine", ["tensorrt-fp16", "openvino-bf16", "openvino-int8"])
 @pytest.mark.parametrize("numbers", [1, 3])
 def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers: int) -> None:

@@ -130,8 +130,6 @@ NEAR_ENOUGH = "share of samples that are near by themselves"
 # Of integers also how many elements are equal of those that are not the usual value on both sides: a mask that finds
 # nothing any more has nearly all others. It has no floor.
 UNUSUAL = "equal unusual elements"
-# Beside a reference of zeros anything is infinitely wrong; less than this is zero.
-NOTHING = 1e-3
 NO_SIGNAL_DB = -200.0
 
 
@@ -167,7 +165,8 @@ class Scores:
         decided = self._slices(expectation.number("sqnr_db"))
         decided += self._samples(expectation)
         decided += lost_unusual(self.scores, expectation)
-        decided += [each for score in self.scores if (each := score.decide(expectation)) is not None]
+        told = [each for each in self.scores if each.key != "cosine" or not self._quiet(each.of, expectation)]
+        decided += [each for score in told if (each := score.decide(expectation)) is not None]
         decided += lost
         decided += [
             Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, f"{each}: nothing can be compared")
@@ -211,6 +210,16 @@ class Scores:
                 message = f"{NEAR_ENOUGH} of {name} is {1 - far.mean():.1%}; others may be less than this type's steps"
                 found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
         return found
+
+    def _quiet(self, name: str, expectation: Expectation) -> bool:
+        """Whether no sample of an output can miss the cosine's floor but with noise that counts nowhere."""
+        kept = (self.kept or {}).get("powers", {}).get(name)
+        told = sample_decibels(kept) if kept else None
+        if told is None or not np.isfinite(told[0]).any():
+            return False
+        floor = min(max(expectation.number("cosine"), 0.0), 1.0)
+        far = told[0] < (-10 * math.log10(1 - floor**2) if floor < 1 else math.inf)
+        return not (far & (told[1] | is_exact(expectation))).any()
 
     @property
     def worst_samples(self) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
-from trtgate.tasks.base import NO_SIGNAL_DB, NOTHING, SAME_SHAPE, UNUSUAL, Outputs, Score
+from trtgate.tasks.base import NO_SIGNAL_DB, SAME_SHAPE, UNUSUAL, Outputs, Score
+from trtgate.tasks.slices import NOTHING
 from trtgate.verdict.agreement import masked
 from trtgate.verdict.shares import groups_of, share_bounds
 

@@ -47,6 +47,8 @@ LEFT = 0.1
 STEPS_DB = 30.0
 # A sample is judged by itself if its answer has so many numbers: of fewer all may happen to be next to zero.
 LEAST_NUMBERS = 8
+# Beside a reference of zeros anything is infinitely wrong; less than this is zero.
+NOTHING = 1e-3
 
 
 def ratio(decibels: float) -> float:
@@ -102,10 +104,14 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
 
 
 def _whole(a: Floats, b: Floats) -> tuple[float, float]:
-    """Of numbers of any size the root of the mean square, and that of their difference as a share of it."""
-    largest = float(np.abs(a).max()) or 1.0
+    """Of numbers of any size the root of the mean square, and that of their difference as a share of it; beside zeros
+    as it is."""
+    largest = float(np.abs(a).max())
+    if not largest:
+        most = float(np.abs(b).max())
+        return 0.0, most * math.sqrt(float(np.mean((b / most) ** 2))) if most > NOTHING else 0.0
     size, off = (math.sqrt(float(np.mean((each / largest) ** 2))) for each in (a, a - b))
-    return size * largest, off / size if size else 0.0
+    return size * largest, off / size
 
 
 def _along(power: Floats, axis: int) -> Floats:
@@ -205,9 +211,10 @@ def sample_decibels(kept: Mapping[str, Any]) -> tuple[Floats, npt.NDArray[np.boo
     sizes, off = map(_unpack, kept["wholes"])
     if len(sizes) != len(off) or not len(off):
         raise ValueError("powers: as many samples have a signal as have noise")
-    noise, largest = off * sizes, float(sizes.max())
+    noise, largest = np.where(sizes > 0, off * sizes, off), float(sizes.max())
     with np.errstate(divide="ignore"):
-        decibels = np.where(noise * _root(ROUNDING_DB) > largest, -20 * np.log10(off), np.inf)
+        decibels = np.where(sizes > 0, -20 * np.log10(off), -np.inf)
+    decibels[noise * _root(ROUNDING_DB) <= largest] = np.inf
     return decibels, noise * _root(STEPS_DB) > largest
 
 

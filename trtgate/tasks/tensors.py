@@ -15,7 +15,6 @@ from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
     NO_SIGNAL_DB,
-    NOTHING,
     SAME_SHAPE,
     UNUSUAL,
     Metric,
@@ -29,7 +28,7 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.sketch import equal_elements, sketches_of, usual_value
-from trtgate.tasks.slices import LEAST_NUMBERS, ROUNDING_DB, Floats, Pair, powers_of, ratio
+from trtgate.tasks.slices import LEAST_NUMBERS, NOTHING, ROUNDING_DB, Floats, Pair, powers_of, ratio
 from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
