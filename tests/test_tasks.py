@@ -1100,6 +1100,20 @@ def test_boxes_that_end_before_they_begin_are_told() -> None:
     single = many_boxes()
     single[0]["b"][0] = [9, 9, 1, 1]
     assert judged(task, single, rounded(single)).outcome in GOOD
+    own = (task.own(each, some(len(single)))["scores"] for each in (single, rounded(single)))
+    assert decide_scores(*own, EXACT).outcome in GOOD
+    # An engine gives them where the reference does, and no others.
+    swapped = [{**row, "b": row["b"][:, [2, 3, 0, 1]]} for row in single]
+    more = [
+        {
+            "b": np.concatenate([row["b"], row["b"][:, [2, 3, 0, 1]]]),
+            "s": np.tile(row["s"], 2),
+            "l": np.tile(row["l"], 2),
+        }
+        for row in single
+    ]
+    for wrong in (swapped, more):
+        assert judged(task, single, wrong).outcome is Outcome.REGRESSED
 
 
 @pytest.mark.parametrize("own", [-1e4, -65504.0, -1e9])

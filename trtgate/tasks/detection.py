@@ -74,7 +74,7 @@ class Detections:
 
     @property
     def turned(self) -> npt.NDArray[np.bool_]:
-        """bool[n]: the boxes of a negative size, beyond rounding, which nothing overlaps."""
+        """bool[n]: the boxes of a negative size, beyond rounding."""
         sizes = self.boxes[:, 2:] - self.boxes[:, :2]
         found: npt.NDArray[np.bool_] = (sizes < -ROUNDED * np.abs(self.boxes).max(1, initial=0.0)[:, None]).any(1)
         return found
@@ -194,7 +194,6 @@ class Detection:
             )
         if not all(each.finite for each in ours):
             return Scores(len(reference), (), ("boxes or scores",))
-        theirs, ours = ([each.at(~each.turned) for each in side] for side in (theirs, ours))
         found, clusters, examples, off, sure = [], [], [], [], []
         matches = [paired(*each) for each in zip(theirs, ours, strict=True)]
         for index, (wanted, mine, pairs) in enumerate(zip(theirs, ours, matches, strict=True)):
@@ -434,13 +433,18 @@ def _confidence(sure: Sequence[npt.NDArray[np.float64]], wanted: bool) -> list[S
 
 
 def overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Intersection over union, float64[n,m], of boxes float64[n,4] and float64[m,4]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), 2)
-    areas = [np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), 1) for each in (a, b)]
-    union = areas[0][:, None] + areas[1][None, :] - both
+    """Intersection over union, float64[n,m], of boxes float64[n,4] and float64[m,4]; one that ends before it begins
+    overlaps only what does so, too."""
+    turned = [each[:, 2:] < each[:, :2] for each in (a, b)]
+    (low, high), (other_low, other_high) = (
+        (np.minimum(each[:, :2], each[:, 2:]), np.maximum(each[:, :2], each[:, 2:])) for each in (a, b)
+    )
+    within = np.minimum(high[:, None], other_high[None]) - np.maximum(low[:, None], other_low[None])
+    both = np.prod(np.clip(within, 0, None), 2)
+    union = np.prod(high - low, 1)[:, None] + np.prod(other_high - other_low, 1)[None] - both
     found: npt.NDArray[np.float64] = both / np.maximum(union, np.finfo(np.float64).tiny)
+    if turned[0].any() or turned[1].any():
+        found *= np.all(turned[0][:, None] == turned[1][None], 2)
     # A box without an area is itself, too.
     return np.where(np.all(a[:, None] == b[None], 2), 1.0, found)
 
