@@ -1031,6 +1031,17 @@ def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers
         assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
 
 
+def test_a_few_zeros_beside_loud_samples_need_no_direction() -> None:
+    reference = rows(16, count=24)
+    reference[3]["y"] = np.full(16, -np.inf, np.float32)
+    reference[3]["y"][:4] = 0
+    got = [{"y": row["y"] + np.float32(0.02) * RANDOM.standard_normal(16).astype(np.float32)} for row in reference]
+    got[3]["y"] = np.where(np.isinf(reference[3]["y"]), -np.inf, np.float32(1e-6))
+    assert judged(TensorsTask(), reference, got, NARROW).outcome is Outcome.PASS
+    got[3]["y"][0] = 2
+    assert judged(TensorsTask(), reference, got, NARROW).outcome is Outcome.REGRESSED
+
+
 @pytest.mark.parametrize(("count", "outcome"), [(1, Outcome.INCONCLUSIVE), (6, Outcome.REGRESSED)])
 def test_a_segmenters_class_of_a_few_samples_is_not_lost_in_silence(count: int, outcome: Outcome) -> None:
     task, without = Segmentation("m"), [{"m": np.where(row["m"] == 59, 0, row["m"])} for row in rare(24)]

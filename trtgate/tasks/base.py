@@ -212,14 +212,14 @@ class Scores:
         return found
 
     def _quiet(self, name: str, expectation: Expectation) -> bool:
-        """Whether no sample of an output can miss the cosine's floor but with noise that counts nowhere."""
+        """Whether all samples of an output that can miss the cosine's floor do with noise that counts nowhere."""
         kept = (self.kept or {}).get("powers", {}).get(name)
         told = sample_decibels(kept) if kept else None
-        if told is None or not np.isfinite(told[0]).any():
+        if told is None:
             return False
         floor = min(max(expectation.number("cosine"), 0.0), 1.0)
         far = told[0] < (-10 * math.log10(1 - floor**2) if floor < 1 else math.inf)
-        return not (far & (told[1] | is_exact(expectation))).any()
+        return bool(far.any()) and not (far & (told[1] | is_exact(expectation))).any()
 
     @property
     def worst_samples(self) -> str:

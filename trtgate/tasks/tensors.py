@@ -190,7 +190,7 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         unusual = [np.sum((a != usual) | (b != usual)) for a, b in alike]
         all_of_them = equal_elements(name, differing, [a.size for a, _ in alike])
         return [*scores, all_of_them, equal_elements(name, differing, unusual, UNUSUAL)]
-    signal = noise = largest = off = 0.0
+    signal = noise = largest = off = few_off = 0.0
     cosines, few = [], np.zeros(3)
     scale, fill = scale_of(alike), filling([a for a, _ in alike])
     for before, after in alike:
@@ -198,18 +198,19 @@ def compare_output(name: str, pairs: Sequence[Pair]) -> list[Score]:
         a, b = (np.where(sound, each, 0).astype(np.float64) / scale for each in (before, after))
         difference = (a - b) ** 2
         products = np.array([np.sum(a * b), np.sum(a * a), np.sum(b * b)])
+        most = math.sqrt(float(difference.max(initial=0.0)))
         if np.count_nonzero(sound) < LEAST_NUMBERS:
-            few += products
+            few, few_off = few + products, max(few_off, most)
         elif products[1] and products[2]:
             cosines.append(_cosine(products))
-        elif difference.max(initial=0.0) > (NOTHING / scale) ** 2:
+        elif most > NOTHING / scale:
             cosines.append(0.0)
         signal, noise = signal + float(np.sum(a * a)), noise + float(np.sum(difference))
         if a.size:
-            largest, off = max(largest, float(np.abs(a).max())), max(off, math.sqrt(float(difference.max())))
+            largest, off = max(largest, float(np.abs(a).max())), max(off, most)
     if few[1] and few[2]:
         cosines.append(_cosine(few))
-    elif off > NOTHING / scale and few.any():
+    elif few_off > NOTHING / scale:
         cosines.append(0.0)
     if signal == 0 or noise == 0:
         sqnr = math.inf if off <= NOTHING / scale else NO_SIGNAL_DB
