@@ -164,7 +164,7 @@ def test_what_became_as_large_as_a_mask_is_no_mask(kind: Any, expectation: Expec
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-@pytest.mark.parametrize("own", [-1e30, -np.inf, FLOAT32_MIN])
+@pytest.mark.parametrize("own", [-1e30, -np.inf, FLOAT32_MIN, 0.7 * FLOAT32_MIN, FLOAT32_MIN / 2])
 def test_a_mask_may_be_written_in_another_way_and_hides_no_noise(own: float, kind: Any) -> None:
     task = TensorsTask()
     plain = [{"y": row["y"].astype(kind)} for row in rows(8, 8)]

@@ -64,10 +64,10 @@ class Agreement:
 
 
 # What is as large may be a mask and no number: it is one if it is infinite, or what people write for that: one digit
-# and zeros, or about the largest number of a type (that of bfloat16 is 0.4 % less than float32's).
+# and zeros, or of the size of the largest number of a type: half of it, or 0.7 of it, has room for what is added.
 MASK = 1e30
 LARGEST = (float(np.finfo(np.float32).max), float(np.finfo(np.float64).max))
-NEAR_LARGEST = 0.99
+NEAR_LARGEST = 0.3
 # What is written so may be rounded by as much in a narrow type.
 ROUNDED = 0.01
 
