@@ -1015,9 +1015,10 @@ def test_noise_of_empty_samples_has_no_direction(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["tensorrt-fp16", "openvino-bf16", "openvino-int8"])
 @pytest.mark.parametrize("numbers", [1, 3])
-def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers: int) -> None:
+@pytest.mark.parametrize("task", [TensorsTask(), Classification("y")], ids=["tensors", "classification"])
+def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers: int, task: Any) -> None:
     """One of 240 is next to zero, and noise as large as any type's turns it."""
-    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    expectation = REAL.of("net.onnx", engine)
     reference = rows(numbers, count=240)
     reference[7]["y"] *= np.float32(1e-5)
     noise = 10 ** (-(expectation.number("sqnr_db") + 3) / 20)
@@ -1025,10 +1026,14 @@ def test_answers_of_a_few_numbers_have_a_direction_together(engine: str, numbers
         {"y": row["y"] + np.float32(noise) * RANDOM.standard_normal(numbers).astype(np.float32)} for row in reference
     ]
     got[7] = {"y": np.float32(-noise) * np.sign(reference[7]["y"])}
-    assert judged(task, reference, got, expectation).outcome is Outcome.PASS
+
+    def fidelity(got: Outputs) -> Outcome:
+        found = task.decide(task.compare(reference, got, some(240)), expectation)
+        return next(each.outcome for each in found if each.metric == "fidelity")
+
+    assert fidelity(got) is Outcome.PASS
     for wrong in (lambda y: -y, lambda y: 0 * y, lambda y: y[::-1] + 1):
-        spoilt = [{"y": wrong(row["y"])} for row in got]
-        assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
+        assert fidelity([{"y": wrong(row["y"])} for row in got]) is Outcome.REGRESSED
 
 
 def test_a_few_zeros_beside_loud_samples_need_no_direction() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtgate import fields
-from trtgate.verdict.agreement import counted, filling
+from trtgate.verdict.agreement import LEAST_NUMBERS, counted, filling
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -45,8 +45,6 @@ STEADY = 0.9
 LEFT = 0.1
 # A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both.
 STEPS_DB = 30.0
-# A sample is judged by itself if its answer has so many numbers: of fewer all may happen to be next to zero.
-LEAST_NUMBERS = 8
 # Beside a reference of zeros anything is infinitely wrong; less than this is zero.
 NOTHING = 1e-3
 

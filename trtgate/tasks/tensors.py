@@ -28,8 +28,8 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.sketch import equal_elements, sketches_of, usual_value
-from trtgate.tasks.slices import LEAST_NUMBERS, NOTHING, ROUNDING_DB, Floats, Pair, powers_of, ratio
-from trtgate.verdict.agreement import Rebuilt, counted, filling, numbers
+from trtgate.tasks.slices import NOTHING, ROUNDING_DB, Floats, Pair, powers_of, ratio
+from trtgate.verdict.agreement import LEAST_NUMBERS, Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
 

@@ -16,6 +16,11 @@ from trtgate.verdict.shares import Ints, Size, difference_bounds, photos_needed,
 Logits = npt.NDArray[np.float32]
 
 
+# An answer of as many numbers has a direction of its own: of fewer all may happen to be next to zero, where noise turns
+# them.
+LEAST_NUMBERS = 8
+
+
 @dataclass(frozen=True)
 class Flip:
     """A photo on which the engine answers differently; `margin` is the reference's top logit minus its logit for
@@ -199,7 +204,7 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """Agreement of two float32[N,classes] logit arrays, of the photos int64[N] `clusters` (None: a photo each).
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
-    photos; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is no number
+    photos, of fewer than LEAST_NUMBERS classes that of all together; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is no number
     in both has no part in either; a photo without a number among the logits of the reference is left out. Raises
     ValueError for arrays of other shapes or without photos.
     """
@@ -223,10 +228,12 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     flipped = theirs[rows, wanted] > theirs[rows, got]
     flips = tuple(Flip(int(told[i]), int(wanted[i]), int(got[i]), float(margins[i])) for i in np.flatnonzero(flipped))
     a, b = (np.where(sound, each, 0).astype(np.float64) for each in (reference, engine))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    few = a.shape[1] < LEAST_NUMBERS
+    one, other = (each.reshape(1, -1) if few else each for each in (a, b))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     # Zeros are as near to zeros as can be.
-    shared = np.sum(a * b, 1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    cosine = float(np.min(np.where(np.any(a, 1) | np.any(b, 1), shared, 1)))
+    shared = np.sum(one * other, 1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosine = float(np.min(np.where(np.any(one, 1) | np.any(other, 1), shared, 1)))
     noise = float(np.sum((a - b) ** 2))
     sqnr = math.inf if noise == 0 else 10 * math.log10(float(np.sum(a**2)) / noise)
     top5 = int(np.sum(np.any(best == got[:, None], 1)))
