@@ -1000,7 +1000,7 @@ def test_noise_of_empty_samples_has_no_direction(engine: str) -> None:
     for index, share in enumerate([1e-3] * 6 + [0.0] * 4):
         reference[index]["y"] *= np.float32(share)
     exact = engine == "openvino-fp32"
-    noise = np.float32(1e-6 if exact else 0.02)
+    noise = np.float32(1e-6 if exact else 10 ** (-(expectation.number("sqnr_db") + 25) / 20))
     got = [{"y": row["y"] + noise * RANDOM.standard_normal((16, 16)).astype(np.float32)} for row in reference]
     assert judged(task, reference, got, expectation).outcome is Outcome.PASS
     for wrong in (lambda y: -y, lambda y: y[::-1]):
@@ -1009,6 +1009,13 @@ def test_noise_of_empty_samples_has_no_direction(engine: str) -> None:
     # What is quiet has one in FP32.
     spoilt = [{"y": -got[0]["y"]}, *got[1:]]
     assert (judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED) is exact
+    # Noise 34 dB below the loudest is more than the steps of all types but INT8.
+    for side in (reference, got):
+        side[11] = {"y": np.float32(0.01) * side[11]["y"]}
+    got[11]["y"] *= -1
+    found = judged(task, reference, got, expectation).outcome
+    assert found is (Outcome.PASS if engine == "openvino-int8" else Outcome.REGRESSED)
+    got[11]["y"] *= -1
     spoilt = [*got[:6], *reference[10:20], *got[16:]]
     assert judged(task, reference, spoilt, expectation).outcome is Outcome.REGRESSED
 

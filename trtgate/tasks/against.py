@@ -19,7 +19,6 @@ from trtgate.tasks.base import (
     Score,
     certain_fall,
     fallen,
-    is_exact,
     least_decibels,
     least_fall,
 )
@@ -110,7 +109,7 @@ def require_scores(summary: Mapping[str, Any]) -> None:
     if "powers" in kept:
         lost_slices(kept, kept, 0.0)
         for powers in kept["powers"].values():
-            sample_decibels(powers)
+            sample_decibels(powers, 0.0)
     fields.mapped(fields.number)("floors", summary.get("floors", {}))
     for key in ("sketch", "values"):
         sketches_in(kept.get(key, {}))
@@ -356,7 +355,7 @@ def _lost_samples(
     """On each output of which more samples than may be lost, net, are not near by themselves any more."""
     allowed, least, found = expectation.number("max_answers_lost"), least_decibels(expectation), []
     for name in (name for name in old if name in new):
-        changes = lost_samples(old[name], new[name], least, decibels, exact=is_exact(expectation))
+        changes = lost_samples(old[name], new[name], least, decibels, expectation.number("sqnr_db"))
         if changes is None or changes.mean() <= allowed:
             continue
         lost, gained, n = int(np.sum(changes > 0)), int(np.sum(changes < 0)), len(changes)

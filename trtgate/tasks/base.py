@@ -22,7 +22,7 @@ from trtgate.fields import label
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.tasks.slices import ENOUGH_DB, sample_decibels, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, Floats, sample_decibels, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -198,11 +198,11 @@ class Scores:
 
     def _samples(self, expectation: Expectation) -> list[Verdict]:
         """On the share of samples that are near by themselves, of each output where not all are."""
-        kept, found = (self.kept or {}).get("powers", {}), []
+        found = []
         for name in self._by_value:
-            if (told := sample_decibels(kept[name]) if name in kept else None) is None:
+            if (told := self._decibels(name, expectation)) is None:
                 continue
-            far, loud = told[0] < least_decibels(expectation), told[1] | is_exact(expectation)
+            far, loud = told[0] < least_decibels(expectation), told[1]
             verdict = _near_enough(name, far & loud).decide(expectation)
             if verdict is not None and verdict.outcome is not Outcome.PASS and (far & loud).any():
                 found.append(verdict)
@@ -213,13 +213,16 @@ class Scores:
 
     def _quiet(self, name: str, expectation: Expectation) -> bool:
         """Whether all samples of an output that can miss the cosine's floor do with noise that counts nowhere."""
-        kept = (self.kept or {}).get("powers", {}).get(name)
-        told = sample_decibels(kept) if kept else None
-        if told is None:
+        if (told := self._decibels(name, expectation)) is None:
             return False
         floor = min(max(expectation.number("cosine"), 0.0), 1.0)
         far = told[0] < (-10 * math.log10(1 - floor**2) if floor < 1 else math.inf)
-        return bool(far.any()) and not (far & (told[1] | is_exact(expectation))).any()
+        return bool(far.any()) and not (far & told[1]).any()
+
+    def _decibels(self, name: str, expectation: Expectation) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
+        """`sample_decibels` of an output, if there are any."""
+        kept = (self.kept or {}).get("powers", {}).get(name)
+        return sample_decibels(kept, expectation.number("sqnr_db")) if kept else None
 
     @property
     def worst_samples(self) -> str:

@@ -43,8 +43,9 @@ STEADY = 0.9
 # What is left of a slice's signal in one that is certainly wrong. Small probabilities that an engine of a narrow type
 # has half as large again, or twice, are as deaf, and are rounding of what goes into a sigmoid.
 LEFT = 0.1
-# A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both.
-STEPS_DB = 30.0
+# A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both; so
+# may what is as much below the noise that the loudest sample may have.
+STEPS_DB, BELOW_FLOOR_DB = 30.0, 20.0
 # Beside a reference of zeros anything is infinitely wrong; less than this is zero.
 NOTHING = 1e-3
 
@@ -200,10 +201,10 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     return _named(name, certain), _named(name, perhaps)
 
 
-def sample_decibels(kept: Mapping[str, Any]) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
+def sample_decibels(kept: Mapping[str, Any], floor_db: float) -> tuple[Floats, npt.NDArray[np.bool_]] | None:
     """float64[n], of what `powers_of` kept, the signal to noise of each sample by itself, since a loud one may have all
     of the power, infinite where there is nothing to judge; and bool[n], whose noise is not less than the steps that a
-    narrow type has for all of them. None where an older session kept none."""
+    type with that floor has for all of them. None where an older session kept none."""
     if "wholes" not in kept:
         return None
     sizes, off = map(_unpack, kept["wholes"])
@@ -213,7 +214,8 @@ def sample_decibels(kept: Mapping[str, Any]) -> tuple[Floats, npt.NDArray[np.boo
     with np.errstate(divide="ignore"):
         decibels = np.where(sizes > 0, -20 * np.log10(off), -np.inf)
     decibels[noise * _root(ROUNDING_DB) <= largest] = np.inf
-    return decibels, noise * _root(STEPS_DB) > largest
+    steps = ROUNDING_DB if floor_db >= ENOUGH_DB else max(STEPS_DB, floor_db + BELOW_FLOOR_DB)
+    return decibels, noise * _root(steps) > largest
 
 
 def _root(decibels: float) -> float:
@@ -221,21 +223,21 @@ def _root(decibels: float) -> float:
 
 
 def lost_samples(
-    old: Mapping[str, Any], new: Mapping[str, Any], least_db: float, lost_db: float, *, exact: bool
+    old: Mapping[str, Any], new: Mapping[str, Any], least_db: float, lost_db: float, floor_db: float
 ) -> Floats | None:
     """float64[n], of what `powers_of` kept of either: 1 for each sample that has less than `least_db` now and had not,
     -1 for the other way round, if it moved by `lost_db`; 0 for the others. None where either kept none, or others.
 
-    Of an engine that is not `exact` those that may be less than its steps count only if they are most of all.
+    Those that may be less than the steps of a type with that floor count only if they are most of all.
     """
-    before, after = map(sample_decibels, (old, new))
+    before, after = (sample_decibels(side, floor_db) for side in (old, new))
     if before is None or after is None or len(before[0]) != len(after[0]):
         return None
     far = [each[0] < least_db for each in (before, after)]
     with np.errstate(invalid="ignore"):
         moved = np.abs(before[0] - after[0]) > lost_db
     changes = np.where(moved, far[1].astype(np.float64) - far[0], 0.0)
-    return changes if exact or 2 * changes.sum() > len(changes) else np.where(before[1] | after[1], changes, 0.0)
+    return changes if 2 * changes.sum() > len(changes) else np.where(before[1] | after[1], changes, 0.0)
 
 
 def changed_slices(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -204,9 +204,9 @@ def compare_logits(reference: Logits, engine: Logits, clusters: Ints | None = No
     """Agreement of two float32[N,classes] logit arrays, of the photos int64[N] `clusters` (None: a photo each).
 
     `top5` counts photos whose engine answer is among the reference's five best; `cosine` is the smallest over the
-    photos, of fewer than LEAST_NUMBERS classes that of all together; `sqnr_db` is 10 log10 of the signal's power over the difference's, over all photos. What is no number
-    in both has no part in either; a photo without a number among the logits of the reference is left out. Raises
-    ValueError for arrays of other shapes or without photos.
+    photos, of fewer than LEAST_NUMBERS classes that of all together; `sqnr_db` is 10 log10 of the signal's power over
+    the difference's, over all photos. What is no number in both has no part in either; a photo without a number among
+    the logits of the reference is left out. Raises ValueError for arrays of other shapes or without photos.
     """
     if reference.shape != engine.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {engine.shape} cannot be compared")
