@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -20,7 +19,6 @@ from tests.saved import save, sessions
 from trtgate import baseline
 from trtgate.__main__ import main
 from trtgate.baseline import saved_sessions
-from trtgate.comparable import control_changes, moved_for_certain
 from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
@@ -195,23 +193,25 @@ def test_fixed_work_moves_by_more_than_its_processes_differ_by(
 
 
 @pytest.mark.parametrize(
-    ("by", "moved"),
+    ("by", "status"),
     [
-        (0.93, False),  # the old side met such minutes, too
-        (0.8, True),
-        (1.2, True),
+        (0.92, 7),  # what hides 8 % of a memory-bound engine, however far apart either side's own copies lie
+        (0.97, 0),
+        (1.08, 0),  # a slower machine hides none
     ],
 )
-def test_fixed_work_moves_beyond_what_its_processes_met(by: float, moved: bool) -> None:
-    before = [2e-3 * (1 + 0.012 * index) for index in range(-8, 8)]
-    sides = [
-        [EngineRecord("resnet50", "onnxruntime-int8", 1, "none", {}, controls={"control-copy": float(np.median(side))},
-                      controls_by_process={"control-copy": tuple(side)})]
-        for side in (before, [by * each for each in before])
-    ]  # fmt: skip
-    changes = control_changes(*sides)
-    assert changes["control-copy"] == pytest.approx(math.log(by))
-    assert moved_for_certain(*sides, changes) == (changes if moved else {})
+def test_copies_that_differ_by_a_fifth_hide_no_faster_memory(
+    by: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = [2e-3 * (1 + 0.012 * index) for index in range(-8, 8)]
+    for number, name, factor in ((1, "before", 1.0), (2, "after", by)):
+        some = tuple(factor * each for each in seconds)
+        guards = {"typical": (1e-3,), "tail": (1.1e-3,)}
+        controls = {"control-copy": float(np.median(some))}
+        save(number, name, series=guards, controls=controls, controls_by_process={"control-copy": some})
+        edit(name, lambda records, index: spread_over(records[0], 16, {}))
+    assert main(["compare", "before", "after"]) == status
+    assert ("INVALID (machine_changed)" in capsys.readouterr().out) == (status == 7)
 
 
 @pytest.mark.parametrize(

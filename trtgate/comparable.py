@@ -13,14 +13,14 @@ from trtgate.records import MEAN, EngineRecord, controls_of_processes, medians_o
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.sessions import Floats, shift_bounds
+from trtgate.verdict.sessions import shift_bounds
 
 # Fixed work that changed by more than this was not done by the same machine.
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
 # A copy of 64 MB differs by 6 % between processes that follow each other, so medians of 8 and of 8 may lie 5 % apart by
-# chance. What is above zero or below it but for this error, one-sided, may have moved.
+# chance. What is above zero or below it but for this error, one-sided, has moved.
 MOVED_ALPHA = 0.05
 # Nobody knows how much others may have hidden.
 ANYTHING = 1e6
@@ -171,23 +171,14 @@ def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
 def moved_for_certain(
     old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]
 ) -> dict[str, float]:
-    """Those of the `control_changes` that are more than chance, as far as the sides have enough processes to tell.
-
-    And more than what either side's own processes met: that is in the spread of its engines, too.
-    """
+    """Those of the `control_changes` that are more than chance, as far as the sides have enough processes to tell."""
     before, after = (controls_of_processes(side) for side in (old, new))
     found = {}
     for name, change in controls.items():
-        sides = np.log(before[name]), np.log(after[name])
-        bounds = shift_bounds(*sides, MOVED_ALPHA)
-        apart = not (_among(np.median(sides[0]), sides[1]) and _among(np.median(sides[1]), sides[0]))
-        if bounds is None or (apart and (bounds[0] > 0 or bounds[1] < 0)):
+        bounds = shift_bounds(np.log(before[name]), np.log(after[name]), MOVED_ALPHA)
+        if bounds is None or bounds[0] > 0 or bounds[1] < 0:
             found[name] = change
     return found
-
-
-def _among(value: float, values: Floats) -> bool:
-    return bool(values.min() <= value <= values.max())
 
 
 def own_controls(record: EngineRecord) -> dict[str, float]:
