@@ -192,6 +192,35 @@ def test_fixed_work_moves_by_more_than_its_processes_differ_by(
     assert f"control-copy {100 * (by - 1):+.1f}%" in text
 
 
+# A matrix product, a copy and an engine, in three states of one machine: alone, apart and beside a neighbour.
+ALONE, APART, BESIDE = (1.0, 1.0, 1.0), (1.0, 0.5, 1.35), (1.25, 1.2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        ([ALONE] * 8, [APART] * 5 + [BESIDE] * 3, 7),  # slower, and no stack's fault
+        ([ALONE] * 8, [ALONE] * 4 + [APART] * 5 + [BESIDE] * 7, 7),  # whose fixed work has the other side's medians
+        ([ALONE] * 2 + [APART] * 7 + [BESIDE] * 7, [(1.0, 1.0, 1.2)] * 8, 7),  # quieter, which hides a slower stack
+        ([ALONE] * 8, [ALONE] * 7 + [APART], 6),  # one of eight is open, and no other machine
+    ],
+)
+def test_a_mixture_of_states_is_compared_with_no_state(
+    old: list[tuple[float, ...]], new: list[tuple[float, ...]], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name, states in ((1, "before", old), (2, "after", new)):
+        some = np.array(states) * (1 + 0.01 * (np.arange(len(states))[:, None] * 7 % 5))
+        fixed = {"control-matmul": 1e-3 * some[:, 0], "control-copy": 2e-3 * some[:, 1]}
+        save(number, name, controls={work: float(np.median(each)) for work, each in fixed.items()})
+        times = [float(each) for each in 1e-3 * some[:, 2]]
+        series = {"latency": times, "typical": times, "tail": times, "reference_latency": times}
+        told = {work: each.tolist() for work, each in fixed.items()}
+        processes = {"processes": [1] * len(states), "series": series, "controls_by_process": told}
+        edit(name, lambda records, index, of=processes: records[0].update(of))
+    assert main(["compare", "before", "after"]) == status
+    assert ("INVALID (disturbed)" in capsys.readouterr().out) == (status == 7)
+
+
 @pytest.mark.parametrize(
     ("by", "status"),
     [

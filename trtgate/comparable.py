@@ -9,11 +9,12 @@ import numpy as np
 
 from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU
 from trtgate.measure.race import HOST_CONTROL
-from trtgate.records import MEAN, EngineRecord, controls_of_processes, medians_of
+from trtgate.records import MEAN, EngineRecord, controls_of_processes, fixed_work_of_processes, medians_of
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
 from trtgate.verdict.sessions import shift_bounds
+from trtgate.verdict.states import in_state
 
 # Fixed work that changed by more than this was not done by the same machine.
 CONTROL_MOVED = 0.05
@@ -104,6 +105,31 @@ def machine_changed(
             what = "the host did, which this engine waits for" if of_host else "the machine did"
             message = f"{name} changed by {change_text(change)}, so {what}; measure both sides on it as it is"
             return Verdict(Outcome.INVALID, Reason.HOST_CHANGED if of_host else Reason.MACHINE_CHANGED, message)
+    return None
+
+
+# So many of a side's processes have to have met the machine as the other side's typical process did.
+MET_ALIKE = 0.5
+
+
+def other_states(
+    old: Sequence[EngineRecord], new: Sequence[EngineRecord], clocks: tuple[float | None, float | None]
+) -> Verdict | None:
+    """INVALID where a side's processes are a mixture of states of the machine, few of them that of the other side.
+
+    The medians of a mixture may be anything, those of the other side too. With another clock all are in another state.
+    """
+    if clock_moved(clocks):
+        return None
+    before, after = fixed_work_of_processes(old), fixed_work_of_processes(new)
+    for name, some, other in (("old", before, after), ("new", after, before)):
+        alike = len(in_state(some, medians_of(other)))
+        if alike < MET_ALIKE * len(some):
+            message = (
+                f"{alike} of {len(some)} {name} processes met the machine as the other side did, by their fixed work; "
+                "measure both sides on it as it is"
+            )
+            return Verdict(Outcome.INVALID, Reason.DISTURBED, message)
     return None
 
 

@@ -314,6 +314,15 @@ def fixed_work(record: EngineRecord) -> dict[str, float]:
     return {name: each for name, each in record.controls.items() if not name.endswith(MEAN) and name != HOST_CONTROL}
 
 
+def fixed_work_of_processes(records: Sequence[EngineRecord]) -> list[dict[str, float]]:
+    """The same of each process of some records."""
+    found = []
+    for record in records:
+        each = {name: record.controls_by_process.get(name, (value,)) for name, value in fixed_work(record).items()}
+        found += [dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=False)]
+    return found
+
+
 def pack(blocks: Sequence[Floats]) -> dict[str, Any]:
     """Blocks of seconds as JSON values: their lengths, and float32 numbers compressed (some 3 bytes an iteration)."""
     return {"lengths": [block.size for block in blocks], "base64": fields.packed(np.concatenate(blocks))}
