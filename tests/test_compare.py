@@ -699,8 +699,8 @@ def test_a_baseline_that_knows_its_fastest_calls_only_passes_nobody(capsys: pyte
 
 
 @pytest.mark.fault(
-    done="fixed work and an engine take longer in 5 of 13 new processes, which are left out for it, and in no old one",
-    said="5 of 13 processes do not count, in which fixed work took longer too, and they are slower than all before",
+    done="fixed work takes another time, an engine longer, in 5 of 13 new processes, which are left out, and in no old",
+    said="5 of 13 processes do not count, since fixed work took another time, and they are slower than all before",
     status="6",
     kept="both sides' sessions",
 )

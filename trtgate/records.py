@@ -59,7 +59,7 @@ class EngineRecord:
     is not interleaved may rest on this race, `layer_times` milliseconds. `reference` is the engine that the model's
     answers and speedups are against; `scores` say how far the answers are from its, where they are not those of a
     classifier, which has `agreement` and `answers`. `uncounted` holds, by metric, the numbers of processes that do not
-    count, since fixed work took longer in them.
+    count, since fixed work took another time in them.
     """
 
     model: str
