@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -20,7 +19,6 @@ from tests.saved import save, sessions
 from trtgate import baseline
 from trtgate.__main__ import main
 from trtgate.baseline import saved_sessions
-from trtgate.comparable import control_changes, moved_for_certain
 from trtgate.compare import ANSWERS, Change, Comparison, Report, compare_records
 from trtgate.compared import report_from_json, report_to_json
 from trtgate.expectations import read_expectations
@@ -194,24 +192,55 @@ def test_fixed_work_moves_by_more_than_its_processes_differ_by(
     assert f"control-copy {100 * (by - 1):+.1f}%" in text
 
 
+# A matrix product, a copy and an engine, in three states of one machine: alone, apart and beside a neighbour.
+ALONE, APART, BESIDE = (1.0, 1.0, 1.0), (1.0, 0.5, 1.35), (1.25, 1.2, 1.5)
+
+
 @pytest.mark.parametrize(
-    ("by", "moved"),
+    ("old", "new", "status"),
     [
-        (0.93, False),  # the old side met such minutes, too
-        (0.8, True),
-        (1.2, True),
+        ([ALONE] * 8, [APART] * 5 + [BESIDE] * 3, 7),  # slower, and no stack's fault
+        ([ALONE] * 8, [ALONE] * 4 + [APART] * 5 + [BESIDE] * 7, 7),  # whose fixed work has the other side's medians
+        ([ALONE] * 2 + [APART] * 7 + [BESIDE] * 7, [(1.0, 1.0, 1.2)] * 8, 7),  # quieter, which hides a slower stack
+        ([ALONE] * 8, [ALONE] * 7 + [APART], 6),  # one of eight is open, and no other machine
     ],
 )
-def test_fixed_work_moves_beyond_what_its_processes_met(by: float, moved: bool) -> None:
-    before = [2e-3 * (1 + 0.012 * index) for index in range(-8, 8)]
-    sides = [
-        [EngineRecord("resnet50", "onnxruntime-int8", 1, "none", {}, controls={"control-copy": float(np.median(side))},
-                      controls_by_process={"control-copy": tuple(side)})]
-        for side in (before, [by * each for each in before])
-    ]  # fmt: skip
-    changes = control_changes(*sides)
-    assert changes["control-copy"] == pytest.approx(math.log(by))
-    assert moved_for_certain(*sides, changes) == (changes if moved else {})
+def test_a_mixture_of_states_is_compared_with_no_state(
+    old: list[tuple[float, ...]], new: list[tuple[float, ...]], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name, states in ((1, "before", old), (2, "after", new)):
+        some = np.array(states) * (1 + 0.01 * (np.arange(len(states))[:, None] * 7 % 5))
+        fixed = {"control-matmul": 1e-3 * some[:, 0], "control-copy": 2e-3 * some[:, 1]}
+        save(number, name, controls={work: float(np.median(each)) for work, each in fixed.items()})
+        times = [float(each) for each in 1e-3 * some[:, 2]]
+        series = {"latency": times, "typical": times, "tail": times, "reference_latency": times}
+        told = {work: each.tolist() for work, each in fixed.items()}
+        processes = {"processes": [1] * len(states), "series": series, "controls_by_process": told}
+        edit(name, lambda records, index, of=processes: records[0].update(of))
+    assert main(["compare", "before", "after"]) == status
+    assert ("INVALID (disturbed)" in capsys.readouterr().out) == (status == 7)
+
+
+@pytest.mark.parametrize(
+    ("by", "status"),
+    [
+        (0.92, 7),  # what hides 8 % of a memory-bound engine, however far apart either side's own copies lie
+        (0.97, 0),
+        (1.08, 0),  # a slower machine hides none
+    ],
+)
+def test_copies_that_differ_by_a_fifth_hide_no_faster_memory(
+    by: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = [2e-3 * (1 + 0.012 * index) for index in range(-8, 8)]
+    for number, name, factor in ((1, "before", 1.0), (2, "after", by)):
+        some = tuple(factor * each for each in seconds)
+        guards = {"typical": (1e-3,), "tail": (1.1e-3,)}
+        controls = {"control-copy": float(np.median(some))}
+        save(number, name, series=guards, controls=controls, controls_by_process={"control-copy": some})
+        edit(name, lambda records, index: spread_over(records[0], 16, {}))
+    assert main(["compare", "before", "after"]) == status
+    assert ("INVALID (machine_changed)" in capsys.readouterr().out) == (status == 7)
 
 
 @pytest.mark.parametrize(
@@ -670,8 +699,8 @@ def test_a_baseline_that_knows_its_fastest_calls_only_passes_nobody(capsys: pyte
 
 
 @pytest.mark.fault(
-    done="fixed work and an engine take longer in 5 of 13 new processes, which are left out for it, and in no old one",
-    said="5 of 13 processes do not count, in which fixed work took longer too, and they are slower than all before",
+    done="fixed work takes another time, an engine longer, in 5 of 13 new processes, which are left out, and in no old",
+    said="5 of 13 processes do not count, since fixed work took another time, and they are slower than all before",
     status="6",
     kept="both sides' sessions",
 )

@@ -1102,6 +1102,28 @@ def test_the_tails_of_short_processes_pass() -> None:
     assert outcomes[Outcome.PASS] >= 36, outcomes
 
 
+@pytest.mark.parametrize(
+    ("slow", "of", "outcome"),
+    [
+        (0, 8, Outcome.PASS),
+        (1, 8, Outcome.INCONCLUSIVE),  # bad luck or a part of the processes: as many again tell
+        (1, 16, Outcome.PASS),
+        (2, 16, Outcome.INCONCLUSIVE),
+        (1, 6, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_a_stall_in_one_of_few_processes_is_looked_at_again(slow: int, of: int, outcome: Outcome) -> None:
+    metric = BY_NAME["tail"]
+
+    def sides(count: int, stalled: int) -> list[Sample]:
+        tails = [(3.6e-3 if index < stalled else 1.2e-3) * (1 + 0.02 * (index % 5)) for index in range(count)]
+        return [Sample({"typical": np.array([1e-3]), "tail": np.array([tail])}, {}) for tail in tails]
+
+    found = decide(metric, sides(min(of, 8), 0), sides(of, slow), Limits(metric.delta, 2e-6), "processes")
+    assert found is not None
+    assert found.outcome is outcome, str(found)
+
+
 def test_a_stall_hides_behind_no_tail_of_its_machine() -> None:
     """Where the slowest calls take 1.4 times as long as the typical one, as on two loud cores of a Xeon."""
     metric = BY_NAME["tail"]

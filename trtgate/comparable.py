@@ -9,18 +9,19 @@ import numpy as np
 
 from trtgate.kinds import CLOCK_MOVED, OTHERS_ON_CPU
 from trtgate.measure.race import HOST_CONTROL
-from trtgate.records import MEAN, EngineRecord, controls_of_processes, medians_of
+from trtgate.records import MEAN, EngineRecord, controls_of_processes, fixed_work_of_processes, medians_of
 from trtgate.verdict.metrics import Pairing
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import change_text
-from trtgate.verdict.sessions import Floats, shift_bounds
+from trtgate.verdict.sessions import shift_bounds
+from trtgate.verdict.states import in_state
 
 # Fixed work that changed by more than this was not done by the same machine.
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
 # A copy of 64 MB differs by 6 % between processes that follow each other, so medians of 8 and of 8 may lie 5 % apart by
-# chance. What is above zero or below it but for this error, one-sided, may have moved.
+# chance. What is above zero or below it but for this error, one-sided, has moved.
 MOVED_ALPHA = 0.05
 # Nobody knows how much others may have hidden.
 ANYTHING = 1e6
@@ -107,6 +108,31 @@ def machine_changed(
     return None
 
 
+# So many of a side's processes have to have met the machine as the other side's typical process did.
+MET_ALIKE = 0.5
+
+
+def other_states(
+    old: Sequence[EngineRecord], new: Sequence[EngineRecord], clocks: tuple[float | None, float | None]
+) -> Verdict | None:
+    """INVALID where a side's processes are a mixture of states of the machine, few of them that of the other side.
+
+    The medians of a mixture may be anything, those of the other side too. With another clock all are in another state.
+    """
+    if clock_moved(clocks):
+        return None
+    before, after = fixed_work_of_processes(old), fixed_work_of_processes(new)
+    for name, some, other in (("old", before, after), ("new", after, before)):
+        alike = len(in_state(some, medians_of(other)))
+        if alike < MET_ALIKE * len(some):
+            message = (
+                f"{alike} of {len(some)} {name} processes met the machine as the other side did, by their fixed work; "
+                "measure both sides on it as it is"
+            )
+            return Verdict(Outcome.INVALID, Reason.DISTURBED, message)
+    return None
+
+
 def _limit(control: str) -> float:
     """How far fixed work may move, as a log ratio."""
     return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
@@ -171,23 +197,14 @@ def control_changes(old: Sequence[EngineRecord], new: Sequence[EngineRecord]) ->
 def moved_for_certain(
     old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]
 ) -> dict[str, float]:
-    """Those of the `control_changes` that are more than chance, as far as the sides have enough processes to tell.
-
-    And more than what either side's own processes met: that is in the spread of its engines, too.
-    """
+    """Those of the `control_changes` that are more than chance, as far as the sides have enough processes to tell."""
     before, after = (controls_of_processes(side) for side in (old, new))
     found = {}
     for name, change in controls.items():
-        sides = np.log(before[name]), np.log(after[name])
-        bounds = shift_bounds(*sides, MOVED_ALPHA)
-        apart = not (_among(np.median(sides[0]), sides[1]) and _among(np.median(sides[1]), sides[0]))
-        if bounds is None or (apart and (bounds[0] > 0 or bounds[1] < 0)):
+        bounds = shift_bounds(np.log(before[name]), np.log(after[name]), MOVED_ALPHA)
+        if bounds is None or bounds[0] > 0 or bounds[1] < 0:
             found[name] = change
     return found
-
-
-def _among(value: float, values: Floats) -> bool:
-    return bool(values.min() <= value <= values.max())
 
 
 def own_controls(record: EngineRecord) -> dict[str, float]:

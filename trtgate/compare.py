@@ -24,6 +24,7 @@ from trtgate.comparable import (
     machine_changed,
     moved_for_certain,
     only_slower,
+    other_states,
     unfinished,
 )
 from trtgate.expectations import Expectation, Expectations
@@ -473,7 +474,7 @@ def _compare(
     clocks = (_clock(old), _clock(new))
     invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
-        invalid = machine_changed(old, new, moved, clocks)
+        invalid = machine_changed(old, new, moved, clocks) or other_states(old, new, clocks)
     busy_host = "" if pairing == "interleaved" else host_changed(old, new, moved)
     hides = host_hides(old, new, controls) if busy_host else 1.0
     changes = []

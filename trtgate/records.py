@@ -59,7 +59,7 @@ class EngineRecord:
     is not interleaved may rest on this race, `layer_times` milliseconds. `reference` is the engine that the model's
     answers and speedups are against; `scores` say how far the answers are from its, where they are not those of a
     classifier, which has `agreement` and `answers`. `uncounted` holds, by metric, the numbers of processes that do not
-    count, since fixed work took longer in them.
+    count, since fixed work took another time in them.
     """
 
     model: str
@@ -312,6 +312,15 @@ MEAN = " (mean)"
 def fixed_work(record: EngineRecord) -> dict[str, float]:
     """What tells the state of the machine: the seconds of its controls, but for means and a GPU's host."""
     return {name: each for name, each in record.controls.items() if not name.endswith(MEAN) and name != HOST_CONTROL}
+
+
+def fixed_work_of_processes(records: Sequence[EngineRecord]) -> list[dict[str, float]]:
+    """The same of each process of some records."""
+    found = []
+    for record in records:
+        each = {name: record.controls_by_process.get(name, (value,)) for name, value in fixed_work(record).items()}
+        found += [dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=False)]
+    return found
 
 
 def pack(blocks: Sequence[Floats]) -> dict[str, Any]:

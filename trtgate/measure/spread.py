@@ -27,13 +27,13 @@ from trtgate.kinds import Block, Device, EngineSpec
 from trtgate.measure.monitor import monitor_for
 from trtgate.measure.race import FEW_ITERATIONS, SCHEDULES, Arm, Schedule, briefly, run_race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_worker
-from trtgate.records import EngineRecord, fixed_work, from_race, joined, medians_of, unfinished_session
+from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinished_session
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.metrics import joined_numbers, median
 from trtgate.verdict.paired import LOOKS, change_text
-from trtgate.verdict.states import enough_in_one, in_quiet, in_right, nowhere_faster
+from trtgate.verdict.states import enough_in_one, in_quiet, in_right
 
 if TYPE_CHECKING:
     from trtgate.settings import Settings
@@ -130,10 +130,9 @@ class Spread:
         if chosen and (others := [index for index in range(len(sound)) if index not in chosen]):
             change = change_text(math.log(median(sound[index].latency for index in others) / found.latency))
             told = f"{len(chosen)} of {len(sound)} processes, which met it in one state, count; others took {change}"
-            # What made all slower in these may be the stack.
-            state = medians_of([work[index] for index in chosen])
-            slow = [sound[index].numbers for index in others if nowhere_faster(work[index], state)]
-            uncounted = {name: tuple(map(float, values)) for name, values in joined_numbers(slow).items()}
+            # What made these others may be the stack.
+            left = joined_numbers([sound[index].numbers for index in others])
+            uncounted = {name: tuple(map(float, values)) for name, values in left.items()}
             found = replace(found, uncounted=uncounted)
         return replace(found, warnings=(*found.warnings, f"the machine is loud: {told}")) if told else found
 

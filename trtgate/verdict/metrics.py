@@ -471,8 +471,8 @@ def uncounted_doubts(
     limits: Limits,
 ) -> Verdict:
     """A good verdict on a metric, opened where too many of the new side's processes do not count and are worse than all
-    of the old side, even than those of it that do not count: what slowed fixed work and engine in a part of the
-    processes may be the stack. Each pair is of the old side and the new one.
+    of the old side, even than those of it that do not count: what moved fixed work and slowed the engine in a
+    part of the processes may be the stack. Each pair is of the old side and the new one.
 
     What is made of a latency goes with that.
     """
@@ -485,7 +485,7 @@ def uncounted_doubts(
     if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
         return verdict
     message = (
-        f"{verdict.message}; but {beyond} of {processes} processes do not count, in which fixed work took longer too, "
+        f"{verdict.message}; but {beyond} of {processes} processes do not count, since fixed work took another time, "
         f"and they are {metric.words.worse} than all before by more: the machine, or the stack? Measure again"
     )
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)

@@ -36,6 +36,8 @@ FAR = 3.0
 # Of the new side's sessions so many may lie beyond all of the old one's by more than delta: one is bad luck. More are a
 # mixture, which no bound of a shift sees: with 4 of 16 twice as slow, that of 16 against 8 is the others'.
 STRAYS = 1
+# Where a wider error is allowed for a PASS that one is bad luck only among ten: of fewer it asks for the second look.
+STRAY_SHARE = 0.1
 # Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
 EXACT_WORK = 500_000
 
@@ -199,7 +201,7 @@ def decide_sessions(
     of one stack's sessions, else INCONCLUSIVE (underpowered): never PASS. That spread is the widest difference within
     the baseline, and at least `spread`; with one baseline session and no `spread` nothing is far. `amounts` are what
     `absolute_floor` is held against, where that is another number than the one that is compared. What `alpha` leaves
-    open passes by an upper bound at `pass_alpha`.
+    open passes by an upper bound at `pass_alpha`, unless more than STRAY_SHARE of `new` lie beyond all of `old`.
 
     Raises ValueError for an empty side, and for NaN, zero or negative values.
     """
@@ -231,12 +233,12 @@ def decide_sessions(
         return decide_by_bounds(change, amount, delta, absolute_floor, f" from {sessions}", words)
 
     verdict = decided(Bounds(shift, low, high), Bounds(absolute, absolute_low, absolute_high))
-    if pass_alpha is not None and verdict.outcome is Outcome.INCONCLUSIVE:
+    beyond = beyond_all((before, after), (less, more), delta, absolute_floor, words)
+    if pass_alpha and verdict.outcome is Outcome.INCONCLUSIVE and beyond <= STRAY_SHARE * new.size:
         k = rank_of_bound(old.size, new.size, pass_alpha)
         highs = _shift(before, after, k)[2], _shift(less, more, k)[2]
         found = decided(Bounds(shift, low, highs[0]), Bounds(absolute, absolute_low, highs[1]))
         verdict = found if found.outcome in GOOD else verdict
-    beyond = beyond_all((before, after), (less, more), delta, absolute_floor, words)
     if verdict.outcome in GOOD and beyond > STRAYS:
         message = f"{verdict.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)

@@ -38,7 +38,11 @@ def in_quiet(work: Sequence[Work]) -> list[int]:
         return []
     # No number between two states.
     quiet = {name: float(np.percentile([each[name] for each in work], QUIETEST, method="lower")) for name in work[0]}
-    return [index for index, each in enumerate(work) if nowhere_faster(quiet, each)]
+    return [
+        index
+        for index, each in enumerate(work)
+        if all(math.log(each[name] / least) <= within(name) for name, least in quiet.items())
+    ]
 
 
 def in_state(work: Sequence[Work], state: Work) -> list[int]:
@@ -53,11 +57,6 @@ def in_state(work: Sequence[Work], state: Work) -> list[int]:
 def in_right(work: Sequence[Work], like: Work | None = None) -> list[int]:
     """The processes that met the machine as they should: in the state of `like`, or in the quiet one."""
     return in_state(work, like) if like else in_quiet(work)
-
-
-def nowhere_faster(work: Work, state: Work) -> bool:
-    """Whether no fixed work took less time than in `state`, but for `within`."""
-    return all(math.log(state[name] / each) <= within(name) for name, each in work.items() if name in state)
 
 
 def enough_in_one(work: Sequence[Work], wanted: int, like: Work | None = None) -> list[int]:
