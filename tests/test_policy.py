@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from trtgate.verdict import Outcome
-from trtgate.verdict.policy import exit_status
+from trtgate.verdict import Outcome, Reason, Verdict
+from trtgate.verdict.policy import exit_status, more_may_decide
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ from trtgate.verdict.policy import exit_status
 def test_exit_status(outcomes: list[Outcome], status: int) -> None:
     for order in itertools.permutations(outcomes):
         assert exit_status(order) == status
+
+
+@pytest.mark.parametrize(("metric", "more"), [("cold_start", True), ("", False)])
+def test_a_hosts_own_time_takes_the_second_look(metric: str, more: bool) -> None:
+    """One process of six that a neighbour held up leaves it open, one of twelve does not."""
+    assert more_may_decide(Verdict(Outcome.INVALID, Reason.HOST_CHANGED, "the host did", metric=metric), 1) is more

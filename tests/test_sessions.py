@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -44,6 +44,7 @@ def test_swapping_the_sides_swaps_the_outcome(old: np.ndarray, new: np.ndarray, 
         assert backward is MIRROR.get(forward)
 
 
+@example(np.full(5, 0.1), np.array([0.1, *[0.0625] * 4]), 0.25, 2.0**-10)
 @given(medians, medians, deltas, st.sampled_from([2.0**-10, 2.0**10]))
 def test_units_do_not_matter(old: np.ndarray, new: np.ndarray, delta: float, unit: float) -> None:
     plain = decide_sessions(old, new, delta=delta)

@@ -135,6 +135,10 @@ def sign_test(changes: Floats) -> float:
 EXCUSED = 2.0
 
 
+# Two logarithms of one number may differ by it, one of them taken in a vector of others.
+ROUNDING = 1e-12
+
+
 def most_excused(delta: float, words: Words) -> float:
     """The log ratio beyond which no change is too small to count, whatever the absolute floor.
 
@@ -169,9 +173,9 @@ def decide_by_bounds(
     text = f"{words.interval(change)}{of}"
     small = most_excused(delta, words)
     counts = absolute.estimate > absolute_floor or change.estimate > small
-    if change.low > 0 and change.estimate > limit and counts:
+    if change.low > ROUNDING and change.estimate > limit and counts:
         return Verdict(Outcome.REGRESSED, Reason.SLOWER, f"{words.worse} by {text}, delta is {delta:.1%}", **ratio)
-    if change.high < 0 and change.estimate < -limit and -absolute.estimate > absolute_floor:
+    if change.high < -ROUNDING and change.estimate < -limit and -absolute.estimate > absolute_floor:
         return Verdict(Outcome.IMPROVED, Reason.FASTER, f"{words.better}: {text}, delta is {delta:.1%}", **ratio)
     if change.high < limit:
         return Verdict(Outcome.PASS, Reason.WITHIN_DELTA, f"{text}, within {delta:.1%}", **ratio)

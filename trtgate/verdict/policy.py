@@ -55,12 +55,13 @@ def holm(verdicts: Sequence[Verdict], others: int = 0) -> list[Verdict]:
 
 
 def more_may_decide(verdict: Verdict, family: int) -> bool:
-    """Whether more processes may turn a verdict, one of `family` in its report: it is open for its noise, or it is
-    REGRESSED and so many verdicts could have produced that by chance."""
+    """Whether more processes may turn a verdict, one of `family` in its report: it is open for its noise, that of a
+    host that changed too, or it is REGRESSED and so many verdicts could have produced that by chance."""
     by_chance = (verdict.p or 0.0) * family > FAMILY_ALPHA
-    return verdict.reason in {Reason.INTERVAL_TOO_WIDE, Reason.ONE_OF_MANY} or (
-        verdict.outcome is Outcome.REGRESSED and by_chance
-    )
+    noise = verdict.reason in {Reason.INTERVAL_TOO_WIDE, Reason.ONE_OF_MANY}
+    # Of a metric; what depends on the host altogether is no other thing in more processes.
+    of_host = verdict.reason is Reason.HOST_CHANGED and bool(verdict.metric)
+    return noise or of_host or (verdict.outcome is Outcome.REGRESSED and by_chance)
 
 
 def exit_status(outcomes: Iterable[Outcome]) -> int:
