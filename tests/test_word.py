@@ -30,7 +30,7 @@ from trtgate.outputs import require_outputs, write_output
 from trtgate.records import EngineRecord, pack, unpack, verdict_to_json
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.answers import answers_of
-from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Sample, decide
+from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Pairing, Sample, decide
 from trtgate.verdict.policy import holm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -1041,6 +1041,26 @@ def process(
     return Sample(series, {"latency": blocks})
 
 
+def caught(name: str, statistic: str, pairing: Pairing, counts: tuple[int, int], **shape: Any) -> int:
+    """How many of 20 comparisons of so many processes are REGRESSED by a slowdown; none of them passes."""
+    share, factor = SLOWDOWNS[name]
+    generator = np.random.default_rng(0)
+    regressed = 0
+    for _ in range(20):
+        old, new = (
+            [process(generator, some, factor, statistic, **shape) for _ in range(count)]
+            for some, count in zip((0.0, share), counts, strict=True)
+        )
+        found = [
+            decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), pairing)
+            for metric in ("latency", "typical", "tail")
+        ]
+        outcomes = {each.outcome for each in found if each is not None}
+        assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
+        regressed += Outcome.REGRESSED in outcomes
+    return regressed
+
+
 @pytest.mark.fault(
     done="slowdowns that leave the fastest calls alone: of every second call, of 2 % of them, and others between",
     said="",
@@ -1050,41 +1070,14 @@ def process(
 @pytest.mark.parametrize("statistic", ["minimum", "median"])
 @pytest.mark.parametrize("name", SLOWDOWNS)
 def test_no_slowdown_hides(name: str, statistic: str) -> None:
-    share, factor = SLOWDOWNS[name]
-    generator = np.random.default_rng(0)
-    caught = 0
-    for _ in range(20):
-        old = [process(generator, 0.0, 1.0, statistic) for _ in range(5)]
-        new = [process(generator, share, factor, statistic) for _ in range(5)]
-        found = [
-            decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "sessions")
-            for metric in ("latency", "typical", "tail")
-        ]
-        outcomes = {each.outcome for each in found if each is not None}
-        assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
-        caught += Outcome.REGRESSED in outcomes
-    assert caught >= 19
+    assert caught(name, statistic, "sessions", (5, 5)) >= 19
 
 
 @pytest.mark.parametrize("name", SLOWDOWNS)
 def test_no_slowdown_hides_from_short_processes(name: str) -> None:
     """Of 42 calls each, whose slowest differ from process to process by 12 % and more."""
-    share, factor = SLOWDOWNS[name]
-    generator = np.random.default_rng(0)
-    caught = 0
-    for _ in range(20):
-        old, new = (
-            [process(generator, some, factor, "minimum", noise=0.1, rounds=3, calls=14) for _ in range(count)]
-            for some, count in ((0.0, 8), (share, 16))
-        )
-        found = [
-            decide(BY_NAME[metric], old, new, Limits(BY_NAME[metric].delta, 2e-6), "processes")
-            for metric in ("latency", "typical", "tail")
-        ]
-        outcomes = {each.outcome for each in found if each is not None}
-        assert outcomes & {Outcome.REGRESSED, Outcome.INCONCLUSIVE}
-        caught += Outcome.REGRESSED in outcomes
-    assert caught >= (5 if share == 0.02 else 19)
+    found = caught(name, "minimum", "processes", (8, 16), noise=0.1, rounds=3, calls=14)
+    assert found >= (5 if SLOWDOWNS[name][0] == 0.02 else 19)
 
 
 def test_the_tails_of_short_processes_pass() -> None:

@@ -520,10 +520,8 @@ def _compare(
 
 def _uncounted(side: Sequence[EngineRecord]) -> Numbers:
     """The numbers of all of a side's processes that do not count."""
-    return {
-        name: np.concatenate([record.uncounted[name] for record in side if name in record.uncounted])
-        for name in dict.fromkeys(name for record in side for name in record.uncounted)
-    }
+    kept = [record.uncounted for record in side if record.uncounted]
+    return joined_numbers([{name: np.array(values) for name, values in each.items()} for each in kept])
 
 
 def _decide(

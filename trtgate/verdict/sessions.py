@@ -213,8 +213,8 @@ def decide_sessions(
     limit = math.log1p(delta)
     sessions = f"{new.size} against {old.size} {of}"
     k = rank_of_bound(old.size, new.size, alpha)
-    less, more = amounts or (old, new)
     shift, low, high, least = _shift(before, after, k)
+    less, more = amounts or (old, new)
     absolute, absolute_low, absolute_high, _ = _shift(less, more, k)
     if min(old.size, new.size) < fewest(alpha):
         widest = max(spread or 0.0, float(np.ptp(before)))
