@@ -877,6 +877,32 @@ def test_a_host_that_is_faster_or_rid_of_others_hides_no_slower_start(
     assert ("cold start: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
 
 
+@pytest.mark.parametrize(
+    ("latency", "end_to_end", "host", "status"),
+    [
+        (1.00, 1.10, 0.75, 0),  # a tenth is the host's, of which a third more is within the limit
+        (1.00, 1.60, 0.75, 7),  # of a third it is not
+        (0.60, 1.10, 0.75, 7),  # what the GPU became faster by may hide what the host became slower by
+        (1.00, 1.60, 0.97, 0),
+    ],
+)
+def test_a_faster_host_hides_its_own_part_of_an_end_to_end_time(
+    latency: float, end_to_end: float, host: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen on two H100s: ResNet-50 in batches of 8 took 1.27 ms with both copies, 1.15 ms of them on the GPU."""
+    for name, first, took, speed in (("before", 1, 1.0, 1.0), ("after", 6, latency, host)):
+        of_a_gpu(name, first, "tensorrt-fp16", 0.5, speed, 0.0)
+
+        def timed(records: list[dict[str, Any]], _: int, took: float = took) -> None:
+            of_gpu = [took * each for each in records[0]["series"]["latency"]]
+            records[0]["series"] |= {"latency": of_gpu, "end_to_end": [end_to_end / took * each for each in of_gpu]}
+            records[0]["iterations"] = {}
+
+        edit(name, timed)
+    assert main(["compare", "before", "after"]) == status
+    assert ("end to end: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
+
+
 def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:
     """Whatever its host did meanwhile."""
     for name, first, cold, host in (("before", 1, 0.5, 1.0), ("after", 6, None, 1.7)):

@@ -57,7 +57,7 @@ from trtgate.verdict.metrics import (
     within,
 )
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
-from trtgate.verdict.paired import change_text
+from trtgate.verdict.paired import Floats, change_text
 from trtgate.verdict.policy import GOOD, holm, worst
 from trtgate.verdict.share_drop import decide_share_drop
 
@@ -490,7 +490,7 @@ def _compare(
             verdict = uncounted_doubts(metric, verdict, (before, after), uncounted, limits)
         doubtful = verdict.reason in BY_ITS_TIME
         if metric.of_host and hides > 1 and verdict.outcome in GOOD:
-            longer = {**after, metric.name: hides * after[metric.name]}
+            longer = {**after, metric.name: _unhidden(metric, after, hides)}
             found = _decide(metric, measured, (before, longer), limits, pairing)
             doubtful = found is not None and found.outcome not in GOOD
         if metric.of_host and busy_host and doubtful:
@@ -516,6 +516,14 @@ def _compare(
         layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
         baseline_differs=differs,
     )
+
+
+def _unhidden(metric: Metric, numbers: Numbers, hides: float) -> Floats:
+    """What a time of the host's may be, in each process, beside a host that is as it was: `hides` times as long, but
+    for what the GPU took of it by its own clock."""
+    whole = numbers[metric.name]
+    gpu = np.minimum(numbers[metric.of_gpu], whole) if metric.of_gpu else 0.0
+    return gpu + hides * (whole - gpu)
 
 
 def _uncounted(side: Sequence[EngineRecord]) -> Numbers:

@@ -133,7 +133,7 @@ class Metric:
     `delta` what holds without one. `least` is the smallest change that counts, in the metric's unit; None takes the
     file's `absolute_floor_us`, in seconds; `amount` is the metric that a change of one with another unit is a share of,
     `share_of` the one that the limit is a share of, where that is another. `of_host` says that beside a GPU it is the
-    host's number, too.
+    host's number, too, but for the GPU's own time, `of_gpu`, where that is in it.
     """
 
     name: str
@@ -148,6 +148,7 @@ class Metric:
     amount: str | None = None
     share_of: str | None = None
     of_host: bool = False
+    of_gpu: str | None = None
     blocks: str = "latency"
     words: Words = SLOWER
 
@@ -286,6 +287,7 @@ METRICS: tuple[Metric, ...] = (
         "end_to_end",
         0.10,
         of_host=True,
+        of_gpu="latency",
     ),
     Metric(
         "end_to_end_tail",
@@ -297,6 +299,7 @@ METRICS: tuple[Metric, ...] = (
         rule="tail",
         share_of="end_to_end",
         of_host=True,
+        of_gpu="latency",
         blocks="end_to_end",
     ),
     Metric(
