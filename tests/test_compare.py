@@ -903,6 +903,29 @@ def test_a_faster_host_hides_its_own_part_of_an_end_to_end_time(
     assert ("end to end: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
 
 
+@pytest.mark.parametrize(
+    ("handing_over", "host", "rate", "status"),
+    [
+        (0.45e-3, 0.75, 2000.0, 7),  # what the host became faster by may hide what handing over became slower by
+        (0.45e-3, 1.2, 1800.0, 7),  # the host may be all that became slower
+        (0.45e-3, 0.75, 3000.0, 0),  # it hides less
+        (0.45e-3, 0.97, 2000.0, 0),
+        (0.1e-3, 0.75, 2000.0, 0),  # what the GPU is busy with, the host neither hides
+        (0.1e-3, 1.2, 1800.0, 1),  # nor excuses
+    ],
+)
+def test_a_throughput_that_is_the_hosts_goes_by_its_host(
+    handing_over: float, host: float, rate: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one stream at a time the GPU takes 1 ms, of four 0.5 ms, of which handing over may be most."""
+    for name, first, speed, found in (("before", 1, 1.0, 2000.0), ("after", 6, host, rate)):
+        controls = {**GPU_CONTROLS, "control-host": 1e-4 * speed}
+        more = {"series": {"throughput": (found,)}, "throughput": {"streams": 4}, "enqueue_seconds": handing_over}
+        sessions(name, first, engines=("tensorrt-fp16",), controls=controls, **more)
+    assert main(["compare", "before", "after"]) == status
+    assert ("throughput: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
+
+
 def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:
     """Whatever its host did meanwhile."""
     for name, first, cold, host in (("before", 1, 0.5, 1.0), ("after", 6, None, 1.7)):

@@ -477,6 +477,7 @@ def _compare(
         invalid = machine_changed(old, new, moved, clocks) or other_states(old, new, clocks)
     busy_host = "" if pairing == "interleaved" else host_changed(old, new, moved)
     hides = host_hides(old, new, controls) if busy_host else 1.0
+    together = any(record.host_bound_together for side in measured for record in side)
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
@@ -489,11 +490,12 @@ def _compare(
         if verdict.outcome in GOOD and pairing != "interleaved":
             verdict = uncounted_doubts(metric, verdict, (before, after), uncounted, limits)
         doubtful = verdict.reason in BY_ITS_TIME
-        if metric.of_host and hides > 1 and verdict.outcome in GOOD:
+        of_host = metric.of_host == "always" or (metric.of_host == "handed over" and together)
+        if of_host and hides > 1 and verdict.outcome in GOOD:
             longer = {**after, metric.name: _unhidden(metric, after, hides)}
             found = _decide(metric, measured, (before, longer), limits, pairing)
             doubtful = found is not None and found.outcome not in GOOD
-        if metric.of_host and busy_host and doubtful:
+        if of_host and busy_host and doubtful:
             message = f"{busy_host}, so the host did, whose time this is: {verdict.message}"
             verdict = replace(verdict, outcome=Outcome.INVALID, reason=Reason.HOST_CHANGED, message=message)
         gated = limits.delta is not None
@@ -519,9 +521,11 @@ def _compare(
 
 
 def _unhidden(metric: Metric, numbers: Numbers, hides: float) -> Floats:
-    """What a time of the host's may be, in each process, beside a host that is as it was: `hides` times as long, but
+    """What a number of the host's may be, in each process, beside a host that is as it was: `hides` times as long, but
     for what the GPU took of it by its own clock."""
     whole = numbers[metric.name]
+    if metric.higher_is_better:
+        return whole / hides
     gpu = np.minimum(numbers[metric.of_gpu], whole) if metric.of_gpu else 0.0
     return gpu + hides * (whole - gpu)
 

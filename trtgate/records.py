@@ -145,7 +145,17 @@ class EngineRecord:
     @property
     def host_bound(self) -> bool:
         """Whether the GPU's number is really that of the host, which hands its work over."""
-        return self.enqueue_seconds is not None and self.enqueue_seconds > HOST_BOUND * self.latency
+        return self._handed_over(self.latency)
+
+    @property
+    def host_bound_together(self) -> bool:
+        """The same of several streams, where an inference takes less time and handing it over does not."""
+        rates = self.numbers.get("throughput")
+        return rates is not None and self._handed_over(self.batch / float(np.nanmedian(rates)))
+
+    def _handed_over(self, seconds: float) -> bool:
+        """Whether handing an inference over is most of what it takes."""
+        return self.enqueue_seconds is not None and self.enqueue_seconds > HOST_BOUND * seconds
 
     @property
     def images_per_second(self) -> float:

@@ -133,7 +133,8 @@ class Metric:
     `delta` what holds without one. `least` is the smallest change that counts, in the metric's unit; None takes the
     file's `absolute_floor_us`, in seconds; `amount` is the metric that a change of one with another unit is a share of,
     `share_of` the one that the limit is a share of, where that is another. `of_host` says that beside a GPU it is the
-    host's number, too, but for the GPU's own time, `of_gpu`, where that is in it.
+    host's number, too ("handed over": of an engine of which handing its work over is most of it), but for the GPU's own
+    time, `of_gpu`, where that is in it.
     """
 
     name: str
@@ -147,7 +148,7 @@ class Metric:
     least: float | None = None
     amount: str | None = None
     share_of: str | None = None
-    of_host: bool = False
+    of_host: Literal["", "always", "handed over"] = ""
     of_gpu: str | None = None
     blocks: str = "latency"
     words: Words = SLOWER
@@ -286,7 +287,7 @@ METRICS: tuple[Metric, ...] = (
         _series("end_to_end"),
         "end_to_end",
         0.10,
-        of_host=True,
+        of_host="always",
         of_gpu="latency",
     ),
     Metric(
@@ -298,7 +299,7 @@ METRICS: tuple[Metric, ...] = (
         0.50,
         rule="tail",
         share_of="end_to_end",
-        of_host=True,
+        of_host="always",
         of_gpu="latency",
         blocks="end_to_end",
     ),
@@ -331,6 +332,7 @@ METRICS: tuple[Metric, ...] = (
         0.05,
         rule="number",
         higher_is_better=True,
+        of_host="handed over",
         least=0.0,
         words=HIGHER,
     ),
@@ -364,7 +366,7 @@ METRICS: tuple[Metric, ...] = (
         "cold_start",
         1.00,
         rule="number",
-        of_host=True,
+        of_host="always",
         least=0.1,
         words=SECONDS,
     ),
@@ -376,7 +378,7 @@ METRICS: tuple[Metric, ...] = (
         "build_seconds",
         0.50,
         rule="builds",
-        of_host=True,
+        of_host="always",
         least=1.0,
         words=SECONDS,
     ),
