@@ -437,6 +437,21 @@ def test_trap_options_that_spoil_a_comparison(
     assert len(list(Path(".benchmarks").rglob("*.json"))) == 1
 
 
+@pytest.mark.parametrize("option", ["--benchmark-json", "--junit-xml", "--log-file"])
+@pytest.mark.fault(
+    done="a comparison whose `--benchmark-json`, `--junit-xml` or `--log-file` names the file that it is with",
+    said="... is the baseline itself, which would be lost; name another file",
+    status="4",
+    kept="nothing is measured; the baseline is as it was",
+)
+def test_trap_what_would_be_written_over_the_baseline(run: Run, option: str, fault: Fault) -> None:
+    run("--benchmark-json=before.json")
+    before = Path("before.json").read_text()
+    result = run("--benchmark-compare=before.json", f"{option}=./before.json", plan={**PLAN, "fast-int8": 1.4e-3})
+    fault.check(*told(result))
+    assert Path("before.json").read_text() == before
+
+
 @pytest.mark.parametrize("timer", ["nowhere.x", "time.nothing"])
 @pytest.mark.fault(
     done="`--benchmark-timer` names what is not there",
@@ -884,9 +899,10 @@ def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
     fault.check(*told(run("--benchmark-json=nowhere/run.json")))
 
 
-@pytest.mark.parametrize("option", ["--log-file=test_toy.py/x", "-olog_file=."])
+@pytest.mark.parametrize("option", ["--log-file=test_toy.py/x", "-olog_file=.", "--junit-xml=test_toy.py/x"])
 def test_a_log_that_cannot_be_written(run: Run, option: str) -> None:
-    refused(run(option), "--log-file", "cannot be written", "name another one")
+    named = "--junit-xml" if "junit" in option else "--log-file"
+    refused(run(option), named, "cannot be written", "name another one")
     assert run("--log-file=logs/there").ret == 0
 
 

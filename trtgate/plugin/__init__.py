@@ -41,7 +41,7 @@ with importing():
         _refuse_xdist,
         _require_storage,
         _require_writable_json,
-        _require_writable_log,
+        _require_writable_outputs,
         saving,
     )
     from trtgate.plugin.replay import properties
@@ -183,16 +183,16 @@ def pytest_configure(config: pytest.Config) -> None:
         require_save_name(config.getoption("benchmark_save", None) or "none")
         require_outputs({"--html": config.getoption("html")})
         _require_writable_json(config.getoption("benchmark_json", None))
-        _require_writable_log(config)
+        _require_writable_outputs(config)
         _require_storage(config)
         if compare == "":
             raise UserError("--benchmark-compare= names nothing; give a name, a number or a file, or leave = out")
         _refuse_what_decides_nothing(config, _asked(config))
         if not compare:
             return
-        _refuse_overwritten_baseline(config)
         storage = Path(config.getoption("benchmark_storage").removeprefix("file://"))
         files, gate.stepped_over = find_baseline(storage, compare, gate.stack)
+        _refuse_overwritten_baseline(config, files)
         gate.baseline = [read_session(path) for path in files]
         require_own_sessions(gate.baseline, ())
         for session in gate.baseline:

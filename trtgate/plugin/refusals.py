@@ -25,19 +25,29 @@ def _require_writable_json(path: object) -> None:
         )
 
 
-def _require_writable_log(config: pytest.Config) -> None:
-    """Raises UserError for a log that pytest cannot open, which it tells as an error of its own."""
-    if not config.pluginmanager.hasplugin("logging"):
-        return
-    given = config.getoption("log_file", None) or config.getini("log_file")
-    if not given:
-        return
-    path = Path(given)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-    except OSError as error:
-        raise UserError(f"--log-file {given} cannot be written ({error.strerror}); name another one") from error
+def _own_outputs(config: pytest.Config) -> dict[str, Path]:
+    """The files that pytest itself writes, making their folders, by the option."""
+    logs = config.pluginmanager.hasplugin("logging")
+    given = {
+        "--log-file": (config.getoption("log_file", None) or config.getini("log_file")) if logs else None,
+        "--junit-xml": config.getoption("xmlpath", None),
+    }
+    return {option: Path(path) for option, path in given.items() if path}
+
+
+def _require_writable_outputs(config: pytest.Config) -> None:
+    """Raises UserError for a file that pytest cannot write, which it tells as an error of its own, or in the end."""
+    for option, path in _own_outputs(config).items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            there = path.exists()
+            if path.is_char_device() or path.is_fifo():
+                continue  # whoever reads it would see its end
+            path.open("a").close()
+            if not there:
+                path.unlink()  # nobody takes it for what a run wrote that is refused yet
+        except OSError as error:
+            raise UserError(f"{option} {path} cannot be written ({error.strerror}); name another one") from error
 
 
 def _require_storage(config: pytest.Config) -> None:
@@ -179,9 +189,13 @@ def _params_of(item: pytest.Item) -> dict[str, object]:
     return dict(given.params) if given is not None else {}
 
 
-def _refuse_overwritten_baseline(config: pytest.Config) -> None:
-    """Raises UserError where a run would be saved under the name that it is compared with: that names all of them, and
-    one of them that regressed makes it useless."""
+def _refuse_overwritten_baseline(config: pytest.Config, baseline: Sequence[Path]) -> None:
+    """Raises UserError where something of a run would be written over a file of its baseline, or where it would be
+    saved under the name that it is compared with: that names all of them, and one that regressed makes it useless."""
+    outputs = {"--benchmark-json": config.getoption("benchmark_json", None), **_own_outputs(config)}
+    for option, path in outputs.items():
+        if path and path.exists() and any(path.samefile(each) for each in baseline):
+            raise UserError(f"{option} {path} is the baseline itself, which would be lost; name another file")
     name = config.getoption("benchmark_save", None)
     if name and name == config.getoption("benchmark_compare", None):
         raise UserError(
