@@ -452,15 +452,27 @@ def test_trap_what_would_be_written_over_the_baseline(run: Run, option: str, fau
     assert Path("before.json").read_text() == before
 
 
-@pytest.mark.parametrize("timer", ["nowhere.x", "time.nothing"])
+@pytest.mark.parametrize(
+    ("timer", "of_environment"), [("nowhere.x", False), ("time.nothing", False), ("nowhere.x", True)]
+)
 @pytest.mark.fault(
     done="`--benchmark-timer` names what is not there",
     said="--benchmark-timer=... names no timer (",
     status="4",
     kept="nothing is measured",
 )
-def test_trap_a_timer_that_is_none(run: Run, timer: str, fault: Fault, capfd: pytest.CaptureFixture[str]) -> None:
-    result = run(f"--benchmark-timer={timer}")
+def test_trap_a_timer_that_is_none(
+    run: Run,
+    timer: str,
+    of_environment: bool,
+    fault: Fault,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    option = f"--benchmark-timer={timer}"
+    if of_environment:
+        monkeypatch.setenv("PYTEST_ADDOPTS", f"-q {option}")
+    result = run(*([] if of_environment else [option]))
     fault.check(int(result.ret), told(result)[1] + capfd.readouterr().err)
 
 

@@ -7,6 +7,8 @@ import errno
 import io
 import json
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Generator
 from dataclasses import asdict
@@ -78,7 +80,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         sys.stdout = NOWHERE
     config = pluginmanager.get_plugin("pytestconfig")
     with usage_errors():
-        _refuse_timer(list(map(str, config.invocation_params.args)) if config is not None else [])
+        given = config.invocation_params.args if config is not None else []
+        _refuse_timer([*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *map(str, given)])
     group = parser.getgroup("trtgate", "trtgate: gating inference engines")
     add_options(group.addoption)
     group.addoption(
