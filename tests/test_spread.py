@@ -296,6 +296,28 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
     assert not children()
 
 
+@pytest.mark.parametrize(("lost", "told"), [(3, ""), (4, "4 processes do not count: gone")])
+def test_of_the_processes_of_both_looks_a_fifth_may_be_lost(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, lost: int, told: str
+) -> None:
+    found, run = Spread(bench, 8), []
+
+    def one(self: Spread, *_: object) -> bool:
+        run.append(len(run))
+        if 8 <= run[-1] < 8 + lost:
+            self.lost.append("gone")
+            return False
+        record = EngineRecord("small", INT8.id, 1, "none", {"latency": (1.0,)}, controls=NEAR, processes=(1,))
+        self._sound.setdefault((INT8.id, 1), []).append(record)
+        return True
+
+    monkeypatch.setattr(Spread, "_process", one)
+    monkeypatch.setattr(found, "_ready", Always())
+    for _ in range(2):
+        found.add([INT8], [1], 8, "them")
+    assert found.record(INT8, 1).disturbed == told
+
+
 # Found by every Python that starts with it on its path; a worker dies before it has imported anything.
 DEADLY = """
 import os, signal

@@ -147,7 +147,8 @@ class Spread:
         return spec.id not in self._failed and bool(self._sound.get((spec.id, batch))) and not self._too_many_lost()
 
     def _too_many_lost(self) -> bool:
-        return len(self.lost) > max(1.0, LOST_SHARE * self._count)
+        planned = max([self._count, *self._wanted.values()])
+        return len(self.lost) > max(1.0, LOST_SHARE * planned)
 
     def _settled(self, keys: Sequence[tuple[str, int]]) -> int:
         """How many processes there are that met the machine as they should, of the engine and size that has fewest."""
