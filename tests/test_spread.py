@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -255,6 +256,38 @@ def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch
     assert verdict.outcome is Outcome.INVALID
     assert "2 processes do not count: no room" in verdict.message
     assert all(each.closed for each in made)
+
+
+@pytest.mark.parametrize(("refusing", "told"), [([2], ""), ([2, 3, 4], "3 processes do not count: no room")])
+def test_a_reference_that_fails_once_takes_nothing_from_others(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, refusing: list[int], told: str
+) -> None:
+    """As where another process has the memory for a moment."""
+    made: list[Refusing] = []
+
+    def start(found: Spread) -> Refusing:
+        made.append(Refusing(REFERENCE.id if len(made) in refusing else ""))
+        return made[-1]
+
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    found = Spread(bench, 10)
+    found.add([REFERENCE, INT8], [1], 4, "engines")
+    record = found.record(INT8, 1)
+    assert record.disturbed == told
+    assert len(record.processes) == 4 or (told and record.processes)
+
+
+def test_a_full_disk_takes_nothing_from_what_was_measured(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spread, "write_whole", full)
+    monkeypatch.setattr(Spread, "_started", lambda _: Refusing(""))
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    found = Spread(bench, 2)
+    found.add([REFERENCE, INT8], [1], 2, "engines")
+    assert len(found.record(INT8, 1).processes) == 2
 
 
 class Refusing:

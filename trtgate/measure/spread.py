@@ -199,9 +199,10 @@ class Spread:
             worker.greet()
             found = self._measure(worker, specs, batch_sizes, folder)
         except RequestFailed as error:
-            if self._at == self._bench.reference.id:
+            of_reference = self._at == self._bench.reference.id
+            if of_reference and not any(self._sound.values()):
                 raise
-            if not self._at:
+            if of_reference or not self._at:  # what other processes measured is not lost with this one
                 self.lost.append(str(error))
                 return False
             self._failed[self._at] = error  # the engine is at fault; the others go on without it
@@ -220,7 +221,8 @@ class Spread:
         if reasons:
             self.lost.append(reasons[0] or "too many rounds were disturbed")
         else:
-            self._keep()
+            with contextlib.suppress(OSError):  # a full disk loses no more than this
+                self._keep()
         return not reasons
 
     @functools.cached_property
