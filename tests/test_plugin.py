@@ -416,6 +416,7 @@ def test_trap_options_with_which_nothing_is_decided(run: Run, option: str, fault
         (("-o", "python_functions=bench"), "no test was collected; name bench/"),
         (("--ignore=test_toy.py",), "no test was collected; name bench/"),
         (("--benchmark-save=before",), "--benchmark-save=before would add this run to its own baseline"),
+        (("--benchmark-compare=.benchmarks", "--benchmark-save=after"), "its own baseline, the folder .benchmarks"),
     ],
 )
 @pytest.mark.fault(

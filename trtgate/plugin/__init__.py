@@ -45,6 +45,7 @@ with importing():
         _require_writable_json,
         _require_writable_outputs,
         saving,
+        storage_of,
     )
     from trtgate.plugin.replay import properties
     from trtgate.plugin.storage import saved_whole
@@ -193,8 +194,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _refuse_what_decides_nothing(config, _asked(config))
         if not compare:
             return
-        storage = Path(config.getoption("benchmark_storage").removeprefix("file://"))
-        files, gate.stepped_over = find_baseline(storage, compare, gate.stack)
+        files, gate.stepped_over = find_baseline(storage_of(config), compare, gate.stack)
         _refuse_overwritten_baseline(config, files)
         gate.baseline = [read_session(path) for path in files]
         require_own_sessions(gate.baseline, ())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from trtgate.baseline import find_baseline
 from trtgate.compare import require_usable
 from trtgate.models.onnx_file import NotRun
 from trtgate.options import choose_device
+from trtgate.plugin.refusals import storage_of
 from trtgate.records import read_session
 from trtgate.stack import stack
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -25,7 +24,7 @@ def lost_reference(config: pytest.Config, error: NotRun) -> Verdict | None:
     if not wanted:
         return None
     here = stack(None, choose_device(config.getoption("device")))
-    files, _ = find_baseline(Path(config.getoption("benchmark_storage").removeprefix("file://")), wanted, here)
+    files, _ = find_baseline(storage_of(config), wanted, here)
     sessions = [read_session(path, layers=False) for path in files]
     for session in sessions:
         require_usable(session, here)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import get_machine_id
 
 from trtgate.kinds import UserError
 
@@ -50,11 +51,16 @@ def _require_writable_outputs(config: pytest.Config) -> None:
             raise UserError(f"{option} {path} cannot be written ({error.strerror}); name another one") from error
 
 
+def storage_of(config: pytest.Config) -> Path:
+    """The folder that sessions are saved in."""
+    return Path(str(config.getoption("benchmark_storage")).removeprefix("file://"))
+
+
 def _require_storage(config: pytest.Config) -> None:
     """Raises UserError for a storage that no session can be saved in, as its name tells or the system."""
     if not (config.getoption("benchmark_save", None) or config.getoption("benchmark_autosave", None)):
         return
-    storage = Path(str(config.getoption("benchmark_storage")).removeprefix("file://"))
+    storage = storage_of(config)
     above = next(each for each in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(each))
     try:
         tempfile.TemporaryFile(dir=above).close()
@@ -191,13 +197,21 @@ def _params_of(item: pytest.Item) -> dict[str, object]:
 
 def _refuse_overwritten_baseline(config: pytest.Config, baseline: Sequence[Path]) -> None:
     """Raises UserError where something of a run would be written over a file of its baseline, or where it would be
-    saved under the name that it is compared with: that names all of them, and one that regressed makes it useless."""
+    saved under the name or in the folder that it is compared with: that names all of them, and one that regressed makes
+    it useless."""
     outputs = {"--benchmark-json": config.getoption("benchmark_json", None), **_own_outputs(config)}
     for option, path in outputs.items():
         if path and path.exists() and any(path.samefile(each) for each in baseline):
             raise UserError(f"{option} {path} is the baseline itself, which would be lost; name another file")
-    name = config.getoption("benchmark_save", None)
-    if name and name == config.getoption("benchmark_compare", None):
+    name, compared = config.getoption("benchmark_save", None), config.getoption("benchmark_compare", None)
+    option = "--benchmark-save" if name else "--benchmark-autosave" if config.getoption("benchmark_autosave") else ""
+    folder = storage_of(config) / get_machine_id()  # type: ignore[no-untyped-call]
+    if option and isinstance(compared, str) and folder.resolve().is_relative_to(Path(compared).resolve()):
+        raise UserError(
+            f"{option} would add this run to its own baseline, the folder {compared}; compare with one session of it, "
+            "or give another --benchmark-storage"
+        )
+    if name and name == compared:
         raise UserError(
             f"--benchmark-save={name} would add this run to its own baseline; save it under another name, such as "
             f"{'after' if name != 'after' else 'new'}"
