@@ -24,7 +24,7 @@ from trtgate import judge
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
 from trtgate.kinds import Block, EngineSpec
-from trtgate.measure import spread
+from trtgate.measure import remote, spread
 from trtgate.measure.race import NoMonitor
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError
 from trtgate.measure.spread import Spread, schedule_for, unfinished_file
@@ -276,6 +276,33 @@ def test_a_reference_that_fails_once_takes_nothing_from_others(
     record = found.record(INT8, 1)
     assert record.disturbed == told
     assert len(record.processes) == 4 or (told and record.processes)
+
+
+def test_what_cannot_be_started_any_more_takes_nothing_from_what_was_measured(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the processes of a user, or of a container, are counted."""
+    made: list[Refusing] = []
+
+    def none_left(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def start(_: Spread) -> Worker | Refusing:
+        if len(made) == 3:
+            return remote.fresh_worker()
+        made.append(Refusing(""))
+        return made[-1]
+
+    monkeypatch.setattr(remote, "start_process", none_left)
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    bench.settings = replace(bench.settings, threads=2)
+    found = Spread(bench, 8)
+    found.add([REFERENCE, INT8], [1], 8, "engines")
+    record = found.record(INT8, 1)
+    assert len(record.processes) == 3
+    assert record.disturbed.startswith("2 processes do not count: none can be started ([Errno 11] Resource")
+    assert all(each.closed for each in made)
 
 
 def test_a_full_disk_takes_nothing_from_what_was_measured(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,5 +322,8 @@ def workers(
 
 
 def fresh_worker(imports: Sequence[str] = ()) -> Worker:
-    """A worker of this very environment, which has yet to greet."""
-    return Worker("fresh", Path(sys.executable), imports=imports)
+    """A worker of this very environment, which has yet to greet. Raises WorkerError where the system has none left."""
+    try:
+        return Worker("fresh", Path(sys.executable), imports=imports)
+    except UserError as error:  # of an option that names an environment, which this one was not named by
+        raise WorkerError(str(error.__cause__)) from error

@@ -174,6 +174,8 @@ class Spread:
                 while done < wanted and run < (2 * count if first and done else count) and not self._too_many_lost():
                     if not self._ready:
                         self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
+                    if not self._ready:
+                        continue
                     racing = [spec for spec in specs if spec.id not in self._failed]
                     run += self._process(racing, batch_sizes, folder)
                     done = self._settled([key for key in keys if key[0] not in self._failed])
@@ -186,7 +188,14 @@ class Spread:
     def _import_ahead(self, count: int) -> None:
         """Have so many processes import what their engines need, while nothing is measured; none uses a GPU before it
         is asked."""
-        self._ready += [self._started() for _ in range(count)]
+        for _ in range(count):
+            try:
+                self._ready.append(self._started())
+            except (WorkerError, OSError) as error:
+                if isinstance(error, OSError) and not any(self._sound.values()):
+                    raise  # nothing is lost with it, and it is the user's to mend
+                self.lost.append(f"none can be started ({error})")
+                break
         for worker in self._ready:
             with contextlib.suppress(WorkerError):  # it says so again when it is its turn
                 worker.greet()
