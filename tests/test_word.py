@@ -398,6 +398,27 @@ def test_cycles_count_where_the_work_follows_the_clock(
     assert "clock 1410 -> 1980 MHz, cycles" in text
 
 
+@pytest.mark.parametrize(
+    ("matmul", "engine", "status"),
+    [
+        (1.0, 1e-3, 7),  # whether the engine was held back by memory, or by the stack, fixed work does not tell
+        (0.99, 1e-3, 7),
+        (1 / 1.03, 1e-3, 1),
+        (1.0, 0.98e-3, 0),
+        (1.0, 1.03e-3, 1),  # by its latency
+    ],
+)
+def test_a_clock_that_nothing_follows_is_no_regression(
+    matmul: float, engine: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.toml").write_text("[default]\ndelta = 0.02\n")
+    sessions("before", 1, clock=1920.0, controls={"control-matmul": 1e-3})
+    sessions("after", 6, engine=engine, clock=1920.0 * 1.03, controls={"control-matmul": 1e-3 * matmul})
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == status
+    told = "the clock changed by +3.0% and control-matmul by"
+    assert (told in capsys.readouterr().out) == (matmul > 0.98 and engine > 0.98e-3)
+
+
 @pytest.mark.fault(
     done="a limit that changed since the baseline",
     said="expectations changed: ... delta: 0.02 -> 0.05",

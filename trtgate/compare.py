@@ -503,6 +503,10 @@ def _compare(
             # A clock that is not told any more is missing; else the cycles count where they are what moved.
             lost = clocks[1] is None and pairing != "interleaved"
             gated = gated and (lost or (clock_moved(clocks) and _clock_bound(controls, clocks, before, after)))
+            proven = verdict.reason in {Reason.SLOWER, Reason.FAR_BEYOND_SPREAD}
+            if gated and proven and (stayed := _stayed(controls, clocks)):
+                message = f"{stayed}, so the clock may have done this and no engine: {verdict.message}"
+                verdict = replace(verdict, outcome=Outcome.INVALID, reason=Reason.MACHINE_CHANGED, message=message)
         middles = _middle(metric.name, before), _middle(metric.name, after)
         changes.append(Change(metric.name, *middles, verdict, gated, limits_on(metric, limits, before).delta))
     answers, differs = _answers(old, new, expectation)
@@ -588,6 +592,18 @@ def _clock_bound(
     before, after = (_middle("latency", side) for side in (old, new))
     moved = float(np.log(after / before)) if before and after else 0.0
     return bool(moved * clock < 0 and abs(moved) > np.log1p(CONTROL_MOVED))
+
+
+def _stayed(controls: Mapping[str, float], clocks: tuple[float | None, float | None]) -> str:
+    """That fixed work did not follow the clock even half the way, though within what it may move by anyway: nobody
+    knows then what follows the clock, and what memory holds back. "" where it did, or is not known."""
+    matmul = controls.get("control-matmul")
+    if matmul is None or not clocks[0] or not clocks[1]:
+        return ""
+    clock = float(np.log(clocks[1] / clocks[0]))
+    if abs(matmul + clock) <= abs(matmul):
+        return ""
+    return f"the clock changed by {change_text(clock)} and control-matmul by {change_text(matmul)}"
 
 
 def _answers(
