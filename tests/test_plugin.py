@@ -916,7 +916,8 @@ def test_a_json_file_that_cannot_be_written(run: Run, fault: Fault) -> None:
 def test_a_log_that_cannot_be_written(run: Run, option: str) -> None:
     named = "--junit-xml" if "junit" in option else "--log-file"
     refused(run(option), named, "cannot be written", "name another one")
-    assert run("--log-file=logs/there").ret == 0
+    assert run("--log-file=logs/there", "--junit-xml=$HOME/there.xml").ret == 0
+    assert not Path("$HOME").exists()
 
 
 def test_a_storage_that_no_session_can_be_saved_in(run: Run) -> None:

@@ -31,7 +31,7 @@ def _own_outputs(config: pytest.Config) -> dict[str, Path]:
     logs = config.pluginmanager.hasplugin("logging")
     given = {
         "--log-file": (config.getoption("log_file", None) or config.getini("log_file")) if logs else None,
-        "--junit-xml": config.getoption("xmlpath", None),
+        "--junit-xml": os.path.expanduser(os.path.expandvars(config.getoption("xmlpath", None) or "")),
     }
     return {option: Path(path) for option, path in given.items() if path}
 
