@@ -144,6 +144,8 @@ def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "INVALID (machine_changed)" in text
     assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in text
+    # Both sides in one run mind no change of the machine.
+    assert "or race both stacks (python -m trtgate ab)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
