@@ -905,6 +905,22 @@ def test_a_faster_host_hides_its_own_part_of_an_end_to_end_time(
     assert ("end to end: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
 
 
+@pytest.mark.parametrize(("built", "status"), [(20.0, 0), (19.0, 7)])
+def test_a_faster_host_hides_nothing_of_a_plan_that_was_there(
+    built: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was built once, beside the old host."""
+    for name, first, took, speed in (("before", 1, 20.0, 1.0), ("after", 6, built, 0.6)):
+        of_a_gpu(name, first, "tensorrt-fp16", None, speed, 0.0)
+
+        def add(records: list[dict[str, Any]], _: int, took: float = took) -> None:
+            records[0]["series"]["build_seconds"] = [took]
+
+        edit(name, add)
+    assert main(["compare", "before", "after"]) == status
+    assert ("build seconds: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
+
+
 def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:
     """Whatever its host did meanwhile."""
     for name, first, cold, host in (("before", 1, 0.5, 1.0), ("after", 6, None, 1.7)):
