@@ -144,6 +144,8 @@ def test_fixed_work_tells_the_machine_from_the_engine(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "INVALID (machine_changed)" in text
     assert "engine +20.0%, reference +0.0%, control-matmul +20.0%, control-copy +0.0%" in text
+    # Both sides in one run mind no change of the machine.
+    assert "or race both stacks (python -m trtgate ab)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -924,6 +926,22 @@ def test_a_throughput_that_is_the_hosts_goes_by_its_host(
         sessions(name, first, engines=("tensorrt-fp16",), controls=controls, **more)
     assert main(["compare", "before", "after"]) == status
     assert ("throughput: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
+
+
+@pytest.mark.parametrize(("built", "status"), [(20.0, 0), (19.0, 7)])
+def test_a_faster_host_hides_nothing_of_a_plan_that_was_there(
+    built: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was built once, beside the old host."""
+    for name, first, took, speed in (("before", 1, 20.0, 1.0), ("after", 6, built, 0.6)):
+        of_a_gpu(name, first, "tensorrt-fp16", None, speed, 0.0)
+
+        def add(records: list[dict[str, Any]], _: int, took: float = took) -> None:
+            records[0]["series"]["build_seconds"] = [took]
+
+        edit(name, add)
+    assert main(["compare", "before", "after"]) == status
+    assert ("build seconds: INVALID (host_changed)" in capsys.readouterr().out) == (status == 7)
 
 
 def test_a_yardstick_that_is_not_measured_any_more_is_missing() -> None:

@@ -492,7 +492,7 @@ def _compare(
         doubtful = verdict.reason in BY_ITS_TIME
         of_host = metric.of_host == "always" or (metric.of_host == "handed over" and together)
         if of_host and hides > 1 and verdict.outcome in GOOD:
-            longer = {**after, metric.name: _unhidden(metric, after, hides)}
+            longer = {**after, metric.name: _unhidden(metric, before, after, hides)}
             found = _decide(metric, measured, (before, longer), limits, pairing)
             doubtful = found is not None and found.outcome not in GOOD
         if of_host and busy_host and doubtful:
@@ -524,14 +524,15 @@ def _compare(
     )
 
 
-def _unhidden(metric: Metric, numbers: Numbers, hides: float) -> Floats:
-    """What a number of the host's may be, in each process, beside a host that is as it was: `hides` times as long, but
-    for what the GPU took of it by its own clock."""
-    whole = numbers[metric.name]
+def _unhidden(metric: Metric, old: Numbers, new: Numbers, hides: float) -> Floats:
+    """What a number of the host's may be on the new side, in each process, beside a host that is as it was: `hides`
+    times as long, but for what the GPU took of it by its own clock, and for a build that the old side knows, too."""
+    whole = new[metric.name]
     if metric.higher_is_better:
         return whole / hides
-    gpu = np.minimum(numbers[metric.of_gpu], whole) if metric.of_gpu else 0.0
-    return gpu + hides * (whole - gpu)
+    gpu = np.minimum(new[metric.of_gpu], whole) if metric.of_gpu else 0.0
+    longer: Floats = gpu + hides * (whole - gpu)
+    return np.where(np.isin(whole, old[metric.name]), whole, longer) if metric.rule == "builds" else longer
 
 
 def _uncounted(side: Sequence[EngineRecord]) -> Numbers:

@@ -91,6 +91,7 @@ ADVICE = {
     Reason.MISSING: "install what is missing, or add it to acknowledged_missing in expectations.toml",
     Reason.NOT_COMPARABLE: "measure both sides alike: what differs is named above",
     Reason.BROKEN: "mend what is broken, or add it to acknowledged_missing in expectations.toml",
+    Reason.MACHINE_CHANGED: "measure both sides on the machine as it is, or race both stacks (python -m trtgate ab)",
     Reason.NO_RECORDS: "mend what kept it from being measured, then measure again",
 }
 
