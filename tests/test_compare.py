@@ -803,19 +803,22 @@ def test_times_of_builds_are_proven_or_open(old: tuple[float, ...], new: tuple[f
         ((25e6,), (60e6,), 1),
     ],
 )
+@pytest.mark.parametrize("processes", [0, 8])
 def test_one_odd_plan_of_the_old_side_excuses_no_larger_one(
-    old: tuple[float, ...], new: tuple[float, ...], status: int
+    old: tuple[float, ...], new: tuple[float, ...], status: int, processes: int
 ) -> None:
-    assert compared_builds("plan_bytes", old, new) == status
+    assert compared_builds("plan_bytes", old, new, processes) == status
 
 
-def compared_builds(series: str, old: tuple[float, ...], new: tuple[float, ...]) -> int:
-    """What `compare` ends with where five sessions a side know these builds, in turns."""
+def compared_builds(series: str, old: tuple[float, ...], new: tuple[float, ...], processes: int = 0) -> int:
+    """What `compare` ends with where five sessions a side know these builds, in turns, each of so many processes."""
     for name, first, values in (("before", 1, old), ("after", 6, new)):
         sessions(name, first)
 
         def built(records: list[dict[str, Any]], index: int, values: tuple[float, ...] = values) -> None:
             records[0]["series"][series] = [values[index % len(values)]]
+            if processes:
+                spread_over(records[0], processes, {})
 
         edit(name, built)
     return main(["compare", "before", "after"])

@@ -481,7 +481,10 @@ def _compare(
     changes = []
     for metric in METRICS if before and after else ():
         limits = expectation.limits(metric)
-        verdict = _decide(metric, measured, (before, after), limits, pairing)
+        numbers: tuple[Numbers, Numbers] = before, after
+        if metric.rule == "builds" and pairing != "interleaved":
+            numbers = _builds(metric, measured[0]), _builds(metric, measured[1])
+        verdict = _decide(metric, measured, numbers, limits, pairing)
         if verdict is None and metric.name in GUARDS and metric.name in after and "latency" in before:
             message = f"the baseline does not tell its {metric.name} calls; save a new one"
             verdict = Verdict(Outcome.INCONCLUSIVE, Reason.NOT_TOLD, message, metric=metric.name)
@@ -492,8 +495,8 @@ def _compare(
         doubtful = verdict.reason in BY_ITS_TIME
         of_host = metric.of_host == "always" or (metric.of_host == "handed over" and together)
         if of_host and hides > 1 and verdict.outcome in GOOD:
-            longer = {**after, metric.name: _unhidden(metric, before, after, hides)}
-            found = _decide(metric, measured, (before, longer), limits, pairing)
+            longer = {**numbers[1], metric.name: _unhidden(metric, *numbers, hides)}
+            found = _decide(metric, measured, (numbers[0], longer), limits, pairing)
             doubtful = found is not None and found.outcome not in GOOD
         if of_host and busy_host and doubtful:
             message = f"{busy_host}, so the host did, whose time this is: {verdict.message}"
@@ -522,6 +525,12 @@ def _compare(
         layers=changed_layers(old[-1].layer_times, new[-1].layer_times),
         baseline_differs=differs,
     )
+
+
+def _builds(metric: Metric, side: Sequence[EngineRecord]) -> Numbers:
+    """What is known of builds in each of a side's sessions, however many processes loaded the plan of one."""
+    known = [record.numbers.get(metric.name) for record in side]
+    return {metric.name: np.concatenate([np.full(1, np.nan) if each is None else np.unique(each) for each in known])}
 
 
 def _unhidden(metric: Metric, old: Numbers, new: Numbers, hides: float) -> Floats:
