@@ -33,9 +33,9 @@ from trtgate.ab.rounds import more_rounds_may_decide, verdicts
 from trtgate.ab.run import PROCESSES, run_ab
 from trtgate.ab.sides import _not_finite_alike, _Sides
 from trtgate.ab.turns import TurnMonitor, Turns
-from trtgate.compare import Change, Comparison, Report
+from trtgate.compare import Change, Comparison, Report, compare_records
 from trtgate.engines import all_specs, backend, parse_spec
-from trtgate.expectations import Expectation
+from trtgate.expectations import Expectation, read_expectations
 from trtgate.files import scratch_folder
 from trtgate.judge import (
     agreement_verdict,
@@ -1037,3 +1037,20 @@ def test_ctrl_c_leaves_no_process_behind(arguments: list[str]) -> None:
     assert error.rstrip().endswith("trtgate: interrupted")
     for pid in workers:
         wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("processes", [3, 6])
+def test_a_plan_that_several_processes_load_is_one_build(processes: int) -> None:
+    """The old builder was unlucky once of three times, which excuses no new one that always is."""
+    spec = EngineSpec.parse("tensorrt-fp16")
+    sides = _Sides.__new__(_Sides)
+    sides._bench = SimpleNamespace(name="net", weights=SimpleNamespace(source="file"), reference=spec)  # type: ignore[assignment]
+    blocks = {f"{side} {index + 1}": (np.full(10, 1e-3),) * 8 for side in ("old", "new") for index in range(processes)}
+    race, key = Race(blocks, dict.fromkeys(blocks, True)), ("net", spec.id, 1)
+    records = {}
+    for side, sizes in (("old", (25e6, 25e6, 60e6)), ("new", (60e6,) * 3)):
+        opened = [{"fresh": {}, "plan": {"bytes": sizes[index % 3]}} for index in range(processes)]
+        records[side] = {key: sides._records(race, side, spec, 1, 3, opened)}
+    report = compare_records(records["old"], records["new"], read_expectations(), "interleaved", {})
+    [verdict] = [each for each in report.engines[0].verdicts if each.metric == "plan_bytes"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE

@@ -187,7 +187,7 @@ class _Sides:
         told = {side: [self._ask(side, index, "facts", engine=spec.id) for index in range(builds)] for side in SIDES}
         facts = {side: each[0] for side, each in told.items()}
         found, alike = self._compared(outputs, size)
-        raced = {side: self._records(race, side, spec, size, opened[side], facts[side]) for side in SIDES}
+        raced = {side: self._records(race, side, spec, size, builds, opened[side]) for side in SIDES}
         # What was lost of them is decided on as between sessions.
         records = {side: self._answering(raced[side], outputs[side], size) for side in SIDES}
         key = (name, spec.id, size)
@@ -253,16 +253,16 @@ class _Sides:
         side: str,
         spec: EngineSpec,
         size: int,
+        builds: int,
         opened: Sequence[Mapping[str, Any]],
-        facts: Mapping[str, Any],
     ) -> list[EngineRecord]:
-        """One record for each process of a side; those that share a plan share what it cost."""
+        """One record for each process of a side; what a plan cost is told by the first of those that share it."""
         found = []
         for index, told in enumerate(opened):
             arm = f"{side} {index + 1}"
             record = from_race(race, self._bench.name, arm, arm, size, self._bench.weights.source)
             series = {name: values for name, values in record.series.items() if not name.startswith("reference_")}
-            plan = told["plan"]
+            plan = told["plan"] if index < builds else {}
             measured = {
                 **told["fresh"],
                 "build_seconds": plan.get("build_seconds"),
