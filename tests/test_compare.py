@@ -419,6 +419,33 @@ def test_processes_that_are_slow_among_others_are_no_pass(
     assert ("slower than all before" in capsys.readouterr().out) == (slow == 2)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "slow", "status"),
+    [
+        ((40, 1), (16, 4), 1.8, 6),  # 2 % were, and a quarter is
+        ((40, 1), (16, 2), 1.8, 0),
+        ((40, 6), (16, 4), 1.8, 0),  # as many were
+        ((40, 1), (40, 10), 1.8, 6),
+        ((40, 1), (40, 20), 1.04, 0),  # what lies within the limit
+    ],
+)
+def test_one_odd_process_of_many_excuses_no_quarter_of_the_new_ones(
+    old: tuple[int, int], new: tuple[int, int], slow: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name, (processes, odd), factor in ((1, "before", old, 2.0), (2, "after", new, slow)):
+        save(number, name)
+
+        def some_slow(records: list[dict[str, Any]], _: int, of: Any = (processes, odd, factor)) -> None:
+            spread_over(records[0], of[0], {})
+            rounds = records[0]["series"]["latency"]
+            records[0]["series"]["latency"] = [of[2] * each for each in rounds[: 3 * of[1]]] + rounds[3 * of[1] :]
+
+        edit(name, some_slow)
+    assert main(["compare", "before", "after"]) == status
+    told = f"{new[1]} of {new[0]} processes are slower by more than 10%, {old[1]} of {old[0]} before"
+    assert (told in " ".join(capsys.readouterr().out.split())) == (status == 6)
+
+
 @pytest.mark.parametrize(("slower", "status"), [(1.08, 0), (1.5, 6)])
 def test_an_absolute_floor_excuses_no_process_beyond_twice_delta(slower: float, status: int) -> None:
     text = Path(read_expectations().path).read_text().replace("absolute_floor_us = 2\n", "absolute_floor_us = 9000\n")

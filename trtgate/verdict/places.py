@@ -13,7 +13,7 @@ def odd_places(odd: Sequence[Sequence[bool]], alpha: float) -> list[int]:
     visits, places = len(odd), len(odd[0])
     counts = [sum(row[at] for row in odd) for at in range(places)]
     total = sum(counts)
-    tested = sorted((_at_least(count, visits, total, visits * places), at) for at, count in enumerate(counts))
+    tested = sorted((at_least(count, visits, total, visits * places), at) for at, count in enumerate(counts))
     found = []
     for rank, (p, at) in enumerate(tested):
         if p * (places - rank) > alpha:
@@ -22,7 +22,7 @@ def odd_places(odd: Sequence[Sequence[bool]], alpha: float) -> list[int]:
     return found
 
 
-def _at_least(hits: int, drawn: int, marked: int, of: int) -> float:
+def at_least(hits: int, drawn: int, marked: int, of: int) -> float:
     """How often so many of some that are drawn, or more, are marked: the hypergeometric distribution's tail."""
     ways = sum(math.comb(marked, k) * math.comb(of - marked, drawn - k) for k in range(hits, min(drawn, marked) + 1))
     return ways / math.comb(of, drawn)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.paired import SLOWER, Bounds, Words, decide_by_bounds, most_excused, require_times
+from trtgate.verdict.places import at_least
 from trtgate.verdict.policy import GOOD
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +37,9 @@ FAR = 3.0
 # Of the new side's sessions so many may lie beyond all of the old one's by more than delta: one is bad luck. More are a
 # mixture, which no bound of a shift sees: with 4 of 16 twice as slow, that of 16 against 8 is the others'.
 STRAYS = 1
+# Of many old sessions one lies far off by bad luck, too, and would excuse any number of new ones. Whether more of these
+# do than did is told by Fisher's exact test, at this error.
+STRAYS_ALPHA = 0.05
 # Where a wider error is allowed for a PASS that one is bad luck only among ten: of fewer it asks for the second look.
 STRAY_SHARE = 0.1
 # Above this much counting (79 against 79) the normal approximation is off by less than one rank, and rounded down.
@@ -239,10 +243,30 @@ def decide_sessions(
         highs = _shift(before, after, k)[2], _shift(less, more, k)[2]
         found = decided(Bounds(shift, low, highs[0]), Bounds(absolute, absolute_low, highs[1]))
         verdict = found if found.outcome in GOOD else verdict
-    if verdict.outcome in GOOD and beyond > STRAYS:
-        message = f"{verdict.message}; but {beyond} of {new.size} {of} are {words.worse} than all before by more"
+    strays = ""
+    if beyond > STRAYS:
+        strays = f"{beyond} of {new.size} {of} are {words.worse} than all before by more"
+    else:
+        sides = (before, less), (after, more)
+        odd, now = (_odd(*side, before, less, delta, absolute_floor, words) for side in sides)
+        if now > STRAYS and at_least(now, new.size, odd + now, old.size + new.size) < STRAYS_ALPHA:
+            strays = (
+                f"{now} of {new.size} {of} are {words.worse} by more than {2 * delta:.0%}, {odd} of {old.size} before"
+            )
+    if verdict.outcome in GOOD and strays:
+        message = f"{verdict.message}; but {strays}"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
     return replace(verdict, p=shift_test(before, after))
+
+
+def _odd(
+    logs: Floats, amounts: Floats, old: Floats, less: Floats, delta: float, absolute_floor: float, words: Words
+) -> int:
+    """How many numbers of a side are larger than the typical old one by more than twice `delta`, which no shift within
+    it makes of many, and by what counts as a change."""
+    change, amount = logs - np.median(old), amounts - np.median(less)
+    counts = (amount > absolute_floor) | (change > most_excused(delta, words))
+    return int(np.sum((change > math.log1p(2 * delta)) & counts))
 
 
 def beyond_all(
