@@ -764,6 +764,18 @@ def test_what_is_left_out_for_a_slow_machine_hides_no_slow_stack(
         fault.check(found, text)
 
 
+@pytest.mark.parametrize(("old", "status"), [(1, 6), (8, 0)])
+def test_one_old_process_that_is_left_out_excuses_no_third_of_the_new_ones(
+    old: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name, processes, odd in ((1, "before", 40, (2e-3,) * old), (2, "after", 8, (1.6e-3,) * 5)):
+        save(number, name, series={"typical": (1e-3,), "tail": (1.1e-3,)})
+        edit(name, lambda records, index, of=(processes, {"latency": odd}): spread_over(records[0], *of))
+    assert main(["compare", "before", "after"]) == status
+    told = "they are slower by more than 10%, as 1 of 41 were before"
+    assert (told in " ".join(capsys.readouterr().out.split())) == (status == 6)
+
+
 def spread_over(record: dict[str, Any], processes: int, uncounted: dict[str, tuple[float, ...]]) -> None:
     """Make a session's record one of so many processes, and of others that do not count."""
     for name in ("latency", "reference_latency"):

@@ -20,7 +20,7 @@ from trtgate.verdict.paired import SLOWER, Words, change_text
 from trtgate.verdict.processes import ALPHA as INTERLEAVED_ALPHA
 from trtgate.verdict.processes import decide_interleaved, decide_processes
 from trtgate.verdict.sessions import ALPHA as SESSION_ALPHA
-from trtgate.verdict.sessions import LOOK_ALPHA, beyond_all, decide_sessions, fewest
+from trtgate.verdict.sessions import LOOK_ALPHA, beyond_all, decide_sessions, fewest, more_are_odd
 from trtgate.verdict.shape import tail_mean, tail_means
 from trtgate.verdict.tails import decide_tails
 
@@ -487,11 +487,17 @@ def uncounted_doubts(
     before, slow = (_worse(metric, side) for side in ([counted[0], uncounted[0]], [uncounted[1]]))
     beyond = beyond_all((np.log(before), np.log(slow)), (before, slow), delta, floor, metric.words)
     processes = slow.size + counted[1][metric.name].size
-    if beyond <= max(1.0, LEFT_OUT_SHARE * processes):
-        return verdict
+    most, told = max(1.0, LEFT_OUT_SHARE * processes), "than all before by more"
+    if beyond <= most:
+        usual, left = (_worse(metric, [side[0]]) for side in (counted, uncounted))
+        typical, sizes = (float(np.median(np.log(usual))), float(np.median(usual))), (before.size, processes)
+        odd = more_are_odd((np.log(left), np.log(slow)), (left, slow), typical, sizes, delta, floor, metric.words)
+        if odd is None or odd[1] <= most:
+            return verdict
+        beyond, told = odd[1], f"by more than {2 * delta:.0%}, as {odd[0]} of {before.size} were before"
     message = (
         f"{verdict.message}; but {beyond} of {processes} processes do not count, since fixed work took another time, "
-        f"and they are {metric.words.worse} than all before by more: the machine, or the stack? Measure again"
+        f"and they are {metric.words.worse} {told}: the machine, or the stack? Measure again"
     )
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
 

@@ -246,27 +246,45 @@ def decide_sessions(
     strays = ""
     if beyond > STRAYS:
         strays = f"{beyond} of {new.size} {of} are {words.worse} than all before by more"
-    else:
-        sides = (before, less), (after, more)
-        odd, now = (_odd(*side, before, less, delta, absolute_floor, words) for side in sides)
-        if now > STRAYS and at_least(now, new.size, odd + now, old.size + new.size) < STRAYS_ALPHA:
-            strays = (
-                f"{now} of {new.size} {of} are {words.worse} by more than {2 * delta:.0%}, {odd} of {old.size} before"
-            )
+    elif odd := more_are_odd(
+        (before, after),
+        (less, more),
+        (float(np.median(before)), float(np.median(less))),
+        (old.size, new.size),
+        delta,
+        absolute_floor,
+        words,
+    ):
+        strays = (
+            f"{odd[1]} of {new.size} {of} are {words.worse} by more than {2 * delta:.0%}, {odd[0]} of {old.size} before"
+        )
     if verdict.outcome in GOOD and strays:
         message = f"{verdict.message}; but {strays}"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.PROCESS_SPREAD, message=message)
     return replace(verdict, p=shift_test(before, after))
 
 
-def _odd(
-    logs: Floats, amounts: Floats, old: Floats, less: Floats, delta: float, absolute_floor: float, words: Words
-) -> int:
-    """How many numbers of a side are larger than the typical old one by more than twice `delta`, which no shift within
-    it makes of many, and by what counts as a change."""
-    change, amount = logs - np.median(old), amounts - np.median(less)
-    counts = (amount > absolute_floor) | (change > most_excused(delta, words))
-    return int(np.sum((change > math.log1p(2 * delta)) & counts))
+def more_are_odd(
+    logs: tuple[Floats, Floats],
+    amounts: tuple[Floats, Floats],
+    typical: tuple[float, float],
+    sizes: tuple[int, int],
+    delta: float,
+    absolute_floor: float,
+    words: Words,
+) -> tuple[int, int] | None:
+    """How many old and new numbers are larger than what is `typical`, of either kind, by more than twice `delta`, which
+    no shift within it makes of many, and by what counts as a change; None where of these `sizes` of sides as many new
+    ones may be so by chance."""
+
+    def odd(side: int) -> int:
+        change, amount = logs[side] - typical[0], amounts[side] - typical[1]
+        counts = (amount > absolute_floor) | (change > most_excused(delta, words))
+        return int(np.sum((change > math.log1p(2 * delta)) & counts))
+
+    old, new = odd(0), odd(1)
+    more = new > STRAYS and at_least(new, sizes[1], old + new, sum(sizes)) < STRAYS_ALPHA
+    return (old, new) if more else None
 
 
 def beyond_all(
