@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ from trtgate.measure import worker as serving
 from trtgate.measure.race import NoMonitor, Race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, WorkerGone
 from trtgate.models.model_file import read_models
-from trtgate.processes import come_to_rest
+from trtgate.processes import Terminated, come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.report.pages import comparison_headline
@@ -869,7 +869,7 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     raced = []
 
-    def race(self: Any, spec: EngineSpec, builds: int) -> list[Any]:
+    def race(self: Any, spec: EngineSpec, builds: int, sizes: Any) -> list[Any]:
         if spec.precision == "int8":
             raise EngineUnavailable("onnxruntime cannot be built: nothing to quantise")
         raced.append(spec.id)
@@ -942,11 +942,13 @@ def test_an_old_side_that_fails_alone_is_a_mistake(monkeypatch: pytest.MonkeyPat
 
 
 def raced_with(
-    ends: list[Exception],
+    ends: Sequence[BaseException],
     monkeypatch: pytest.MonkeyPatch,
     engines: tuple[str, ...] = ("onnxruntime-int8", "onnxruntime-fp32"),
+    sizes: tuple[int, ...] = (1,),
+    cut_off: Callable[[AbReport], object] = lambda report: None,
 ) -> AbReport:
-    """An A/B run in which races of INT8 end so, one after the other, and all others pass."""
+    """An A/B run in which races of INT8 at the last batch size end so, one after the other, and all others pass."""
     left, passed = iter(ends), Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "as fast")
     side = SideFacts((), None, None, 0, {})
 
@@ -954,11 +956,12 @@ def raced_with(
         def __init__(self, *_: object) -> None:
             """Nothing is needed."""
 
-        def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
-            if spec.precision == "int8" and (error := next(left, None)):
-                raise error
-            comparison = Comparison(("efficientnet_lite0", spec.id, 1), (Change("latency", 1.0, 1.0, passed),))
-            return [AbResult(comparison, side, side, {}, ())]
+        def race(self, spec: EngineSpec, builds: int, asked: Sequence[int]) -> Iterator[AbResult]:
+            for size in asked:
+                if spec.precision == "int8" and size == sizes[-1] and (error := next(left, None)):
+                    raise error
+                comparison = Comparison(("efficientnet_lite0", spec.id, size), (Change("latency", 1.0, 1.0, passed),))
+                yield AbResult(comparison, side, side, {}, ())
 
     chosen = Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
     monkeypatch.setattr(ab_run, "_Sides", Racing)
@@ -966,8 +969,52 @@ def raced_with(
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     monkeypatch.setattr(Workbench, "samples", lambda *_: [])
     monkeypatch.setattr(Workbench, "buildable", lambda *_: Availability(True, ""))
-    settings = Settings(models=("efficientnet_lite0",))
-    return run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    settings = Settings(models=("efficientnet_lite0",), batch_sizes=sizes)
+    sides = {"old": PYTHON, "new": PYTHON}
+    return run_ab(sides, settings, [], rounds=None, rebuilds=None, progress=SILENT, cut_off=cut_off)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ([gone("new")], 0),
+        ([LostEngine("the new worker: failed in infer: out of memory")], 1),
+        ([gone("new"), gone("new")], 1),
+        ([OldSideFails("the old worker: failed in infer: out of memory")], 7),
+    ],
+)
+def test_what_fails_at_one_batch_size_takes_no_other_one_with_it(
+    ends: list[Exception], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = raced_with(ends, monkeypatch, ("onnxruntime-int8",), (1, 32))
+    sizes = {each.comparison.key[2] for each in report.results}
+    assert sizes == ({1, 32} if not status else {1})
+    assert exit_status(each.outcome for each in report.report.verdicts()) == status
+    assert [key[2] for key in report.missing] == ([32] if status == 1 else [])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Terminated(signal.SIGTERM), ValueError("a mistake of ours")])
+def test_what_cuts_a_run_off_leaves_what_was_decided(end: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[AbReport] = []
+    engines = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-int8")
+    with pytest.raises(type(end)):
+        raced_with([end], monkeypatch, engines, (1, 32), told.append)
+    [report] = told
+    assert [each.comparison.key[1:] for each in report.results] == [
+        ("onnxruntime-fp32", 1),
+        ("onnxruntime-fp32", 32),
+        ("onnxruntime-int8", 1),
+    ]
+    [why] = report.report.problems.values()
+    assert why.outcome is Outcome.INVALID
+    assert "onnxruntime-int8 batch 32, efficientnet_lite0 openvino-int8 batch 1, " in why.message
+
+
+def test_nothing_is_told_of_a_run_that_was_cut_off_before_anything_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[AbReport] = []
+    with pytest.raises(KeyboardInterrupt):
+        raced_with([KeyboardInterrupt()], monkeypatch, cut_off=told.append)
+    assert not told
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -911,6 +911,28 @@ def test_what_was_raced_is_kept_where_the_disk_is_full(
     shutil.rmtree(Path(kept).parent)
 
 
+@pytest.mark.fault(
+    done="Ctrl-C in `ab`, when it has raced some of its engines or batch sizes",
+    said="old against new: ...; next: ... trtgate: interrupted",
+    status="130",
+    kept="what was decided until then, in the files that were asked for too; what was not raced is INVALID there",
+)
+def test_what_was_raced_is_kept_where_the_rest_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    def cut_off(*_: object, **given: Any) -> None:
+        given["cut_off"](scenes.raced())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", cut_off)
+    sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
+    status = main(["ab", *sides, "--json", "ab.json", "--markdown", "ab.md", "--html", "ab.html"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out + printed.err)
+    assert json.loads(Path("ab.json").read_text())["engines"]
+    assert all(scenes.raced().results[0].comparison.key[1] in Path(f"ab.{kind}").read_text() for kind in ("md", "html"))
+
+
 def test_a_commands_own_files_are_overwritten() -> None:
     sessions("before", 1)
     sessions("after", 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from trtgate.ab.results import AbReport
 from trtgate.ab.results import report_to_json as ab_to_json
 from trtgate.ab.run import PROCESSES, REBUILDS, run_ab
 from trtgate.commands.common import (
@@ -49,6 +50,12 @@ def _run(options: argparse.Namespace) -> int:
     require_raced(options)
     settings = settings_of(options)
     sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
+
+    def tell(report: AbReport) -> int:
+        status = exit_status(verdict.outcome for verdict in report.report.verdicts())
+        named = comparison_verdicts(report.report)
+        return show(options, ab_page(report, photos(options, report.given)), status, ab_to_json(report), named)
+
     report = run_ab(
         sides,
         settings,
@@ -57,7 +64,6 @@ def _run(options: argparse.Namespace) -> int:
         rebuilds=options.rebuilds,
         processes=options.processes,
         progress=console_progress(),
+        cut_off=tell,
     )
-    status = exit_status(verdict.outcome for verdict in report.report.verdicts())
-    named = comparison_verdicts(report.report)
-    return show(options, ab_page(report, photos(options, report.given)), status, ab_to_json(report), named)
+    return tell(report)
