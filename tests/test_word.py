@@ -312,6 +312,28 @@ def test_other_settings_cannot_be_compared(
         assert f"{next(iter(changes))} differs" in text
 
 
+@pytest.mark.parametrize(("lacks", "said"), [(None, "cpu, machine, "), ("threads", "threads:")])
+@pytest.mark.fault(
+    done="two sessions of which neither tells what it was measured on, or with how many threads",
+    said="INVALID (not_comparable) ... neither side tells its ...: whether they can be compared is not known",
+    status="7",
+    kept="the table",
+)
+def test_what_neither_side_tells_is_not_taken_for_the_same(
+    lacks: str | None, said: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    for path in Path(".benchmarks").glob("**/*.json"):
+        document = json.loads(path.read_text())
+        told = document["machine_info"]["trtgate"]
+        document["machine_info"]["trtgate"] = {name: told[name] for name in told if lacks not in {None, name}}
+        path.write_text(json.dumps(document))
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert f"neither side tells its {said}" in text
+
+
 def test_settings_that_the_first_schema_did_not_keep_are_not_known() -> None:
     sessions("before", 1, changes={"threads": None, "cpu_features": None}, summary={"schema": 1})
     sessions("after", 6)
