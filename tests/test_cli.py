@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,20 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     assert found == status
     fault.check(found, capsys.readouterr().err)
     assert expectations.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("--model", ("resnet50", "vgg16")), ("--engine", ("onnxruntime-int8", "openvino-int8")), ("--batch-size", "18")],
+)
+def test_a_selftest_is_of_one_engine(
+    option: str, values: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says nothing of a second one, which nothing but this would say."""
+    given = [f"{option}={value}" for value in values]
+    assert main(["selftest", "--device=cpu", f"--plan-cache={tmp_path}", *given]) == 2
+    told = f"{option}: a selftest is on one engine of one model, and not on {values[0]} and {values[1]}; give one"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("rough_tails")

@@ -354,8 +354,15 @@ def _run(options: argparse.Namespace) -> int:
     if not options.engine:
         options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = settings_of(options)
-    # The last one: the reference is always among the engines, and comes first.
-    spec = parse_spec(options.engine[-1])
+    for option, given in (
+        ("--model", settings.models),
+        ("--engine", dict.fromkeys(options.engine)),
+        ("--batch-size", dict.fromkeys(options.batch_size)),
+    ):
+        if len(given) > 1:
+            names = " and ".join(map(str, list(given)[:2]))
+            raise UserError(f"{option}: a selftest is on one engine of one model, and not on {names}; give one")
+    spec = parse_spec(options.engine[0])
     availability = available(spec, settings.device)
     if not availability.ok:
         raise UserError(f"--engine {spec.id}: {availability}")
