@@ -739,7 +739,7 @@ def test_answers_of_another_size(
     arguments: list[str], few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
     script = python_with(tmp_path, "sitecustomize", SHORT)
-    more = ["--new", str(script), "--rounds", "2", "--processes", "1", "--images", str(few_photos)]
+    more = ["--new", str(script), "--rounds", "2", "--processes", "3", "--images", str(few_photos)]
     fault.check(main([*arguments, *more]), capsys.readouterr().out)
 
 
@@ -812,8 +812,16 @@ def test_a_process_that_is_killed_once(
     arguments: list[str], few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
     script = python_with(tmp_path, "sitecustomize", KILLED.format(before=str(tmp_path / "killed")))
-    more = ["--new", str(script), "--rounds", "2", "--processes", "1", "--images", str(few_photos)]
+    more = ["--new", str(script), "--rounds", "2", "--processes", "3", "--images", str(few_photos)]
     fault.check(main([*arguments, *more]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_too_few_processes_for_a_bound_are_not_begun(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes of one stack may differ by more than delta."""
+    with pytest.raises(SystemExit):
+        main(["ab", "--old=old", "--new=new", "--processes", count])
+    assert f"argument --processes: {count} a side give no bound; give 3 at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
@@ -947,20 +955,21 @@ def raced_with(
     engines: tuple[str, ...] = ("onnxruntime-int8", "onnxruntime-fp32"),
     sizes: tuple[int, ...] = (1,),
     cut_off: Callable[[AbReport], object] = lambda report: None,
+    models: tuple[str, ...] = ("efficientnet_lite0",),
 ) -> AbReport:
     """An A/B run in which races of INT8 at the last batch size end so, one after the other, and all others pass."""
     left, passed = iter(ends), Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "as fast")
     side = SideFacts((), None, None, 0, {})
 
     class Racing:
-        def __init__(self, *_: object) -> None:
-            """Nothing is needed."""
+        def __init__(self, bench: Workbench, *_: object) -> None:
+            self.model = bench.name
 
         def race(self, spec: EngineSpec, builds: int, asked: Sequence[int]) -> Iterator[AbResult]:
             for size in asked:
                 if spec.precision == "int8" and size == sizes[-1] and (error := next(left, None)):
                     raise error
-                comparison = Comparison(("efficientnet_lite0", spec.id, size), (Change("latency", 1.0, 1.0, passed),))
+                comparison = Comparison((self.model, spec.id, size), (Change("latency", 1.0, 1.0, passed),))
                 yield AbResult(comparison, side, side, {}, ())
 
     chosen = Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
@@ -969,7 +978,7 @@ def raced_with(
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     monkeypatch.setattr(Workbench, "samples", lambda *_: [])
     monkeypatch.setattr(Workbench, "buildable", lambda *_: Availability(True, ""))
-    settings = Settings(models=("efficientnet_lite0",), batch_sizes=sizes)
+    settings = Settings(models=models, batch_sizes=sizes)
     sides = {"old": PYTHON, "new": PYTHON}
     return run_ab(sides, settings, [], rounds=None, rebuilds=None, progress=SILENT, cut_off=cut_off)
 
@@ -1008,6 +1017,16 @@ def test_what_cuts_a_run_off_leaves_what_was_decided(end: BaseException, monkeyp
     [why] = report.report.problems.values()
     assert why.outcome is Outcome.INVALID
     assert "onnxruntime-int8 batch 32, efficientnet_lite0 openvino-int8 batch 1, " in why.message
+
+
+def test_a_model_of_which_no_engine_is_raced_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one's are."""
+    refused = [EngineUnavailable("heads has 3.0 GB of weights, and graphs of more than 2 GB are not supported")] * 2
+    report = raced_with(refused, monkeypatch, ("onnxruntime-int8",), models=("heads", "efficientnet_lite0", "resnet50"))
+    assert [each.comparison.key[0] for each in report.results] == ["resnet50"]
+    assert exit_status(each.outcome for each in report.report.verdicts()) == 7
+    assert set(report.report.problems) == {"heads", "efficientnet_lite0"}
+    assert "not one of its engines was raced: heads has 3.0 GB" in report.report.problems["heads"].message
 
 
 def test_nothing_is_told_of_a_run_that_was_cut_off_before_anything_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,12 @@ class _Found:
             for (name, text), why in refused.items()
             if text in self.asked and not settings.expectations.acknowledges(name, text)
         }
+        for name in settings.models:
+            expected = [each.id for each in self.chosen.both if not settings.expectations.acknowledges(name, each.id)]
+            whys = [refused.get((name, text)) for text in expected]
+            if whys and all(whys):  # another model's engines say nothing of this one
+                message = f"not one of its engines was raced: {whys[0]}"
+                problems[name] = Verdict(Outcome.INVALID, Reason.NO_RECORDS, message)
         for (name, text), failure in self.failed.items():
             why = str(failure).partition("\n")[0]  # what else a worker said was told when it happened
             if settings.expectations.acknowledges(name, text):

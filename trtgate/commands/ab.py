@@ -15,6 +15,7 @@ from trtgate.commands.common import (
     require_own_outputs,
     require_raced,
     settings_of,
+    several,
     show,
 )
 from trtgate.measure.containers import choose_side
@@ -40,7 +41,7 @@ def add(commands: Any) -> None:
         help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
     )
     text = f"a side; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
-    parser.add_argument("--processes", type=positive, metavar="N", help=text)
+    parser.add_argument("--processes", type=several, metavar="N", help=text)
     add_outputs(parser)
     parser.set_defaults(run=_run)
 

@@ -20,6 +20,8 @@ from trtgate.report.photos import Photos
 from trtgate.settings import Settings
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
+from trtgate.verdict.processes import ALPHA
+from trtgate.verdict.sessions import fewest
 
 if TYPE_CHECKING:
     from trtgate.samples import Samples
@@ -29,6 +31,8 @@ MISTAKE = 2
 STORAGE = Path(".benchmarks")
 # A side of a race: a few megabytes of memory each at the least, and the intervals get hardly narrower.
 MOST_PROCESSES = 100
+# Of those that give a bound.
+FEWEST = fewest(ALPHA)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -52,6 +56,14 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
+
+
+def several(text: str) -> int:
+    """Of processes a side: two of one version may differ by more than delta, which would then be the version's."""
+    count = positive(text)
+    if count < FEWEST:
+        raise argparse.ArgumentTypeError(f"{text} a side give no bound; give {FEWEST} at least")
+    return count
 
 
 def require_own_outputs(options: argparse.Namespace) -> None:
