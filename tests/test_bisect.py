@@ -40,6 +40,7 @@ from trtgate.search.laboratory import Effort, Installed, effort, read_report
 from trtgate.search.question import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
 from trtgate.search.releases import Release, find_releases
 from trtgate.settings import Settings
+from trtgate.stack import stack
 from trtgate.verdict.bisection import Kind, Relation, State
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.workbench import Workbench
@@ -533,7 +534,9 @@ def test_a_version_that_fails_is_tried_once_more(
     assert Installed(QUESTION, made(kept, index), Settings(), SILENT).prepare("1.0").state is state
 
 
-def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
+def test_a_search_between_other_versions_is_another_one(
+    kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
     paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
     assert paths[0] == paths[2] != paths[1]
@@ -542,6 +545,10 @@ def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) 
     more = [journal_of(QUESTION, ends[0], made(kept, index), Settings(), processes) for processes in (None, 6, 12)]
     assert more[0].path == more[1].path == paths[0]
     assert more[2].path not in paths, "a race depends on how many processes it has"
+    for name in ("driver", "torch", "cpu_quota"):
+        monkeypatch.setattr("trtgate.search.journal.stack", lambda *_, name=name: {**stack(), name: "another"})
+        upgraded = journal_of(QUESTION, ends[0], made(kept, index), Settings())
+        assert upgraded.path not in paths, "what was raced before an upgrade of what all versions run on"
 
 
 def test_images_by_their_digests_are_kept(tmp_path: Path) -> None:
