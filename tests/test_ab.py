@@ -374,7 +374,11 @@ class Describing:
 
     def ask(self, do: str, **arguments: Any) -> Any:
         found = {
-            text: {"ok": text not in self._engines, "reason": self._engines.get(text, "")}
+            text: {
+                "ok": text not in self._engines,
+                "reason": self._engines.get(text, ""),
+                "broken": "broken" in self._engines.get(text, ""),
+            }
             for text in arguments["engines"]
         }
         return {"stack": {"node": "x", "onnxruntime": "1.0"}, "engines": found}
@@ -394,6 +398,32 @@ def test_engines_that_a_side_lacks() -> None:
     none: Any = {"old": [Describing(**{"onnxruntime-fp32": "no", "openvino-int8": "no"})], "new": both["new"]}
     with pytest.raises(UserError, match="no engine is available on the old side"):
         choose_engines(none, settings, [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "acknowledged", "status"),
+    [
+        ("openvino is broken: libtbb", "openvino is broken: libtbb", [], 7),
+        ("openvino is broken: libtbb", "openvino is not installed", [], 7),
+        ("openvino is not installed", "openvino is broken: libtbb", [], 7),
+        ("openvino is broken: libtbb", "", [], 7),
+        ("openvino is broken: libtbb", "openvino is broken: libtbb", ["* openvino-int8"], 0),
+        ("openvino is not installed", "openvino is not installed", [], 0),
+    ],
+)
+def test_a_runtime_that_is_broken_on_the_old_side_is_no_pass(
+    old: str, new: str, acknowledged: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other engines' PASS says nothing of it."""
+    settings = Settings(engines=tuple(map(parse_spec, ("onnxruntime-fp32", "openvino-int8"))))
+    lacking = {side: {"openvino-int8": why} if why else {} for side, why in (("old", old), ("new", new))}
+    both: Any = {side: [Describing(**lacking[side])] for side in ("old", "new")}
+    chosen = choose_engines(both, settings, [])
+    report = raced_with([], monkeypatch, chosen=chosen, acknowledged=acknowledged)
+    assert [each.comparison.key[1] for each in report.results] == ["onnxruntime-fp32"]
+    told = report.report.verdicts()
+    assert exit_status(each.outcome for each in told) == status
+    assert not status or "openvino is broken: libtbb" in str(told[-1])
 
 
 def test_what_is_built_anew_is_what_times_kernels() -> None:
@@ -956,6 +986,8 @@ def raced_with(
     sizes: tuple[int, ...] = (1,),
     cut_off: Callable[[AbReport], object] = lambda report: None,
     models: tuple[str, ...] = ("efficientnet_lite0",),
+    chosen: Chosen | None = None,
+    acknowledged: Sequence[str] = (),
 ) -> AbReport:
     """An A/B run in which races of INT8 at the last batch size end so, one after the other, and all others pass."""
     left, passed = iter(ends), Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "as fast")
@@ -972,13 +1004,15 @@ def raced_with(
                 comparison = Comparison((self.model, spec.id, size), (Change("latency", 1.0, 1.0, passed),))
                 yield AbResult(comparison, side, side, {}, ())
 
-    chosen = Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
+    chosen = chosen or Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
     monkeypatch.setattr(ab_run, "_Sides", Racing)
     monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     monkeypatch.setattr(Workbench, "samples", lambda *_: [])
     monkeypatch.setattr(Workbench, "buildable", lambda *_: Availability(True, ""))
     settings = Settings(models=models, batch_sizes=sizes)
+    table = {**settings.expectations.table, "acknowledged_missing": list(acknowledged)}
+    settings = replace(settings, expectations=replace(settings.expectations, table=table))
     sides = {"old": PYTHON, "new": PYTHON}
     return run_ab(sides, settings, [], rounds=None, rebuilds=None, progress=SILENT, cut_off=cut_off)
 

@@ -162,6 +162,13 @@ class _Found:
             for (name, text), why in refused.items()
             if text in self.asked and not settings.expectations.acknowledges(name, text)
         }
+        # Nothing passes that leaves a broken runtime out unasked.
+        problems |= {
+            f"{name} {text}": broken(why)
+            for name in settings.models
+            for text, why in self.chosen.broken.items()
+            if not settings.expectations.acknowledges(name, text)
+        }
         for name in settings.models:
             expected = [each.id for each in self.chosen.both if not settings.expectations.acknowledges(name, each.id)]
             whys = [refused.get((name, text)) for text in expected]

@@ -69,13 +69,14 @@ class Worker:
         return self._batch
 
     def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
-        """The stack, of each engine whether it is available here and where its runtime's modules are, and this Python's
-        environment."""
+        """The stack, of each engine whether it is available here or its runtime is broken, and where that one's modules
+        are, and this Python's environment."""
         found = {}
         for spec in map(EngineSpec.parse, engines):
             availability = available(spec, device)
             places = {module: place_of(module) for module in runtimes_of([spec], device)}
-            found[spec.id] = {"ok": availability.ok, "reason": str(availability), "places": places}
+            told = {"ok": availability.ok, "broken": availability.broken, "reason": str(availability)}
+            found[spec.id] = {**told, "places": places}
         # Pythons of two versions may share a prefix, as a system's do.
         environment = f"{sys.prefix} {sys.version_info.major}.{sys.version_info.minor}"
         return {"stack": stack(device=device), "engines": found, "environment": environment}
