@@ -25,6 +25,7 @@ from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
 from trtgate.commands import bisect
 from trtgate.compare import compare_records
+from trtgate.engines import parse_spec
 from trtgate.files import locked
 from trtgate.kinds import UserError
 from trtgate.layers import LayerChange
@@ -532,6 +533,24 @@ def test_a_version_that_fails_is_tried_once_more(
 ) -> None:
     monkeypatch.setattr("trtgate.search.laboratory.Worker", Dies(times))
     assert Installed(QUESTION, made(kept, index), Settings(), SILENT).prepare("1.0").state is state
+
+
+def test_nothing_is_raced_but_the_engine_that_was_asked_about(
+    kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference of an ONNX file is ONNX Runtime, which images may have, or one of them."""
+    raced: list[Settings] = []
+
+    def run_ab(sides: object, settings: Settings, asked: list[str], **_: object) -> None:
+        raced.append(settings)
+        raise WorkerError("enough")
+
+    monkeypatch.setattr("trtgate.search.laboratory.run_ab", run_ab)
+    monkeypatch.setattr(Environments, "get", lambda *_: PYTHON)
+    question, reference = replace(QUESTION, engine="openvino-int8"), parse_spec("onnxruntime-fp32")
+    settings = Settings(engines=(reference, parse_spec("openvino-int8")))
+    Installed(question, made(kept, index), settings, SILENT).race("1.0", "1.1", again=False)
+    assert [each.engines for each in raced] == [(parse_spec("openvino-int8"),)]
 
 
 def test_a_search_between_other_versions_is_another_one(
