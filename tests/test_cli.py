@@ -179,6 +179,46 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     assert expectations.read_text() == before
 
 
+class Interrupted(Toy):
+    """One that the user has seen enough of after some of its blocks."""
+
+    left = 500
+
+    def slowed_block(self, batch: object, waits: list[float]) -> Block:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return super().slowed_block(batch, waits)
+
+
+@pytest.mark.usefixtures("rough_tails")
+@pytest.mark.fault(
+    done="Ctrl-C in `selftest`, when it has run some of its races",
+    said="INVALID (no_records): it was cut off after ... of ... races ... trtgate: interrupted",
+    status="130",
+    kept="what those races came to, in the file of --json too; expectations.toml as it was",
+)
+def test_races_that_were_run_are_kept_where_the_rest_is_not_waited_for(
+    tmp_path: Path,
+    lite0: Workbench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+) -> None:
+    (expectations := tmp_path / "expectations.toml").write_text("[default]\ndelta = 0.05\n")
+    monkeypatch.setattr(Workbench, "engine", lambda self, spec: Interrupted())
+    monkeypatch.setattr("trtgate.commands.selftest.monitor_for", lambda device: NoMonitor)
+    common = ["--plan-cache", str(lite0.settings.plan_cache), "--expectations", str(expectations)]
+    status = main(["selftest", *common, "--races", "99", "--write", "--json", str(tmp_path / "out.json")])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out + printed.err)
+    assert "the smallest delta this machine can gate at" in printed.out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert sum(map(len, found["trials"].values())) > 2
+    assert found["decision"]["verdict"] == "INVALID"
+    assert expectations.read_text() == "[default]\ndelta = 0.05\n"
+
+
 @pytest.mark.parametrize(
     ("option", "values"),
     [("--model", ("resnet50", "vgg16")), ("--engine", ("onnxruntime-int8", "openvino-int8")), ("--batch-size", "18")],
