@@ -964,6 +964,25 @@ def test_a_disk_that_the_old_side_filled_is_not_the_new_ones_loss() -> None:
         raise RequestFailed("the new worker: failed in infer: OSError: [Errno 28] No space left on device")
 
 
+@pytest.mark.parametrize(("fails", "lost"), [("new", LostEngine), ("old", OldSideFails)])
+def test_an_engine_that_cannot_be_made_ready_for_its_race_is_lost_by_its_side(fails: str, lost: type) -> None:
+    """Where a graph is captured, or memory for a batch taken."""
+
+    def worker(side: str) -> Any:
+        def ask(do: str, **_: Any) -> None:
+            if side == fails:
+                raise RequestFailed(f"the {side} worker: failed in {do}: capture is not permitted")
+
+        return SimpleNamespace(ask=ask, pid=os.getpid())
+
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = SimpleNamespace(name="net", settings=Settings())
+    sides._workers = {side: [worker(side)] for side in ("old", "new")}
+    sides._progress, sides._samples = SILENT, Path("samples")
+    with pytest.raises(lost, match="failed in bind"):
+        sides._run_race(parse_spec("onnxruntime-int8"), 1, Expectation())
+
+
 @pytest.mark.parametrize(
     ("reason", "said"),
     [(Reason.TOO_FEW_ROUNDS, "race more rounds"), (Reason.INTERVAL_TOO_WIDE, "race more processes")],

@@ -278,7 +278,8 @@ class _Sides:
 
         def arm(side: str, index: int) -> Arm:
             worker = self._workers[side][index]
-            self._ask(side, index, "bind", samples=str(self._samples), size=size)
+            with self._losing(side):
+                self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
             def led(lead_in: int, n: int) -> Block:
                 with turns.of(worker.pid), self._losing(side):

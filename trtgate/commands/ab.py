@@ -9,6 +9,7 @@ from trtgate.ab.results import AbReport
 from trtgate.ab.results import report_to_json as ab_to_json
 from trtgate.ab.run import PROCESSES, REBUILDS, run_ab
 from trtgate.commands.common import (
+    FEWEST,
     add_outputs,
     photos,
     positive,
@@ -40,7 +41,7 @@ def add(commands: Any) -> None:
         metavar="K",
         help=f"builds a side; default {REBUILDS} where kernels are chosen by timing them",
     )
-    text = f"a side; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
+    text = f"a side, {FEWEST} or more; default {PROCESSES['cpu']}, on a GPU {PROCESSES['cuda']}"
     parser.add_argument("--processes", type=several, metavar="N", help=text)
     add_outputs(parser)
     parser.set_defaults(run=_run)
