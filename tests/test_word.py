@@ -955,6 +955,33 @@ def test_what_was_raced_is_kept_where_the_rest_is_not_waited_for(
     assert all(scenes.raced().results[0].comparison.key[1] in Path(f"ab.{kind}").read_text() for kind in ("md", "html"))
 
 
+@pytest.mark.parametrize("broken", ["cv2", "torch"])
+@pytest.mark.fault(
+    done="`compare --html` where OpenCV or PyTorch, with which photos are shown there, cannot be imported",
+    said="1 REGRESSED",
+    status="1",
+    kept="the verdict, and the page without photos",
+)
+def test_what_pictures_need_is_not_what_a_verdict_needs(
+    broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    def crops() -> None:
+        raise ImportError("libcudnn.so.9: cannot open")
+
+    sessions("before", 1)
+    sessions("after", 6, engine=2e-3)
+    if broken == "cv2":
+        monkeypatch.setattr("trtgate.thumbnails._crops", crops)
+    else:
+        monkeypatch.setitem(sys.modules, "trtgate.thumbnails", None)
+    status = main(["compare", "before", "after", "--html", "out.html", "--json", "out.json"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out)
+    assert ("--html shows no photos" in printed.err) == (broken == "torch")
+    assert "REGRESSED" in Path("out.html").read_text()
+    assert Path("out.json").is_file()
+
+
 def test_a_commands_own_files_are_overwritten() -> None:
     sessions("before", 1)
     sessions("after", 6)

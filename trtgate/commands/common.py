@@ -17,6 +17,7 @@ from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.photos import Photos
+from trtgate.runtimes import broken_runtime
 from trtgate.settings import Settings
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
@@ -136,11 +137,15 @@ def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
 
 
 def photos(options: argparse.Namespace, own: Sequence[Samples] = ()) -> Mapping[str, Photos]:
-    """Photos for the report that shows some: the shipped ones, and a run's `own`."""
+    """Photos for the report that shows some: the shipped ones, and a run's `own`; none, which is told, where what they
+    are read with is broken."""
     if not options.html:
         return {}
-    from trtgate.thumbnails import own_photos, shipped_photos
-
+    try:
+        from trtgate.thumbnails import own_photos, shipped_photos
+    except Exception as error:  # a runtime's own: what was decided is told without pictures
+        print(f"trtgate: --html shows no photos ({broken_runtime(error) or error})", file=sys.stderr)
+        return {}
     found = dict(shipped_photos())
     for each in own:
         found |= own_photos(each)
