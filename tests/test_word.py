@@ -937,16 +937,18 @@ def test_what_was_raced_is_kept_where_the_disk_is_full(
     done="Ctrl-C in `ab`, when it has raced some of its engines or batch sizes",
     said="old against new: ...; next: ... trtgate: interrupted",
     status="130",
-    kept="what was decided until then, in the files that were asked for too; what was not raced is INVALID there",
+    kept="what was decided until then, in the files that were asked for too (of a killed one in that of --json); what "
+    "was not raced is INVALID there",
 )
 def test_what_was_raced_is_kept_where_the_rest_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
-    def cut_off(*_: object, **given: Any) -> None:
-        given["cut_off"](scenes.raced())
+    def interrupted(*_: object, **given: Any) -> None:
+        given["keep"](scenes.raced())
+        assert json.loads(Path("ab.json").read_text())["engines"], "it may be killed, too"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trtgate.commands.ab.run_ab", cut_off)
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", interrupted)
     sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
     status = main(["ab", *sides, "--json", "ab.json", "--markdown", "ab.md", "--html", "ab.html"])
     printed = capsys.readouterr()

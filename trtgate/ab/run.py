@@ -52,14 +52,14 @@ def run_ab(
     rebuilds: int | None,
     progress: Progress,
     processes: int | None = None,
-    cut_off: Callable[[AbReport], object] = lambda report: None,
+    keep: Callable[[AbReport], object] = lambda report: None,
 ) -> AbReport:
     """Race every chosen engine of every model at every batch size; `sides` are pythons of environments, or images.
 
     Each engine gets fresh workers, so that none inherits memory or threads from the one before. `rounds`, `rebuilds`
     and `processes` replace the defaults: the schedule's rounds, REBUILDS builds a side where the builder tunes and 1
-    otherwise, and PROCESSES. Raises what engines failed of where nothing else is there to tell. What ends the run
-    early, as Ctrl-C does, is raised once `cut_off` has been given what was decided until then, if anything was.
+    otherwise, and PROCESSES. Raises what engines failed of where nothing else is there to tell. Whenever something was
+    decided `keep` is given all that was until then, as a run that was cut off there.
     """
     places = {side: as_place(place) for side, place in sides.items()}
     with workers(places) as both:
@@ -70,24 +70,20 @@ def run_ab(
         for text, why in chosen.lost.items()
         for size in settings.sizes_of(name)
     }
-    found = _Found(places, settings, asked, chosen, missing, dict(chosen.left_out))
-    try:
-        with scratch_folder() as folder:
-            given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
-            shared = [folder, settings.plan_cache, *(path.parent for path in given)]
-            for name in settings.models:
-                found.left_out |= settings.dropped(name)
-                with Workbench(name, settings, progress) as bench:
-                    for spec in chosen.both:
-                        builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
-                        count = max(processes or PROCESSES[settings.device], builds)
-                        schedule = schedule_for(settings.device, count, rounds)
-                        start = functools.partial(workers, places, count, shared)
-                        found.race(bench, spec, builds, start, folder, schedule)
-    except BaseException:
-        if found.results or found.missing:
-            cut_off(found.report(found.not_reached()))
-        raise
+    found = _Found(places, settings, asked, chosen, keep, missing, dict(chosen.left_out))
+    found.tell()
+    with scratch_folder() as folder:
+        given = [*settings.weights.values(), *(model.weights for model in settings.files.values() if model.weights)]
+        shared = [folder, settings.plan_cache, *(path.parent for path in given)]
+        for name in settings.models:
+            found.left_out |= settings.dropped(name)
+            with Workbench(name, settings, progress) as bench:
+                for spec in chosen.both:
+                    builds = rebuilds or (REBUILDS if backend(spec.backend).tunes(spec) else 1)
+                    count = max(processes or PROCESSES[settings.device], builds)
+                    schedule = schedule_for(settings.device, count, rounds)
+                    start = functools.partial(workers, places, count, shared)
+                    found.race(bench, spec, builds, start, folder, schedule)
     if found.failed and not found.results and not found.missing:
         raise next(iter(found.failed.values()))
     return found.report()
@@ -102,6 +98,7 @@ class _Found:
     settings: Settings
     asked: Sequence[str]
     chosen: Chosen
+    keep: Callable[[AbReport], object]
     missing: dict[Key, Verdict]
     left_out: dict[str, str]
     results: list[AbResult] = field(default_factory=list)
@@ -125,7 +122,7 @@ class _Found:
             return
         try:
             self.samples[name] = bench.samples("evaluation")
-            _race(bench, spec, builds, start, folder, schedule, self.results.append)
+            _race(bench, spec, builds, start, folder, schedule, self._add)
         # Of the old side, of what is asked beside the race, or of a disk that is full.
         except (WorkerError, EngineBroken, OSError) as error:
             bench.progress.say(str(error))
@@ -137,6 +134,16 @@ class _Found:
             why = missing_verdict(name, spec.id, str(error), self.settings.expectations)
             keys = [(name, spec.id, size) for size in bench.batch_sizes]
             self.missing |= {key: why for key in keys if key not in self._decided()}
+        self.tell()
+
+    def _add(self, result: AbResult) -> None:
+        self.results.append(result)
+        self.tell()
+
+    def tell(self) -> None:
+        """Have what was decided so far kept, if anything was."""
+        if self.results or self.missing:
+            self.keep(self.report(self.not_reached()))
 
     def _decided(self) -> set[Key]:
         return {each.comparison.key for each in self.results}
@@ -196,7 +203,7 @@ class _Found:
             {side: {**self.chosen.stacks[side], **self.places[side].facts} for side in SIDES},
             left_out,
             tuple(replace(each, comparison=found) for each, found in zip(self.results, corrected, strict=True)),
-            self.missing,
+            dict(self.missing),
             tuple(added),
             tuple(self.samples.values()),
             problems,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 from typing import Any
 
 from trtgate.ab.results import AbReport
@@ -19,6 +21,7 @@ from trtgate.commands.common import (
     several,
     show,
 )
+from trtgate.files import write_whole
 from trtgate.measure.containers import choose_side
 from trtgate.measure.remote import SIDES
 from trtgate.options import add_options
@@ -58,14 +61,27 @@ def _run(options: argparse.Namespace) -> int:
         named = comparison_verdicts(report.report)
         return show(options, ab_page(report, photos(options, report.given)), status, ab_to_json(report), named)
 
-    report = run_ab(
-        sides,
-        settings,
-        options.engine,
-        rounds=options.rounds,
-        rebuilds=options.rebuilds,
-        processes=options.processes,
-        progress=console_progress(),
-        cut_off=tell,
-    )
+    so_far: list[AbReport] = []
+
+    def keep(report: AbReport) -> None:
+        so_far[:] = [report]
+        if options.json:  # for when this process is killed; what cannot be written is told in the end
+            with contextlib.suppress(OSError):
+                write_whole(options.json, json.dumps(ab_to_json(report), indent=1).encode())
+
+    try:
+        report = run_ab(
+            sides,
+            settings,
+            options.engine,
+            rounds=options.rounds,
+            rebuilds=options.rebuilds,
+            processes=options.processes,
+            progress=console_progress(),
+            keep=keep,
+        )
+    except BaseException:  # Ctrl-C, or whatever else ends it early
+        for report in so_far:
+            tell(report)
+        raise
     return tell(report)
