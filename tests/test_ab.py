@@ -426,6 +426,27 @@ def test_a_runtime_that_is_broken_on_the_old_side_is_no_pass(
     assert not status or "openvino is broken: libtbb" in str(told[-1])
 
 
+@pytest.mark.parametrize(
+    ("reason", "torch", "broken"),
+    [
+        ("inductor cannot be imported: ModuleNotFoundError: No module named 'torch'", False, False),
+        ("inductor cannot be imported: ImportError: libcudart.so.12: cannot open", False, True),
+        ("openvino cannot be imported: OSError: libtbb.so.12: cannot open", False, True),
+        ("pytorch cannot be imported: ModuleNotFoundError: No module named 'torch'", True, True),
+    ],
+)
+def test_an_environment_without_pytorch_is_not_broken(
+    reason: str, torch: bool, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sides' own need not have it, and the engines that do are left out."""
+    found = Availability(False, reason, broken=True)
+    monkeypatch.setattr(serving, "available", lambda spec, device: found)
+    monkeypatch.setattr(serving, "place_of", lambda module: "/somewhere" if torch else None)
+    frames: Any = None
+    told = serving.Worker(frames).describe("cpu", ["inductor-fp32"])["engines"]["inductor-fp32"]
+    assert (told["ok"], told["broken"]) == (False, broken)
+
+
 def test_what_is_built_anew_is_what_times_kernels() -> None:
     tuned = {spec.id for spec in all_specs() if backend(spec.backend).tunes(spec)}
     assert tuned == {each.id for each in all_specs() if each.backend == "tensorrt"} | {

@@ -28,7 +28,7 @@ from trtgate.build.plan import cached_calibration, cached_plan
 from trtgate.engines import available, backend, runtimes_of
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.probe import give_home
-from trtgate.kinds import Device, EngineRefused, EngineSpec
+from trtgate.kinds import Availability, Device, EngineRefused, EngineSpec
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
 from trtgate.processes import come_to_rest, die_with_parent
@@ -50,6 +50,11 @@ def place_of(module: str) -> str | None:
         return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     return os.path.realpath(places[0]) if places else None
+
+
+def is_broken(found: Availability) -> bool:
+    """Whether an engine's runtime is here and no use. PyTorch, with which some are imported, need not be here."""
+    return found.broken and (place_of("torch") is not None or "'torch'" not in found.reason)
 
 
 class Worker:
@@ -75,7 +80,7 @@ class Worker:
         for spec in map(EngineSpec.parse, engines):
             availability = available(spec, device)
             places = {module: place_of(module) for module in runtimes_of([spec], device)}
-            told = {"ok": availability.ok, "broken": availability.broken, "reason": str(availability)}
+            told = {"ok": availability.ok, "broken": is_broken(availability), "reason": str(availability)}
             found[spec.id] = {**told, "places": places}
         # Pythons of two versions may share a prefix, as a system's do.
         environment = f"{sys.prefix} {sys.version_info.major}.{sys.version_info.minor}"
