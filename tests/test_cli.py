@@ -375,9 +375,13 @@ def test_options_in_the_environment_that_cannot_be_read(
     assert "trtgate: PYTEST_ADDOPTS cannot be read (No closing quotation)" in capsys.readouterr().err
 
 
-def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: 1)
-    assert main(["sessions", "3", "--save", "before"]) == 1
+@pytest.mark.parametrize(("ended", "status", "said"), [(1, 1, "with status 1;"), (-9, 137, "with SIGKILL;")])
+def test_sessions_stop_at_the_first_that_failed(
+    ended: int, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: ended)
+    assert main(["sessions", "3", "--save", "before"]) == status
+    assert f"session 1 ended {said} no more are run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
