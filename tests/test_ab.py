@@ -1111,6 +1111,31 @@ def test_nothing_is_told_of_a_run_that_was_cut_off_before_anything_was_decided(m
     assert not told
 
 
+@pytest.mark.parametrize(
+    ("asked", "raced"),
+    [
+        ([], ["onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16", "openvino-int8"]),
+        (["openvino-fp32"], ["openvino-fp32"]),
+        (["openvino-int8", "onnxruntime-fp32"], ["openvino-int8", "onnxruntime-fp32"]),
+    ],
+)
+def test_the_engines_that_are_asked_for_are_raced_and_no_reference_beside_them(
+    asked: list[str], raced: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of an ONNX file is ONNX Runtime, which an environment for another runtime need not have."""
+    path = networks.save(networks.heads(batch=1, height=16, width=16), tmp_path / "heads.onnx")
+    found: list[Settings] = []
+
+    def run_ab(sides: object, settings: Settings, *_: object, **__: object) -> None:
+        found.append(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", run_ab)
+    sides = [f"--old={PYTHON}", f"--new={PYTHON}", "--device=cpu", f"--plan-cache={tmp_path / 'plans'}"]
+    assert main(["ab", *sides, f"--model={path}", *(f"--engine={each}" for each in asked)]) == 2
+    assert [spec.id for spec in found[0].engines] == raced
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_batch_size_that_the_reference_cannot_run_is_no_pass_where_it_was_asked_for(
     asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from trtgate.ab.results import AbReport
@@ -21,6 +22,7 @@ from trtgate.commands.common import (
     several,
     show,
 )
+from trtgate.engines import parse_spec
 from trtgate.files import write_whole
 from trtgate.measure.containers import choose_side
 from trtgate.measure.remote import SIDES
@@ -54,6 +56,8 @@ def _run(options: argparse.Namespace) -> int:
     require_own_outputs(options)
     require_raced(options)
     settings = settings_of(options)
+    if options.engine:  # and not the reference of an ONNX file beside them, which one side may lack
+        settings = replace(settings, engines=tuple(map(parse_spec, dict.fromkeys(options.engine))))
     sides = {side: choose_side(f"--{side}", getattr(options, side), settings.device) for side in SIDES}
 
     def tell(report: AbReport) -> int:
