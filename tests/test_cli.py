@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from trtgate.__main__ import main
 from trtgate.commands import compare as commands_compare
 from trtgate.commands import selftest
 from trtgate.commands.selftest import HALF, STALL, binomial_upper, compare_statistics, run_selftest, slowed
-from trtgate.commands.sensitivity import group_nodes, sensitivities
+from trtgate.commands.sensitivity import Sensitivity, group_nodes, sensitivities
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
 from trtgate.kinds import Block
 from trtgate.measure.race import NoMonitor, Schedule
 from trtgate.progress import SILENT
 from trtgate.verdict import Outcome, tails
+from trtgate.verdict.agreement import compare_logits
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
@@ -327,6 +328,22 @@ def test_sensitivity_finds_what_quantising_everything_costs(lite0: Workbench, mo
     assert rows["_fc"].agreement.sqnr_db > rows["_blocks"].agreement.sqnr_db
     assert rows["(all)"].agreement.sqnr_db < rows["_fc"].agreement.sqnr_db
     assert all(math.isfinite(row.latency) for row in rows.values())
+
+
+def test_layers_that_were_tried_are_shown_where_the_rest_is_not_waited_for(
+    lite0: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first(*_: object) -> Iterator[Sensitivity]:
+        logits = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
+        yield Sensitivity("_fc", ("_fc",), compare_logits(logits, logits + 0.1), 1e-3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtgate.commands.sensitivity.sensitivities", first)
+    given = ["--device=cpu", "--model=efficientnet_lite0", "--engine=onnxruntime-int8"]
+    assert main(["sensitivity", *given, f"--plan-cache={lite0.settings.plan_cache}"]) == 130
+    printed = capsys.readouterr()
+    assert "_fc" in printed.out
+    assert "trtgate: interrupted" in printed.err
 
 
 def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
