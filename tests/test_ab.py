@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ from trtgate.measure import worker as serving
 from trtgate.measure.race import NoMonitor, Race
 from trtgate.measure.remote import RequestFailed, Worker, WorkerError, WorkerGone
 from trtgate.models.model_file import read_models
-from trtgate.processes import come_to_rest
+from trtgate.processes import Terminated, come_to_rest
 from trtgate.progress import SILENT
 from trtgate.protocol import HEADER, VERSION, Frames, ProtocolError
 from trtgate.report.pages import comparison_headline
@@ -374,7 +374,11 @@ class Describing:
 
     def ask(self, do: str, **arguments: Any) -> Any:
         found = {
-            text: {"ok": text not in self._engines, "reason": self._engines.get(text, "")}
+            text: {
+                "ok": text not in self._engines,
+                "reason": self._engines.get(text, ""),
+                "broken": "broken" in self._engines.get(text, ""),
+            }
             for text in arguments["engines"]
         }
         return {"stack": {"node": "x", "onnxruntime": "1.0"}, "engines": found}
@@ -394,6 +398,53 @@ def test_engines_that_a_side_lacks() -> None:
     none: Any = {"old": [Describing(**{"onnxruntime-fp32": "no", "openvino-int8": "no"})], "new": both["new"]}
     with pytest.raises(UserError, match="no engine is available on the old side"):
         choose_engines(none, settings, [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "acknowledged", "status"),
+    [
+        ("openvino is broken: libtbb", "openvino is broken: libtbb", [], 7),
+        ("openvino is broken: libtbb", "openvino is not installed", [], 7),
+        ("openvino is not installed", "openvino is broken: libtbb", [], 7),
+        ("openvino is broken: libtbb", "", [], 7),
+        ("openvino is broken: libtbb", "openvino is broken: libtbb", ["* openvino-int8"], 0),
+        ("openvino is not installed", "openvino is not installed", [], 0),
+    ],
+)
+def test_a_runtime_that_is_broken_on_the_old_side_is_no_pass(
+    old: str, new: str, acknowledged: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other engines' PASS says nothing of it."""
+    settings = Settings(engines=tuple(map(parse_spec, ("onnxruntime-fp32", "openvino-int8"))))
+    lacking = {side: {"openvino-int8": why} if why else {} for side, why in (("old", old), ("new", new))}
+    both: Any = {side: [Describing(**lacking[side])] for side in ("old", "new")}
+    chosen = choose_engines(both, settings, [])
+    report = raced_with([], monkeypatch, chosen=chosen, acknowledged=acknowledged)
+    assert [each.comparison.key[1] for each in report.results] == ["onnxruntime-fp32"]
+    told = report.report.verdicts()
+    assert exit_status(each.outcome for each in told) == status
+    assert not status or "openvino is broken: libtbb" in str(told[-1])
+
+
+@pytest.mark.parametrize(
+    ("reason", "torch", "broken"),
+    [
+        ("inductor cannot be imported: ModuleNotFoundError: No module named 'torch'", False, False),
+        ("inductor cannot be imported: ImportError: libcudart.so.12: cannot open", False, True),
+        ("openvino cannot be imported: OSError: libtbb.so.12: cannot open", False, True),
+        ("pytorch cannot be imported: ModuleNotFoundError: No module named 'torch'", True, True),
+    ],
+)
+def test_an_environment_without_pytorch_is_not_broken(
+    reason: str, torch: bool, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sides' own need not have it, and the engines that do are left out."""
+    found = Availability(False, reason, broken=True)
+    monkeypatch.setattr(serving, "available", lambda spec, device: found)
+    monkeypatch.setattr(serving, "place_of", lambda module: "/somewhere" if torch else None)
+    frames: Any = None
+    told = serving.Worker(frames).describe("cpu", ["inductor-fp32"])["engines"]["inductor-fp32"]
+    assert (told["ok"], told["broken"]) == (False, broken)
 
 
 def test_what_is_built_anew_is_what_times_kernels() -> None:
@@ -739,7 +790,7 @@ def test_answers_of_another_size(
     arguments: list[str], few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
     script = python_with(tmp_path, "sitecustomize", SHORT)
-    more = ["--new", str(script), "--rounds", "2", "--processes", "1", "--images", str(few_photos)]
+    more = ["--new", str(script), "--rounds", "2", "--processes", "3", "--images", str(few_photos)]
     fault.check(main([*arguments, *more]), capsys.readouterr().out)
 
 
@@ -812,8 +863,16 @@ def test_a_process_that_is_killed_once(
     arguments: list[str], few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
     script = python_with(tmp_path, "sitecustomize", KILLED.format(before=str(tmp_path / "killed")))
-    more = ["--new", str(script), "--rounds", "2", "--processes", "1", "--images", str(few_photos)]
+    more = ["--new", str(script), "--rounds", "2", "--processes", "3", "--images", str(few_photos)]
     fault.check(main([*arguments, *more]), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_too_few_processes_for_a_bound_are_not_begun(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes of one stack may differ by more than delta."""
+    with pytest.raises(SystemExit):
+        main(["ab", "--old=old", "--new=new", "--processes", count])
+    assert f"argument --processes: {count} a side give no bound; give 3 at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--processes", "--rebuilds"])
@@ -869,7 +928,7 @@ def test_an_engine_whose_graph_cannot_be_made_leaves_the_others(
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     raced = []
 
-    def race(self: Any, spec: EngineSpec, builds: int) -> list[Any]:
+    def race(self: Any, spec: EngineSpec, builds: int, sizes: Any) -> list[Any]:
         if spec.precision == "int8":
             raise EngineUnavailable("onnxruntime cannot be built: nothing to quantise")
         raced.append(spec.id)
@@ -926,6 +985,25 @@ def test_a_disk_that_the_old_side_filled_is_not_the_new_ones_loss() -> None:
         raise RequestFailed("the new worker: failed in infer: OSError: [Errno 28] No space left on device")
 
 
+@pytest.mark.parametrize(("fails", "lost"), [("new", LostEngine), ("old", OldSideFails)])
+def test_an_engine_that_cannot_be_made_ready_for_its_race_is_lost_by_its_side(fails: str, lost: type) -> None:
+    """Where a graph is captured, or memory for a batch taken."""
+
+    def worker(side: str) -> Any:
+        def ask(do: str, **_: Any) -> None:
+            if side == fails:
+                raise RequestFailed(f"the {side} worker: failed in {do}: capture is not permitted")
+
+        return SimpleNamespace(ask=ask, pid=os.getpid())
+
+    sides: Any = _Sides.__new__(_Sides)
+    sides._bench = SimpleNamespace(name="net", settings=Settings())
+    sides._workers = {side: [worker(side)] for side in ("old", "new")}
+    sides._progress, sides._samples = SILENT, Path("samples")
+    with pytest.raises(lost, match="failed in bind"):
+        sides._run_race(parse_spec("onnxruntime-int8"), 1, Expectation())
+
+
 @pytest.mark.parametrize(
     ("reason", "said"),
     [(Reason.TOO_FEW_ROUNDS, "race more rounds"), (Reason.INTERVAL_TOO_WIDE, "race more processes")],
@@ -942,32 +1020,120 @@ def test_an_old_side_that_fails_alone_is_a_mistake(monkeypatch: pytest.MonkeyPat
 
 
 def raced_with(
-    ends: list[Exception],
+    ends: Sequence[BaseException],
     monkeypatch: pytest.MonkeyPatch,
     engines: tuple[str, ...] = ("onnxruntime-int8", "onnxruntime-fp32"),
+    sizes: tuple[int, ...] = (1,),
+    keep: Callable[[AbReport], object] = lambda report: None,
+    models: tuple[str, ...] = ("efficientnet_lite0",),
+    chosen: Chosen | None = None,
+    acknowledged: Sequence[str] = (),
 ) -> AbReport:
-    """An A/B run in which races of INT8 end so, one after the other, and all others pass."""
+    """An A/B run in which races of INT8 at the last batch size end so, one after the other, and all others pass."""
     left, passed = iter(ends), Verdict(Outcome.PASS, Reason.WITHIN_DELTA, "as fast")
     side = SideFacts((), None, None, 0, {})
 
     class Racing:
-        def __init__(self, *_: object) -> None:
-            """Nothing is needed."""
+        def __init__(self, bench: Workbench, *_: object) -> None:
+            self.model = bench.name
 
-        def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
-            if spec.precision == "int8" and (error := next(left, None)):
-                raise error
-            comparison = Comparison(("efficientnet_lite0", spec.id, 1), (Change("latency", 1.0, 1.0, passed),))
-            return [AbResult(comparison, side, side, {}, ())]
+        def race(self, spec: EngineSpec, builds: int, asked: Sequence[int]) -> Iterator[AbResult]:
+            for size in asked:
+                if spec.precision == "int8" and size == sizes[-1] and (error := next(left, None)):
+                    raise error
+                comparison = Comparison((self.model, spec.id, size), (Change("latency", 1.0, 1.0, passed),))
+                yield AbResult(comparison, side, side, {}, ())
 
-    chosen = Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
+    chosen = chosen or Chosen({"old": {}, "new": {}}, tuple(map(parse_spec, engines)), {}, {}, {})
     monkeypatch.setattr(ab_run, "_Sides", Racing)
     monkeypatch.setattr(ab_run, "workers", lambda *_: contextlib.nullcontext({"old": [], "new": []}))
     monkeypatch.setattr(ab_run, "choose_engines", lambda *_: chosen)
     monkeypatch.setattr(Workbench, "samples", lambda *_: [])
     monkeypatch.setattr(Workbench, "buildable", lambda *_: Availability(True, ""))
-    settings = Settings(models=("efficientnet_lite0",))
-    return run_ab({"old": PYTHON, "new": PYTHON}, settings, [], rounds=None, rebuilds=None, progress=SILENT)
+    settings = Settings(models=models, batch_sizes=sizes)
+    table = {**settings.expectations.table, "acknowledged_missing": list(acknowledged)}
+    settings = replace(settings, expectations=replace(settings.expectations, table=table))
+    sides = {"old": PYTHON, "new": PYTHON}
+    return run_ab(sides, settings, [], rounds=None, rebuilds=None, progress=SILENT, keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ([gone("new")], 0),
+        ([LostEngine("the new worker: failed in infer: out of memory")], 1),
+        ([gone("new"), gone("new")], 1),
+        ([OldSideFails("the old worker: failed in infer: out of memory")], 7),
+    ],
+)
+def test_what_fails_at_one_batch_size_takes_no_other_one_with_it(
+    ends: list[Exception], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = raced_with(ends, monkeypatch, ("onnxruntime-int8",), (1, 32))
+    sizes = {each.comparison.key[2] for each in report.results}
+    assert sizes == ({1, 32} if not status else {1})
+    assert exit_status(each.outcome for each in report.report.verdicts()) == status
+    assert [key[2] for key in report.missing] == ([32] if status == 1 else [])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Terminated(signal.SIGTERM), ValueError("a mistake of ours")])
+def test_what_cuts_a_run_off_leaves_what_was_decided(end: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[AbReport] = []
+    engines = ("onnxruntime-fp32", "onnxruntime-int8", "openvino-int8")
+    with pytest.raises(type(end)):
+        raced_with([end], monkeypatch, engines, (1, 32), told.append)
+    report = told[-1]
+    assert list(dict.fromkeys(len(each.results) for each in told)) == [1, 2, 3]
+    assert [each.comparison.key[1:] for each in report.results] == [
+        ("onnxruntime-fp32", 1),
+        ("onnxruntime-fp32", 32),
+        ("onnxruntime-int8", 1),
+    ]
+    [why] = report.report.problems.values()
+    assert why.outcome is Outcome.INVALID
+    assert "onnxruntime-int8 batch 32, efficientnet_lite0 openvino-int8 batch 1, " in why.message
+
+
+def test_a_model_of_which_no_engine_is_raced_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one's are."""
+    refused = [EngineUnavailable("heads has 3.0 GB of weights, and graphs of more than 2 GB are not supported")] * 2
+    report = raced_with(refused, monkeypatch, ("onnxruntime-int8",), models=("heads", "efficientnet_lite0", "resnet50"))
+    assert [each.comparison.key[0] for each in report.results] == ["resnet50"]
+    assert exit_status(each.outcome for each in report.report.verdicts()) == 7
+    assert set(report.report.problems) == {"heads", "efficientnet_lite0"}
+    assert "not one of its engines was raced: heads has 3.0 GB" in report.report.problems["heads"].message
+
+
+def test_nothing_is_told_of_a_run_that_was_cut_off_before_anything_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[AbReport] = []
+    with pytest.raises(KeyboardInterrupt):
+        raced_with([KeyboardInterrupt()], monkeypatch, keep=told.append)
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("asked", "raced"),
+    [
+        ([], ["onnxruntime-fp32", "onnxruntime-int8", "openvino-bf16", "openvino-int8"]),
+        (["openvino-fp32"], ["openvino-fp32"]),
+        (["openvino-int8", "onnxruntime-fp32"], ["openvino-int8", "onnxruntime-fp32"]),
+    ],
+)
+def test_the_engines_that_are_asked_for_are_raced_and_no_reference_beside_them(
+    asked: list[str], raced: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of an ONNX file is ONNX Runtime, which an environment for another runtime need not have."""
+    path = networks.save(networks.heads(batch=1, height=16, width=16), tmp_path / "heads.onnx")
+    found: list[Settings] = []
+
+    def run_ab(sides: object, settings: Settings, *_: object, **__: object) -> None:
+        found.append(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", run_ab)
+    sides = [f"--old={PYTHON}", f"--new={PYTHON}", "--device=cpu", f"--plan-cache={tmp_path / 'plans'}"]
+    assert main(["ab", *sides, f"--model={path}", *(f"--engine={each}" for each in asked)]) == 2
+    assert [spec.id for spec in found[0].engines] == raced
 
 
 @pytest.mark.parametrize("asked", [False, True])

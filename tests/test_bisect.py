@@ -25,6 +25,7 @@ from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES
 from trtgate.commands import bisect
 from trtgate.compare import compare_records
+from trtgate.engines import parse_spec
 from trtgate.files import locked
 from trtgate.kinds import UserError
 from trtgate.layers import LayerChange
@@ -40,6 +41,7 @@ from trtgate.search.laboratory import Effort, Installed, effort, read_report
 from trtgate.search.question import ANSWERS, BUILD, Bisection, Question, Raced, Tried, search
 from trtgate.search.releases import Release, find_releases
 from trtgate.settings import Settings
+from trtgate.stack import stack
 from trtgate.verdict.bisection import Kind, Relation, State
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.workbench import Workbench
@@ -533,7 +535,27 @@ def test_a_version_that_fails_is_tried_once_more(
     assert Installed(QUESTION, made(kept, index), Settings(), SILENT).prepare("1.0").state is state
 
 
-def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) -> None:
+def test_nothing_is_raced_but_the_engine_that_was_asked_about(
+    kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference of an ONNX file is ONNX Runtime, which images may have, or one of them."""
+    raced: list[Settings] = []
+
+    def run_ab(sides: object, settings: Settings, asked: list[str], **_: object) -> None:
+        raced.append(settings)
+        raise WorkerError("enough")
+
+    monkeypatch.setattr("trtgate.search.laboratory.run_ab", run_ab)
+    monkeypatch.setattr(Environments, "get", lambda *_: PYTHON)
+    question, reference = replace(QUESTION, engine="openvino-int8"), parse_spec("onnxruntime-fp32")
+    settings = Settings(engines=(reference, parse_spec("openvino-int8")))
+    Installed(question, made(kept, index), settings, SILENT).race("1.0", "1.1", again=False)
+    assert [each.engines for each in raced] == [(parse_spec("openvino-int8"),)]
+
+
+def test_a_search_between_other_versions_is_another_one(
+    kept: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = [("1.0", "1.11"), ("1.2", "1.11"), ("1.0", "1.11")]
     paths = [journal_of(QUESTION, each, made(kept, index), Settings()).path for each in ends]
     assert paths[0] == paths[2] != paths[1]
@@ -542,6 +564,10 @@ def test_a_search_between_other_versions_is_another_one(kept: Path, index: str) 
     more = [journal_of(QUESTION, ends[0], made(kept, index), Settings(), processes) for processes in (None, 6, 12)]
     assert more[0].path == more[1].path == paths[0]
     assert more[2].path not in paths, "a race depends on how many processes it has"
+    for name in ("driver", "torch", "cpu_quota"):
+        monkeypatch.setattr("trtgate.search.journal.stack", lambda *_, name=name: {**stack(), name: "another"})
+        upgraded = journal_of(QUESTION, ends[0], made(kept, index), Settings())
+        assert upgraded.path not in paths, "what was raced before an upgrade of what all versions run on"
 
 
 def test_images_by_their_digests_are_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from trtgate.__main__ import main
 from trtgate.commands import compare as commands_compare
 from trtgate.commands import selftest
 from trtgate.commands.selftest import HALF, STALL, binomial_upper, compare_statistics, run_selftest, slowed
-from trtgate.commands.sensitivity import group_nodes, sensitivities
+from trtgate.commands.sensitivity import Sensitivity, group_nodes, sensitivities
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
 from trtgate.kinds import Block
 from trtgate.measure.race import NoMonitor, Schedule
 from trtgate.progress import SILENT
 from trtgate.verdict import Outcome, tails
+from trtgate.verdict.agreement import compare_logits
 from trtgate.verdict.paired import LOOKS
 from trtgate.workbench import Workbench
 
@@ -178,6 +180,60 @@ def test_nothing_is_written_where_the_gate_cannot_be_relied_on(
     assert expectations.read_text() == before
 
 
+class Interrupted(Toy):
+    """One that the user has seen enough of after some of its blocks."""
+
+    left = 500
+
+    def slowed_block(self, batch: object, waits: list[float]) -> Block:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return super().slowed_block(batch, waits)
+
+
+@pytest.mark.usefixtures("rough_tails")
+@pytest.mark.fault(
+    done="Ctrl-C in `selftest`, when it has run some of its races",
+    said="INVALID (no_records): it was cut off after ... of ... races ... trtgate: interrupted",
+    status="130",
+    kept="what those races came to, in the file of --json too; expectations.toml as it was",
+)
+def test_races_that_were_run_are_kept_where_the_rest_is_not_waited_for(
+    tmp_path: Path,
+    lite0: Workbench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault,
+) -> None:
+    (expectations := tmp_path / "expectations.toml").write_text("[default]\ndelta = 0.05\n")
+    monkeypatch.setattr(Workbench, "engine", lambda self, spec: Interrupted())
+    monkeypatch.setattr("trtgate.commands.selftest.monitor_for", lambda device: NoMonitor)
+    common = ["--plan-cache", str(lite0.settings.plan_cache), "--expectations", str(expectations)]
+    status = main(["selftest", *common, "--races", "99", "--write", "--json", str(tmp_path / "out.json")])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out + printed.err)
+    assert "the smallest delta this machine can gate at" in printed.out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert sum(map(len, found["trials"].values())) > 2
+    assert found["decision"]["verdict"] == "INVALID"
+    assert expectations.read_text() == "[default]\ndelta = 0.05\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("--model", ("resnet50", "vgg16")), ("--engine", ("onnxruntime-int8", "openvino-int8")), ("--batch-size", "18")],
+)
+def test_a_selftest_is_of_one_engine(
+    option: str, values: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says nothing of a second one, which nothing but this would say."""
+    given = [f"{option}={value}" for value in values]
+    assert main(["selftest", "--device=cpu", f"--plan-cache={tmp_path}", *given]) == 2
+    told = f"{option}: a selftest is on one engine of one model, and not on {values[0]} and {values[1]}; give one"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("rough_tails")
 @pytest.mark.parametrize("when", ["before", "while", "a folder"])
 @pytest.mark.fault(
@@ -274,6 +330,22 @@ def test_sensitivity_finds_what_quantising_everything_costs(lite0: Workbench, mo
     assert all(math.isfinite(row.latency) for row in rows.values())
 
 
+def test_layers_that_were_tried_are_shown_where_the_rest_is_not_waited_for(
+    lite0: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first(*_: object) -> Iterator[Sensitivity]:
+        logits = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
+        yield Sensitivity("_fc", ("_fc",), compare_logits(logits, logits + 0.1), 1e-3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtgate.commands.sensitivity.sensitivities", first)
+    given = ["--device=cpu", "--model=efficientnet_lite0", "--engine=onnxruntime-int8"]
+    assert main(["sensitivity", *given, f"--plan-cache={lite0.settings.plan_cache}"]) == 130
+    printed = capsys.readouterr()
+    assert "_fc" in printed.out
+    assert "trtgate: interrupted" in printed.err
+
+
 def test_sessions_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commands: list[list[str]] = []
     statuses = iter([0, 6, 0])
@@ -320,9 +392,13 @@ def test_options_in_the_environment_that_cannot_be_read(
     assert "trtgate: PYTEST_ADDOPTS cannot be read (No closing quotation)" in capsys.readouterr().err
 
 
-def test_sessions_stop_at_the_first_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: 1)
-    assert main(["sessions", "3", "--save", "before"]) == 1
+@pytest.mark.parametrize(("ended", "status", "said"), [(1, 1, "with status 1;"), (-9, 137, "with SIGKILL;")])
+def test_sessions_stop_at_the_first_that_failed(
+    ended: int, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trtgate.commands.sessions.run_command", lambda command, environment: ended)
+    assert main(["sessions", "3", "--save", "before"]) == status
+    assert f"session 1 ended {said} no more are run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,16 @@ def test_a_delta_can_be_written_for_a_model_of_a_file(model: str, spaces: str, t
         assert read_expectations(path).of(model, "onnxruntime-int8")["delta"] == delta
     assert path.read_text().count("engines") == (1 if model == "net.onnx" else 2)
     assert "tail = 0.3 # kept" in path.read_text()
+
+
+def test_two_may_write_their_deltas_at_once(tmp_path: Path) -> None:
+    path, engines = tmp_path / "expectations.toml", [f"onnxruntime-{each}" for each in ("fp32", "fp16", "int8")] * 4
+    path.write_text("[default]\ndelta = 0.05\n")
+    with ThreadPoolExecutor(len(engines)) as pool:
+        list(pool.map(lambda engine: require_own(path, "net", engine), engines))
+        list(pool.map(lambda engine: write_delta(path, "net", engine, 0.03), engines))
+    assert {read_expectations(path).of("net", each)["delta"] for each in engines} == {0.03}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.fault(

@@ -452,8 +452,12 @@ def test_a_folder_that_is_no_runners(spoil: Any, said: str, capsys: pytest.Captu
 
 def test_a_report_beside_the_runners_is_no_runner() -> None:
     compared_runner()
+    numbers = ["--json", "fleet/numbers.json", "--json-as", "bencher"]
     for _ in range(2):
-        assert main(["report", "fleet", "--markdown", "fleet/fleet.md"]) == 0
+        assert main(["report", "fleet", "--markdown", "fleet/fleet.md", "--html", "fleet/fleet.html"]) == 0
+        assert main(["report", "fleet", *numbers]) == 0
+    Path("fleet/other.json").write_text('{"of": "somebody"}')
+    assert main(["report", "fleet"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,14 @@ def test_each_shape_is_a_model_and_names_do_not_clash(tmp_path: Path) -> None:
         read_models([str(other), str(again)], [])
 
 
+def test_a_file_in_the_working_directory_is_no_second_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks.save(networks.classifier(), tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(tmp_path, "--model", "net.onnx", "--model", "resnet50").models == ("resnet50", "net.onnx")
+
+
 # From a file to its engines.
 
 

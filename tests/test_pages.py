@@ -23,7 +23,7 @@ from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.report.page import Axis, Bar, Bars, Column, Line, Page, Plot, Table, cells
+from trtgate.report.page import Axis, Bar, Bars, Cell, Column, Headline, Line, Page, Plot, Section, Table, cells
 from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
 from trtgate.report.svg import WIDTH, bars_svg, plot_svg
 from trtgate.report.terminal import table_text
@@ -192,6 +192,16 @@ def test_a_table_is_sorted_by_the_numbers_behind_its_text() -> None:
     assert text.count("<button type") == text.count("<th scope")
 
 
+def test_a_column_of_verdicts_is_sorted_by_how_bad_they_are() -> None:
+    cells = [
+        Cell(each.value, each) for each in (Outcome.PASS, Outcome.INVALID, Outcome.REGRESSED, Outcome.INCONCLUSIVE)
+    ]
+    table = Table((Column("verdict", text=True),), tuple((each,) for each in cells))
+    text = html.render(Page("", Headline(None, ""), (Section("", (table,)),)))
+    ranks = {name: int(rank) for rank, name in re.findall(r'data-rank="(\d)"><b class="(\w+)">', text)}
+    assert sorted(ranks, key=ranks.__getitem__) == ["REGRESSED", "INVALID", "INCONCLUSIVE", "PASS"]
+
+
 NODE = shutil.which("node")
 
 
@@ -204,10 +214,11 @@ def test_a_column_is_sorted_with_what_is_missing_last(times: int) -> None:
     columns: list[list[tuple[str, float | None]]] = [
         [("+10.0%", 0.1), ("-", None), ("-3.0%", -0.03), ("reference", None), ("+9.0%", 0.09)],
         [("1.10.0", None), ("1.9.0", None), ("", None), ("1.22.0", None), ("1.2.0", None)],
+        [("PASS", 3), ("-", None), ("REGRESSED", 0), ("not gated", None), ("INCONCLUSIVE", 2)],
     ]
     found = []
-    for column in columns:
-        rows = [{"textContent": text, "dataset": {} if value is None else {"value": value}} for text, value in column]
+    for column, kind in zip(columns, ("value", "value", "rank"), strict=True):
+        rows = [{"textContent": text, "dataset": {} if value is None else {kind: value}} for text, value in column]
         table = f"""
             const rows = {json.dumps(rows)}.map(cell => ({{cells: [cell]}})), marks = {{}};
             const body = {{rows, append: (...some) => {{ body.rows = some; }}}};
@@ -223,10 +234,14 @@ def test_a_column_is_sorted_with_what_is_missing_last(times: int) -> None:
         """
         done = subprocess.run([str(NODE), "-e", table], capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
-    wanted = [["-3.0%", "+9.0%", "+10.0%"], ["1.2.0", "1.9.0", "1.10.0", "1.22.0"]]
+    wanted = [
+        ["-3.0%", "+9.0%", "+10.0%"],
+        ["1.2.0", "1.9.0", "1.10.0", "1.22.0"],
+        ["REGRESSED", "INCONCLUSIVE", "PASS"],
+    ]
     if times == 2:
         wanted = [each[::-1] for each in wanted]
-    assert found == [[*wanted[0], "reference", "-"], [*wanted[1], ""]]
+    assert found == [[*wanted[0], "reference", "-"], [*wanted[1], ""], [*wanted[2], "not gated", "-"]]
 
 
 def test_labelled_accuracy_is_sorted_by_its_numbers() -> None:

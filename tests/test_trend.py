@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,20 @@ def nights(count: int, at: int, factor: float = 1.05, *, after: dict[str, Any] |
         when = f"2026-{1 + night // 28:02}-{1 + night % 28:02}T03:00:00"
         more.setdefault("changes", scenes.STACK)
         save(night + 1, "nightly", engine=1e-3 * (factor if stepped else 1.0), when=when, **more)
+
+
+def test_a_session_and_its_copies_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A baseline is a copy of sessions, and more of the same number would be less noise than there is."""
+    nights(4, 4)
+    shutil.copytree(".benchmarks", "baseline")
+    assert main(["report", "nightly", "baseline", "--json", "out.json", "--trend"]) == 0
+    assert len(json.loads(Path("out.json").read_text())["sessions"]) == 4
+    shutil.copytree("baseline", "again")
+    (one, *_) = sorted(Path("again").glob("**/*.json"))
+    (other,) = Path("baseline").glob(f"**/{one.name}")
+    capsys.readouterr()
+    assert main(["report", str(one), str(other), "--trend"]) == 2
+    assert "a trend needs two sessions or more" in capsys.readouterr().err
 
 
 CONTROLS = {"control-matmul": 1e-3, "control-copy": 2e-3}

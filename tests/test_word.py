@@ -312,6 +312,28 @@ def test_other_settings_cannot_be_compared(
         assert f"{next(iter(changes))} differs" in text
 
 
+@pytest.mark.parametrize(("lacks", "said"), [(None, "cpu, machine, "), ("threads", "threads:")])
+@pytest.mark.fault(
+    done="two sessions of which neither tells what it was measured on, or with how many threads",
+    said="INVALID (not_comparable) ... neither side tells its ...: whether they can be compared is not known",
+    status="7",
+    kept="the table",
+)
+def test_what_neither_side_tells_is_not_taken_for_the_same(
+    lacks: str | None, said: str, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    sessions("before", 1)
+    sessions("after", 6)
+    for path in Path(".benchmarks").glob("**/*.json"):
+        document = json.loads(path.read_text())
+        told = document["machine_info"]["trtgate"]
+        document["machine_info"]["trtgate"] = {name: told[name] for name in told if lacks not in {None, name}}
+        path.write_text(json.dumps(document))
+    status, text = compared(capsys)
+    fault.check(status, text)
+    assert f"neither side tells its {said}" in text
+
+
 def test_settings_that_the_first_schema_did_not_keep_are_not_known() -> None:
     sessions("before", 1, changes={"threads": None, "cpu_features": None}, summary={"schema": 1})
     sessions("after", 6)
@@ -930,6 +952,57 @@ def test_what_was_raced_is_kept_where_the_disk_is_full(
     [kept] = re.findall(r"is in (\S+)", printed.err)
     assert json.loads(Path(kept).read_text())["engines"]
     shutil.rmtree(Path(kept).parent)
+
+
+@pytest.mark.fault(
+    done="Ctrl-C in `ab`, when it has raced some of its engines or batch sizes",
+    said="old against new: ...; next: ... trtgate: interrupted",
+    status="130",
+    kept="what was decided until then, in the files that were asked for too (of a killed one in that of --json); what "
+    "was not raced is INVALID there",
+)
+def test_what_was_raced_is_kept_where_the_rest_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    def interrupted(*_: object, **given: Any) -> None:
+        given["keep"](scenes.raced())
+        assert json.loads(Path("ab.json").read_text())["engines"], "it may be killed, too"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtgate.commands.ab.run_ab", interrupted)
+    sides = [f"--old={sys.executable}", f"--new={sys.executable}", "--device=cpu", "--plan-cache=plans"]
+    status = main(["ab", *sides, "--json", "ab.json", "--markdown", "ab.md", "--html", "ab.html"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out + printed.err)
+    assert json.loads(Path("ab.json").read_text())["engines"]
+    assert all(scenes.raced().results[0].comparison.key[1] in Path(f"ab.{kind}").read_text() for kind in ("md", "html"))
+
+
+@pytest.mark.parametrize("broken", ["cv2", "torch"])
+@pytest.mark.fault(
+    done="`compare --html` where OpenCV or PyTorch, with which photos are shown there, cannot be imported",
+    said="1 REGRESSED",
+    status="1",
+    kept="the verdict, and the page without photos",
+)
+def test_what_pictures_need_is_not_what_a_verdict_needs(
+    broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    def crops() -> None:
+        raise ImportError("libcudnn.so.9: cannot open")
+
+    sessions("before", 1)
+    sessions("after", 6, engine=2e-3)
+    if broken == "cv2":
+        monkeypatch.setattr("trtgate.thumbnails._crops", crops)
+    else:
+        monkeypatch.setitem(sys.modules, "trtgate.thumbnails", None)
+    status = main(["compare", "before", "after", "--html", "out.html", "--json", "out.json"])
+    printed = capsys.readouterr()
+    fault.check(status, printed.out)
+    assert ("--html shows no photos" in printed.err) == (broken == "torch")
+    assert "REGRESSED" in Path("out.html").read_text()
+    assert Path("out.json").is_file()
 
 
 def test_a_commands_own_files_are_overwritten() -> None:

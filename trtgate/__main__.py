@@ -19,15 +19,13 @@ with importing():
     from trtgate.files import path_mistake
     from trtgate.kinds import EngineRefused, EngineUnavailable, UserError, printable
     from trtgate.measure.remote import WorkerError
-    from trtgate.processes import Terminated, orderly_endings
+    from trtgate.processes import SIGNALLED, Terminated, orderly_endings
     from trtgate.verdict.policy import EXIT_INVALID
 
 COMMANDS = (
     *("doctor", "sensitivity", "selftest", "sessions", "compare", "ab", "bisect", "promote", "report", "classify"),
     "plans",
 )
-# What a shell adds to the number of the signal that ended a command.
-SIGNALLED = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

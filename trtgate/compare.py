@@ -32,6 +32,7 @@ from trtgate.judge import FLOORS, recorded_floors
 from trtgate.kinds import YARDSTICKS, UserError, printable
 from trtgate.layers import LayerChange, changed_layers
 from trtgate.records import (
+    SCHEMA,
     EngineRecord,
     Key,
     SessionRecord,
@@ -448,7 +449,18 @@ def _problems(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> dic
             if before != now and known:
                 message = f"{name} differs ({before}, then {now}): the sides cannot be compared"
                 found[f"{where} {name}"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
+        if untold := [name for name in _told_of(old[-1], session) if name not in {*old[-1].stack, *session.stack}]:
+            message = f"neither side tells its {', '.join(untold)}: whether they can be compared is not known"
+            found[f"{where} untold"] = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, message)
     return found
+
+
+def _told_of(*sessions: SessionRecord) -> list[str]:
+    """What every session says of its machine and its settings, if they are of this schema."""
+    if any(session.schema < SCHEMA for session in sessions):
+        return []
+    gpu = any(session.stack.get("device") == "cuda" for session in sessions)
+    return [name for name in (*HARDWARE, *SETTINGS) if gpu or name != "gpu"]
 
 
 def by_key(sessions: Iterable[SessionRecord]) -> dict[Key, list[EngineRecord]]:

@@ -6,15 +6,16 @@ import contextlib
 import difflib
 import fnmatch
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtgate.engines import all_specs
-from trtgate.files import is_regular, write_synced
+from trtgate.files import locked, write_synced
 from trtgate.kinds import PRECISIONS, EngineSpec, UserError
 from trtgate.models.names import is_model, model_names
 from trtgate.shipped import INSTALLED, shipped
@@ -328,47 +329,47 @@ def require_own(path: Path, model: str, engine: str) -> None:
     if INSTALLED and path == DEFAULT_PATH:
         raise UserError(f"{path} came with trtgate; copy it and give --expectations FILE")
     _with_delta(path, model, engine, KEYS["delta"].low)
-    beside = _beside(path)
-    try:
+    with _written_through(path) as beside:
         # As much as will be written, since a disk may have room for a name and for nothing else.
         write_synced(beside, path.read_bytes() + bytes(ROOM))
-        beside.unlink()
-    except OSError as error:
-        raise _unwritable(path, beside, error) from error
 
 
 # More than one engine's delta takes.
 ROOM = 1024
+# How long another one that writes the same file is waited for.
+TURN_SECONDS = 10.0
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp")
-
-
-def _unwritable(path: Path, beside: Path, error: OSError) -> UserError:
-    if is_regular(beside):
-        with contextlib.suppress(OSError):
-            beside.unlink()
-    return UserError(
-        f"--write: {path} cannot be written through {beside} ({error.strerror}); make room, or edit it by hand"
-    )
+@contextlib.contextmanager
+def _written_through(path: Path) -> Iterator[Path]:
+    """The file beside it through which the file is written, by one process at a time; it is gone afterwards. Raises
+    UserError where that cannot be."""
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        with locked(beside, TURN_SECONDS) as handle:
+            try:
+                yield beside
+            finally:
+                # What took its place on the way is not ours.
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.fstat(handle), beside.lstat()):
+                        beside.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--write: {path} cannot be written through {beside} ({error.strerror or error}); make room, or edit it by "
+            "hand"
+        ) from error
 
 
 def write_delta(path: Path, model: str, engine: str, delta: float) -> None:
-    """Set `delta` of one engine of one model in the file, keeping its comments and layout.
+    """Set `delta` of one engine of one model in the file, keeping its comments and layout, and what others wrote there
+    meanwhile.
 
     Raises UserError when the result would not be the file it should be; nothing is written then.
     """
-    content = _with_delta(path, model, engine, delta)
-    temporary = _beside(path)
-    try:
-        write_synced(temporary, content)
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, temporary, error) from error
-    finally:
-        if is_regular(temporary):
-            temporary.unlink()
+    with _written_through(path) as beside:
+        write_synced(beside, _with_delta(path, model, engine, delta))
+        beside.replace(path)
 
 
 def _with_delta(path: Path, model: str, engine: str, delta: float) -> bytes:

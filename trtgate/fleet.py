@@ -19,14 +19,15 @@ from trtgate.compared import report_from_json
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import is_regular
 from trtgate.kinds import UserError, printable
+from trtgate.outputs import is_own_output
 from trtgate.records import EngineRecord, Key, SessionRecord, name_of, read_session
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
 
 # What `compare --json` and the workflows call the verdict on a runner's sessions.
 OUTCOME = "verdict.json"
-# What `report --markdown` may have left among the runners.
-OWN = ".md"
+# What people write beside the runners, or `report --markdown` did.
+PROSE = ".md"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Fleet:
 def read_fleet(folder: Path) -> Fleet:
     """The sessions of all runners. Raises UserError for a folder that is none or has no runner in it."""
     try:
-        runners = sorted(path for path in folder.iterdir() if path.suffix != OWN or not is_regular(path))
+        runners = sorted(path for path in folder.iterdir() if not _is_report(path))
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}); name the folder of the runners") from error
     if not runners:
@@ -120,6 +121,11 @@ def _of_comparison(
         yield name_of(key), verdict
     for key, why in _disagreements(records, report).items():
         yield name_of(key), Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, why)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is none of a runner's but what was written about them."""
+    return is_regular(path) and (path.suffix == PROSE or is_own_output(path))
 
 
 def _one_line(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trtgate.baseline import LONGEST_NAME, NUMBERED
 from trtgate.fields import DAMAGED, read_json
-from trtgate.files import write_whole
+from trtgate.files import is_regular, write_whole
 from trtgate.kinds import UserError
 
 # How every Markdown file of ours begins, and what is in every JSON file but a session's.
@@ -83,6 +83,15 @@ def _is_export(found: Any) -> bool:
     return bool(tables) and all(
         isinstance(table, dict) and table and all(isinstance(each, dict) and "value" in each for each in table.values())
         for table in tables
+    )
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether some option of ours wrote that file; nobody knows of an empty one."""
+    return (
+        is_regular(path)
+        and path.stat().st_size > 0
+        and any(_is_ours(path, option) for option in ("--html", "--markdown", "--json"))
     )
 
 

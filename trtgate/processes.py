@@ -22,6 +22,8 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # the terminal sent it to as well.
 MOMENT = 3.0
 
+# What a shell adds to the number of the signal that ended a command, for its status.
+SIGNALLED = 128
 # Of what a command said, in a sentence of ours.
 LONGEST_WORDS = 300
 

@@ -105,11 +105,14 @@ def change_points(values: Sequence[float]) -> list[int]:
 
 
 def trend(sessions: Sequence[SessionRecord]) -> Trend:
-    """Every metric of every engine on every machine over time. Raises UserError for fewer than two sessions."""
-    if len(sessions) < 2:
+    """Every metric of every engine on every machine over time; one session counts once, as often as it was copied.
+    Raises UserError for fewer than two sessions."""
+    ordered = tuple(
+        {each.digest: each for each in sorted(sessions, key=lambda each: (when(each), str(each.path)))}.values()
+    )
+    if len(ordered) < 2:
         raise UserError("a trend needs two sessions or more; save some with --benchmark-save")
     require_otava()
-    ordered = tuple(sorted(sessions, key=lambda session: (when(session), str(session.path))))
     machines = [machine_of(session) for session in ordered]
     measured = [samples_of([], [session]).new for session in ordered]
     found = []

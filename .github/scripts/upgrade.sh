@@ -28,8 +28,16 @@ for side in OLD NEW; do
         exit 2
     fi
     venv=$ENVS/${side,,}
-    "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-worker.txt "${common[@]}" "$package"
+    if [[ -e $venv && ! -e $venv/pyvenv.cfg ]]; then
+        echo "ENVS: $venv is there and no environment; name another folder" >&2
+        exit 2
+    fi
+done
+for side in OLD NEW; do
+    venv=$ENVS/${side,,}
+    # What another upgrade left there would be a part of this one.
+    "$python" -m venv "$venv" --clear
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-worker.txt "${common[@]}" "${!side}"
 done
 mkdir -p "$RECORDS"
 "$python" -m trtgate ab --old "$ENVS/old/bin/python" --new "$ENVS/new/bin/python" \

@@ -54,6 +54,7 @@ def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
     )
     fault.check(status, said)
     assert " ".join(given).count(along) == 2
+    assert given.count("--clear") == 2, "what another upgrade left in an environment is no part of this one"
     assert given[-4:] == ["--plan-cache=/tool cache/plans", *(f"--engine={engine}" for engine in engines.split())]
     status, said, given = run(
         "gate.sh", tmp_path, PLANS="/tool cache/plans", BENCH="--engine onnxruntime-*; --model $(touch ran)"
@@ -108,17 +109,28 @@ def test_a_history_that_cannot_be_written(
 
 @pytest.mark.fault(
     done="a version that is an option, or a shell's command, in the workflow that races two versions",
-    said="OLD=... is no package with its version; give NAME==VERSION",
+    said="=... is no package with its version; give NAME==VERSION",
     status="2",
     kept="nothing is installed",
 )
 @pytest.mark.parametrize(
     "package", ["--index-url=elsewhere", "onnxruntime==1.0; touch ran", "git+https://elsewhere", ""]
 )
-def test_a_version_that_is_none(package: str, fault: Fault, tmp_path: Path) -> None:
-    status, said, given = run("upgrade.sh", tmp_path, OLD=package, NEW="onnxruntime==1.0", ENVS=str(tmp_path / "envs"))
+@pytest.mark.parametrize("side", ["OLD", "NEW"])
+def test_a_version_that_is_none(side: str, package: str, fault: Fault, tmp_path: Path) -> None:
+    versions = {**dict.fromkeys(("OLD", "NEW"), "onnxruntime==1.0"), side: package}
+    status, said, given = run("upgrade.sh", tmp_path, ENVS=str(tmp_path / "envs"), **versions)
     fault.check(status, said)
     assert not given
+
+
+def test_what_is_no_environment_is_not_emptied_for_one(tmp_path: Path) -> None:
+    (mine := tmp_path / "new" / "mine").mkdir(parents=True)
+    versions = dict.fromkeys(("OLD", "NEW"), "onnxruntime==1.0")
+    status, said, given = run("upgrade.sh", tmp_path, ENVS=str(tmp_path), **versions)
+    assert (status, given) == (2, [])
+    assert f"ENVS: {tmp_path}/new is there and no environment" in said
+    assert mine.is_dir()
 
 
 @pytest.mark.fault(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trtgate.kinds import REFERENCE, EngineSpec, UserError
@@ -14,13 +14,14 @@ from trtgate.settings import Settings
 @dataclass(frozen=True)
 class Chosen:
     """Which engines are raced: `both` sides have them; `lost` are the old side's alone, `gained` the new side's alone,
-    each with the reason; `left_out` is on neither."""
+    each with the reason; `left_out` is on neither. Of what the old side lacks `broken` is installed and no use."""
 
     stacks: Mapping[str, Mapping[str, Any]]
     both: tuple[EngineSpec, ...]
     lost: Mapping[str, str]
     gained: Mapping[str, str]
     left_out: Mapping[str, str]
+    broken: Mapping[str, str] = field(default_factory=dict)
 
 
 def require_apart(described: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,6 +67,12 @@ def choose_engines(both: Sides, settings: Settings, asked: Sequence[str]) -> Cho
         {text: why["new"][text] for text in ids if here["old"][text] and not here["new"][text]},
         {text: why["old"][text] for text in ids if here["new"][text] and not here["old"][text]},
         {text: why["old"][text] for text in ids if not here["new"][text] and not here["old"][text]},
+        {
+            text: why[side][text]
+            for text in ids
+            for side in reversed(SIDES)
+            if not here["old"][text] and described[side]["engines"][text].get("broken")
+        },
     )
 
 

@@ -69,8 +69,8 @@ class _Sides:
             save_tensors(path, rows_of(samples))
         return path
 
-    def race(self, spec: EngineSpec, builds: int) -> list[AbResult]:
-        """Build, compare answers and race one engine; one result for each batch size."""
+    def race(self, spec: EngineSpec, builds: int, sizes: Sequence[int]) -> Iterator[AbResult]:
+        """Build, compare answers and race one engine at those of the model's batch sizes; one result for each."""
         name = self._bench.name
         opened: dict[str, list[Any]] = {side: [] for side in SIDES}
         with self._progress.step(f"{name}: loading {spec.id} on both sides"):
@@ -79,13 +79,12 @@ class _Sides:
                     job = self._job(spec, index % builds)
                     with self._losing(side):
                         opened[side].append(self._ask(side, index, "open", timeout=OPEN_SECONDS, **job))
-        sizes, results = self._bench.batch_sizes, []
-        alone = self._outputs(spec, min(sizes), builds)
+        smallest = min(self._bench.batch_sizes)
+        alone = self._outputs(spec, smallest, builds)
         for size in sizes:
-            outputs = alone if size == min(sizes) else self._outputs(spec, size, builds)
+            outputs = alone if size == smallest else self._outputs(spec, size, builds)
             places = self._places(spec, size, alone)
-            results.append(self._at(spec, size, builds, opened, outputs, places))
-        return results
+            yield self._at(spec, size, builds, opened, outputs, places)
 
     def _outputs(self, spec: EngineSpec, size: int, builds: int) -> dict[str, list[Outputs]]:
         """The answers of each build of both sides, in batches of that size."""
@@ -279,7 +278,8 @@ class _Sides:
 
         def arm(side: str, index: int) -> Arm:
             worker = self._workers[side][index]
-            self._ask(side, index, "bind", samples=str(self._samples), size=size)
+            with self._losing(side):
+                self._ask(side, index, "bind", samples=str(self._samples), size=size)
 
             def led(lead_in: int, n: int) -> Block:
                 with turns.of(worker.pid), self._losing(side):

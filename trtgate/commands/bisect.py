@@ -13,10 +13,10 @@ from packaging.version import Version
 from trtgate.commands.common import (
     add_outputs,
     percent,
-    positive,
     require_own_outputs,
     require_raced,
     settings_of,
+    several,
     show,
 )
 from trtgate.files import named_path
@@ -31,13 +31,9 @@ from trtgate.search.journal import bisection_to_json, journal_of
 from trtgate.search.laboratory import Installed
 from trtgate.search.question import ANSWERS, BUILD, MEASURED, ON_A_GPU, Versions, ask, search
 from trtgate.search.releases import Release, find_releases, require_package, require_version
-from trtgate.verdict.processes import ALPHA
-from trtgate.verdict.sessions import fewest
 
 # What says which releases of a package are searched, of which it needs the first three, and how to install them.
 PACKAGE_OPTIONS = ("package", "good", "bad", "index_url", "extra_index_url", "requirements", "python")
-# Processes a side that give a bound.
-FEWEST = fewest(ALPHA)
 
 
 def add(commands: Any) -> None:
@@ -62,7 +58,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=_several,
+        type=several,
         metavar="N",
         help="a side of a race (default: as `ab`); twice as many if it is open",
     )
@@ -96,14 +92,6 @@ def add(commands: Any) -> None:
     )
     add_outputs(parser)
     parser.set_defaults(run=_run)
-
-
-def _several(text: str) -> int:
-    """Two processes of one version may differ by more than delta, which would then name a version."""
-    count = positive(text)
-    if count < FEWEST:
-        raise argparse.ArgumentTypeError(f"{text} a side give no bound; give {FEWEST} at least")
-    return count
 
 
 def _address(text: str) -> str:

@@ -17,9 +17,12 @@ from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.page import Page
 from trtgate.report.photos import Photos
+from trtgate.runtimes import broken_runtime
 from trtgate.settings import Settings
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.policy import EXIT_REGRESSED
+from trtgate.verdict.processes import ALPHA
+from trtgate.verdict.sessions import fewest
 
 if TYPE_CHECKING:
     from trtgate.samples import Samples
@@ -29,6 +32,8 @@ MISTAKE = 2
 STORAGE = Path(".benchmarks")
 # A side of a race: a few megabytes of memory each at the least, and the intervals get hardly narrower.
 MOST_PROCESSES = 100
+# Of those that give a bound.
+FEWEST = fewest(ALPHA)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -52,6 +57,14 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
     return int(text)
+
+
+def several(text: str) -> int:
+    """Of processes a side: two of one version may differ by more than delta, which would then be the version's."""
+    count = positive(text)
+    if count < FEWEST:
+        raise argparse.ArgumentTypeError(f"{text} a side give no bound; give {FEWEST} at least")
+    return count
 
 
 def require_own_outputs(options: argparse.Namespace) -> None:
@@ -124,11 +137,15 @@ def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:
 
 
 def photos(options: argparse.Namespace, own: Sequence[Samples] = ()) -> Mapping[str, Photos]:
-    """Photos for the report that shows some: the shipped ones, and a run's `own`."""
+    """Photos for the report that shows some: the shipped ones, and a run's `own`; none, which is told, where what they
+    are read with is broken."""
     if not options.html:
         return {}
-    from trtgate.thumbnails import own_photos, shipped_photos
-
+    try:
+        from trtgate.thumbnails import own_photos, shipped_photos
+    except Exception as error:  # a runtime's own: what was decided is told without pictures
+        print(f"trtgate: --html shows no photos ({broken_runtime(error) or error})", file=sys.stderr)
+        return {}
     found = dict(shipped_photos())
     for each in own:
         found |= own_photos(each)

@@ -119,7 +119,7 @@ class Trial:
 @dataclass(frozen=True)
 class Selftest:
     """All trials of one engine, by what its second arm suffered. `delta` is a fraction (0.05 is 5 %), `absolute_floor`
-    is in seconds."""
+    is in seconds; `left` are races that were not run any more."""
 
     model: str
     engine: str
@@ -129,6 +129,7 @@ class Selftest:
     absolute_floor: float
     trials: Mapping[Slowdown, tuple[Trial, ...]]
     seconds: float
+    left: int = 0
 
     def count(self, slowdown: Slowdown, outcome: Outcome) -> int:
         """How many of its trials came to that verdict."""
@@ -167,6 +168,9 @@ class Selftest:
         unmeasured = sum(not trial.race.complete for some in self.trials.values() for trial in some)
         open_ = sum(self.count(each, Outcome.INCONCLUSIVE) for each in self.trials)
         total = sum(map(len, self.trials.values()))
+        if self.left:
+            message = f"it was cut off after {total} of {total + self.left} races"
+            return Verdict(Outcome.INVALID, Reason.NO_RECORDS, message)
         if unmeasured:
             message = (
                 f"{unmeasured} of {total} races could not be finished undisturbed: this machine is not fit to gate on"
@@ -226,10 +230,12 @@ def run_selftest(
     schedule: Schedule,
     monitor: Callable[[], Monitor],
     progress: Progress = SILENT,
+    cut_off: Callable[[Selftest], object] = lambda result: None,
 ) -> Selftest:
     """Run `races[0]` A/A races and `races[1]` of each slowdown, in turns so that all see the same hours.
 
-    `size` is that of the batch. They are decided as the gate would by this `expectation`.
+    `size` is that of the batch. They are decided as the gate would by this `expectation`. What ends it early, as Ctrl-C
+    does, is raised once `cut_off` has been given what was found until then, if anything was.
     """
     started = time.monotonic()
     plain = slowed_arm("old", engine, batch, SAME.waits(0.0))
@@ -243,21 +249,30 @@ def run_selftest(
     def undecided(race: Race) -> bool:
         return decide_race(race, expectation).outcome is Outcome.INCONCLUSIVE
 
-    with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
-        for index, kind in enumerate(turns):
-            race = run_race([plain, arms[kind]], schedule, undecided=undecided, monitor=monitor())
-            trials[kind].append(Trial(race, decide_race(race, expectation), race.rounds > schedule.looks[0]))
-            count(index + 1, len(turns))
-    return Selftest(
-        model,
-        engine.spec.id,
-        size,
-        latency,
-        expectation.number("delta"),
-        expectation.absolute_floor,
-        {kind: tuple(some) for kind, some in trials.items()},
-        time.monotonic() - started,
-    )
+    def result() -> Selftest:
+        return Selftest(
+            model,
+            engine.spec.id,
+            size,
+            latency,
+            expectation.number("delta"),
+            expectation.absolute_floor,
+            {kind: tuple(some) for kind, some in trials.items()},
+            time.monotonic() - started,
+            len(turns) - sum(map(len, trials.values())),
+        )
+
+    try:
+        with progress.step(f"{model}: selftest of {engine.spec.id}, {len(turns)} races") as count:
+            for index, kind in enumerate(turns):
+                race = run_race([plain, arms[kind]], schedule, undecided=undecided, monitor=monitor())
+                trials[kind].append(Trial(race, decide_race(race, expectation), race.rounds > schedule.looks[0]))
+                count(index + 1, len(turns))
+    except BaseException:
+        if any(trials.values()):
+            cut_off(result())
+        raise
+    return result()
 
 
 @dataclass(frozen=True)
@@ -354,8 +369,15 @@ def _run(options: argparse.Namespace) -> int:
     if not options.engine:
         options.engine = [SELFTEST_ENGINE[options.device or default_device()]]
     settings = settings_of(options)
-    # The last one: the reference is always among the engines, and comes first.
-    spec = parse_spec(options.engine[-1])
+    for option, given in (
+        ("--model", settings.models),
+        ("--engine", dict.fromkeys(options.engine)),
+        ("--batch-size", dict.fromkeys(options.batch_size)),
+    ):
+        if len(given) > 1:
+            names = " and ".join(map(str, list(given)[:2]))
+            raise UserError(f"{option}: a selftest is on one engine of one model, and not on {names}; give one")
+    spec = parse_spec(options.engine[0])
     availability = available(spec, settings.device)
     if not availability.ok:
         raise UserError(f"--engine {spec.id}: {availability}")
@@ -366,6 +388,13 @@ def _run(options: argparse.Namespace) -> int:
     # A slowdown equal to delta would be found half of the time by any rule: its median is on the line.
     delta = min(expectation.number("delta"), options.slowdown / 2)
     progress = console_progress()
+
+    def tell(result: Selftest) -> bool:
+        for line in selftest_lines(result):
+            print(line)
+        print(result.status())
+        return is_written("--json", options.json, lambda: json.dumps(summary(result), indent=1))
+
     with Workbench(name, settings, progress) as bench:
         result = run_selftest(
             bench.engine(spec),
@@ -378,12 +407,9 @@ def _run(options: argparse.Namespace) -> int:
             schedule=SCHEDULES[settings.device],
             monitor=monitor_for(settings.device),
             progress=progress,
+            cut_off=tell,
         )
-    for line in selftest_lines(result):
-        print(line)
-    verdict = result.status()
-    print(verdict)
-    written = is_written("--json", options.json, lambda: json.dumps(summary(result), indent=1))
+    verdict, written = result.status(), tell(result)
     smallest, path = result.smallest_delta, settings.expectations.path
     if verdict.outcome not in GOOD or smallest >= options.slowdown:
         if options.write:

@@ -128,9 +128,13 @@ def _run(options: argparse.Namespace) -> int:
     for name in settings.models:
         with Workbench(name, settings, progress) as bench:
             for spec in specs:
-                rows = list(sensitivities(bench, spec, options.depth, progress))
-                print(f"{name} {spec.id}: quantising one group at a time, the most harmful first")
-                print_table(sensitivity_table(rows))
+                rows: list[Sensitivity] = []
+                try:
+                    rows.extend(sensitivities(bench, spec, options.depth, progress))
+                finally:  # also of what Ctrl-C left
+                    if rows:
+                        print(f"{name} {spec.id}: quantising one group at a time, the most harmful first")
+                        print_table(sensitivity_table(rows))
     return 0
 
 

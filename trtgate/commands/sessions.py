@@ -17,7 +17,7 @@ from trtgate.commands.common import (
     positive,
 )
 from trtgate.kinds import UserError
-from trtgate.processes import run_command
+from trtgate.processes import SIGNALLED, ending, run_command
 from trtgate.report import markdown
 
 
@@ -52,8 +52,9 @@ def _run(options: argparse.Namespace) -> int:
         before = _saved(storage, options.save)
         status = run_command([*command, *options.pytest_arguments], environment)
         if status not in {0, 6}:
-            print(f"trtgate: session {number} ended with status {status}; no more are run", file=sys.stderr)
-            return status
+            ended = ending(status).removeprefix("exit ")
+            print(f"trtgate: session {number} ended with {ended}; no more are run", file=sys.stderr)
+            return status if status >= 0 else SIGNALLED - status
         # pytest itself answers some options (--version) before anybody could refuse them, and calls that a success.
         if _saved(storage, options.save) <= before:
             print(

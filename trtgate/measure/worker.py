@@ -28,7 +28,7 @@ from trtgate.build.plan import cached_calibration, cached_plan
 from trtgate.engines import available, backend, runtimes_of
 from trtgate.engines.base import BuildRequest, Calibration, Engine
 from trtgate.engines.probe import give_home
-from trtgate.kinds import Device, EngineRefused, EngineSpec
+from trtgate.kinds import Availability, Device, EngineRefused, EngineSpec
 from trtgate.limits import BUILD_SECONDS
 from trtgate.nvml import current_gpu
 from trtgate.processes import come_to_rest, die_with_parent
@@ -52,6 +52,11 @@ def place_of(module: str) -> str | None:
     return os.path.realpath(places[0]) if places else None
 
 
+def is_broken(found: Availability) -> bool:
+    """Whether an engine's runtime is here and no use. PyTorch, with which some are imported, need not be here."""
+    return found.broken and (place_of("torch") is not None or "'torch'" not in found.reason)
+
+
 class Worker:
     """The engines that are open, and the arms that blocks can be asked of: engines by their id, and controls."""
 
@@ -69,13 +74,14 @@ class Worker:
         return self._batch
 
     def describe(self, device: Device, engines: list[str]) -> dict[str, Any]:
-        """The stack, of each engine whether it is available here and where its runtime's modules are, and this Python's
-        environment."""
+        """The stack, of each engine whether it is available here or its runtime is broken, and where that one's modules
+        are, and this Python's environment."""
         found = {}
         for spec in map(EngineSpec.parse, engines):
             availability = available(spec, device)
             places = {module: place_of(module) for module in runtimes_of([spec], device)}
-            found[spec.id] = {"ok": availability.ok, "reason": str(availability), "places": places}
+            told = {"ok": availability.ok, "broken": is_broken(availability), "reason": str(availability)}
+            found[spec.id] = {**told, "places": places}
         # Pythons of two versions may share a prefix, as a system's do.
         environment = f"{sys.prefix} {sys.version_info.major}.{sys.version_info.minor}"
         return {"stack": stack(device=device), "engines": found, "environment": environment}

@@ -160,10 +160,11 @@ def read_models(texts: Sequence[str], shapes: Sequence[str]) -> dict[str, ModelF
     if given and not any(map(is_file, texts)):
         raise UserError(f"--shape {shapes[0]} is for an ONNX file; give one with --model PATH.onnx")
     found: dict[str, ModelFile] = {}
+    named = {text for text in texts if not is_file(text)}
     for text in filter(is_file, dict.fromkeys(texts)):
         path = at_home(text)
         for model in _read_toml(path, given) if path.suffix == ".toml" else _of_onnx(path, {}, given, Path()):
-            if model.name in found or model.name in texts:
+            if model.name in found or model.name in named:
                 raise UserError(f"--model {text}: two models are called {model.name}; give one a TOML file with a name")
             try:
                 found[label("its name", model.name)] = model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trtgate.kinds import printable
 from trtgate.report import drawings, svg
 from trtgate.report.page import Bars, Boxes, Gallery, Masks, Notes, Page, Plot, Room, Table, failed, fitting
+from trtgate.verdict.policy import SEVERITY
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,6 +25,7 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["jpeg"] = drawings.jpeg_link
+    environment.filters["severity"] = SEVERITY.index  # by which verdicts are sorted, the worst first
     kinds = {
         **{"table": Table, "notes": Notes, "plot": Plot, "bars": Bars, "gallery": Gallery},
         **{"boxes": Boxes, "masks": Masks},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trtgate import fields
-from trtgate.compare import HARDWARE
+from trtgate.compare import HARDWARE, SETTINGS
 from trtgate.fields import DAMAGED, read_json
 from trtgate.files import file_digest, write_whole
 from trtgate.kinds import UserError
@@ -23,6 +23,8 @@ from trtgate.verdict.bisection import Relation
 
 # Raised when the file changes its meaning.
 SCHEMA = 1
+# What every version runs on, or its graph is made by, whichever version it is.
+UNDER_ALL = ("driver", "torch", "onnx")
 
 
 class Journal:
@@ -65,8 +67,7 @@ def journal_of(
         **asdict(question),
         "ends": ends,
         **versions.made_of,
-        **{name: here.get(name) for name in HARDWARE},
-        "threads": settings.threads,
+        **{name: here.get(name) for name in (*HARDWARE, *SETTINGS, *UNDER_ALL)},
         "effort": asdict(effort(question, processes, again=False)),
         **contents_of(settings),
         "expectations": settings.expectations.of(question.model, question.engine).as_json(),

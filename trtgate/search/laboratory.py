@@ -12,6 +12,7 @@ from typing import Any
 from trtgate.ab.engines import OldSideFails
 from trtgate.ab.results import AbReport
 from trtgate.ab.run import PROCESSES, run_ab
+from trtgate.engines import parse_spec
 from trtgate.kinds import UserError, printable
 from trtgate.measure.remote import Place, Worker, WorkerError
 from trtgate.progress import Progress
@@ -105,7 +106,8 @@ class Installed:
         try:
             report = run_ab(
                 {"old": self.versions.get(old), "new": self.versions.get(new)},
-                replace(self.settings, expectations=expectations),
+                # The reference of an ONNX file is a runtime like others, and nobody asked about that.
+                replace(self.settings, expectations=expectations, engines=(parse_spec(question.engine),)),
                 [question.engine],
                 rounds=much.rounds,
                 rebuilds=much.rebuilds,
