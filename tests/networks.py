@@ -115,6 +115,21 @@ def classifier(classes: int = 5) -> onnx.ModelProto:
     )
 
 
+def masks(given: Sequence[Any], channels: int, *, last: bool) -> onnx.ModelProto:
+    """A convolution and a sigmoid of a picture whose channels come last if it has three there; its maps `m` come so if
+    `last`, as those of TensorFlow do."""
+    ahead = ["x"] if given[3] != 3 else ["t"]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", [*ahead, "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["a"], ["s" if last else "m"]),
+        helper.make_node("Transpose", ["s"], ["m"], perm=[0, 2, 3, 1]),
+    ]
+    chosen = nodes[0 if given[3] == 3 else 1 : 4 if last else 3]
+    weights = {"w": random(channels, 3, 3, 3)}
+    return network(chosen, {"x": (FLOAT, list(given))}, {"m": (FLOAT, None)}, weights)
+
+
 def branching() -> onnx.ModelProto:
     """A branch that reads what is made outside of it, and a bias of [1,N]."""
 

@@ -32,6 +32,7 @@ from trtgate.workbench import Workbench
 
 from . import networks
 from .test_onnx_file import settings_of
+from .test_tasks import judged
 
 PHOTOS = sorted((DATA / "evaluation").glob("*.jpg"))
 
@@ -354,6 +355,42 @@ def test_a_segmenter(tmp_path: Path) -> None:
         assert {score.of for score in found.scores} == {"boxes", "map"}
         [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         assert verdict.outcome is Outcome.PASS, verdict
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize(
+    ("given", "last"), [(("N", 16, 24, 3), True), (("N", 3, 16, 24), True), (("N", 3, 16, 24), False)]
+)
+def test_a_segmenters_classes_are_its_last_axis_where_its_form_says_so(
+    channels: int, given: tuple[Any, ...], last: bool, tmp_path: Path
+) -> None:
+    """The largest of each row instead would be the same of answers half as large."""
+    text = f'task = "segmentation"\n[segmentation]\noutput = "m"\nthreshold = 0.3\n[preprocessing]\nlayout = "{{}}"\n'
+    path = write(tmp_path, text.format("NHWC" if given[3] == 3 else "NCHW"), networks.masks(given, channels, last=last))
+    [model] = read_models([str(path)], []).values()
+    assert isinstance(model.task, Segmentation)
+    random = np.random.default_rng(0)
+    maps = random.random((24, channels, 16, 24)).astype(np.float32)
+    reference, halved, others = (
+        [{"m": np.moveaxis(each, 0, -1) if last else each} for each in some]
+        for some in (maps, maps / 2, maps[:, :1] / 2 + maps * (np.arange(channels) != 2)[:, None, None])
+    )
+    assert model.task.classes(reference[0]["m"]).shape == (16, 24)
+    half = read_expectations().of("mine", "tensorrt-fp16")
+    assert judged(model.task, reference, reference, half).outcome is Outcome.PASS
+    wrong = judged(model.task, reference, halved if channels == 1 else others, half)
+    assert (wrong.outcome, "equal pixels" in wrong.message) == (Outcome.REGRESSED, True)
+
+
+def test_classes_of_another_axis_are_another_task(tmp_path: Path) -> None:
+    """A session of before took them from the first."""
+    text, digests = 'task = "segmentation"\n', set()
+    for last in (False, True):
+        [model] = read_models(
+            [str(write(tmp_path, text, networks.masks(("N", 3, 16, 24), 5, last=last)))], []
+        ).values()
+        digests.add(model.task_digest)
+    assert len(digests) == 2
 
 
 def test_pixels_are_counted_by_class() -> None:
