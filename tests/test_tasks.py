@@ -444,6 +444,14 @@ def test_outputs_of_other_shapes_than_boxes_and_scores_are_told() -> None:
             from_outputs(boxes, scores, "l", "xyxy")(row)
     with pytest.raises(UserError, match="not of as many boxes"):
         from_outputs("x", "s", "l", "xyxy")({**row, "x": np.ones((3, 4))})
+    # Scores of each class for all boxes, as what suppresses boxes takes them, are not those of each box.
+    boxes, scores = np.zeros((1, 6, 4)), RANDOM.random((1, 6, 3))
+    for fits in (scores, scores.reshape(2, 3, 3), scores[..., :1], scores[..., 0], scores.reshape(-1)):
+        found = from_outputs("b", "s", "", "xyxy")({"b": boxes, "s": fits})
+        assert found.scores.tolist() == fits.reshape(6, -1).max(1).tolist()
+    for wrong in (scores.transpose(0, 2, 1), scores[0].T):
+        with pytest.raises(UserError, match=r"3, 6\] are not of as many boxes; write decode"):
+            from_outputs("b", "s", "", "xyxy")({"b": boxes, "s": wrong})
 
 
 def test_annotations_of_other_photos_are_told() -> None:

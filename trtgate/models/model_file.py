@@ -31,7 +31,7 @@ from trtgate.samples import ArrayFolder, Samples, Seeded, arrays_in, frame_of
 from trtgate.signature import BATCH, TensorSpec
 from trtgate.tasks.base import Task, load_function
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import Detection, from_function, from_outputs, read_coco
+from trtgate.tasks.detection import Detection, from_function, from_outputs, of_boxes, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 
@@ -547,7 +547,7 @@ def _require_boxes(where: str, file: OnnxFile, boxes: str, others: Sequence[str]
         return
     n = math.prod(shapes[boxes]) // 4
     for name in others:
-        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n):
+        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n or not of_boxes(n, shapes[name])):
             raise UserError(f"{where}: {name} is of {list(shapes[name])}, which is not of {n} boxes; write decode")
 
 

@@ -6,7 +6,9 @@ The truth is what the reference found, or what people marked.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +110,7 @@ def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
         sure = np.asarray(outputs[scores], np.float64)
         classes = np.asarray(outputs[labels]).reshape(-1) if labels else np.empty(len(found))
         n = len(found)
-        if n and (len(classes) != n or sure.size % n or (labels and sure.size != n)):
+        if n and (len(classes) != n or sure.size % n or (labels and sure.size != n) or not of_boxes(n, sure.shape)):
             shown = ", ".join(f"{name} {list(np.shape(outputs[name]))}" for name in (boxes, scores, labels) if name)
             raise UserError(f"[detection]: {shown} are not of as many boxes; write decode")
         if not len(found):
@@ -119,6 +121,13 @@ def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
         return Detections(found, sure.max(1), sure.argmax(1).astype(np.int64))
 
     return decode
+
+
+def of_boxes(n: int, scores: Sequence[int]) -> bool:
+    """Whether scores of some shape, as many as there are boxes or a multiple, are those of one box after the other:
+    [classes,n] would be read as other boxes'."""
+    others = [each for each in scores if each != 1]
+    return len(others) < 2 or n in itertools.accumulate(others, operator.mul)
 
 
 def from_function(function: Callable[..., Any]) -> Decode:
