@@ -214,6 +214,37 @@ def test_colours_and_types() -> None:
     assert Recipe((6, 4), scale=1, layout="NHWC").prepare(red, raw)[0, 0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "how", "said"),
+    [
+        (
+            "uint8",
+            {},
+            "from 0 to 1 of photos, and the input is x uint8.*; change scale, which is 1 for pixels as they are",
+        ),
+        ("uint8", {"scale": 1, "mean": (124, 116, 104)}, "from -124 to 151 of photos, .*, which has not all of them"),
+        ("int8", {"scale": 1}, "from 0 to 255 of photos"),
+        ("float16", {"scale": 1e-3}, "which has not all of them; change scale, mean or std"),
+        ("uint8", {"scale": 1}, ""),
+        ("int8", {"scale": 1, "mean": (128,)}, ""),
+        ("int8", {"mean": (0.5,), "std": (1 / 255,)}, ""),
+        ("float16", {}, ""),
+    ],
+)
+def test_photos_are_numbers_that_an_input_has(kind: str, how: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """numpy would count on from the lowest behind the highest, and 1 is white where numbers are whole."""
+    each, folder = TensorSpec("x", kind, ("batch", 3, 16, 16)), photos(tmp_path / "photos")
+
+    def read() -> PhotoFolder:
+        return PhotoFolder(list_folder(folder, None), folder, Recipe((16, 16), **how), each, Signature((each,)), {})
+
+    if not said:
+        assert len(np.unique(read()[0]["x"])) > 100
+        return
+    with pytest.raises(UserError, match=said):
+        read()
+
+
 def test_the_size_of_photos_is_that_of_an_input_that_leaves_it_open(tmp_path: Path) -> None:
     path = write(tmp_path, "[preprocessing]\nsize = [24, 16]\n", networks.heads())
     [model] = read_models([str(path)], []).values()
@@ -365,8 +396,9 @@ def test_a_segmenters_classes_are_its_last_axis_where_its_form_says_so(
     channels: int, given: tuple[Any, ...], last: bool, tmp_path: Path
 ) -> None:
     """The largest of each row instead would be the same of answers half as large."""
-    text = f'task = "segmentation"\n[segmentation]\noutput = "m"\nthreshold = 0.3\n[preprocessing]\nlayout = "{{}}"\n'
-    path = write(tmp_path, text.format("NHWC" if given[3] == 3 else "NCHW"), networks.masks(given, channels, last=last))
+    path = write(
+        tmp_path, 'task = "segmentation"\n[segmentation]\nthreshold = 0.3\n', networks.masks(given, channels, last=last)
+    )
     [model] = read_models([str(path)], []).values()
     assert isinstance(model.task, Segmentation)
     random = np.random.default_rng(0)
@@ -386,9 +418,7 @@ def test_classes_of_another_axis_are_another_task(tmp_path: Path) -> None:
     """A session of before took them from the first."""
     text, digests = 'task = "segmentation"\n', set()
     for last in (False, True):
-        [model] = read_models(
-            [str(write(tmp_path, text, networks.masks(("N", 3, 16, 24), 5, last=last)))], []
-        ).values()
+        [model] = read_models([str(write(tmp_path, text, networks.masks(("N", 3, 16, 24), 5, last=last)))], []).values()
         digests.add(model.task_digest)
     assert len(digests) == 2
 
