@@ -329,6 +329,37 @@ def test_what_is_as_good_as_zero_beside_zeros(value: float, outcome: Outcome) ->
     assert decide_scores(*(task.own(each, some(8))["scores"] for each in (many, noisy)), EXACT).outcome is outcome
 
 
+@pytest.mark.parametrize(
+    ("engine", "share"),
+    [("openvino-fp32", 1e-6), ("tensorrt-fp16", 5e-4), ("openvino-bf16", 4e-3), ("openvino-int8", 2e-2)],
+)
+@pytest.mark.parametrize("count", [8, 30])
+def test_a_quiet_column_that_is_stuck_or_another_samples(engine: str, share: float, count: int) -> None:
+    """Places of keypoints in pixels and how sure they are: half of everything is no worse answer than what is right."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    size = np.array([96, 96, 1])
+    reference = [{"y": (size * RANDOM.random((17, 3))).astype(np.float32)} for _ in range(count)]
+    old, new = rounded(reference, share), rounded(reference, share)
+    # Noise that drowns what they say takes nothing of it, but by chance.
+    loud = np.float32(96 * 3e-2 * (share < 1e-2) * (share > 1e-5))
+    drowned = [
+        [{"y": row["y"] + loud * RANDOM.standard_normal((17, 3)).astype(np.float32)} for row in new] for _ in range(2)
+    ]
+    for some in (new, drowned[0]):
+        assert judged(task, reference, some, expectation).reason is not Reason.NOTHING_MEASURED
+    for sides in ((old, new), drowned):
+        assert against(task, reference, *sides, expectation).outcome is Outcome.PASS
+    others = [{"y": np.where([True, True, False], a["y"], b["y"])} for a, b in zip(new, new[1:] + new, strict=False)]
+    for wrong in (changed(new, np.s_[:, 2], 0), changed(new, np.s_[:, 2], 0.5), others):
+        verdict = judged(task, reference, wrong, expectation)
+        assert verdict.outcome is not Outcome.PASS or engine == "openvino-int8", verdict
+        verdict = against(task, reference, old, wrong, expectation)
+        assert (verdict.outcome, "y, 2 along axis 1" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # One sample is no slice.
+    if engine == "openvino-int8":
+        assert against(task, reference, old, [others[0], *new[1:]], expectation).outcome is Outcome.PASS
+
+
 def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
     task, reference = TensorsTask(), rows(300, 5, count=20)
     for row in reference:

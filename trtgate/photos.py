@@ -51,7 +51,7 @@ class Recipe:
         values = (values / np.float32(self.scale) - mean) / std
         if np.dtype(each.dtype).kind in "iu":
             values = np.rint(values)
-        ordered = values if self.layout == "NHWC" else values.transpose(2, 0, 1)
+        ordered: npt.NDArray[np.float32] = values if self.layout == "NHWC" else values.transpose(2, 0, 1)
         return ordered[None]
 
     def fitted(self, image: Pixels) -> Pixels:

@@ -24,7 +24,6 @@ from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import (
-    FLOAT_DB,
     Metric,
     Outputs,
     Score,
@@ -42,6 +41,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
+from trtgate.tasks.slices import FLOAT_DB
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import ROUNDED, Rebuilt
 from trtgate.verdict.outcome import Verdict

@@ -15,7 +15,6 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
-    FLOAT_DB,
     Metric,
     Outputs,
     Score,
@@ -33,7 +32,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
-from trtgate.tasks.slices import ENOUGH_DB, powers_of, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, FLOAT_DB, powers_of, spoilt_slices
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
