@@ -305,6 +305,22 @@ def test_a_classifier_with_labels(tmp_path: Path) -> None:
         assert bench.logits(engine).shape == (15, 5)
 
 
+def test_folders_that_are_called_as_classes_are_those_classes(tmp_path: Path) -> None:
+    """In whatever order the network has them; a few will do."""
+    text = 'task = "classification"\n[classification]\nclasses = ["elk", "cat", "ant", "bee", "bee"]\n'
+    [model] = read_models([str(write(tmp_path, f"{text}{PREPARED}"))], []).values()
+    folder = photos(tmp_path / "photos", "ant", "elk")
+    labels = model.samples("evaluation", folder, skip_bad=False).labels
+    assert labels is not None
+    assert labels.tolist() == [2] * 3 + [0] * 3
+    for wrong, said in (("bee", "is called as two of the model's classes"), ("eel", "is called as none of the model")):
+        with pytest.raises(UserError, match=said):
+            model.check_folders(photos(tmp_path / wrong, "ant", wrong), None)
+    # Called otherwise all of them are the classes in the order of their names.
+    with pytest.raises(UserError, match="has 2 class folders, the model 5 classes"):
+        model.check_folders(photos(tmp_path / "others", "1", "2"), None)
+
+
 def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:
     array = np.array([row[:5] for row in rows], np.float64).reshape(-1, 5)
     return Detections(array[:, :4], array[:, 4], np.array([row[5] for row in rows], np.int64))

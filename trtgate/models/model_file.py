@@ -22,7 +22,7 @@ import numpy as np
 from trtgate.expectations import check_quantize, check_section, known_names
 from trtgate.fields import label, number
 from trtgate.files import at_home, file_digest, require_no_pipe
-from trtgate.images import list_folder
+from trtgate.images import Listing, list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, NotRun, OnnxFile, Shape, describe, load_graph
@@ -117,7 +117,7 @@ class ModelFile:
                     f"{option}: {folder} holds no .npz file, and how {name} wants photos is not known; "
                     "give a folder of .npz, or [preprocessing] in a model TOML (docs/models.md)"
                 )
-            list_folder(folder, self.classes if option == "--images" else None)
+            self._listed(folder, labelled=option == "--images")
 
     @property
     def classes(self) -> int | None:
@@ -125,6 +125,10 @@ class ModelFile:
         if self.file is None or not isinstance(self.task, Classification):
             return None
         return next(math.prod(each.at(1)) for each in self.file.signature.outputs if each.name == self.task.output)
+
+    def _listed(self, folder: Path, *, labelled: bool) -> Listing:
+        called = self.task.classes if isinstance(self.task, Classification) else ()
+        return list_folder(folder, self.classes if labelled else None, called)
 
     def samples(self, split: str, folder: Path | None, *, skip_bad: bool) -> Samples:
         """Photos or arrays of the folder, the shipped photos where the preprocessing is known, or seeded samples.
@@ -140,7 +144,7 @@ class ModelFile:
             return Seeded(signature, limits, constants, count, seed=seed)
         assert self.recipe is not None
         folder = folder or DATA / split
-        listing = list_folder(folder, self.classes if split == "evaluation" else None)
+        listing = self._listed(folder, labelled=split == "evaluation")
         photos = next(each for each in signature.inputs if each.name == self.photo_input)
         return PhotoFolder(listing, folder, self.recipe, photos, signature, constants, skip_bad=skip_bad)
 
