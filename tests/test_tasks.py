@@ -491,6 +491,26 @@ def test_annotations_of_other_photos_are_told() -> None:
         judged(replace(DETECTION, truth={"other.jpg": EMPTY}), sound, sound)
 
 
+def test_annotations_that_no_answer_has_anything_in_common_with_are_told() -> None:
+    """With other labels, or in the photo's pixels: of a mAP of nothing nothing can be lost."""
+    task, reference = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5), many_boxes(240)
+    found = [task.found(row) for row in reference]
+
+    def marked(change: Callable[[Detections], Detections]) -> Verdict:
+        truth = {str(index): change(each) for index, each in enumerate(found)}
+        return judged(replace(task, truth=truth), reference, reference)
+
+    assert marked(lambda each: each).outcome is Outcome.PASS
+    assert marked(lambda each: each.at(each.labels == 40)).outcome is Outcome.PASS
+    for wrong in (
+        lambda each: replace(each, labels=each.labels + 100),
+        lambda each: replace(each, boxes=5000 + 2.5 * each.boxes),
+    ):
+        verdict = marked(wrong)
+        assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+        assert "boxes in annotations the reference finds none" in verdict.message
+
+
 def test_boxes_found_again_need_not_have_been_missed_before() -> None:
     sure, unsure = ([found_boxes(score=score) for _ in range(60)] for score in (0.9, 0.1))
     assert against(DETECTION, unsure, sure, unsure).outcome is Outcome.PASS

@@ -225,6 +225,11 @@ class Detection:
         scores += others
         unmeasured += stuck_outputs(unread, reference, got, samples)
         scores += own_scores(self.metric, reference, got, scores)
+        if truth is not None and (count := _all_missed(marked, theirs)):
+            unmeasured.append(
+                f"mAP: of {count} boxes in annotations the reference finds none, as where their labels are not its own "
+                "or they are in other pixels than its boxes"
+            )
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(
                 f"the reference finds nothing on any sample that reaches the threshold {self.threshold:g}"
@@ -278,6 +283,14 @@ class Detection:
             "marks": marks_of(reference),
         }
         return {"scores": own_summary(self.name, len(reference), {**kept, "boxes": boxes_to_json(found)})}
+
+
+def _all_missed(marked: Sequence[Detections], found: Sequence[Detections]) -> int:
+    """How many boxes people marked, where some were found and none is one of those; else 0."""
+    if not any(len(each.scores) for each in found):
+        return 0
+    missed = [matched(wanted, mine)[0] for wanted, mine in zip(marked, found, strict=True)]
+    return 0 if any(map(any, missed)) else sum(map(len, missed))
 
 
 class _Read(dict[str, npt.NDArray[Any]]):
