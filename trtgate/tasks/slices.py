@@ -48,6 +48,8 @@ LEFT = 0.1
 # A slice that follows less than this of what the samples differ by, on most of them and whatever chance did, is stuck,
 # or another sample's. Of so few samples nothing tells what they differ by.
 FOLLOWS, ENOUGH_SAMPLES = 0.3, 3
+# And as much must differ in so many of them (Kish's effective number).
+ENOUGH_ALIKE = 5
 # A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both; so
 # may what is as much below the noise that the loudest sample may have.
 STEPS_DB, BELOW_FLOOR_DB = 30.0, 20.0
@@ -124,27 +126,29 @@ def _follows(pairs: Sequence[Pair], fill: float | None) -> list[Floats]:
     middles = [np.zeros(pairs[0][0].shape) for _ in range(2)]
     for pair in pairs:
         middles = [middle + each / len(pairs) for middle, each in zip(middles, read(pair), strict=True)]
-    # Of each slice: the power of all, of what differs, what is shared of that, the noise in it; samples in which there
-    # is such, and which do not follow it.
-    kept = [np.zeros((6, length)) for length in pairs[0][0].shape]
+    # Of each slice: the power of all, of what differs, what is shared of that, the noise in it; the squares of the
+    # samples' shares of what differs; samples in which there is such, and which do not follow it.
+    kept = [np.zeros((7, length)) for length in pairs[0][0].shape]
     for pair in pairs:
         a, b = read(pair)
         with np.errstate(over="ignore", invalid="ignore"):
             one, other = a - middles[0], b - middles[1]
             powers = (a * a, one * one, one * other, (one - other) ** 2)
-        for axis, sums in enumerate(kept):
-            found = np.stack([_along(each, axis) for each in powers])
-            sums[:4] += found
-            sums[4:] += found[1] > 0, (found[1] > 0) & (found[2] < FOLLOWS * found[1])
+            for axis, sums in enumerate(kept):
+                found = np.stack([_along(each, axis) for each in powers])
+                sums[:4] += found
+                sums[4:] += found[1] ** 2, found[1] > 0, (found[1] > 0) & (found[2] < FOLLOWS * found[1])
     return [_followed(sums, pairs[0][0].size) for sums in kept]
 
 
 def _followed(sums: Floats, size: int) -> Floats:
-    power, apart, shared, noise, there, astray = sums
+    power, apart, shared, noise, squares, there, astray = sums
     with np.errstate(all="ignore"):
         # What chance makes of noise: two standard errors.
         most = (shared + 2 * np.sqrt(noise * apart * len(power) / (there * size))) / apart
-    told = (apart * ratio(ROUNDING_DB) > power) & (2 * astray > there) & np.isfinite(most)
+        told = (apart * ratio(ROUNDING_DB) > power) & (2 * astray > there) & np.isfinite(most)
+        # Of a slice in which few samples have all of it they alone may be wrong.
+        told &= apart**2 >= ENOUGH_ALIKE * squares
     found: Floats = np.where(told, np.clip(most, -LARGEST, LARGEST), 1.0)
     return found
 
@@ -228,8 +232,8 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     not be.
 
     An exact engine's have to be near. One of a narrower type is certainly wrong where few slices have far more noise
-    than the usual one, are deaf in nearly every sample and have hardly anything left of a signal that is not all too
-    quiet; most of them may be deaf.
+    than the usual one, and of a signal that is not all too quiet hardly anything left, deaf in nearly every sample, or
+    follow nothing of what the samples differ by; most of them may be deaf.
     """
     certain, perhaps = [], []
     axes = [_unpack(each) for each in kept["axes"]]
@@ -243,9 +247,10 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             spoilt = (share > UNEQUAL) & (share > UNEQUAL_TIMES * np.median(share)) & (exact | steady)
             certain.append((axis, spoilt, noise))
         else:
-            loud = steady & (noise > ratio(SLICE_DB) * np.median(noise))
-            left = _unpack(kept["left"][axis])
-            spoilt = loud & (left < LEFT) & (noise * ratio(STEPS_DB) > signal.max())
+            loud, left = noise > ratio(SLICE_DB) * np.median(noise), _unpack(kept["left"][axis])
+            stuck = _astray(kept, axis, len(noise))
+            spoilt = loud & ((steady & (left < LEFT)) | stuck) & (noise * ratio(STEPS_DB) > signal.max())
+            loud &= steady
             if exact:
                 spoilt = loud
                 near = noise * ratio(EXACT_SLICE_DB) <= signal
@@ -254,8 +259,8 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             # Beside a slice as loud as a mask the others are no louder than rounding, and may all be deaf.
             most = 2 * steady.sum() > len(steady)
             # Floats have steps of their own for each number, down to the smallest ones.
-            stuck = _astray(kept, axis, len(noise)) & (noise * ratio(steps_below(floor_db)) > signal)
-            stuck &= (noise * ratio(ROUNDING_DB) > signal.max()) & (floor_db >= FLOAT_DB)
+            stuck &= (noise * ratio(steps_below(floor_db)) > signal) & (noise * ratio(ROUNDING_DB) > signal.max())
+            stuck &= floor_db >= FLOAT_DB
             perhaps.append((axis, steady if most else (loud | stuck) & ~spoilt, noise))
     return _named(name, certain), _named(name, perhaps)
 
