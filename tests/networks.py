@@ -115,6 +115,36 @@ def classifier(classes: int = 5) -> onnx.ModelProto:
     )
 
 
+def embedding() -> onnx.ModelProto:
+    """What a head reads is an output, too, and so is what another branch of two convolutions reads."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], name="first"),
+        helper.make_node("Relu", ["a"], ["features"], name="relu"),
+        helper.make_node("Conv", ["features", "v"], ["b"], pads=[1, 1, 1, 1], name="second"),
+        helper.make_node("GlobalAveragePool", ["b"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["embedding"], name="flatten"),
+        helper.make_node("Gemm", ["embedding", "u"], ["scores"], name="fc"),
+    ]
+    weights = {"w": random(8, 3, 3, 3), "v": random(8, 8, 3, 3, seed=1), "u": random(8, 5, seed=2)}
+    outputs = dict.fromkeys(("embedding", "features", "scores"), (FLOAT, None))
+    return network(nodes, {"x": (FLOAT, ["N", 3, 16, 16])}, outputs, weights)
+
+
+def masks(given: Sequence[Any], channels: int, *, last: bool) -> onnx.ModelProto:
+    """A convolution and a sigmoid of a picture whose channels come last if it has three there; its maps `m` come so if
+    `last`, as those of TensorFlow do."""
+    ahead = ["x"] if given[3] != 3 else ["t"]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", [*ahead, "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["a"], ["s" if last else "m"]),
+        helper.make_node("Transpose", ["s"], ["m"], perm=[0, 2, 3, 1]),
+    ]
+    chosen = nodes[0 if given[3] == 3 else 1 : 4 if last else 3]
+    weights = {"w": random(channels, 3, 3, 3)}
+    return network(chosen, {"x": (FLOAT, list(given))}, {"m": (FLOAT, None)}, weights)
+
+
 def branching() -> onnx.ModelProto:
     """A branch that reads what is made outside of it, and a bias of [1,N]."""
 

@@ -221,8 +221,13 @@ def test_zeros_beside_zeros_are_alike() -> None:
     assert compare_logits(logits, other).cosine == compare_logits(other, logits).cosine == 0
 
 
-@pytest.mark.parametrize("fault", ["dead", "negated"])
-@pytest.mark.parametrize("n", [8, 240])
+@pytest.mark.parametrize(
+    ("fault", "n"),
+    [
+        *((fault, n) for fault in ("dead", "negated") for n in (8, 240)),
+        *((fault, 240) for fault in ("stuck", "its neighbour's", "another photo's")),
+    ],
+)
 def test_a_class_that_no_photo_has_and_whose_logit_is_wrong_on_all_of_them(fault: str, n: int) -> None:
     """Of an INT8 engine, whose noise is ten times what one of a thousand classes is worth."""
     random = np.random.default_rng(0)
@@ -237,7 +242,14 @@ def test_a_class_that_no_photo_has_and_whose_logit_is_wrong_on_all_of_them(fault
         return fidelity_verdict(task.compare(*rows, samples), floors)
 
     assert judged(logits, engine).outcome is Outcome.PASS
-    engine[:, 950] *= 0 if fault == "dead" else -1
+    wrong = {
+        "dead": 0 * engine[:, 950],
+        "negated": -engine[:, 950],
+        "stuck": 0 * engine[:, 950] + 2,
+        "its neighbour's": engine[:, 949],
+        "another photo's": np.roll(engine[:, 950], 1),
+    }
+    engine[:, 950] = wrong[fault]
     verdict = judged(logits, engine)
     assert verdict.outcome is Outcome.REGRESSED
     assert verdict.message.startswith("y, 950 along axis 0 of a sample: not what the reference has there")

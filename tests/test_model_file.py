@@ -32,6 +32,7 @@ from trtgate.workbench import Workbench
 
 from . import networks
 from .test_onnx_file import settings_of
+from .test_tasks import judged
 
 PHOTOS = sorted((DATA / "evaluation").glob("*.jpg"))
 
@@ -213,6 +214,37 @@ def test_colours_and_types() -> None:
     assert Recipe((6, 4), scale=1, layout="NHWC").prepare(red, raw)[0, 0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "how", "said"),
+    [
+        (
+            "uint8",
+            {},
+            "from 0 to 1 of photos, and the input is x uint8.*; change scale, which is 1 for pixels as they are",
+        ),
+        ("uint8", {"scale": 1, "mean": (124, 116, 104)}, "from -124 to 151 of photos, .*, which has not all of them"),
+        ("int8", {"scale": 1}, "from 0 to 255 of photos"),
+        ("float16", {"scale": 1e-3}, "which has not all of them; change scale, mean or std"),
+        ("uint8", {"scale": 1}, ""),
+        ("int8", {"scale": 1, "mean": (128,)}, ""),
+        ("int8", {"mean": (0.5,), "std": (1 / 255,)}, ""),
+        ("float16", {}, ""),
+    ],
+)
+def test_photos_are_numbers_that_an_input_has(kind: str, how: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """numpy would count on from the lowest behind the highest, and 1 is white where numbers are whole."""
+    each, folder = TensorSpec("x", kind, ("batch", 3, 16, 16)), photos(tmp_path / "photos")
+
+    def read() -> PhotoFolder:
+        return PhotoFolder(list_folder(folder, None), folder, Recipe((16, 16), **how), each, Signature((each,)), {})
+
+    if not said:
+        assert len(np.unique(read()[0]["x"])) > 100
+        return
+    with pytest.raises(UserError, match=said):
+        read()
+
+
 def test_the_size_of_photos_is_that_of_an_input_that_leaves_it_open(tmp_path: Path) -> None:
     path = write(tmp_path, "[preprocessing]\nsize = [24, 16]\n", networks.heads())
     [model] = read_models([str(path)], []).values()
@@ -271,6 +303,22 @@ def test_a_classifier_with_labels(tmp_path: Path) -> None:
         found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(engine), samples)
         assert (found.top1, found.n) == (15, 15)
         assert bench.logits(engine).shape == (15, 5)
+
+
+def test_folders_that_are_called_as_classes_are_those_classes(tmp_path: Path) -> None:
+    """In whatever order the network has them; a few will do."""
+    text = 'task = "classification"\n[classification]\nclasses = ["elk", "cat", "ant", "bee", "bee"]\n'
+    [model] = read_models([str(write(tmp_path, f"{text}{PREPARED}"))], []).values()
+    folder = photos(tmp_path / "photos", "ant", "elk")
+    labels = model.samples("evaluation", folder, skip_bad=False).labels
+    assert labels is not None
+    assert labels.tolist() == [2] * 3 + [0] * 3
+    for wrong, said in (("bee", "is called as two of the model's classes"), ("eel", "is called as none of the model")):
+        with pytest.raises(UserError, match=said):
+            model.check_folders(photos(tmp_path / wrong, "ant", wrong), None)
+    # Called otherwise all of them are the classes in the order of their names.
+    with pytest.raises(UserError, match="has 2 class folders, the model 5 classes"):
+        model.check_folders(photos(tmp_path / "others", "1", "2"), None)
 
 
 def boxes(*rows: tuple[float, float, float, float, float, int]) -> Detections:
@@ -354,6 +402,41 @@ def test_a_segmenter(tmp_path: Path) -> None:
         assert {score.of for score in found.scores} == {"boxes", "map"}
         [verdict] = bench.task.decide(found, settings.expectations.of("mine", engine.id))
         assert verdict.outcome is Outcome.PASS, verdict
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize(
+    ("given", "last"), [(("N", 16, 24, 3), True), (("N", 3, 16, 24), True), (("N", 3, 16, 24), False)]
+)
+def test_a_segmenters_classes_are_its_last_axis_where_its_form_says_so(
+    channels: int, given: tuple[Any, ...], last: bool, tmp_path: Path
+) -> None:
+    """The largest of each row instead would be the same of answers half as large."""
+    path = write(
+        tmp_path, 'task = "segmentation"\n[segmentation]\nthreshold = 0.3\n', networks.masks(given, channels, last=last)
+    )
+    [model] = read_models([str(path)], []).values()
+    assert isinstance(model.task, Segmentation)
+    random = np.random.default_rng(0)
+    maps = random.random((24, channels, 16, 24)).astype(np.float32)
+    reference, halved, others = (
+        [{"m": np.moveaxis(each, 0, -1) if last else each} for each in some]
+        for some in (maps, maps / 2, maps[:, :1] / 2 + maps * (np.arange(channels) != 2)[:, None, None])
+    )
+    assert model.task.classes(reference[0]["m"]).shape == (16, 24)
+    half = read_expectations().of("mine", "tensorrt-fp16")
+    assert judged(model.task, reference, reference, half).outcome is Outcome.PASS
+    wrong = judged(model.task, reference, halved if channels == 1 else others, half)
+    assert (wrong.outcome, "equal pixels" in wrong.message) == (Outcome.REGRESSED, True)
+
+
+def test_classes_of_another_axis_are_another_task(tmp_path: Path) -> None:
+    """A session of before took them from the first."""
+    text, digests = 'task = "segmentation"\n', set()
+    for last in (False, True):
+        [model] = read_models([str(write(tmp_path, text, networks.masks(("N", 3, 16, 24), 5, last=last)))], []).values()
+        digests.add(model.task_digest)
+    assert len(digests) == 2
 
 
 def test_pixels_are_counted_by_class() -> None:

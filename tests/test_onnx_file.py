@@ -305,6 +305,23 @@ def test_a_batch_norm_does_not_keep_a_convolution_from_int8(tmp_path: Path) -> N
         assert bench.engine(parse_spec("onnxruntime-int8")).audit().histogram == {"float32": 1, "int8": 2}
 
 
+def test_outputs_that_are_read_inside_can_be_int8(tmp_path: Path) -> None:
+    """They are no inputs of what reads them that nobody measured, nor rounded for it."""
+    path = networks.save(networks.embedding(), tmp_path / "embedding.onnx")
+    specs = [parse_spec(engine) for engine in ("onnxruntime-int8", "openvino-int8")]
+    settings = settings_of(tmp_path, "--model", str(path), *(f"--engine={spec.id}" for spec in specs))
+    with Workbench("embedding.onnx", settings) as bench:
+        for spec in specs:
+            assert bench.engine(spec).audit().histogram == {"int8": 3}
+            found = bench.task.compare(bench.outputs(bench.reference), bench.outputs(spec), bench.samples("evaluation"))
+            [verdict] = bench.task.decide(found, settings.expectations.of("embedding.onnx", spec.id))
+            assert verdict.outcome is Outcome.PASS, verdict
+        graph = onnx.load(bench.graphs.of("int8-symmetric").path).graph
+        assert [each.name for each in graph.output] == ["embedding", "features", "scores"]
+        makers = {name: node.op_type for node in graph.node for name in node.output}
+        assert makers["embedding"] == makers["features"] == "Identity"
+
+
 def test_branches_and_biases_of_one_row_can_be_int8(tmp_path: Path) -> None:
     path = networks.save(networks.branching(), tmp_path / "net.onnx")
     settings = settings_of(tmp_path, "--model", str(path), "--engine", "onnxruntime-int8")

@@ -329,6 +329,37 @@ def test_what_is_as_good_as_zero_beside_zeros(value: float, outcome: Outcome) ->
     assert decide_scores(*(task.own(each, some(8))["scores"] for each in (many, noisy)), EXACT).outcome is outcome
 
 
+@pytest.mark.parametrize(
+    ("engine", "share"),
+    [("openvino-fp32", 1e-6), ("tensorrt-fp16", 5e-4), ("openvino-bf16", 4e-3), ("openvino-int8", 2e-2)],
+)
+@pytest.mark.parametrize("count", [8, 30])
+def test_a_quiet_column_that_is_stuck_or_another_samples(engine: str, share: float, count: int) -> None:
+    """Places of keypoints in pixels and how sure they are: half of everything is no worse answer than what is right."""
+    task, expectation = TensorsTask(), REAL.of("net.onnx", engine)
+    size = np.array([96, 96, 1])
+    reference = [{"y": (size * RANDOM.random((17, 3))).astype(np.float32)} for _ in range(count)]
+    old, new = rounded(reference, share), rounded(reference, share)
+    # Noise that drowns what they say takes nothing of it, but by chance.
+    loud = np.float32(96 * 3e-2 * (share < 1e-2) * (share > 1e-5))
+    drowned = [
+        [{"y": row["y"] + loud * RANDOM.standard_normal((17, 3)).astype(np.float32)} for row in new] for _ in range(2)
+    ]
+    for some in (new, drowned[0]):
+        assert judged(task, reference, some, expectation).reason is not Reason.NOTHING_MEASURED
+    for sides in ((old, new), drowned):
+        assert against(task, reference, *sides, expectation).outcome is Outcome.PASS
+    others = [{"y": np.where([True, True, False], a["y"], b["y"])} for a, b in zip(new, new[1:] + new, strict=False)]
+    for wrong in (changed(new, np.s_[:, 2], 0), changed(new, np.s_[:, 2], 0.5), others):
+        verdict = judged(task, reference, wrong, expectation)
+        assert verdict.outcome is not Outcome.PASS or engine == "openvino-int8", verdict
+        verdict = against(task, reference, old, wrong, expectation)
+        assert (verdict.outcome, "y, 2 along axis 1" in verdict.message) == (Outcome.REGRESSED, True), verdict
+    # One sample is no slice.
+    if engine == "openvino-int8":
+        assert against(task, reference, old, [others[0], *new[1:]], expectation).outcome is Outcome.PASS
+
+
 def test_a_quiet_slice_and_a_single_flip_are_no_spoilt_slices() -> None:
     task, reference = TensorsTask(), rows(300, 5, count=20)
     for row in reference:
@@ -444,12 +475,40 @@ def test_outputs_of_other_shapes_than_boxes_and_scores_are_told() -> None:
             from_outputs(boxes, scores, "l", "xyxy")(row)
     with pytest.raises(UserError, match="not of as many boxes"):
         from_outputs("x", "s", "l", "xyxy")({**row, "x": np.ones((3, 4))})
+    # Scores of each class for all boxes, as what suppresses boxes takes them, are not those of each box.
+    boxes, scores = np.zeros((1, 6, 4)), RANDOM.random((1, 6, 3))
+    for fits in (scores, scores.reshape(2, 3, 3), scores[..., :1], scores[..., 0], scores.reshape(-1)):
+        found = from_outputs("b", "s", "", "xyxy")({"b": boxes, "s": fits})
+        assert found.scores.tolist() == fits.reshape(6, -1).max(1).tolist()
+    for wrong in (scores.transpose(0, 2, 1), scores[0].T):
+        with pytest.raises(UserError, match=r"3, 6\] are not of as many boxes; write decode"):
+            from_outputs("b", "s", "", "xyxy")({"b": boxes, "s": wrong})
 
 
 def test_annotations_of_other_photos_are_told() -> None:
     sound = [found_boxes() for _ in range(4)]
     with pytest.raises(UserError, match=r"none of the samples, such as 0, is in them \(they have other\.jpg\)"):
         judged(replace(DETECTION, truth={"other.jpg": EMPTY}), sound, sound)
+
+
+def test_annotations_that_no_answer_has_anything_in_common_with_are_told() -> None:
+    """With other labels, or in the photo's pixels: of a mAP of nothing nothing can be lost."""
+    task, reference = Detection(from_outputs("b", "s", "l", "xyxy"), 0.5), many_boxes(240)
+    found = [task.found(row) for row in reference]
+
+    def marked(change: Callable[[Detections], Detections]) -> Verdict:
+        truth = {str(index): change(each) for index, each in enumerate(found)}
+        return judged(replace(task, truth=truth), reference, reference)
+
+    assert marked(lambda each: each).outcome is Outcome.PASS
+    assert marked(lambda each: each.at(each.labels == 40)).outcome is Outcome.PASS
+    for wrong in (
+        lambda each: replace(each, labels=each.labels + 100),
+        lambda each: replace(each, boxes=5000 + 2.5 * each.boxes),
+    ):
+        verdict = marked(wrong)
+        assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED)
+        assert "boxes in annotations the reference finds none" in verdict.message
 
 
 def test_boxes_found_again_need_not_have_been_missed_before() -> None:

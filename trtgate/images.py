@@ -7,7 +7,7 @@ import io
 import logging
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -422,8 +422,9 @@ class Listing:
     left_out: tuple[Path, ...] = ()
 
 
-def list_folder(folder: Path, classes: int | None = CLASSES) -> Listing:
-    """What `read_folder` would read. Raises UserError as it does, but for bad files."""
+def list_folder(folder: Path, classes: int | None = CLASSES, called: Sequence[str] = ()) -> Listing:
+    """What `read_folder` would read, of a network whose classes are `called` so, if anybody said. Raises UserError as
+    it does, but for bad files."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give one with photos, flat or as <class>/*.jpg")
     entries = _entries(folder)
@@ -435,7 +436,7 @@ def list_folder(folder: Path, classes: int | None = CLASSES) -> Listing:
         if not flat:
             raise UserError(f"{folder} holds no photos; give a folder of JPEG or PNG files")
         return Listing(tuple(flat), left_out=tuple(left_out))
-    indices, names = _classes_of(folder, folders, classes)
+    indices, names = _classes_of(folder, folders, classes, called)
     files: list[Path] = []
     labels: list[int] = []
     for sub in folders:
@@ -480,11 +481,20 @@ def _may_be_photo(path: Path) -> bool:
         return called
 
 
-def _classes_of(folder: Path, folders: list[Path], classes: int | None) -> tuple[dict[str, int], tuple[str, ...]]:
+def _classes_of(
+    folder: Path, folders: list[Path], classes: int | None, called: Sequence[str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """The class index of each sub-folder by its name, and the classes' names where they are those of the folders."""
     names = [sub.name for sub in folders]
     if classes is None:
         return {}, ()
+    if set(called) & set(names):
+        if wrong := next((name for name in names if list(called).count(name) != 1), None):
+            how = "two" if wrong in called else "none"
+            raise UserError(
+                f"{folder / wrong} is called as {how} of the model's classes; call each as one, or all otherwise"
+            )
+        return {name: list(called).index(name) for name in names}, ()
     by_wnid = {entry.wnid: entry.index for entry in image_classes()}
     if classes == CLASSES and by_wnid.keys() & set(names):
         unknown = next((name for name in names if name not in by_wnid), None)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trtgate.images import Listing, Pixels, decode, resize
 from trtgate.kinds import UserError
-from trtgate.samples import Frame, Unlabelled, constant
+from trtgate.samples import Frame, Unlabelled, constant, in_type
 from trtgate.signature import Signature, Tensors, TensorSpec
 
 
@@ -38,6 +38,10 @@ class Recipe:
 
     def prepare(self, image: Pixels, each: TensorSpec) -> npt.NDArray[Any]:
         """A photo, uint8[H,W,3] in RGB, as a batch of one of that input."""
+        return np.ascontiguousarray(self.numbers(image, each), each.dtype)
+
+    def numbers(self, image: Pixels, each: TensorSpec) -> npt.NDArray[np.float32]:
+        """The same before it is brought into the input's type."""
         values = np.asarray(self.fitted(image), np.float32)
         if self.colour == "BGR":
             values = values[:, :, ::-1]
@@ -47,8 +51,8 @@ class Recipe:
         values = (values / np.float32(self.scale) - mean) / std
         if np.dtype(each.dtype).kind in "iu":
             values = np.rint(values)
-        ordered = values if self.layout == "NHWC" else values.transpose(2, 0, 1)
-        return np.ascontiguousarray(ordered[None], each.dtype)
+        ordered: npt.NDArray[np.float32] = values if self.layout == "NHWC" else values.transpose(2, 0, 1)
+        return ordered[None]
 
     def fitted(self, image: Pixels) -> Pixels:
         """A photo, uint8[H,W,3], in the size that it is wanted in."""
@@ -70,6 +74,26 @@ class Recipe:
         return whole
 
 
+# Of black and white at least so many steps apart in an input of whole numbers: of fewer nothing is left of a photo.
+LEVELS = 16
+
+
+def _require_fits(recipe: Recipe, each: TensorSpec) -> None:
+    """Raises UserError unless photos, which are nowhere darker than black or brighter than white, become that input."""
+    black, white = (recipe.numbers(np.full((8, 8, 3), level, np.uint8), each) for level in (0, 255))
+    if black.shape != each.at(1):
+        shape = list(black.shape)
+        raise UserError(f"[preprocessing] gives {shape}, the input is {each}; change size, colour or layout")
+    low, high = (float(end(np.stack([black, white]))) for end in (np.min, np.max))
+    told = f"[preprocessing] makes numbers from {low:g} to {high:g} of photos, and the input is {each}"
+    try:
+        in_type(np.stack([black, white]), each.dtype)
+    except ValueError as error:
+        raise UserError(f"{told}, which has not all of them; change scale, mean or std") from error
+    if np.dtype(each.dtype).kind in "iu" and float(np.abs(white - black).min()) < LEVELS:
+        raise UserError(f"{told}; change scale, which is 1 for pixels as they are, or std")
+
+
 class PhotoFolder(Unlabelled):
     """Photos of a listing, decoded when they are asked for, so that memory stays flat; all other inputs are constants.
 
@@ -89,9 +113,7 @@ class PhotoFolder(Unlabelled):
     ) -> None:
         """Reads every photo once. Raises UserError for one that cannot be read, unless bad ones are to be skipped."""
         self._recipe, self._input, self._signature, self._constants = recipe, each, signature, constants
-        wanted = recipe.prepare(np.zeros((8, 8, 3), np.uint8), each).shape
-        if wanted != each.at(1):
-            raise UserError(f"[preprocessing] gives {list(wanted)}, the input is {each}; change size, colour or layout")
+        _require_fits(recipe, each)
         digest = hashlib.sha256()
         for other in signature.inputs:
             if other != each:

@@ -153,12 +153,12 @@ def constant(each: TensorSpec, value: Any) -> npt.NDArray[Any]:
         given = np.asarray(value)
         if given.dtype.kind not in "fiub":
             raise ValueError("no numbers")
-        return np.array(np.broadcast_to(_kept(given, each.dtype), each.at(1)))
+        return np.array(np.broadcast_to(in_type(given, each.dtype), each.at(1)))
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"the value of input {each.name} does not fit {each}") from error
 
 
-def _kept(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+def in_type(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     """Numbers in a type. Raises ValueError where it has no such ones: numpy would cut a fraction off, count on from the
     lowest behind the highest, or write infinity."""
     with np.errstate(all="ignore"):
@@ -222,7 +222,7 @@ class ArrayFolder(Unlabelled):
         if not np.can_cast(array.dtype, each.dtype, "same_kind"):
             raise UserError(f"{path} has {each.name} as {array.dtype}, wanted is {each.dtype}")
         try:
-            return _kept(array, each.dtype)
+            return in_type(array, each.dtype)
         except ValueError as error:
             raise UserError(
                 f"{path} has {each.name} with numbers that {each.dtype} does not have; save what the network takes"

@@ -128,6 +128,7 @@ def quantize(
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     graph = onnx.load(fp32)
+    read = set_outputs_apart(graph)
     symmetric = kind == "symmetric"
     activations = {name for node in graph.graph.node for name in (*node.input, *node.output)}
     overrides: dict[str, list[dict[str, Any]]] = {
@@ -164,8 +165,41 @@ def quantize(
         bare_main_branches(quantized)
     else:
         close_convolutions(quantized, ranges)
+    rename(
+        quantized.graph, {new: old for name in read for new, old in ((name, f"{name}{READ}"), (f"{name}{APART}", name))}
+    )
     onnx.checker.check_model(quantized, full_check=True)
     onnx.save(quantized, path)
+
+
+# What a tensor that is an output is called as one, and as what is read inside, once its own name is the other's.
+APART, READ = "_answer", "_inside"
+
+
+def set_outputs_apart(graph: onnx.ModelProto) -> list[str]:
+    """Give each output that is read inside, too, as an embedding that a head follows, a name of its own, in place; the
+    names. ONNX Runtime's quantiser would round the output itself, and rename what has a measured range."""
+    inside = {name for node in graph.graph.node for name in read_by(node)}
+    inside &= {name for node in graph.graph.node for name in node.output}
+    read = [value for value in graph.graph.output if value.name in inside]
+    found = [value.name for value in read]
+    for value in read:
+        node = onnx.helper.make_node("Identity", [value.name], [f"{value.name}{APART}"], f"{value.name}{APART}")
+        graph.graph.node.append(node)
+        value.name = node.output[0]
+    return found
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Call tensors otherwise, in place, in the graphs inside, too."""
+    for node in graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                rename(inner, names)
+    for value in (*graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
 
 
 def narrowed_weights(graph: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:

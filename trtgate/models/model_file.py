@@ -22,16 +22,16 @@ import numpy as np
 from trtgate.expectations import check_quantize, check_section, known_names
 from trtgate.fields import label, number
 from trtgate.files import at_home, file_digest, require_no_pipe
-from trtgate.images import list_folder
+from trtgate.images import Listing, list_folder
 from trtgate.kinds import REFERENCE, Availability, Device, EngineSpec, UserError
 from trtgate.models.base import DATA
 from trtgate.models.onnx_file import OWN_WORDS, REFERENCES, NotRun, OnnxFile, Shape, describe, load_graph
 from trtgate.photos import PhotoFolder, Recipe
-from trtgate.samples import ArrayFolder, Samples, Seeded, arrays_in
+from trtgate.samples import ArrayFolder, Samples, Seeded, arrays_in, frame_of
 from trtgate.signature import BATCH, TensorSpec
 from trtgate.tasks.base import Task, load_function
 from trtgate.tasks.classification import Classification
-from trtgate.tasks.detection import Detection, from_function, from_outputs, read_coco
+from trtgate.tasks.detection import Detection, from_function, from_outputs, of_boxes, read_coco
 from trtgate.tasks.segmentation import Segmentation
 from trtgate.tasks.tensors import TensorsTask
 
@@ -117,7 +117,7 @@ class ModelFile:
                     f"{option}: {folder} holds no .npz file, and how {name} wants photos is not known; "
                     "give a folder of .npz, or [preprocessing] in a model TOML (docs/models.md)"
                 )
-            list_folder(folder, self.classes if option == "--images" else None)
+            self._listed(folder, labelled=option == "--images")
 
     @property
     def classes(self) -> int | None:
@@ -125,6 +125,10 @@ class ModelFile:
         if self.file is None or not isinstance(self.task, Classification):
             return None
         return next(math.prod(each.at(1)) for each in self.file.signature.outputs if each.name == self.task.output)
+
+    def _listed(self, folder: Path, *, labelled: bool) -> Listing:
+        called = self.task.classes if isinstance(self.task, Classification) else ()
+        return list_folder(folder, self.classes if labelled else None, called)
 
     def samples(self, split: str, folder: Path | None, *, skip_bad: bool) -> Samples:
         """Photos or arrays of the folder, the shipped photos where the preprocessing is known, or seeded samples.
@@ -140,7 +144,7 @@ class ModelFile:
             return Seeded(signature, limits, constants, count, seed=seed)
         assert self.recipe is not None
         folder = folder or DATA / split
-        listing = list_folder(folder, self.classes if split == "evaluation" else None)
+        listing = self._listed(folder, labelled=split == "evaluation")
         photos = next(each for each in signature.inputs if each.name == self.photo_input)
         return PhotoFolder(listing, folder, self.recipe, photos, signature, constants, skip_bad=skip_bad)
 
@@ -210,10 +214,11 @@ def _of_onnx(
             error.model, error.alone = whole, not table
             raise
         recipe, photo_input = _recipe(table, file, constants, folder)
+        task = _task(table, file, folder)
         found.append(
             ModelFile(
                 whole,
-                _task(table, file, folder),
+                task,
                 file,
                 images=_folder(table, "images", folder),
                 calibration_images=_folder(table, "calibration_images", folder),
@@ -223,7 +228,7 @@ def _of_onnx(
                 limits=table.get("limits", {}),
                 quantize=table.get("quantize", {}),
                 digest=digest,
-                task_digest=_task_digest(table, folder),
+                task_digest=_task_digest(table, folder, task),
             )
         )
     return found
@@ -303,11 +308,13 @@ def _digest(path: Path, table: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _task_digest(table: Mapping[str, Any], folder: Path) -> str:
+def _task_digest(table: Mapping[str, Any], folder: Path, made: Task) -> str:
     """SHA-256 over what decides how answers are compared; what classes are called does not."""
     task = str(table.get("task", "tensors"))
     section = {key: value for key, value in table.get(task, {}).items() if key != "classes"}
-    digest = hashlib.sha256(json.dumps([task, section], sort_keys=True, default=str).encode())
+    # Sessions saved before took them from the first axis.
+    told = [task, section, *(["classes last"] if isinstance(made, Segmentation) and made.last else [])]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     _add_files(digest, _named_files(section, folder))
     return digest.hexdigest()
 
@@ -484,7 +491,8 @@ def _task(table: Mapping[str, Any], file: OnnxFile, folder: Path) -> Task:
         made = Classification(chosen, names)
     elif name == "segmentation":
         chosen = output("output")
-        made = Segmentation(chosen, threshold(), own, _stays(file, [chosen]))
+        stays = _stays(file, [chosen])
+        made = Segmentation(chosen, threshold(), own, stays, _classes_last(file, chosen, stays=stays))
     elif name == "detection":
         least, truth = threshold(), section.pop("annotations", None)
         if truth is not None and not (isinstance(truth, str) and truth):
@@ -513,6 +521,28 @@ def _stays(file: OnnxFile, outputs: Sequence[str]) -> bool:
     return not file.signature.separable and all(axis in (1, BATCH) for axis in first)
 
 
+def _classes_last(file: OnnxFile, output: str, *, stays: bool) -> bool:
+    """Whether classes are the last axis of an output, as TensorFlow's networks have them: its other two axes are of the
+    picture's form, and where the first two and the last two are, the picture's channels are its last axis, too."""
+    signature, frame = file.signature, frame_of(file.signature)
+    each = next(each for each in signature.outputs if each.name == output)
+    axes = list(each.at(1))
+    if signature.separable and each.batch_axis is not None:
+        del axes[each.batch_axis]
+    elif stays:
+        del axes[0]
+    if frame is None or len(axes) != 3 or min(axes) < 1:
+        return False
+
+    def fits(height: int, width: int) -> bool:
+        # A side that no power of two divides is rounded.
+        return abs(height * frame.width - width * frame.height) <= max(frame.height, frame.width)
+
+    if fits(*axes[:2]) and fits(*axes[1:]):
+        return any(given.at(1)[1:3] == (frame.height, frame.width) for given in signature.inputs)
+    return fits(*axes[:2])
+
+
 def _require_boxes(where: str, file: OnnxFile, boxes: str, others: Sequence[str]) -> None:
     """Raises UserError for boxes that are not [n,4], and for scores or labels that are not of as many."""
     shapes = {each.name: each.at(1) for each in file.signature.outputs}
@@ -522,7 +552,7 @@ def _require_boxes(where: str, file: OnnxFile, boxes: str, others: Sequence[str]
         return
     n = math.prod(shapes[boxes]) // 4
     for name in others:
-        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n):
+        if -1 not in shapes[name] and (not n or math.prod(shapes[name]) % n or not of_boxes(n, shapes[name])):
             raise UserError(f"{where}: {name} is of {list(shapes[name])}, which is not of {n} boxes; write decode")
 
 

@@ -22,7 +22,7 @@ from trtgate.fields import label
 from trtgate.kinds import UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
-from trtgate.tasks.slices import ENOUGH_DB, Floats, sample_decibels, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, FLOAT_DB, Floats, sample_decibels, spoilt_slices
 from trtgate.verdict.agreement import Rebuilt, elsewhere
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
 from trtgate.verdict.policy import worst
@@ -192,7 +192,8 @@ class Scores:
                 message = f"{certain[0]}: not what the reference has there, whatever the whole looks like"
                 found.append(Verdict(Outcome.REGRESSED, Reason.BELOW_FLOOR, message))
             elif perhaps:
-                message = f"{perhaps[0]}: no nearer to the reference than zeros would be, which the whole may hide"
+                told = "no nearer to the reference than zeros, or one answer to all samples, which the whole may hide"
+                message = f"{perhaps[0]}: {told}"
                 found.append(Verdict(Outcome.INCONCLUSIVE, Reason.NOTHING_MEASURED, message))
         return found
 
@@ -296,10 +297,6 @@ def least_fall(old: Score, new: Score) -> float | None:
 
 def certain_fall(fall: float, score: Score) -> bool:
     return fall > CERTAIN and len(score.without) < LEAST_GROUPS
-
-
-# The floor of engines that compute in floats, of however few bits.
-FLOAT_DB = 20.0
 
 
 def is_exact(expectation: Expectation) -> bool:

@@ -6,7 +6,9 @@ The truth is what the reference found, or what people marked.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,6 @@ from trtgate.kinds import EngineRefused, UserError
 from trtgate.samples import Samples
 from trtgate.signature import Tensors
 from trtgate.tasks.base import (
-    FLOAT_DB,
     Metric,
     Outputs,
     Score,
@@ -40,6 +41,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
+from trtgate.tasks.slices import FLOAT_DB
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import ROUNDED, Rebuilt
 from trtgate.verdict.outcome import Verdict
@@ -108,7 +110,7 @@ def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
         sure = np.asarray(outputs[scores], np.float64)
         classes = np.asarray(outputs[labels]).reshape(-1) if labels else np.empty(len(found))
         n = len(found)
-        if n and (len(classes) != n or sure.size % n or (labels and sure.size != n)):
+        if n and (len(classes) != n or sure.size % n or (labels and sure.size != n) or not of_boxes(n, sure.shape)):
             shown = ", ".join(f"{name} {list(np.shape(outputs[name]))}" for name in (boxes, scores, labels) if name)
             raise UserError(f"[detection]: {shown} are not of as many boxes; write decode")
         if not len(found):
@@ -119,6 +121,13 @@ def from_outputs(boxes: str, scores: str, labels: str, form: str) -> Decode:
         return Detections(found, sure.max(1), sure.argmax(1).astype(np.int64))
 
     return decode
+
+
+def of_boxes(n: int, scores: Sequence[int]) -> bool:
+    """Whether scores of some shape, as many as there are boxes or a multiple, are those of one box after the other:
+    [classes,n] would be read as other boxes'."""
+    others = [each for each in scores if each != 1]
+    return len(others) < 2 or n in itertools.accumulate(others, operator.mul)
 
 
 def from_function(function: Callable[..., Any]) -> Decode:
@@ -216,6 +225,11 @@ class Detection:
         scores += others
         unmeasured += stuck_outputs(unread, reference, got, samples)
         scores += own_scores(self.metric, reference, got, scores)
+        if truth is not None and (count := _all_missed(marked, theirs)):
+            unmeasured.append(
+                f"mAP: of {count} boxes in annotations the reference finds none, as where their labels are not its own "
+                "or they are in other pixels than its boxes"
+            )
         if not any(len(each.scores) for each in theirs):
             unmeasured.append(
                 f"the reference finds nothing on any sample that reaches the threshold {self.threshold:g}"
@@ -269,6 +283,14 @@ class Detection:
             "marks": marks_of(reference),
         }
         return {"scores": own_summary(self.name, len(reference), {**kept, "boxes": boxes_to_json(found)})}
+
+
+def _all_missed(marked: Sequence[Detections], found: Sequence[Detections]) -> int:
+    """How many boxes people marked, where some were found and none is one of those; else 0."""
+    if not any(len(each.scores) for each in found):
+        return 0
+    missed = [matched(wanted, mine)[0] for wanted, mine in zip(marked, found, strict=True)]
+    return 0 if any(map(any, missed)) else sum(map(len, missed))
 
 
 class _Read(dict[str, npt.NDArray[Any]]):

@@ -15,7 +15,6 @@ from trtgate import fields
 from trtgate.expectations import Expectation
 from trtgate.samples import Samples
 from trtgate.tasks.base import (
-    FLOAT_DB,
     Metric,
     Outputs,
     Score,
@@ -33,7 +32,7 @@ from trtgate.tasks.base import (
 )
 from trtgate.tasks.pictures import Pictured, from_json, furthest, header_to_json
 from trtgate.tasks.sketch import marks_of, sketches_of
-from trtgate.tasks.slices import ENOUGH_DB, powers_of, spoilt_slices
+from trtgate.tasks.slices import ENOUGH_DB, FLOAT_DB, powers_of, spoilt_slices
 from trtgate.tasks.tensors import compare_outputs, kept_of, same_bits, stuck_outputs
 from trtgate.verdict.agreement import Rebuilt
 from trtgate.verdict.outcome import Outcome, Reason, Verdict
@@ -61,19 +60,19 @@ Classes = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class Segmentation:
     """Classes are read from one output: the largest along axis 0 of a sample, [classes,H,W]; of a single channel those
-    pixels that reach `threshold`. `stays` says that an axis of samples stands before that; outputs that are not read
-    are compared by value."""
+    pixels that reach `threshold`. `stays` says that an axis of samples stands before that, `last` that classes are the
+    last axis, [H,W,classes]; outputs that are not read are compared by value."""
 
     output: str
     threshold: float = 0.5
     metric: Metric | None = None
     stays: bool = False
+    last: bool = False
     name: ClassVar[str] = "segmentation"
 
     def classes(self, answer: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """int64[H,W] of one sample's output, or with more axes as the output has them."""
-        values: npt.NDArray[Any] = np.asarray(answer)
-        axis = int(self.stays)
+        values, axis = self._ordered(answer), int(self.stays)
         if values.ndim > 2 + axis and values.shape[axis] > 1:
             values = values.argmax(axis)
         elif values.dtype.kind == "f":
@@ -82,10 +81,16 @@ class Segmentation:
         one = values.ndim > 2 + axis and values.shape[axis] == 1
         return np.asarray(values.squeeze(axis) if one else values, np.int64)
 
+    def _ordered(self, answer: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """With the classes before rows and columns."""
+        values: npt.NDArray[Any] = np.asarray(answer)
+        axis = int(self.stays)
+        return np.moveaxis(values, -1, axis) if self.last and values.ndim > 2 + axis else values
+
     def values(self, reference: Outputs, outputs: Outputs) -> list[npt.NDArray[Any]] | None:
         """What is compared beside the masks, of outputs of one side: numbers as they are, whole numbers of a map as
         integers; None where the masks are all that the reference has there."""
-        truth, found = ([np.asarray(row[self.output]) for row in side] for side in (reference, outputs))
+        truth, found = ([self._ordered(row[self.output]) for row in side] for side in (reference, outputs))
         if truth[0].dtype.kind != "f":
             return None
         finite = [each[np.isfinite(each)] for each in truth]

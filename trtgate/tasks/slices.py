@@ -30,6 +30,8 @@ ENOUGH_DB = 60.0
 # Against an older stack a slice is spoilt when it lost this much, and stands out as much from the old noise of all
 # slices, or is deaf now: what rounding moves is neither.
 SLICE_DB = 10.0
+# The floor of engines that compute in floats, of however few bits.
+FLOAT_DB = 20.0
 # A slice with less of its own signal over noise is deaf; one with more than the other is not.
 DEAF_DB, HEARD_DB = 1.0, 6.0
 # What an exact engine's slice has at least, but where its noise is below FP32's rounding of the other slices.
@@ -43,6 +45,11 @@ STEADY = 0.9
 # What is left of a slice's signal in one that is certainly wrong. Small probabilities that an engine of a narrow type
 # has half as large again, or twice, are as deaf, and are rounding of what goes into a sigmoid.
 LEFT = 0.1
+# A slice that follows less than this of what the samples differ by, on most of them and whatever chance did, is stuck,
+# or another sample's. Of so few samples nothing tells what they differ by.
+FOLLOWS, ENOUGH_SAMPLES = 0.3, 3
+# And as much must differ in so many of them (Kish's effective number).
+ENOUGH_ALIKE = 5
 # A slice that is as much quieter than the loudest one may be less than the steps that a narrow type has for both; so
 # may what is as much below the noise that the loudest sample may have.
 STEPS_DB, BELOW_FLOOR_DB = 30.0, 20.0
@@ -57,8 +64,9 @@ def ratio(decibels: float) -> float:
 
 def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     """What is kept of an output's slices, of answers of the same shape of reference and engine to some of `n` samples:
-    for each axis the power of signal and noise of each slice, and the samples in which it is heard and in which it is
-    deaf; the same powers of each sample. Axes that differ in length among the samples are left empty.
+    for each axis the power of signal and noise of each slice, the samples in which it is heard and in which it is deaf,
+    and what it has left and follows of the reference's; the same powers of each sample. Axes that differ in length
+    among the samples are left empty.
 
     Of integers the signal is 1 and the noise the share that is unequal.
     """
@@ -99,7 +107,51 @@ def powers_of(pairs: Sequence[Pair], n: int) -> dict[str, Any]:
     }
     if integers:
         return {**found, "integers": True}
+    found["follows"] = [_pack("base64", each) for each in _follows(pairs, fill)]
     return {**found, "wholes": [_pack("base64", each) for each in wholes]}
+
+
+def _follows(pairs: Sequence[Pair], fill: float | None) -> list[Floats]:
+    """For each axis, of each slice, which part of what the samples differ by an engine gives at the most: about 1 for a
+    right one, however much noise drowns it, 0 for one that is stuck; 1 where nobody knows, as of samples of more than
+    one shape."""
+    alone = all(a is b for a, b in pairs)  # the reference's own
+    if alone or len(pairs) < ENOUGH_SAMPLES or len({each.shape for pair in pairs for each in pair}) > 1:
+        return [np.ones(0) for _ in pairs[0][0].shape]
+
+    def read(pair: Pair) -> tuple[Floats, Floats]:
+        sound = counted(*pair, fill)
+        a, b = (np.where(sound, each, 0).astype(np.float64) for each in pair)
+        return a, b
+
+    middles = [np.zeros(pairs[0][0].shape) for _ in range(2)]
+    for pair in pairs:
+        middles = [middle + each / len(pairs) for middle, each in zip(middles, read(pair), strict=True)]
+    # Of each slice: the power of all, of what differs, what is shared of that, the noise in it; the squares of the
+    # samples' shares of what differs; samples in which there is such, and which do not follow it.
+    kept = [np.zeros((7, length)) for length in pairs[0][0].shape]
+    for pair in pairs:
+        a, b = read(pair)
+        with np.errstate(over="ignore", invalid="ignore"):
+            one, other = a - middles[0], b - middles[1]
+            powers = (a * a, one * one, one * other, (one - other) ** 2)
+            for axis, sums in enumerate(kept):
+                found = np.stack([_along(each, axis) for each in powers])
+                sums[:4] += found
+                sums[4:] += found[1] ** 2, found[1] > 0, (found[1] > 0) & (found[2] < FOLLOWS * found[1])
+    return [_followed(sums, pairs[0][0].size) for sums in kept]
+
+
+def _followed(sums: Floats, size: int) -> Floats:
+    power, apart, shared, noise, squares, there, astray = sums
+    with np.errstate(all="ignore"):
+        # What chance makes of noise: two standard errors.
+        most = (shared + 2 * np.sqrt(noise * apart * len(power) / (there * size))) / apart
+        told = (apart * ratio(ROUNDING_DB) > power) & (2 * astray > there) & np.isfinite(most)
+        # Of a slice in which few samples have all of it they alone may be wrong.
+        told &= apart**2 >= ENOUGH_ALIKE * squares
+    found: Floats = np.where(told, np.clip(most, -LARGEST, LARGEST), 1.0)
+    return found
 
 
 def _whole(a: Floats, b: Floats) -> tuple[float, float]:
@@ -156,6 +208,14 @@ def _steadily(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool
     return found
 
 
+def _astray(kept: Mapping[str, Any], axis: int, n: int) -> npt.NDArray[np.bool_]:
+    """Which slices are stuck, or another sample's; none of an older session's, or of samples of several shapes."""
+    [most] = map(_unpack, kept["follows"][axis : axis + 1]) if "follows" in kept else [np.ones(0)]
+    if len(most) not in {0, n}:
+        raise ValueError("powers: what the slices of an axis follow is not of as many")
+    return most < FOLLOWS if len(most) else np.zeros(n, bool)
+
+
 def _told(name: str, axis: int, spoilt: npt.NDArray[np.bool_], noise: Floats) -> str:
     at = int(np.argmax(np.where(spoilt, noise, -1)))
     more = f" and {int(spoilt.sum()) - 1} more" if spoilt.sum() > 1 else ""
@@ -173,8 +233,8 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
     not be.
 
     An exact engine's have to be near. One of a narrower type is certainly wrong where few slices have far more noise
-    than the usual one, are deaf in nearly every sample and have hardly anything left of a signal that is not all too
-    quiet; most of them may be deaf.
+    than the usual one, and of a signal that is not all too quiet hardly anything left, deaf in nearly every sample, or
+    follow nothing of what the samples differ by; most of them may be deaf.
     """
     certain, perhaps = [], []
     axes = [_unpack(each) for each in kept["axes"]]
@@ -188,16 +248,21 @@ def spoilt_slices(name: str, kept: Mapping[str, Any], floor_db: float) -> tuple[
             spoilt = (share > UNEQUAL) & (share > UNEQUAL_TIMES * np.median(share)) & (exact | steady)
             certain.append((axis, spoilt, noise))
         else:
-            loud = steady & (noise > ratio(SLICE_DB) * np.median(noise))
-            left = _unpack(kept["left"][axis])
-            spoilt = loud & (left < LEFT) & (noise * ratio(STEPS_DB) > signal.max())
+            loud, left = noise > ratio(SLICE_DB) * np.median(noise), _unpack(kept["left"][axis])
+            stuck = _astray(kept, axis, len(noise))
+            spoilt = loud & ((steady & (left < LEFT)) | stuck) & (noise * ratio(STEPS_DB) > signal.max())
+            loud &= steady
             if exact:
                 spoilt = loud
                 near = noise * ratio(EXACT_SLICE_DB) <= signal
                 spoilt |= ~near & (noise * ratio(ROUNDING_DB) > signal.mean())
             certain.append((axis, spoilt, noise))
             # Beside a slice as loud as a mask the others are no louder than rounding, and may all be deaf.
-            perhaps.append((axis, steady if 2 * steady.sum() > len(steady) else loud & ~spoilt, noise))
+            most = 2 * steady.sum() > len(steady)
+            # Floats have steps of their own for each number, down to the smallest ones.
+            stuck &= (noise * ratio(steps_below(floor_db)) > signal) & (noise * ratio(ROUNDING_DB) > signal.max())
+            stuck &= floor_db >= FLOAT_DB
+            perhaps.append((axis, steady if most else (loud | stuck) & ~spoilt, noise))
     return _named(name, certain), _named(name, perhaps)
 
 
@@ -214,8 +279,12 @@ def sample_decibels(kept: Mapping[str, Any], floor_db: float) -> tuple[Floats, n
     with np.errstate(divide="ignore"):
         decibels = np.where(sizes > 0, -20 * np.log10(off), -np.inf)
     decibels[noise * _root(ROUNDING_DB) <= largest] = np.inf
-    steps = ROUNDING_DB if floor_db >= ENOUGH_DB else max(STEPS_DB, floor_db + BELOW_FLOOR_DB)
-    return decibels, noise * _root(steps) > largest
+    return decibels, noise * _root(steps_below(floor_db)) > largest
+
+
+def steps_below(floor_db: float) -> float:
+    """How far below the loudest a type with that floor may have no steps any more, in dB."""
+    return ROUNDING_DB if floor_db >= ENOUGH_DB else max(STEPS_DB, floor_db + BELOW_FLOOR_DB)
 
 
 def _root(decibels: float) -> float:
@@ -285,7 +354,8 @@ def lost_slices(old: Mapping[str, Any], new: Mapping[str, Any], floor_db: float)
             apart = (noisier > ratio(SLICE_DB) * noise.mean()) & (noisier * ratio(ENOUGH_DB) > signal.mean())
             died = (signal > ratio(HEARD_DB) * noise) & (noisier * ratio(DEAF_DB) > signal) & steady
             lost = noisier > ratio(SLICE_DB) * np.maximum(noise, np.finfo(np.float64).tiny)
-            lost &= noisier * ratio(min(floor_db, ENOUGH_DB)) > signal
-            some.append((axis, lost & (apart | died), noisier))
+            far = noisier * ratio(min(floor_db, ENOUGH_DB)) > signal
+            astray = _astray(after, axis, len(noise)) & (noisier * ratio(ENOUGH_DB) > signal.mean())
+            some.append((axis, lost & (astray | (far & (apart | died))), noisier))
         found += _named(name, some)
     return found

@@ -28,7 +28,7 @@ from trtgate.tasks.base import (
     spoilt_outputs,
 )
 from trtgate.tasks.sketch import equal_elements, sketches_of, usual_value
-from trtgate.tasks.slices import NOTHING, ROUNDING_DB, Floats, Pair, powers_of, ratio
+from trtgate.tasks.slices import ENOUGH_SAMPLES, NOTHING, ROUNDING_DB, Floats, Pair, powers_of, ratio
 from trtgate.verdict.agreement import LEAST_NUMBERS, Rebuilt, counted, filling, numbers
 from trtgate.verdict.outcome import Verdict
 from trtgate.verdict.shares import share_bounds
@@ -89,10 +89,6 @@ def compare_outputs(
         elif name not in spoilt:
             scores += compare_output(name, pairs)
     return scores, unmeasured
-
-
-# Of fewer samples nothing tells what they have in common from what each has.
-ENOUGH_SAMPLES = 3
 
 
 def stuck_outputs(names: Collection[str], reference: Outputs, got: Outputs, samples: Samples) -> list[str]:
