@@ -83,7 +83,7 @@ def run_ab(
                     count = max(processes or PROCESSES[settings.device], builds)
                     schedule = schedule_for(settings.device, count, rounds)
                     start = functools.partial(workers, places, count, shared)
-                    found.race(bench, spec, builds, start, folder, schedule)
+                    found.race(bench, spec, functools.partial(_race, bench, spec, builds, start, folder, schedule))
     if found.failed and not found.results and not found.missing:
         raise next(iter(found.failed.values()))
     return found.report()
@@ -106,23 +106,15 @@ class _Found:
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     failed: dict[tuple[str, str], Exception] = field(default_factory=dict)
 
-    def race(
-        self,
-        bench: Workbench,
-        spec: EngineSpec,
-        builds: int,
-        start: Callable[[], AbstractContextManager[Sides]],
-        folder: Path,
-        schedule: Schedule,
-    ) -> None:
-        """Race one engine, and keep what becomes of it."""
+    def race(self, bench: Workbench, spec: EngineSpec, run: Callable[[Callable[[AbResult], None]], None]) -> None:
+        """Race one engine by `run`, which tells what is decided of each batch size, and keep what becomes of it."""
         name = bench.name
         if not (availability := bench.buildable(spec)).ok:
             self.refused[name, spec.id] = str(availability)
             return
         try:
             self.samples[name] = bench.samples("evaluation")
-            _race(bench, spec, builds, start, folder, schedule, self._add)
+            run(self._add)
         # Of the old side, of what is asked beside the race, or of a disk that is full.
         except (WorkerError, EngineBroken, OSError) as error:
             bench.progress.say(str(error))
@@ -143,12 +135,12 @@ class _Found:
     def tell(self) -> None:
         """Have what was decided so far kept, if anything was."""
         if self.results or self.missing:
-            self.keep(self.report(self.not_reached()))
+            self.keep(self.report(self._not_reached()))
 
     def _decided(self) -> set[Key]:
         return {each.comparison.key for each in self.results}
 
-    def not_reached(self) -> list[Key]:
+    def _not_reached(self) -> list[Key]:
         """What was to be raced and was not."""
         known = {*self._decided(), *self.missing}
         keys = [
