@@ -63,7 +63,7 @@ def trend_page(found: Trend) -> Page:
     told = [] if stepped or short == len(found.series) else ["nothing stepped"]
     if short:
         told.append(f"a step has {SIDE} sessions on either side: {short} series of fewer than {2 * SIDE} can have none")
-    steps = (*([_steps_table(found, stepped)] if stepped else []), Notes(tuple(told)))
+    steps: tuple[Part, ...] = (*([_steps_table(found, stepped)] if stepped else []), Notes(tuple(told)))
     sections = [
         Section("what stepped", steps),
         *([Section("what is gone", (Notes(tuple(gone)),))] if gone else []),
