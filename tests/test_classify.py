@@ -53,6 +53,22 @@ def test_classes_above_ten_percent_are_shown_and_the_surest_always() -> None:
     assert "toy is untrained" in text
 
 
+def test_no_answer_is_that_of_the_reference() -> None:
+    nothing = [float("nan"), 0.0, 0.0]
+    page = classify_page([seen(pytorch_fp32=[3.0, 2.0, -9.0], openvino_int8=nothing)])
+    text = terminal.render(page)
+    assert "0 of 1 first answers are those of pytorch-fp32" in text
+    assert re.search(r"openvino-int8 +2\.000 +- not finite", text)
+    assert "0 of 1 first" in terminal.render(classify_page([seen(pytorch_fp32=nothing, openvino_int8=nothing)]))
+
+
+def test_a_class_with_a_long_name_leaves_the_engines_and_their_numbers_where_they_are() -> None:
+    named = replace(seen(pytorch_fp32=[3.0, 2.0, -9.0]), classes=("a class that is told in words " * 5, "b", "c"))
+    text = terminal.render(classify_page([named]))
+    assert re.search(r"a\.jpg pytorch-fp32 +2\.000 +73\.1% a class that", text)
+    assert max(map(len, text.splitlines())) <= terminal.WIDTH
+
+
 @pytest.mark.usefixtures("short_blocks")
 def test_classify_command(
     plan_cache: Path, lite0: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

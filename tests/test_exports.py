@@ -90,6 +90,22 @@ def test_a_fleet_for_bencher() -> None:
     assert measures["speedup"]["value"] == pytest.approx(record.speedup, rel=1e-3)
 
 
+def test_what_a_dashboard_is_silent_about_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    scenes.fleet()
+    for number in (3, 4):
+        engines = ("onnxruntime-int8", "openvino-fp32")[: 5 - number]
+        save(number, "both", changes={**scenes.STACK, "gpu": "NVIDIA A2"}, engines=engines)
+    Path("fleet/a2").mkdir()
+    for path in Path(".benchmarks").glob("**/*_both.json"):
+        path.rename(Path("fleet/a2") / path.name)
+    assert "a10" not in "".join(bencher(export("bencher", "fleet")))
+    assert capsys.readouterr().out.splitlines() == [
+        "trtgate: a10: no session was recorded, so nothing of it is there",
+        "trtgate: a2 resnet50 openvino-fp32 batch 1: measured in 1 of 2 sessions",
+        "wrote 8 numbers to out.json",
+    ]
+
+
 def test_bounds_are_those_of_the_processes() -> None:
     save(1, "spread", processes=(4, 5, 6), series={"build_seconds": (40.0,)})
     [measures] = bencher(export("bencher", "spread")).values()

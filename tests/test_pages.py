@@ -23,7 +23,22 @@ from trtgate.baseline import saved_sessions
 from trtgate.compare import samples_of
 from trtgate.report import github, html, markdown, terminal
 from trtgate.report.bisections import bisection_page
-from trtgate.report.page import Axis, Bar, Bars, Cell, Column, Headline, Line, Page, Plot, Section, Table, cells
+from trtgate.report.page import (
+    Axis,
+    Bar,
+    Bars,
+    Cell,
+    Column,
+    Headline,
+    Line,
+    Notes,
+    Page,
+    Plot,
+    Room,
+    Section,
+    Table,
+    cells,
+)
 from trtgate.report.pages import ab_page, comparison_page, engine_notes, fleet_page, run_page
 from trtgate.report.svg import WIDTH, bars_svg, plot_svg
 from trtgate.report.terminal import table_text
@@ -344,6 +359,15 @@ def test_markup_in_any_text_of_a_page_is_text(name: str) -> None:
     assert not re.search(r"(?<!\\)`c|\]\(http|(?<!\\)\*f|(?<!\\)_g|(?<!\\)~h|g_|h~", outside)
 
 
+def test_markup_that_appears_when_control_characters_go_is_text() -> None:
+    text = "a]\x1b[m(http://e.example)"
+    lines = Notes(("``\x1b[m`", "# a title <img src=x>"))
+    page = Page(text, Headline(None, text), (Section("", (lines, Table((Column(text),), (cells(text),)))),))
+    shown = markdown.render(page)
+    assert "](http" not in shown
+    assert "````\n```\n# a title <img src=x>\n````" in shown
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_text_of_a_page_repaints_a_terminal(name: str) -> None:
     page = hostile(PAGES[name](), "\x1b[2J\x1b]0;owned\x07\r\u202e\u2067")
@@ -517,6 +541,23 @@ def test_an_axis_names_the_sessions_that_its_lines_have(sessions: tuple[int, ...
         names[at] for at in sessions[:: max(1, len(sessions) - 1)]
     ]
     assert all(0 <= float(x) <= WIDTH for x, _ in found)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_number_is_lost_beside_texts_of_any_length(name: str) -> None:
+    tables = [part for section in PAGES[name]().sections for part in section.parts if isinstance(part, Table)]
+    for table in (each for each in tables if each.room is Room.TERMINAL):
+        rows = tuple(
+            tuple(
+                Cell(f"{cell.text} and so on, and so on, and so on") if column.text else cell
+                for cell, column in zip(row, table.columns, strict=True)
+            )
+            for row in table.rows
+        )
+        shown = table_text(dataclasses.replace(table, rows=rows))
+        numbers = [index for index, each in enumerate(table.columns) if not each.text and each.room is Room.TERMINAL]
+        assert [row[index].text for row in rows for index in numbers if row[index].text not in shown] == []
+        assert max(map(len, shown.splitlines())) <= terminal.WIDTH
 
 
 def test_names_of_models_stand_apart_where_a_table_would_be_too_wide() -> None:

@@ -23,6 +23,7 @@ from trtgate.files import locked
 from trtgate.plugin.gate import Gate
 from trtgate.plugin.storage import LOCK
 from trtgate.records import read_session
+from trtgate.report import markdown
 
 from .faults.table import Fault
 from .test_word import in_a_process
@@ -890,9 +891,15 @@ def test_a_document_that_cannot_be_written_in_the_end(
     run: Run, full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, str(tmp_path / "summary.md"))
     result = run(f"--html={full_disk / 'out.html'}")
     fault.check(*told(result))
     assert "floors met" in "\n".join(result.outlines)
+    # Nothing that people look at says that all is well.
+    for text in ("\n".join(result.outlines), (tmp_path / "summary.md").read_text()):
+        assert "could not be written (No space left on device)" in " ".join(text.split())
+        assert "run with --benchmark-save" not in text
+    assert "**INVALID** 2 engines measured" in (tmp_path / "summary.md").read_text()
     assert run(f"--html={full_disk / 'out.html'}", floor=3.0).ret == 1
 
 

@@ -120,6 +120,36 @@ def test_nothing_steps_where_nothing_changed(
     assert not Path("summary.md").exists()
 
 
+def test_too_few_sessions_to_have_a_step_are_not_called_steady(capsys: pytest.CaptureFixture[str]) -> None:
+    nights(4, 2, factor=2.0)
+    assert main(["report", "nightly"]) == 0
+    said = capsys.readouterr().out
+    assert "no step in 2 series of 4 sessions (all too short to have one)" in said
+    assert "a step has 3 sessions on either side: 2 series of fewer than 6 can have none" in said
+    assert "nothing stepped" not in said
+    for night in range(6):
+        save(20 + night, "nightly", model="other", when=f"2026-01-{10 + night}", changes=scenes.STACK)
+    assert main(["report", "nightly"]) == 0
+    assert "no step in 4 series of 10 sessions (2 too short to have one); 1 engine" in capsys.readouterr().out
+
+
+def test_an_engine_that_is_gone_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ("onnxruntime-int8", "openvino-fp32")
+    nights(
+        8,
+        7,
+        factor=1.0,
+        engines=both,
+        after={"engines": both[:1], "summary": {"skipped": {f"resnet50 {both[1]}": "broken"}}},
+    )
+    assert main(["report", "nightly", "--html", "trend.html"]) == 0
+    lost = "resnet50 openvino-fp32 batch 1, last on 2026-01-07, on Imaginary CPU on here; then broken"
+    said = capsys.readouterr().out
+    assert f"not in the newest session: {lost}" in said
+    assert "no step in 4 series of 8 sessions; 1 engine is not in the newest session" in " ".join(said.split())
+    assert any(lost in each for each in Document(Path("trend.html").read_text()).texts)
+
+
 def test_numbers_without_noise() -> None:
     assert change_points([5.0] * 20) == []
     assert change_points([5.0] * 10 + [6.0] * 10) == [10]

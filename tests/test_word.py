@@ -28,6 +28,7 @@ from trtgate.__main__ import main
 from trtgate.kinds import UserError
 from trtgate.outputs import require_outputs, write_output
 from trtgate.records import EngineRecord, pack, unpack, verdict_to_json
+from trtgate.report import markdown
 from trtgate.verdict import Outcome, Reason, Verdict
 from trtgate.verdict.answers import answers_of
 from trtgate.verdict.metrics import BY_NAME, Limits, Metric, Pairing, Sample, decide
@@ -906,15 +907,27 @@ def test_nothing_is_overwritten_but_what_was_written_so(
     kept="the table, and the file in the temporary directory; a regression stays one",
 )
 def test_a_file_that_cannot_be_written_in_the_end(
-    option: str, engine: float, status: int, full_disk: Path, capsys: pytest.CaptureFixture[str], fault: Fault
+    option: str,
+    engine: float,
+    status: int,
+    full_disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
 ) -> None:
     sessions("before", 1)
     sessions("after", 6, engine=engine)
-    found = main(["compare", "before", "after", option, str(full_disk / "out")])
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, "summary.md")
+    others = [f"--{kind}=out.{kind}" for kind in ("markdown", "html") if option != f"--{kind}"]
+    found = main(["compare", "before", "after", option, str(full_disk / "out"), *others])
     printed = capsys.readouterr()
     fault.check(found, printed.err)
     assert found == status
     assert "onnxruntime-int8" in printed.out
+    # Nothing that people look at says that all is well.
+    for text in (printed.out, *(path.read_text() for path in (Path("summary.md"), *Path().glob("out.*")))):
+        assert "may go on" not in text
+        assert status == 1 or f"1 PASS; {option} could not be written" in " ".join(text.split())
     [kept] = re.findall(r"is in (\S+)", printed.err)
     assert "onnxruntime-int8" in Path(kept).read_text()
     assert [path.name for path in full_disk.iterdir()] == ["full"]

@@ -53,6 +53,8 @@ def numbers_of(runners: Mapping[str, Sequence[SessionRecord]]) -> list[Number]:
     """Every metric of every engine. Raises UserError where a runner's sessions are not of one stack."""
     found = []
     for where, sessions in runners.items():
+        if not sessions:
+            continue
         require_own_sessions((), sessions)
         stack = stack_words(sessions[-1].stack)
         for key, records in by_key(sessions).items():
@@ -62,6 +64,21 @@ def numbers_of(runners: Mapping[str, Sequence[SessionRecord]]) -> list[Number]:
     if not found:
         raise UserError("nothing was measured in these sessions; name others")
     return found
+
+
+def not_told(runners: Mapping[str, Sequence[SessionRecord]]) -> list[str]:
+    """What the numbers are silent about: runners without a session, and engines that not all of one's sessions have
+    measured, in sentences."""
+    lines = []
+    for where, sessions in runners.items():
+        if not sessions:
+            lines.append(f"{where}: no session was recorded, so nothing of it is there")
+        for key, records in by_key(sessions).items():
+            measured = sum(bool(record.rounds) for record in records)
+            if measured < len(sessions):
+                name = f"{where} {name_of(key)}".strip()
+                lines.append(f"{name}: measured in {measured} of {len(sessions)} sessions")
+    return lines
 
 
 def _processes(records: Sequence[EngineRecord], metric: str) -> Iterator[float]:
@@ -75,9 +92,9 @@ def _processes(records: Sequence[EngineRecord], metric: str) -> Iterator[float]:
 
 
 def runners_in(folder: Path) -> dict[str, list[SessionRecord]]:
-    """The sessions of each sub-folder that has some."""
+    """The sessions of each sub-folder."""
     found = {path.name: saved_in(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    return {name: [read_session(path) for path in files] for name, files in found.items() if files}
+    return {name: [read_session(path) for path in files] for name, files in found.items()}
 
 
 def for_github_action_benchmark(numbers: Sequence[Number]) -> list[dict[str, Any]]:

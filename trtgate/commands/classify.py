@@ -148,7 +148,8 @@ def classify_page(found: Sequence[Seen]) -> Page:
     answers = differ = 0
     sections = []
     for seen in found:
-        first = {engine: logits.argmax(1) for engine, logits in seen.logits.items()}
+        # No answer at all is that of nothing else.
+        first = {e: np.where(np.isfinite(logits).all(1), logits.argmax(1), np.nan) for e, logits in seen.logits.items()}
         others = [engine for engine in first if engine != REFERENCE.id]
         answers += len(others) * len(seen.photos)
         differ += sum(int((first[engine] != first[REFERENCE.id]).sum()) for engine in others)
@@ -169,6 +170,9 @@ def _table(seen: Seen) -> Table:
     rows = []
     for index, photo in enumerate(seen.photos):
         for engine, logits in seen.logits.items():
+            if not np.isfinite(logits[index]).all():
+                rows.append(cells(photo, engine, time_cell(seen.latency[engine]), "-", "not finite"))
+                continue
             [shares] = shares_of(logits[index : index + 1])
             order = np.argsort(-shares)
             shown = [int(which) for which in order if shares[which] > LEAST] or [int(order[0])]

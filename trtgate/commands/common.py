@@ -9,13 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtgate.kinds import UserError
 from trtgate.outputs import require_outputs, write_output
 from trtgate.report import github, html, markdown, terminal
-from trtgate.report.page import Page
+from trtgate.report.page import Headline, Page, failed
 from trtgate.report.photos import Photos
 from trtgate.runtimes import broken_runtime
 from trtgate.settings import Settings
@@ -112,18 +113,35 @@ def show(
 
     Gives the exit status: `status`, unless a file could not be written and nothing regressed.
     """
-    print(github.quoted(terminal.render(page, colour=sys.stdout.isatty())))
-    text = markdown.render(page)
-    if publish:
-        markdown.publish(text)
-    for line in github.annotate(named):
-        print(line)
-    written = [
-        is_written("--json", options.json if document is not None else None, lambda: json.dumps(document, indent=1)),
-        is_written("--markdown", options.markdown, lambda: f"{text}\n"),
-        is_written("--html", options.html, lambda: html.render(page)),
-    ]
-    return status if all(written) or status == EXIT_REGRESSED else MISTAKE
+    files: dict[str, tuple[Path | None, Callable[[], str]]] = {
+        "--json": (options.json if document is not None else None, lambda: json.dumps(document, indent=1)),
+        "--markdown": (options.markdown, lambda: f"{markdown.render(page)}\n"),
+        "--html": (options.html, lambda: html.render(page)),
+    }
+    lost: list[str] = []
+    try:
+        lost = [option for option, file in files.items() if not is_written(option, *file)]
+        if lost and status != EXIT_REGRESSED:
+            # Whoever reads any of it has to know that this does not end as it was decided.
+            status, page = MISTAKE, _unwritten(page, lost)
+            for option in files.keys() - {"--json", *lost}:
+                is_written(option, *files[option])
+    finally:  # whatever becomes of the files
+        print(github.quoted(terminal.render(page, colour=sys.stdout.isatty())))
+        if publish:
+            markdown.publish(markdown.render(page))
+        for line in github.annotate(named):
+            print(line)
+    return status
+
+
+def _unwritten(page: Page, lost: Sequence[str]) -> Page:
+    """The page of what was decided, where that is no pass since files of these options could not be written."""
+    found = page.headline
+    decided = f"{found.decided}; {', '.join(lost)} could not be written"
+    if failed(found.outcome):
+        return replace(page, headline=replace(found, decided=decided))
+    return replace(page, headline=Headline(None, decided, found.why, "make room there, then run it again"))
 
 
 def is_written(option: str, path: Path | None, make: Callable[[], str]) -> bool:

@@ -16,12 +16,12 @@ from trtgate.commands.common import (
     require_own_outputs,
     show,
 )
-from trtgate.exports import EXPORTS, numbers_of, runners_in
+from trtgate.exports import EXPORTS, not_told, numbers_of, runners_in
 from trtgate.fleet import OUTCOME, comparison_of, read_fleet
 from trtgate.kinds import UserError, printable
 from trtgate.outputs import write_output
 from trtgate.records import SessionRecord, read_session
-from trtgate.report import markdown
+from trtgate.report import github, markdown
 from trtgate.report.pages import fleet_page
 from trtgate.report.trends import trend_page
 from trtgate.trend import trend, trend_to_json
@@ -63,7 +63,8 @@ def _run(options: argparse.Namespace) -> int:
     for name in filter(os.path.isdir, options.sessions):
         for verdict in sorted(Path(name).rglob(OUTCOME)):
             told = printable(_told(verdict))
-            print(f"trtgate: {told}; this is a trend and decides nothing; for that, name the folder above")
+            said = f"trtgate: {told}; this is a trend and decides nothing; for that, name the folder above"
+            print(github.quoted(said))
     if any(series.steps for series in found.series):
         markdown.publish(markdown.render(replace(page, sections=())))  # one line is enough, of every night
     return status
@@ -87,7 +88,10 @@ def _export(options: argparse.Namespace, runners: Path | None) -> int:
     """All numbers for a dashboard, which decides nothing."""
     if not options.json or options.html or options.markdown or options.trend:
         raise UserError("--json-as needs --json FILE, and writes nothing else; drop --html, --markdown and --trend")
-    numbers = numbers_of({"": _sessions_of(options)} if runners is None else runners_in(runners))
+    sessions = {"": _sessions_of(options)} if runners is None else runners_in(runners)
+    numbers = numbers_of(sessions)
     write_output("--json", options.json, json.dumps(EXPORTS[options.json_as](numbers), indent=1, allow_nan=False))
+    for line in not_told(sessions):
+        print(github.quoted(f"trtgate: {printable(line)}"))
     print(f"wrote {len(numbers)} numbers to {options.json}")
     return 0

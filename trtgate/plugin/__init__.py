@@ -332,6 +332,7 @@ def pytest_note_how_it_ended(session: pytest.Session, exitstatus: int) -> Genera
         result = None
     if gate.terminal is None and gate.used:  # there was no summary, which writes it
         _write_page(gate, gate.page())
+        markdown.publish(markdown.render(gate.page()))
     if gate.unwritten:
         print(f"trtgate: {gate.unwritten}", file=sys.stderr)
         session.exitstatus = gate.exit_status(int(exitstatus))
@@ -420,6 +421,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(f"trtgate: {title}" if title else "trtgate")
         for text in texts:
             terminalreporter.write_line(text)
+    # Before the headline, which is no pass where that fails.
+    _write_page(gate, page)
+    page = gate.page() if gate.unwritten else page
     closing = [*gate.course.skips(gate.skipped), *([gate.unsaved] if gate.unsaved else [])]
     closing += [f"stepped over for a baseline: {why}" for why in gate.stepped_over[:STEPPED_OVER_SHOWN]]
     if (more := len(gate.stepped_over) - STEPPED_OVER_SHOWN) > 0:
@@ -433,12 +437,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(terminal.fold(line))
     for line in github.annotate(run_verdicts(list(records), gate.verdicts, gate.report())):
         terminalreporter.write_line(line)
-    _write_page(gate, page)
+    markdown.publish(markdown.render(page))
 
 
 def _write_page(gate: Gate, page: Page) -> None:
-    """The page in the files that are not a terminal's; it is a mistake where that fails."""
-    markdown.publish(markdown.render(page))
+    """The page in the file of --html; it is a mistake where that fails."""
     path = gate.config.getoption("html")
     if path:
         try:

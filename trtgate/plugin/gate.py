@@ -300,8 +300,7 @@ class Gate:
         lost = [f"{name}: {sentence}" for name, sentence in self.course.mistakes.items()]
         if self.course.cut_off:
             lost.insert(0, self.course.cut_off)
-        if self.unsaved:
-            lost.append(self.unsaved)
+        lost += filter(None, (self.unsaved, self.unwritten))
         return [*(Verdict(Outcome.INVALID, Reason.NO_RECORDS, each) for each in lost), *self._failed()]
 
     def _failed(self) -> list[Verdict]:

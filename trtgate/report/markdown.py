@@ -41,12 +41,12 @@ def render(page: Page) -> str:
             blocks.append(f"#### {_cell(section.title)}")
         for part in parts:
             blocks += _part(part)
-    return printable("\n\n".join(blocks))
+    return "\n\n".join(blocks)
 
 
 def doctor_markdown(lines: Sequence[str]) -> str:
     """What the doctor said of a machine that is not fit."""
-    return printable("\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)]))
+    return "\n\n".join(["### trtgate: this machine is not fit to gate on", *_block(lines)])
 
 
 def _part(part: Part) -> list[str]:
@@ -69,7 +69,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(value: str) -> str:
     """Text that stays in its cell and is no markup: names come from files that others wrote."""
-    line = re.sub(r"\s+", " ", value).replace("&", "&amp;").replace("<", "&lt;")
+    # What is not printable goes first: without it two characters may be markup that were none apart.
+    line = re.sub(r"\s+", " ", printable(value)).replace("&", "&amp;").replace("<", "&lt;")
     # A link or a picture begins with `](`; other brackets are those of intervals. Within a word `_` is no markup.
     return re.sub(r"[\\|`*]|(?<![^\W_])_|_(?![^\W_])|~(?![\d.])|(?<=\])\(", r"\\\g<0>", line)
 
@@ -78,8 +79,8 @@ def _block(lines: Sequence[str], title: str = "") -> list[str]:
     """Lines as they are, fenced; folded away under a title if there is one; nothing for no lines."""
     if not lines:
         return []
-    fence = "```"
-    while any(fence in line for line in lines):
+    fence, text = "```", printable("\n".join(lines))
+    while fence in text:
         fence += "`"
-    block = "\n".join([fence, *lines, fence])
+    block = f"{fence}\n{text}\n{fence}"
     return [f"<details><summary>{_cell(title)}</summary>\n\n{block}\n\n</details>" if title else block]

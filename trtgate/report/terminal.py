@@ -71,10 +71,12 @@ def _table(table: Table, *, apart: bool) -> rich.table.Table:
     drawn = rich.table.Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for index in kept:
         column = table.columns[index]
-        # A name that is too long is folded; a number never is.
-        wraps = column.name in {"model", "engine", "runner", "photo"}
+        # Text that is too long is folded; a number never is.
         drawn.add_column(
-            printable(column.name), justify="left" if column.text else "right", no_wrap=not wraps, overflow="fold"
+            printable(column.name),
+            justify="left" if column.text else "right",
+            no_wrap=not column.text,
+            overflow="fold",
         )
     previous: tuple[str, ...] = ()
     for row in table.rows:

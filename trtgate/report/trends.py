@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from trtgate.kinds import printable
+from trtgate.records import name_of
 from trtgate.report.page import (
     Axis,
     Cell,
@@ -26,7 +27,7 @@ from trtgate.report.page import (
     cells,
 )
 from trtgate.report.words import amount_text, metric_words
-from trtgate.trend import LEAST, Series, Step, Trend
+from trtgate.trend import LEAST, SIDE, Series, Step, Trend, machine_of
 from trtgate.verdict.paired import change_text
 
 # Lines of one chart, and points of one line; longer series are thinned to what a screen can show.
@@ -42,12 +43,16 @@ def trend_page(found: Trend) -> Page:
     # The newest first: it is the one that somebody may still do something about.
     stepped.sort(key=lambda each: -each[0].sessions[each[1].index])
     unexplained = sum(step.cause == "unexplained" for _, step in stepped)
-    where = f"{len(found.series)} series of {len(found.sessions)} sessions"
+    short = sum(len(series.values) < 2 * SIDE for series in found.series)
+    untold = f" ({'all' if short == len(found.series) else short} too short to have one)" if short else ""
+    where = f"{len(found.series)} series of {len(found.sessions)} sessions{untold}"
+    gone = _gone(found)
+    lost = f"; {len(gone)} engine{'s are' if len(gone) > 1 else ' is'} not in the newest session" if gone else ""
     headline = Headline(
         None,
-        f"{len(stepped)} step{'s' * (len(stepped) != 1)} in {where}, {unexplained} of them unexplained"
+        f"{len(stepped)} step{'s' * (len(stepped) != 1)} in {where}, {unexplained} of them unexplained{lost}"
         if stepped
-        else f"no step in {where}",
+        else f"no step in {where}{lost}",
         _why(found, stepped),
         "race the stacks on either side of an unexplained step (python -m trtgate ab)" if unexplained else "",
     )
@@ -55,9 +60,14 @@ def trend_page(found: Trend) -> Page:
         f"{_date(found, index)} {printable(found.sessions[index].path.name)}: {'; '.join(changed)}"
         for index, changed in found.stack_changes.items()
     ]
+    told = [] if stepped or short == len(found.series) else ["nothing stepped"]
+    if short:
+        told.append(f"a step has {SIDE} sessions on either side: {short} series of fewer than {2 * SIDE} can have none")
+    steps: tuple[Part, ...] = (*([_steps_table(found, stepped)] if stepped else []), Notes(tuple(told)))
     sections = [
-        Section("what stepped", (_steps_table(found, stepped),) if stepped else (Notes(("nothing did",)),)),
-        Section("what changed in the stack", (Notes(tuple(changes) or ("nothing did",)),)),
+        Section("what stepped", steps),
+        *([Section("what is gone", (Notes(tuple(gone)),))] if gone else []),
+        Section("what changed in the stack", (Notes(tuple(changes) or ("nothing changed in the stack",)),)),
     ]
     for metric in dict.fromkeys(series.metric for series in found.series):
         some = [series for series in found.series if series.metric == metric]
@@ -69,6 +79,22 @@ def trend_page(found: Trend) -> Page:
         parts: tuple[Part, ...] = (*_plots(found, metric, some), _now_table(some))
         sections.append(Section(metric_words(metric), parts, folded=not (stepping or metric == "latency")))
     return Page("trend", headline, tuple(sections))
+
+
+def _gone(found: Trend) -> list[str]:
+    """The engines that the newest session of their machine has no time of, each with its last one that has."""
+    machines = [machine_of(session) for session in found.sessions]
+    newest = {machine: index for index, machine in enumerate(machines)}
+    lines = []
+    for series in found.series:
+        now, last = newest[series.machine], series.sessions[-1]
+        if series.metric == "latency" and last < now:
+            why = found.sessions[now].skipped.get(" ".join(series.key[:2]), "")
+            lines.append(
+                f"not in the newest session: {name_of(series.key)}, last on {_date(found, last)}, on {series.machine}"
+                + (f"; then {printable(why)}" if why else "")
+            )
+    return lines
 
 
 def _why(found: Trend, stepped: Sequence[tuple[Series, Step]]) -> str:
