@@ -113,6 +113,8 @@ def test_a_batch_of_one_that_is_written_into_the_graph(tmp_path: Path) -> None:
     assert "ONNX Runtime cannot run it in batches (" in why
     path = networks.save(networks.classifier(), tmp_path / "net.onnx")
     assert settings_of(tmp_path, f"--model={path}", "--batch-size=4").dropped("net.onnx") == {}
+    # What a plan takes to load is measured at the first of them.
+    assert settings_of(tmp_path, f"--model={path}", "--batch-size=4", "--batch-size=1").batch_sizes == (1, 4)
 
 
 def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:
