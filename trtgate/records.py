@@ -210,8 +210,8 @@ class SessionRecord:
     could not be told; `verdicts` are those behind `unfit`, where it was saved with them.
 
     `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
-    a comparison has to know beside expectations.toml. `sizes` are the batch sizes that are asked for of each model while
-    a run is not over, and not all of them measured.
+    a comparison has to know beside expectations.toml. `sizes` are the batch sizes that each model was asked for at, where
+    not all may be measured yet.
     """
 
     path: Path
