@@ -493,6 +493,7 @@ def test_nothing_is_proven_by_half_a_run() -> None:
             "batch sizes differ (1, then 1, 8), which plans are built for; measure both sides at the",
         ),
         ((8,), (1, 8), 2.0, 7, "batch sizes differ (8, then 1, 8)"),
+        ((8,), (1, 8), 1.0, 7, "batch sizes differ (8, then 1, 8)"),  # its answers were those in batches
         ((1, 8), (1, 8), 2.0, 1, "REGRESSED"),
         # What was left out is missing; where that is meant, a plan for less hides what it grew by.
         ((1, 8), (1,), 2.0, 1, "REGRESSED"),

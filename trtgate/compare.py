@@ -312,7 +312,11 @@ def of_other_sizes(comparison: Comparison, old: Sequence[frozenset[int]], new: S
         changes = tuple(replace(each, verdict=unproven(each.verdict)) for each in comparison.changes)
         comparison = replace(comparison, changes=changes)
     fewer = frozenset.union(*before) - frozenset.intersection(*after)
-    return replace(comparison, invalid=invalid) if fewer and comparison.verdict.outcome in GOOD else comparison
+    # In the smallest all samples are answered.
+    other_answers = len({min(each) for each in (*before, *after)}) > 1
+    if (fewer or other_answers) and comparison.verdict.outcome in GOOD:
+        return replace(comparison, invalid=invalid)
+    return comparison
 
 
 # What is wrong whatever a plan was built for.
