@@ -123,7 +123,10 @@ def test_a_file_that_is_changed_while_a_run_is_on_is_not_taken_for_what_it_was(t
     settings = settings_of(tmp_path, f"--model={path}")
     first = path.read_bytes()
     networks.save(networks.classifier(7), path)
-    with Workbench("net.onnx", settings) as bench, pytest.raises(UserError, match=r"net.onnx was changed while this run"):
+    with (
+        Workbench("net.onnx", settings) as bench,
+        pytest.raises(UserError, match=r"net.onnx was changed while this run"),
+    ):
         bench.graphs.of("fp32")
     path.write_bytes(first)
     with Workbench("net.onnx", settings) as bench:

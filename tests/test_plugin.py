@@ -140,6 +140,18 @@ def test_a_run_at_more_batch_sizes_than_its_baseline_blames_no_engine(
     assert "REGRESSED" not in text
 
 
+def test_the_newest_session_is_so_whichever_python_saved_the_others(run: Run) -> None:
+    run("--benchmark-save=before")
+    other = saved().parent.with_name("Linux-CPython-3.0-64bit")
+    other.mkdir()
+    saved().rename(other / "0050_before.json")
+    run("--benchmark-save=faster", plan={**PLAN, "fast-int8": 0.5e-3})
+    assert saved("faster").name == "0051_faster.json"
+    status, text = told(run("--benchmark-compare"))
+    assert status == 1
+    assert "0051_faster.json" in text
+
+
 def test_two_runs_with_one_plan_cache_end_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one has just removed what this one sees of unfinished samples."""
     monkeypatch.setattr(Gate, "unfinished", lambda gate: [Path("gone.json")])

@@ -74,7 +74,9 @@ def version_of(runtime: str) -> str | None:
     One that is installed by none of those names, as nightly builds are, has that of whatever brings its module: without
     one all of them would share their plans.
     """
-    found = installed_of(DISTRIBUTIONS[runtime]) or installed_of(_bringing(MODULES.get(runtime, runtime), tuple(sys.path)))
+    found = installed_of(DISTRIBUTIONS[runtime]) or installed_of(
+        _bringing(MODULES.get(runtime, runtime), tuple(sys.path))
+    )
     if runtime == "tensorrt":
         plain, rtx = ([each for each in found if ("rtx" in (each.name or "")) is kind] for kind in (False, True))
         choice = os.environ.get(TENSORRT_CHOICE)
