@@ -210,7 +210,7 @@ class SessionRecord:
     could not be told; `verdicts` are those behind `unfit`, where it was saved with them.
 
     `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
-    a comparison has to know beside expectations.toml. `sizes` are the batch sizes that each model was asked for at, where
+    a comparison has to know beside expectations.toml. `sizes` are the batch sizes that each model is asked for at where
     not all may be measured yet.
     """
 
