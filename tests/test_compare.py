@@ -169,6 +169,26 @@ def test_a_slower_machine_on_which_all_passes_is_no_doubt(
 
 
 @pytest.mark.parametrize(
+    ("engine", "work", "delta", "status"),
+    [
+        (1.0, 0.97, 0.05, 0),
+        (1.0, 0.97, 0.02, 7),  # the engine may have become 3 % slower, which a delta of 2 % is to find
+        (1.035, 1.03, 0.02, 7),  # nor is that the stack's
+        (1.0, 1.03, 0.02, 0),  # what is slower hides no slowdown
+        (1.035, 1.01, 0.02, 1),
+    ],
+)
+def test_fixed_work_may_move_by_no_more_than_engines(
+    engine: float, work: float, delta: float, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.toml").write_text(f"[default]\ndelta = {delta}\n")
+    sessions("before", 1, controls={"control-matmul": 1e-3})
+    sessions("after", 6, engine=1e-3 * engine, controls={"control-matmul": 1e-3 * work})
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == status
+    assert ("INVALID (machine_changed)" in capsys.readouterr().out) == (status == 7)
+
+
+@pytest.mark.parametrize(
     ("by", "spread", "status"),
     [
         (0.94, 0.0, 7),  # it may hide a slowdown

@@ -16,7 +16,8 @@ from trtgate.verdict.paired import change_text
 from trtgate.verdict.sessions import shift_bounds
 from trtgate.verdict.states import in_state
 
-# Fixed work that changed by more than this was not done by the same machine.
+# Fixed work that changed by more than this, or by more than an engine's delta where that is less, was not done by the
+# same machine.
 CONTROL_MOVED = 0.05
 # Of the mean, which every other user of the machine moves.
 CONTROL_MEAN_MOVED = 0.25
@@ -85,10 +86,11 @@ def machine_changed(
     new: Sequence[EngineRecord],
     controls: Mapping[str, float],
     clocks: tuple[float | None, float | None],
+    delta: float | None,
 ) -> Verdict | None:
     """INVALID where fixed work takes another time than before and the clock does not explain it, or where it was raced
     along before and is not now, which is told so. `controls` are its `control_changes` that are `moved_for_certain`;
-    the host's count where an engine waits for it."""
+    the host's count where an engine waits for it. `delta` is the engine's; what moved by more may hide as much."""
     before, after = ({name for record in side for name in record.controls} for side in (old, new))
     if lost := sorted(before - after):
         message = f"{lost[0]} was raced along before and is not now, so whether the machine changed is not known"
@@ -99,7 +101,7 @@ def machine_changed(
         of_host = name.startswith(HOST_CONTROL)
         if of_host and not host_bound:
             continue
-        limit = _limit(name)
+        limit = _limit(name, delta)
         # Work that is bound by memory does not follow the clock of the cores.
         if min(abs(change), abs(change + (0.0 if of_host else clock))) > limit:
             what = "the host did, which this engine waits for" if of_host else "the machine did"
@@ -133,27 +135,31 @@ def other_states(
     return None
 
 
-def _limit(control: str) -> float:
-    """How far fixed work may move, as a log ratio."""
-    return float(np.log1p(CONTROL_MEAN_MOVED if control.endswith(MEAN) else CONTROL_MOVED))
+def _limit(control: str, delta: float | None) -> float:
+    """How far fixed work may move, as a log ratio, beside an engine that may by `delta`."""
+    if control.endswith(MEAN):
+        return float(np.log1p(CONTROL_MEAN_MOVED))
+    return float(np.log1p(CONTROL_MOVED if delta is None else min(CONTROL_MOVED, delta)))
 
 
-def _moved(controls: Mapping[str, float]) -> dict[str, float]:
-    return {name: change for name, change in controls.items() if abs(change) > _limit(name)}
+def _moved(controls: Mapping[str, float], delta: float | None) -> dict[str, float]:
+    return {name: change for name, change in controls.items() if abs(change) > _limit(name, delta)}
 
 
-def only_slower(controls: Mapping[str, float], clocks: tuple[float | None, float | None] = (None, None)) -> bool:
+def only_slower(
+    controls: Mapping[str, float], delta: float | None, clocks: tuple[float | None, float | None] = (None, None)
+) -> bool:
     """Whether the machine, where it changed, became slower, its clock too, and not by so much that it is another one: a
     slower machine hides no slowdown, so what passes on it has passed."""
     rose = clock_moved(clocks) and (clocks[1] or 0.0) > (clocks[0] or 0.0)
-    return not rose and all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in _moved(controls).values())
+    return not rose and all(0 < change <= np.log1p(CONTROL_MEAN_MOVED) for change in _moved(controls, delta).values())
 
 
-def slower_work(controls: Mapping[str, float]) -> str:
+def slower_work(controls: Mapping[str, float], delta: float | None) -> str:
     """The fixed work that took longer than before; "" where none did, or some became faster."""
-    if not only_slower(controls):
+    if not only_slower(controls, delta):
         return ""
-    return ", ".join(f"{name} changed by {change_text(change)}" for name, change in _moved(controls).items())
+    return ", ".join(f"{name} changed by {change_text(change)}" for name, change in _moved(controls, delta).items())
 
 
 def host_changed(old: Sequence[EngineRecord], new: Sequence[EngineRecord], controls: Mapping[str, float]) -> str:
@@ -179,7 +185,8 @@ def host_hides(old: Sequence[EngineRecord], new: Sequence[EngineRecord], control
 
 
 def _host_moved(controls: Mapping[str, float]) -> dict[str, float]:
-    return {name: change for name, change in _moved(controls).items() if name.startswith(HOST_CONTROL)}
+    # The limits of its times are wider than that of a latency.
+    return {name: change for name, change in _moved(controls, None).items() if name.startswith(HOST_CONTROL)}
 
 
 def clock_moved(clocks: tuple[float | None, float | None]) -> bool:

@@ -115,6 +115,12 @@ class Comparison:
         return next((each for each in self.changes if each.metric == metric), None)
 
     @property
+    def delta(self) -> float | None:
+        """The limit on the latency; None where it has none, or was not measured."""
+        latency = self.change("latency")
+        return None if latency is None else latency.delta
+
+    @property
     def clocks(self) -> str:
         """Whether the clock moved or the cycles did (time x clock), where both sides know their clock in MHz."""
         cycles = self.change("cycles")
@@ -461,7 +467,7 @@ def unharmed(comparison: Comparison) -> Comparison:
     """The comparison without what makes it invalid where that is a machine that became slower, and all passed on it."""
     why, gated = comparison.invalid, [each.verdict for each in comparison.changes if each.gated]
     clocks = (comparison.old_clock, comparison.new_clock)
-    slower = why is not None and why.reason in OF_MACHINE and only_slower(comparison.controls, clocks)
+    slower = why is not None and why.reason in OF_MACHINE and only_slower(comparison.controls, comparison.delta, clocks)
     if not slower or not gated or any(each.outcome not in GOOD for each in gated):
         return comparison
     return replace(comparison, invalid=None)
@@ -525,7 +531,7 @@ def _compare(
     clocks = (_clock(old), _clock(new))
     invalid = incomparable(old, new) or unfinished(old, new) or disturbed(old, new, pairing)
     if invalid is None and pairing != "interleaved":
-        invalid = machine_changed(old, new, moved, clocks) or other_states(old, new, clocks)
+        invalid = machine_changed(old, new, moved, clocks, expectation["delta"]) or other_states(old, new, clocks)
     busy_host = "" if pairing == "interleaved" else host_changed(old, new, moved)
     hides = host_hides(old, new, controls) if busy_host else 1.0
     together = any(record.host_bound_together for side in measured for record in side)

@@ -240,13 +240,13 @@ class Gate:
                     found.setdefault(size, []).append(fixed_work(record))
         return {size: medians_of(some) for size, some in found.items()}
 
-    def is_open(self, record: EngineRecord) -> bool:
-        """Whether more processes of this engine may decide something against the baseline."""
+    def open_metrics(self, record: EngineRecord) -> list[str]:
+        """What of this engine more processes may decide against the baseline."""
         comparison = self.comparison(record)
         if comparison is None:
-            return False
+            return []
         family = len(comparison.changes) + self._others(comparison)
-        return any(more_may_decide(verdict, family) for verdict in comparison.verdicts)
+        return [verdict.metric for verdict in comparison.verdicts if more_may_decide(verdict, family)]
 
     def as_session(self) -> SessionRecord:
         """What has been measured so far, as a saved session has it; its own failures are told by its tests."""

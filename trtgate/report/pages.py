@@ -540,7 +540,7 @@ def engine_notes(each: Comparison) -> list[str]:
     lines = [f"{name_of(each.key)}: {verdict.outcome.value} ({verdict.reason.value})"]
     if each.invalid:
         lines.append(f"  {each.invalid.message}")
-    elif slower := slower_work(each.controls):
+    elif slower := slower_work(each.controls, each.delta):
         lines.append(f"  {slower}: the machine was slower, which hides no slowdown")
     fine = []
     for change in each.changes:
