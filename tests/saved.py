@@ -29,6 +29,7 @@ def save(
     summary: dict[str, Any] | None = None,
     when: str = "2026-01-01",
     model: str = "resnet50",
+    batches: tuple[int, ...] = (1,),
     **more: Any,
 ) -> None:
     """A session as pytest-benchmark would have saved it; `number` also makes it a little its own."""
@@ -37,7 +38,7 @@ def save(
         EngineRecord(
             model,
             spec,
-            1,
+            batch,
             "file",
             {
                 "latency": tuple(engine * scale * w for w in WOBBLE),
@@ -47,6 +48,7 @@ def save(
             readings={"clock_mhz": clock} if clock else {},
             **more,
         )
+        for batch in batches
         for spec in engines
     ]
     document = {

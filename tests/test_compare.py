@@ -501,6 +501,44 @@ def test_nothing_is_proven_by_half_a_run() -> None:
     assert main(["compare", "before", "after"]) == 7
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "larger", "status", "told"),
+    [
+        ((1,), (1, 8), 1.0, 0, "PASS"),
+        (
+            (1,),
+            (1, 8),
+            2.0,
+            7,
+            "batch sizes differ (1, then 1, 8), which plans are built for; measure both sides at the",
+        ),
+        ((8,), (1, 8), 2.0, 7, "batch sizes differ (8, then 1, 8)"),
+        ((8,), (1, 8), 1.0, 7, "batch sizes differ (8, then 1, 8)"),  # its answers were those in batches
+        ((1, 8), (1, 8), 2.0, 1, "REGRESSED"),
+        # What was left out is missing; where that is meant, a plan for less hides what it grew by.
+        ((1, 8), (1,), 2.0, 1, "REGRESSED"),
+        ((1, 8), (1,), 1.0, 7, "batch sizes differ (1, 8, then 1)"),
+    ],
+)
+def test_a_plan_for_other_batch_sizes_is_another_plan(
+    old: Any, new: Any, larger: float, status: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(read_expectations().path).read_text()
+    Path("mine.toml").write_text('acknowledged_missing = ["*"]\n' + text.replace("acknowledged_missing", "#"))
+    sessions("before", 1, batches=old, series={"plan_bytes": (1e8,)})
+    sessions("after", 6, batches=new, series={"plan_bytes": (1e8 * larger,)})
+    assert main(["compare", "before", "after", "--expectations", "mine.toml"]) == status
+    printed = " ".join(capsys.readouterr().out.split())
+    assert told in printed
+    assert ("REGRESSED" in printed) == (status == 1)
+
+
+def test_answers_that_are_not_finite_are_so_for_any_batch_sizes() -> None:
+    sessions("before", 1, agreement={"n": 240, "top1": 240, "finite": True})
+    sessions("after", 6, batches=(1, 8), agreement={"n": 240, "top1": 240, "finite": False})
+    assert main(["compare", "before", "after"]) == 1
+
+
 SOME = {"weights": "w" * 20, "evaluation photos": "p" * 20}
 
 

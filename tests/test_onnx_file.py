@@ -113,6 +113,24 @@ def test_a_batch_of_one_that_is_written_into_the_graph(tmp_path: Path) -> None:
     assert "ONNX Runtime cannot run it in batches (" in why
     path = networks.save(networks.classifier(), tmp_path / "net.onnx")
     assert settings_of(tmp_path, f"--model={path}", "--batch-size=4").dropped("net.onnx") == {}
+    # What a plan takes to load is measured at the first of them.
+    assert settings_of(tmp_path, f"--model={path}", "--batch-size=4", "--batch-size=1").batch_sizes == (1, 4)
+
+
+def test_a_file_that_is_changed_while_a_run_is_on_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+    """Its graph would stand in the cache for the weights that it had, and be raced as those whenever they come back."""
+    path = networks.save(networks.classifier(), tmp_path / "net.onnx")
+    settings = settings_of(tmp_path, f"--model={path}")
+    first = path.read_bytes()
+    networks.save(networks.classifier(7), path)
+    with (
+        Workbench("net.onnx", settings) as bench,
+        pytest.raises(UserError, match=r"net.onnx was changed while this run"),
+    ):
+        bench.graphs.of("fp32")
+    path.write_bytes(first)
+    with Workbench("net.onnx", settings) as bench:
+        assert onnx.load(bench.graphs.of("fp32").path).graph.output[0].type.tensor_type.shape.dim[1].dim_value == 5
 
 
 def test_weights_beside_the_file_belong_to_it(tmp_path: Path) -> None:

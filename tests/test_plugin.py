@@ -22,7 +22,7 @@ from trtgate.__main__ import main
 from trtgate.files import locked
 from trtgate.plugin.gate import Gate
 from trtgate.plugin.storage import LOCK
-from trtgate.records import read_session
+from trtgate.records import SessionRecord, read_session
 from trtgate.report import markdown
 
 from .faults.table import Fault
@@ -127,6 +127,30 @@ def refused(result: pytest.RunResult, *words: str) -> None:
 def told(result: pytest.RunResult) -> tuple[int, str]:
     """A run's status and all that it says."""
     return int(result.ret), "\n".join(result.errlines + result.outlines)
+
+
+def test_a_run_at_more_batch_sizes_than_its_baseline_blames_no_engine(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--benchmark-save=before")
+    asked = {"this run": frozenset({1, 8})}
+    monkeypatch.setattr(SessionRecord, "sizes_of", lambda session, _: asked.get(str(session.path), frozenset({1})))
+    status, text = told(run("--benchmark-compare=before", plan={**PLAN, "fast-int8": 1.8e-3}))
+    assert status == 7
+    assert "INVALID (not_comparable): batch sizes differ (1, then 1, 8)" in text
+    assert "REGRESSED" not in text
+
+
+def test_the_newest_session_is_so_whichever_python_saved_the_others(run: Run) -> None:
+    run("--benchmark-save=before")
+    other = saved().parent.with_name("Linux-CPython-3.0-64bit")
+    other.mkdir()
+    saved().rename(other / "0050_before.json")
+    run("--benchmark-save=faster", plan={**PLAN, "fast-int8": 0.5e-3})
+    assert saved("faster").name == "0051_faster.json"
+    status, text = told(run("--benchmark-compare"))
+    assert status == 1
+    assert "0051_faster.json" in text
 
 
 def test_two_runs_with_one_plan_cache_end_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -529,6 +529,20 @@ def test_the_version_is_that_of_the_folder_that_is_imported_from(
     assert version_of("tensorrt") == "10.9.0.34", "TensorRT goes before TensorRT-RTX wherever they are"
 
 
+def test_a_runtime_that_is_installed_by_another_name_has_its_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plan is the key's in which its runtime's version stands: one nightly build is not to run another one's."""
+    site = put(tmp_path, "ort-nightly", "1.33.0.dev20261101")
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    [info] = tmp_path.glob("*.dist-info")
+    (info / "top_level.txt").write_text("onnxruntime\n")
+    monkeypatch.setattr(sys, "path", [site])
+    assert version_of("onnxruntime") == "1.33.0.dev20261101"
+    assert version_of("openvino") is None
+
+
 def test_a_package_that_was_removed_in_part_keeps_nobody_from_looking(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

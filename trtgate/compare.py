@@ -281,13 +281,52 @@ def compare_sessions(old: Sequence[SessionRecord], new: Sequence[SessionRecord],
     }
     expectations = expectations.with_models(new[-1].limits, {}, new[-1].own)
     report = compare_records(before, whole, expectations, "sessions", {**gone, **skipped})
+    engines = tuple(
+        of_other_sizes(each, *([session.sizes_of(each.key[0]) for session in side] for side in (old, new)))
+        for each in report.engines
+    )
     problems = _problems(old, new)
     return replace(
-        _incomparable_sides(report, problems),
+        _incomparable_sides(replace(report, engines=engines), problems),
         problems={**report.problems, **problems},
         stack_changes=(*changed_fields(steady(old[-1].stack), steady(new[-1].stack)), *_swapped(old, new)),
         sessions=tuple(session.digest for session in new),
     )
+
+
+def of_other_sizes(comparison: Comparison, old: Sequence[frozenset[int]], new: Sequence[frozenset[int]]) -> Comparison:
+    """The comparison of an engine of which the sides' sessions ran at these batch sizes.
+
+    A plan is built for all that are asked for: with more of them it is larger, and may be slower at each. So where some
+    were added nothing that is beyond its limit is proven by that, and where some were left out nothing that is within.
+    """
+    before, after = ([each for each in side if each] for side in (old, new))
+    if len({*before, *after}) < 2:
+        return comparison
+    words = [", ".join(map(str, sorted(frozenset.union(*side)))) for side in (before, after)]
+    told = (
+        f"batch sizes differ ({words[0]}, then {words[1]}), which plans are built for; measure both sides at the same"
+    )
+    invalid = Verdict(Outcome.INVALID, Reason.NOT_COMPARABLE, told)
+
+    def unproven(verdict: Verdict) -> Verdict:
+        if verdict.outcome is not Outcome.REGRESSED or verdict.reason in OF_NO_SIZE:
+            return verdict
+        return replace(verdict, outcome=invalid.outcome, reason=invalid.reason, message=f"{told}: {verdict.message}")
+
+    if frozenset.union(*after) - frozenset.intersection(*before):
+        changes = tuple(replace(each, verdict=unproven(each.verdict)) for each in comparison.changes)
+        comparison = replace(comparison, changes=changes)
+    fewer = frozenset.union(*before) - frozenset.intersection(*after)
+    # In the smallest all samples are answered.
+    other_answers = len({min(each) for each in (*before, *after)}) > 1
+    if (fewer or other_answers) and comparison.verdict.outcome in GOOD:
+        return replace(comparison, invalid=invalid)
+    return comparison
+
+
+# What is wrong whatever a plan was built for.
+OF_NO_SIZE = frozenset({Reason.MISSING, Reason.NOT_FINITE})
 
 
 def _swapped(old: Sequence[SessionRecord], new: Sequence[SessionRecord]) -> list[str]:

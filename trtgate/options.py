@@ -122,7 +122,8 @@ def add_options(add: Callable[..., Any]) -> None:
 def read_settings(get: Callable[[str], Any], require: Iterable[str] = ()) -> Settings:
     """Settings from parsed options, `get("batch_size")` and so on. Raises UserError for values that cannot be."""
     device = choose_device(get("device"))
-    batch_sizes = tuple(dict.fromkeys(get("batch_size"))) or DEFAULT_BATCH_SIZES[device]
+    # What loading a plan takes is measured with a run at the first, which is not to depend on the order of the options.
+    batch_sizes = tuple(sorted(set(get("batch_size")))) or DEFAULT_BATCH_SIZES[device]
     for size in batch_sizes:
         if not 1 <= size <= LARGEST_BATCH:
             raise UserError(f"--batch-size {size}: give a number from 1 on, up to {LARGEST_BATCH}")

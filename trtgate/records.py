@@ -210,7 +210,8 @@ class SessionRecord:
     could not be told; `verdicts` are those behind `unfit`, where it was saved with them.
 
     `limits` are those that models' own files set, by model, `own` the models that are networks of the user's own: what
-    a comparison has to know beside expectations.toml.
+    a comparison has to know beside expectations.toml. `sizes` are the batch sizes that each model is asked for at where
+    not all may be measured yet.
     """
 
     path: Path
@@ -226,6 +227,11 @@ class SessionRecord:
     own: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    sizes: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    def sizes_of(self, model: str) -> frozenset[int]:
+        """The batch sizes that a model's plans were built for."""
+        return self.sizes.get(model) or frozenset(batch for name, _, batch in self.engines if name == model)
 
     @property
     def failures(self) -> list[Verdict]:

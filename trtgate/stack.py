@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.machinery
 import os
 import platform
 import re
@@ -33,6 +34,9 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
     "opencv": ("opencv-python-headless", "opencv-python"),
 }
+
+# What is imported of a runtime, where that is not its name.
+MODULES = {"opencv": "cv2"}
 
 # Names the module to use where TensorRT and TensorRT-RTX are both installed.
 TENSORRT_CHOICE = "TRTGATE_TENSORRT"
@@ -65,14 +69,27 @@ INSTRUCTION_SETS = (
 
 
 def version_of(runtime: str) -> str | None:
-    """The installed version of one of DISTRIBUTIONS, or None; of TensorRT and TensorRT-RTX that which is used."""
-    distributions = DISTRIBUTIONS[runtime]
-    found = installed_of(distributions)
+    """The installed version of one of DISTRIBUTIONS, or None; of TensorRT and TensorRT-RTX that which is used.
+
+    One that is installed by none of those names, as nightly builds are, has that of whatever brings its module: without
+    one all of them would share their plans.
+    """
+    found = installed_of(DISTRIBUTIONS[runtime]) or installed_of(
+        _bringing(MODULES.get(runtime, runtime), tuple(sys.path))
+    )
     if runtime == "tensorrt":
         plain, rtx = ([each for each in found if ("rtx" in (each.name or "")) is kind] for kind in (False, True))
         choice = os.environ.get(TENSORRT_CHOICE)
         found = (plain or rtx) if not choice else plain if choice == "tensorrt" else rtx
     return min(found, key=_place).version if found else None
+
+
+@functools.cache
+def _bringing(module: str, path: tuple[str, ...]) -> tuple[str, ...]:
+    """The distributions on the path that a module is installed by, which takes a second to find out."""
+    if importlib.machinery.PathFinder.find_spec(module, path) is None:
+        return ()
+    return tuple(filter(None, dict.fromkeys(metadata.packages_distributions().get(module, ()))))
 
 
 def installed_of(distributions: Iterable[str]) -> list[metadata.Distribution]:

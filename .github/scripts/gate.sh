@@ -8,11 +8,12 @@
 #   HISTORY   folder in which this machine's sessions of all nights are kept, to be drawn over time; empty: none
 #   REQUIRE   engine or backend that must be there; empty: none
 #   PLANS     folder of the plan cache; empty: the default
-#   BENCH     more arguments for pytest, separated by spaces
+#   BENCH     more arguments for pytest, separated by spaces or lines
 #   PYTHON    of the environment, .venv/bin/python by default
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
-read -ra bench <<<"${BENCH:-}"
+# All lines of it: a workflow that calls may give several.
+read -d "" -ra bench <<<"${BENCH:-}" || true
 if [[ -n ${PLANS:-} ]]; then bench+=("--plan-cache=$PLANS"); fi
 require=()
 if [[ -n ${REQUIRE:-} ]]; then require=(--require "$REQUIRE"); fi

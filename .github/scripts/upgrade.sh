@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Races two versions against each other: an environment for each, then `trtgate ab`. From the environment:
 #   OLD, NEW  one package with its version each, such as tensorrt==10.13.0.35
-#   COMMON    what both need besides, packages separated by spaces, such as "pycuda cuda-python nvidia-ml-py"
+#   COMMON    what both need besides, packages separated by spaces or lines, such as "pycuda cuda-python nvidia-ml-py"
 #   ENVS      folder of the two environments
 #   RECORDS   folder that ab.json and ab.md are written to
 #   PLANS     folder of the plan cache; empty: the default
-#   ENGINES   engines to race, separated by spaces; empty: the default
-#   AB        more arguments for `trtgate ab`, separated by spaces
+#   ENGINES   engines to race, separated by spaces or lines; empty: the default
+#   AB        more arguments for `trtgate ab`, separated by spaces or lines
 #   PYTHON    of trtgate's own environment, .venv/bin/python by default
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
-read -ra more <<<"${AB:-}"
+# All lines of each.
+read -d "" -ra more <<<"${AB:-}" || true
 if [[ -n ${PLANS:-} ]]; then more+=("--plan-cache=$PLANS"); fi
-read -ra engines <<<"${ENGINES:-}"
+read -d "" -ra engines <<<"${ENGINES:-}" || true
 for engine in "${engines[@]}"; do more+=("--engine=$engine"); done
-read -ra common <<<"${COMMON:-}"
+read -d "" -ra common <<<"${COMMON:-}" || true
 for package in "${common[@]}"; do
     if [[ ! $package =~ ^[A-Za-z0-9][A-Za-z0-9._=\<\>!~*-]*$ ]]; then
         echo "COMMON: $package is no package; give names, separated by spaces" >&2

@@ -64,6 +64,16 @@ def test_names_stay_names(fault: Fault, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_stands_on_more_than_one_line_is_not_left_out(tmp_path: Path) -> None:
+    _, _, given = run("gate.sh", tmp_path, BENCH="--model mine.toml\n--engine onnxruntime-fp32\n")
+    assert given[-4:] == ["--model", "mine.toml", "--engine", "onnxruntime-fp32"]
+    versions = {"OLD": "onnxruntime==1.22.0", "NEW": "onnxruntime==1.23.2", "ENVS": str(tmp_path / "envs")}
+    lines = {"AB": "--rounds\n8", "ENGINES": "onnxruntime-fp32\nonnxruntime-int8", "COMMON": "pycuda\ncuda-python"}
+    _, _, given = run("upgrade.sh", tmp_path, **versions, **lines)
+    assert given[-4:] == ["--rounds", "8", "--engine=onnxruntime-fp32", "--engine=onnxruntime-int8"]
+    assert " ".join(given).count("pycuda cuda-python onnxruntime==") == 2
+
+
 GATE = """#!/bin/bash
 case "$3" in
     sessions) mkdir -p records/Linux; head -c 9000 /dev/zero > records/Linux/0001_gate.json;;

@@ -16,7 +16,7 @@ from trtgate.graphs import OPSET, export, fold, half, quantize
 from trtgate.graphs.weighted import weighted_nodes
 from trtgate.kinds import EngineSpec, EngineUnavailable, GraphKind, UserError
 from trtgate.models.base import Model
-from trtgate.models.onnx_file import FORM, LARGEST, OnnxFile, first_line, load_graph, with_shapes
+from trtgate.models.onnx_file import FORM, LARGEST, OnnxFile, digest_of, first_line, load_graph, with_shapes
 from trtgate.progress import Progress
 from trtgate.samples import Samples
 from trtgate.settings import Settings
@@ -82,7 +82,10 @@ class Graphs:
         }
 
         def build(path: Path) -> None:
-            onnx.save(with_shapes(load_graph(file.path), file.signature.inputs), path)
+            model = load_graph(file.path)
+            if digest_of(file.path) != file.digest:  # its entry would be that of what the file was
+                raise UserError(f"--model {file.path} was changed while this run was on; run it again")
+            onnx.save(with_shapes(model, file.signature.inputs), path)
 
         text = f"{self._name}: reading {file.path.name}"
         return self._cached("graphs", text, "graph.onnx", {**depends, "form": FORM, "onnx": version_of("onnx")}, build)

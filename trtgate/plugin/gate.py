@@ -17,6 +17,7 @@ from trtgate.compare import (
     compare_sessions,
     corrected_comparisons,
     lenient,
+    of_other_sizes,
     samples_of,
     unharmed,
 )
@@ -223,7 +224,8 @@ class Gate:
         found = compare_records(old, new, self.settings.expectations, "sessions", {}).engines[0]
         [found] = corrected_comparisons([found], self._others(found))
         alone = all(key[1] == record.engine for each in self.baseline for key in each.engines)
-        return unharmed(found if alone else lenient(found))
+        sizes = [[each.sizes_of(record.model) for each in side] for side in (self.baseline, [self.as_session()])]
+        return of_other_sizes(unharmed(found if alone else lenient(found)), *sizes)
 
     def _others(self, comparison: Comparison) -> int:
         """How many verdicts the report will hold on other engines, of which nothing may be known yet."""
@@ -249,7 +251,8 @@ class Gate:
     def as_session(self) -> SessionRecord:
         """What has been measured so far, as a saved session has it; its own failures are told by its tests."""
         records = {key: replace(record, verdicts=()) for key, record in self.records.items()}
-        return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), ())
+        sizes = {model: frozenset(self.settings.sizes_of(model)) for model in self.settings.models}
+        return SessionRecord(Path("this run"), "", self.stack, records, dict(self.skipped), (), sizes=sizes)
 
     def page(self) -> Page:
         """All that is to be read of this run; with photos where it is for --html, since those take a second."""

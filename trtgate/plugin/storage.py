@@ -37,7 +37,8 @@ def _save(storage: Any, output_json: Any, save: str) -> None:
         with contextlib.suppress(OSError):  # not every file system has locks
             held.enter_context(locked(storage.get(LOCK), LOCK_SECONDS))
         folder: Path = storage.get(LOCK).parent
-        number = max((int(path.name.partition("_")[0]) for path in saved_in(folder)), default=0) + 1
+        # Another Python has another folder; the newest of all is that with the highest number.
+        number = max((int(path.name.partition("_")[0]) for path in saved_in(folder.parent)), default=0) + 1
         path = folder / f"{number:04}_{save}.json"
         write_whole(path, content)
     storage.logger.info(f"Saved benchmark data in: {path}")
