@@ -21,6 +21,7 @@ import pytest
 from torch import nn
 
 from trtgate import judge
+from trtgate.build import plan
 from trtgate.engines import parse_spec
 from trtgate.expectations import Expectation
 from trtgate.kinds import Block, EngineSpec
@@ -97,6 +98,7 @@ def test_every_process_is_a_sample_of_one_record_and_a_killed_one_is_replaced(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = bench.spread()
+    found.first()
     record = found.record(INT8, 1)
     rounds = schedule_for("cpu", 2).rounds
     assert record.processes == (rounds, rounds)
@@ -255,6 +257,7 @@ def test_what_fails_and_is_no_engine_ends_the_race(bench: Workbench, monkeypatch
     verdict = judge.floor_verdict(found.record(INT8, 1), Expectation({}))
     assert verdict.outcome is Outcome.INVALID
     assert "2 processes do not count: no room" in verdict.message
+    found.close()
     assert all(each.closed for each in made)
 
 
@@ -302,7 +305,63 @@ def test_what_cannot_be_started_any_more_takes_nothing_from_what_was_measured(
     record = found.record(INT8, 1)
     assert len(record.processes) == 3
     assert record.disturbed.startswith("2 processes do not count: none can be started ([Errno 11] Resource")
+    found.close()
     assert all(each.closed for each in made)
+
+
+@pytest.mark.parametrize(
+    ("cores", "before", "ahead"),
+    [(16, {"control-copy": 1.0}, 12), (16, None, 6), (8, {"control-copy": 1.0}, 8), (2, None, 2)],
+)
+def test_processes_import_while_the_driver_has_other_things_to_do(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, cores: int, before: dict[str, float] | None, ahead: int
+) -> None:
+    """Those of both looks, where a comparison may need a second one; on a core each, and all are there before one is
+    raced. What was not needed is ended."""
+    made: list[Refusing] = []
+
+    def start(_: Spread) -> Refusing:
+        made.append(Refusing(""))
+        return made[-1]
+
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+    bench.settings = replace(bench.settings, threads=cores, processes=6)
+    found = bench.spread({1: before} if before else None)
+    found.prepare()
+    found.prepare()
+    assert len(made) == ahead
+    assert not any(each.greeted for each in made)
+    found.first()
+    assert len(made) == max(6, ahead)
+    assert all(each.greeted for each in made)
+    assert sum(each.closed for each in made) == 6
+    found.add([REFERENCE, INT8], [1], 6, "what is open")
+    assert len(made) == 12
+    assert all(each.closed for each in made)
+    bench.close()
+    assert len(found.record(INT8, 1).processes) == 12
+
+
+def test_none_imports_while_a_plan_is_built(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a build costs is compared, too."""
+    worker, seen = Refusing(""), []
+
+    def building(*given: Any) -> Any:
+        seen.append(worker.greeted)
+        return build(*given)
+
+    build = plan.run_in_child
+    monkeypatch.setattr(plan, "run_in_child", building)
+    monkeypatch.setattr(Spread, "_started", lambda _: worker)
+    bench.settings = replace(bench.settings, threads=1, rebuild=True)
+    bench.spread().prepare()
+    assert not worker.greeted
+    assert bench.plan(INT8)
+    assert seen
+    assert all(seen)
+    bench.close()
+    assert worker.closed
 
 
 def test_a_full_disk_takes_nothing_from_what_was_measured(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,10 +383,10 @@ class Refusing:
 
     def __init__(self, at: str) -> None:
         self._at = at
-        self.closed = False
+        self.greeted = self.closed = False
 
     def greet(self) -> None:
-        return None
+        self.greeted = True
 
     def ask(self, do: str, **arguments: Any) -> Any:
         if do == self._at and arguments["size"] > 1:
@@ -349,7 +408,9 @@ def test_too_many_lost_processes_are_no_measurement(bench: Workbench, monkeypatc
         raise WorkerError("gone")
 
     monkeypatch.setattr(Worker, "greet", lose)
-    record = bench.spread().record(INT8, 1)
+    found = bench.spread()
+    found.first()
+    record = found.record(INT8, 1)
     verdict = judge.floor_verdict(record, Expectation({}))
     assert (verdict.outcome, record.rounds) == (Outcome.INVALID, ())
     assert "2 processes do not count: gone" in verdict.message

@@ -248,7 +248,14 @@ class Workbench:
     def _make_plan(self, spec: EngineSpec) -> CachedFile | None:
         if backend(spec.backend).plan_file(spec) is None:
             return None
-        return cached_plan(self._cache, self.name, spec, self._request(spec), self.source(spec), self.progress)
+        return cached_plan(
+            self._cache, self.name, spec, self._request(spec), self.source(spec), self.progress, alone=self._settle
+        )
+
+    def _settle(self) -> None:
+        """Have nothing else running."""
+        if "spread" in self._made:
+            self._made["spread"].settle()
 
     def source(self, spec: EngineSpec) -> dict[str, str]:
         """The digest of what the engine is built from: its graph, or the weights where it needs no graph."""
@@ -545,15 +552,15 @@ class Workbench:
         return {} if plan is None else {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
 
     def spread(self, before: Mapping[int, Mapping[str, float]] | None = None) -> Spread:
-        """The race spread over fresh processes, which are to meet the machine as it was when fixed work took `before`,
-        by batch size; the first of them are run when this is first asked for."""
+        """The race spread over fresh processes, none of which was run when this is first asked for; they are to meet
+        the machine as it was when fixed work took `before`, by batch size."""
 
-        def run() -> Spread:
-            spread, specs = Spread(self, self.settings.processes, before), self.loadable()
-            spread.add(specs, self.batch_sizes, self.settings.processes, f"{len(specs)} engines")
+        def make() -> Spread:
+            spread = Spread(self, self.settings.processes, before)
+            self._exit.callback(spread.close)
             return spread
 
-        made: Spread = self._once("spread", run)
+        made: Spread = self._once("spread", make)
         return made
 
     def job(self, spec: EngineSpec, rebuild: int, calibration: Path | None, samples: Path) -> dict[str, Any]:

@@ -67,13 +67,14 @@ def cached_plan(
     source: Mapping[str, str],
     progress: Progress,
     rebuild: int = 0,
+    alone: Callable[[], object] = lambda: None,
 ) -> CachedFile | None:
     """The engine's plan, from the cache or built now; None for an engine that has none.
 
     `source` holds the digest of the graph or of the weights. A `rebuild` other than 0 is one more plan of the same
     description: builders choose kernels by timing them, and may choose others the next time. What the plan is good for
     is its backend's to say; with which driver it was built stands beside it, and is no reason to build another:
-    production keeps its plans when the driver changes.
+    production keeps its plans when the driver changes. `alone` is called before a build, which is timed.
     """
     maker = backend(spec.backend)
     filename = maker.plan_file(spec)
@@ -90,14 +91,16 @@ def cached_plan(
         **({"rebuild": rebuild} if rebuild else {}),
     }
 
-    def build(path: Path) -> float | None:
+    def build(path: Path) -> float:
+        alone()
         with progress.step(f"{model}: building {spec.id}") as count:
             if maker.builds_apart:
-                alone = replace(request, model=None, calibration=None, progress=no_progress)
-                seconds: float = run_in_child(f"building {spec.id}", build_and_try, spec, alone, path)
+                elsewhere = replace(request, model=None, calibration=None, progress=no_progress)
+                seconds: float = run_in_child(f"building {spec.id}", build_and_try, spec, elsewhere, path)
                 return seconds
+            start = time.monotonic()
             maker.build(spec, replace(request, progress=count), path)
-            return None
+            return time.monotonic() - start
 
     plan = cache.get_or_build("plans", filename, depends, build, built_on=machine, anew=request.anew)
     changed = changed_fields(plan.built_on, machine)

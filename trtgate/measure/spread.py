@@ -32,7 +32,9 @@ from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
 from trtgate.stack import stack
 from trtgate.verdict.metrics import joined_numbers, median
-from trtgate.verdict.paired import LOOKS, change_text
+from trtgate.verdict.paired import LOOKS as ROUNDS_LOOKED_AT
+from trtgate.verdict.paired import change_text
+from trtgate.verdict.sessions import LOOKS
 from trtgate.verdict.states import enough_in_one, in_quiet, in_right
 
 if TYPE_CHECKING:
@@ -57,10 +59,10 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
 }
 # At most so many processes import at the same time, each on a core: one after the other that took longer than the races
-# on the host of an H100, and a third of the time on two cores.
-AHEAD = 6
+# on the host of an H100, and a third of the time on two cores. Enough for both looks.
+AHEAD = 12
 # A floor asks for this many rounds of all processes together.
-FEWEST_ROUNDS = min(LOOKS)
+FEWEST_ROUNDS = min(ROUNDS_LOOKED_AT)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
 LOST_SHARE = 0.2
 
@@ -103,6 +105,7 @@ class Spread:
         self._died_in: list[str] = []
         self._wanted: dict[tuple[str, int], int] = {}
         self._ready: list[Worker] = []
+        self._prepared = False
         self._at = ""  # the engine that the present process is asked of; "" for what is no engine's
         self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
@@ -155,6 +158,32 @@ class Spread:
         works = {key: list(map(fixed_work, self._sound.get(key, []))) for key in keys}
         return min(len(in_right(work, self._before.get(size))) for (_, size), work in works.items())
 
+    def prepare(self) -> None:
+        """Have the first processes import what they need while this one does what is not timed: those of both looks,
+        where there is a baseline and a core for each."""
+        if not (self._prepared or self._sound):
+            # One that cannot be started is told of when it is its turn.
+            with contextlib.suppress(WorkerError, OSError):
+                self._start(self._count * (LOOKS if self._before else 1))
+        self._prepared = True
+
+    def settle(self) -> None:
+        """Wait until none imports any more: what comes next is timed, and none uses a GPU before it is asked."""
+        for worker in self._ready:
+            with contextlib.suppress(WorkerError):  # it says so again when it is its turn
+                worker.greet()
+
+    def close(self) -> None:
+        """End the processes that were not needed."""
+        for worker in self._ready:
+            worker.close(wait=False)
+        self._ready.clear()
+
+    def first(self) -> None:
+        """Run as many processes as are planned of all engines."""
+        specs = self._bench.loadable()
+        self.add(specs, self._bench.batch_sizes, self._count, f"{len(specs)} engines")
+
     def add(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], count: int, text: str) -> None:
         """Run `count` more processes of these engines, and others in place of those that were lost."""
         name = self._bench.name
@@ -168,37 +197,33 @@ class Spread:
                 self._wanted[key] = self._wanted.get(key, 0) + count
             wanted = max(self._wanted[key] for key in keys)
             first = wanted <= self._count
-            done = run = 0
-            try:
-                # More take the place of those that met another state, at the first look, and if any met the right one.
-                while done < wanted and run < (2 * count if first and done else count) and not self._too_many_lost():
-                    if not self._ready:
-                        self._import_ahead(min(AHEAD, self._bench.settings.threads, wanted - done))
-                    if not self._ready:
-                        continue
-                    racing = [spec for spec in specs if spec.id not in self._failed]
-                    run += self._process(racing, batch_sizes, folder)
-                    done = self._settled([key for key in keys if key[0] not in self._failed])
-                    progress(max(0, count - wanted + done), count)
-            finally:
-                for worker in self._ready:
-                    worker.close(wait=False)
-                self._ready.clear()
+            done, run = self._settled(keys), 0
+            # More take the place of those that met another state, at the first look, and if any met the right one.
+            while (
+                done < wanted and run < (most := 2 * count if first and done else count) and not self._too_many_lost()
+            ):
+                if not self._ready:
+                    self._import_ahead(min(wanted - done, most - run))
+                self.settle()
+                if not self._ready:
+                    continue
+                racing = [spec for spec in specs if spec.id not in self._failed]
+                run += self._process(racing, batch_sizes, folder)
+                done = self._settled([key for key in keys if key[0] not in self._failed])
+                progress(max(0, count - wanted + done), count)
 
     def _import_ahead(self, count: int) -> None:
-        """Have so many processes import what their engines need, while nothing is measured; none uses a GPU before it
-        is asked."""
-        for _ in range(count):
-            try:
-                self._ready.append(self._started())
-            except (WorkerError, OSError) as error:
-                if isinstance(error, OSError) and not any(self._sound.values()):
-                    raise  # nothing is lost with it, and it is the user's to mend
-                self.lost.append(f"none can be started ({error})")
-                break
-        for worker in self._ready:
-            with contextlib.suppress(WorkerError):  # it says so again when it is its turn
-                worker.greet()
+        """Have so many processes import what they need, if there is a core for each; what cannot be started is lost."""
+        try:
+            self._start(count)
+        except (WorkerError, OSError) as error:
+            if isinstance(error, OSError) and not any(self._sound.values()):
+                raise  # nothing is lost with it, and it is the user's to mend
+            self.lost.append(f"none can be started ({error})")
+
+    def _start(self, count: int) -> None:
+        for _ in range(min(AHEAD, self._bench.settings.threads, count)):
+            self._ready.append(self._started())
 
     def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
         """Run one process, and keep what it measured; whether that is sound."""
@@ -250,14 +275,19 @@ class Spread:
                     left.unlink()
         write_whole(path, json.dumps(unfinished_session(self._stack, records)).encode())
 
-    def _started(self) -> Worker:
-        """A process that imports what its engines need, which is no part of their cold start."""
+    @functools.cached_property
+    def _imports(self) -> list[str]:
+        """What a process's engines need, which is no part of their cold start."""
         bench = self._bench
-        backends = {spec.backend for spec in self._loaded}
+        backends = {spec.backend for spec in bench.settings.engines if bench.available(spec).ok}
         names = [name for backend in sorted(backends) for name in IMPORTS.get(backend, ())]
         if bench.file is None:
             names += sorted({type(each).__module__.partition(".")[0] for each in bench.model.module.modules()})
-        return fresh_worker(list(dict.fromkeys(names)))
+        return list(dict.fromkeys(names))
+
+    def _started(self) -> Worker:
+        """A process that begins to import."""
+        return fresh_worker(self._imports)
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
         """Load the plan that this run has, even one that it built anew: all that its key holds is told."""
