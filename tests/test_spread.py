@@ -153,6 +153,21 @@ def test_who_races_alone_is_loaded_after_the_same_engines(bench: Workbench, monk
 
 
 @pytest.mark.slow
+def test_processes_load_what_the_driver_has_loaded(bench: Workbench, tmp_path: Path) -> None:
+    """They neither look for it again, which reads all of it, nor build it anew."""
+    with Workbench("small", replace(bench.settings, plan_cache=tmp_path)) as own:
+        made = own.plan(INT8)
+        assert made
+        manifest = made.path.with_name("manifest.json")
+        manifest.unlink()
+        found = Spread(own, 1)
+        found.add([REFERENCE, INT8], [1], 1, "engines")
+        assert found.record(INT8, 1).rounds
+        assert made.path.exists()
+        assert not manifest.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.fault(
     done="a run that is spread over processes is killed with its second process",
     said="nothing",
@@ -192,6 +207,7 @@ def test_runs_with_one_plan_cache_keep_what_is_their_own(bench: Workbench, monke
     record = EngineRecord("small", INT8.id, 1, "none", series)
     own, other, old = (unfinished_file(bench.settings, name) for name in ("small", "small.of-another", "small.part"))
     own.parent.mkdir(parents=True, exist_ok=True)
+    own.unlink(missing_ok=True)  # of another test of this process
     for each in (other, old):
         each.write_text("{}")
     os.utime(old, (0, 0))

@@ -290,15 +290,10 @@ class Spread:
         return fresh_worker(self._imports)
 
     def _job(self, spec: EngineSpec, module: Path, samples: Path) -> dict[str, Any]:
-        """Load the plan that this run has, even one that it built anew: all that its key holds is told."""
-        bench, calibration = self._bench, None
-        if spec.variant == "calibrated":
-            calibration = samples.with_name("calibration")
-            if not calibration.exists():
-                save_tensors(calibration, rows_of(bench.samples("calibration")))
-        timings = bench.timing_cache(spec)
-        kept = {"anew": False, "module": str(module), "timing_cache": str(timings.resolve()) if timings else None}
-        return {**bench.job(spec, 0, calibration, samples), **kept}
+        """Load the plan that this run has loaded."""
+        plan = self._bench.plan(spec)
+        kept = {"module": str(module), "plan": str(plan.path.resolve()) if plan else None}
+        return {**self._bench.job(spec, 0, None, samples), **kept}
 
     def _measure(
         self, worker: Worker, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path

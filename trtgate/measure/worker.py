@@ -92,19 +92,31 @@ class Worker:
         spec = EngineSpec.parse(job["engine"])
         cache = PlanCache(Path(job["plan_cache"]), waiting=self._building)
         request = request_of(job, spec, cache)
-        plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
+        plan, built = self._plan(job, spec, request, cache)
         gpu = current_gpu() if request.device == "cuda" else None
         on_device = gpu.memory_used() or 0 if gpu else 0
         before = anonymous_bytes()  # after a build, which may have been in this very process
         start = time.perf_counter()
-        engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan.path if plan else None))
+        engine = self._exit.enter_context(backend(spec.backend).load(spec, request, plan))
         engine.infer(request.trial(request.batch_sizes[0]))
         fresh = {"cold_start": time.perf_counter() - start, "host_memory": max(1, anonymous_bytes() - before)}
         if gpu is not None and (used := gpu.memory_used()):
             fresh["device_memory"] = max(1, used - on_device)
         self._engines[spec.id], self._signatures[spec.id] = engine, request.signature
-        built = {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused} if plan else {}
         return {"plan": built, "fresh": fresh}
+
+    def _plan(
+        self, job: Mapping[str, Any], spec: EngineSpec, request: BuildRequest, cache: PlanCache
+    ) -> tuple[Path | None, dict[str, Any]]:
+        """The engine's plan, if it has one, and what it cost; that of a driver which has loaded it is sound."""
+        if "plan" in job:
+            # A runtime is imported when it is asked what its plans are made with, which is no part of a cold start.
+            backend(spec.backend).build_options(spec, request)
+            return (Path(job["plan"]) if job["plan"] else None), {}
+        plan = cached_plan(cache, job["model"], spec, request, job["source"], self._progress(), job["rebuild"])
+        if plan is None:
+            return None, {}
+        return plan.path, {"bytes": plan.size, "build_seconds": plan.build_seconds, "reused": plan.reused}
 
     def controls(self, device: Device) -> dict[str, Any]:
         """Have the fixed work ready that is raced along; the names of its arms."""
@@ -205,7 +217,6 @@ def request_of(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Bu
         device=job["device"],
         signature=Signature.from_json(job["signature"]),
         calibration=_calibration(job, spec, cache),
-        timing_cache=Path(job["timing_cache"]) if job.get("timing_cache") else None,
         anew=job["anew"],
         sample=next(load_tensors(Path(job["sample"]))) if job["sample"] else None,
     )
@@ -213,15 +224,20 @@ def request_of(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Bu
 
 def _model(job: Mapping[str, Any]) -> Model:
     if "module" in job:
-        import torch
-
-        # The driver's own file of a moment ago, in a folder that is its own: making the model anew takes seconds.
-        made: Model = torch.load(job["module"], weights_only=False)
-        return made
+        return _kept_model(job["module"])
     from trtgate.models.loading import load_model
 
     weights = job["weights"]
     return load_model(job["architecture"], Path(weights) if weights else None)
+
+
+@functools.cache
+def _kept_model(path: str) -> Model:
+    """The driver's own file of a moment ago, in a folder that is its own: making the model anew takes seconds."""
+    import torch
+
+    made: Model = torch.load(path, weights_only=False)
+    return made
 
 
 def _calibration(job: Mapping[str, Any], spec: EngineSpec, cache: PlanCache) -> Calibration | None:
