@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from fixtures.engines import leave_out
@@ -24,7 +25,7 @@ from trtgate.kinds import AVAILABLE, REFERENCE, Availability, EngineRefused, Eng
 from trtgate.measure.monitor import CpuMonitor
 from trtgate.plugin.gate import Gate
 from trtgate.settings import Settings
-from trtgate.stack import cpu_features, cpu_quota, threads_for, usable_threads
+from trtgate.stack import cpu_features, cpu_quota, memory_left, threads_for, usable_threads
 from trtgate.verdict import Outcome
 from trtgate.verdict.agreement import compare_logits
 from trtgate.workbench import Workbench
@@ -230,12 +231,34 @@ def test_what_stays_in_float_comes_from_the_expectations(lite0: Workbench, tmp_p
     ],
 )
 def test_a_cpu_quota_is_found(lines: str, files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
-    (tmp_path / "cgroup").write_text(lines)
+    assert cpu_quota(*control_groups(tmp_path, lines, files)) == quota
+
+
+def control_groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """Where control groups are read from, with these files in them."""
+    (folder / "cgroup").write_text(lines)
     for name, content in files.items():
-        path = tmp_path / "root" / name
+        path = folder / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
-    assert cpu_quota(tmp_path / "cgroup", tmp_path / "root") == quota
+    return folder / "cgroup", folder / "root"
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "left"),
+    [
+        ("0::/a\n", {"memory.max": "max", "a/memory.max": "4000"}, 4000),
+        ("4:memory:/a\n", {"memory/memory.limit_in_bytes": "3000", "memory/a/memory.limit_in_bytes": "5000"}, 3000),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 7000),
+        ("4:cpu:/a\n", {"cpu/a/memory.max": "3000"}, 7000),
+        ("", {}, 7000),
+    ],
+)
+def test_what_memory_is_left(
+    lines: str, files: dict[str, str], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7000))
+    assert memory_left(*control_groups(tmp_path, lines, files)) == left
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,43 @@ def test_what_cannot_be_started_any_more_takes_nothing_from_what_was_measured(
     assert all(each.closed for each in made)
 
 
+@pytest.mark.parametrize(("memory", "first"), [(64, 8), (4, 4), (0, 2)])
+def test_all_processes_have_imported_before_one_is_raced(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, memory: int, first: int
+) -> None:
+    """As many at a time as there are cores; what is free for seconds meanwhile may be taken back by the host, and is
+    slow to get. Where they do not fit, fewer wait."""
+    made: list[Refusing] = []
+    importing: list[int] = []
+
+    def start(_: Spread) -> Refusing:
+        made.append(Refusing(""))
+        importing.append(sum(not each.greeted for each in made))
+        return made[-1]
+
+    monkeypatch.setattr(Spread, "_started", start)
+    monkeypatch.setattr(Spread, "_job", lambda *_: {})
+
+    def left() -> float:
+        return (memory - sum(not each.closed for each in made)) * spread.WAITING_BYTES / spread.WAITING_SHARE
+
+    monkeypatch.setattr(spread, "memory_left", left)
+    bench.settings = replace(bench.settings, threads=2, processes=8)
+    found, process, waited = bench.spread(), Spread._process, []
+
+    def note(found: Spread, *given: Any) -> bool:
+        waited.append(len(found._ready))
+        return process(found, *given)
+
+    monkeypatch.setattr(Spread, "_process", note)
+    found.prepare()
+    assert len(made) == 2
+    found.first()
+    assert waited == [*range(first, 0, -1)] * (8 // first)
+    assert max(importing) == 2
+    assert len(made) == 8
+
+
 @pytest.mark.parametrize(
     ("cores", "before", "ahead"),
     [(16, {"control-copy": 1.0}, 12), (16, None, 6), (8, {"control-copy": 1.0}, 8), (2, None, 2)],
@@ -449,6 +486,7 @@ def test_of_the_processes_of_both_looks_a_fifth_may_be_lost(
         return True
 
     monkeypatch.setattr(Spread, "_process", one)
+    monkeypatch.setattr(found, "_fill", lambda _: None)
     monkeypatch.setattr(found, "_ready", Always())
     for _ in range(2):
         found.add([INT8], [1], 8, "them")
@@ -520,6 +558,7 @@ def test_processes_of_one_state_of_the_machine_are_the_sample(
         return True
 
     monkeypatch.setattr(Spread, "_process", met)
+    monkeypatch.setattr(found, "_fill", lambda _: None)
     monkeypatch.setattr(found, "_ready", Always())
     found.add([INT8], [1], 4, "them")
     assert len(found._sound[INT8.id, 1]) == ran

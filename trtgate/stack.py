@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -144,28 +144,47 @@ def cpu_features() -> frozenset[str]:
     return frozenset(found & set(INSTRUCTION_SETS))
 
 
-def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+GROUPS, GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def cpu_quota(groups: Path = GROUPS, root: Path = GROUPS_ROOT) -> float | None:
     """CPUs' worth of time that the control groups of this process leave it, the least of all; None without a limit.
 
-    Version 2 tells quota and period in `cpu.max`, version 1 in two files of its cpu controller; a limit may stand in
-    any group above. In a container the path may be the host's, and the container's own group be at the root.
+    Version 2 tells quota and period in `cpu.max`, version 1 in two files of its cpu controller.
+    """
+    return min(filter(None, map(_quota_in, _control_groups("cpu", groups, root))), default=None)
+
+
+def memory_left(groups: Path = GROUPS, root: Path = GROUPS_ROOT) -> int:
+    """Bytes of memory that are free on this machine, or that a control group of this process allows if that is less."""
+    limits = filter(None, map(_memory_in, _control_groups("memory", groups, root)))
+    return min([int(psutil.virtual_memory().available), *limits])
+
+
+def _control_groups(controller: str, groups: Path, root: Path) -> Iterator[Path]:
+    """The folders of this process's control groups that may limit what a controller is about, those above them too.
+
+    In a container the path may be the host's, and the container's own group be at the root.
     """
     try:
         lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
     except OSError:
-        return None
-    limits: list[float] = []
+        return
     for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mounts = (
-            [root, root / "unified"] if not controllers else [root / controllers, root / "cpu", root / "cpu,cpuacct"]
-        )
+        names = (controllers, controller, "cpu,cpuacct") if controllers else (".", "unified")
         here = PurePosixPath(path.lstrip("/"))
-        for mount in mounts:
-            for folder in {mount / here, *(mount / above for above in here.parents), mount}:
-                limits += filter(None, [_quota_in(folder)])
-    return min(limits, default=None)
+        for mount in (root / name for name in names):
+            yield from {mount / here, *(mount / above for above in here.parents), mount}
+
+
+def _memory_in(folder: Path) -> int | None:
+    """Bytes that one control group allows: version 2 has them in `memory.max`, version 1 in the other file."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            return int((folder / name).read_text())
+    return None
 
 
 def _quota_in(folder: Path) -> float | None:

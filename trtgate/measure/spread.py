@@ -30,7 +30,7 @@ from trtgate.measure.remote import RequestFailed, Worker, WorkerError, fresh_wor
 from trtgate.records import EngineRecord, fixed_work, from_race, joined, unfinished_session
 from trtgate.samples import rows_of
 from trtgate.signature import save_tensors
-from trtgate.stack import stack
+from trtgate.stack import memory_left, stack
 from trtgate.verdict.metrics import joined_numbers, median
 from trtgate.verdict.paired import LOOKS as ROUNDS_LOOKED_AT
 from trtgate.verdict.paired import change_text
@@ -58,9 +58,14 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
 }
-# At most so many processes import at the same time, each on a core: one after the other that took longer than the races
-# on the host of an H100, and a third of the time on two cores. Enough for both looks.
-AHEAD = 12
+# As many processes import at the same time as there are cores: one after the other that took longer than the races on
+# the host of an H100, and a third of the time on two cores. All that are planned have imported before the first one
+# loads anything: a virtual machine gives back memory that was free for seconds, and where they imported two by two,
+# every other process took 2 to 4 times as long to load (0.35 against 0.08 s of ONNX Runtime). One that waits takes
+# 0.4 GB.
+WAITING_BYTES = 500 << 20
+# Of the memory that is left.
+WAITING_SHARE = 0.5
 # A floor asks for this many rounds of all processes together.
 FEWEST_ROUNDS = min(ROUNDS_LOOKED_AT)
 # With more processes than this share dead or disturbed the machine is not fit to measure on.
@@ -164,7 +169,7 @@ class Spread:
         if not (self._prepared or self._sound):
             # One that cannot be started is told of when it is its turn.
             with contextlib.suppress(WorkerError, OSError):
-                self._start(self._count * (LOOKS if self._before else 1))
+                self._start(self._room(self._count * (LOOKS if self._before else 1)))
         self._prepared = True
 
     def settle(self) -> None:
@@ -198,37 +203,47 @@ class Spread:
             wanted = max(self._wanted[key] for key in keys)
             first = wanted <= self._count
             done, run = self._settled(keys), 0
+            self._fill(min(wanted - done, count))
             # More take the place of those that met another state, at the first look, and if any met the right one.
             while (
                 done < wanted and run < (most := 2 * count if first and done else count) and not self._too_many_lost()
             ):
                 if not self._ready:
-                    self._import_ahead(min(wanted - done, most - run))
-                self.settle()
-                if not self._ready:
+                    self._fill(min(wanted - done, most - run))
                     continue
                 racing = [spec for spec in specs if spec.id not in self._failed]
                 run += self._process(racing, batch_sizes, folder)
                 done = self._settled([key for key in keys if key[0] not in self._failed])
                 progress(max(0, count - wanted + done), count)
 
-    def _import_ahead(self, count: int) -> None:
-        """Have so many processes import what they need, if there is a core for each; what cannot be started is lost."""
+    def _fill(self, count: int) -> None:
+        """Have so many processes ready, or as many as there is memory for; one that cannot be started is lost."""
+        self.settle()
+        room = self._room(count)
         try:
-            self._start(count)
+            while len(self._ready) < room:
+                self._start(room - len(self._ready))
+                self.settle()
         except (WorkerError, OSError) as error:
             if isinstance(error, OSError) and not any(self._sound.values()):
                 raise  # nothing is lost with it, and it is the user's to mend
+            self.settle()
             self.lost.append(f"none can be started ({error})")
 
+    def _room(self, count: int) -> int:
+        """How many of so many processes there is memory for, beside those that wait; one for each core in any case."""
+        room = len(self._ready) + int(WAITING_SHARE * memory_left() / WAITING_BYTES)
+        return min(count, max(room, self._bench.settings.threads))
+
     def _start(self, count: int) -> None:
-        for _ in range(min(AHEAD, self._bench.settings.threads, count)):
+        """Start so many processes, or one for each core."""
+        for _ in range(min(self._bench.settings.threads, count)):
             self._ready.append(self._started())
 
     def _process(self, specs: Sequence[EngineSpec], batch_sizes: Sequence[int], folder: Path) -> bool:
         """Run one process, and keep what it measured; whether that is sound."""
         self._at = ""
-        worker = self._ready.pop()
+        worker = self._ready.pop(0)
         try:
             worker.greet()
             found = self._measure(worker, specs, batch_sizes, folder)
