@@ -417,6 +417,25 @@ def test_none_imports_while_a_plan_is_built(bench: Workbench, monkeypatch: pytes
     assert worker.closed
 
 
+def test_who_hangs_as_it_imports_is_waited_for_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before every build and every race."""
+    monkeypatch.setattr(remote, "START_SECONDS", 0.01)
+    bench.settings = replace(bench.settings, threads=1)
+    found, asked, receive = bench.spread(), [], Worker._receive
+
+    def note(worker: Worker, what: str, timeout: float) -> Any:
+        asked.append(what)
+        return receive(worker, what, timeout)
+
+    monkeypatch.setattr(Worker, "_receive", note)
+    found.prepare()
+    for _ in range(3):
+        found.settle()
+    assert len(asked) == 1
+    bench.close()
+    assert not children()
+
+
 def test_a_full_disk_takes_nothing_from_what_was_measured(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -185,6 +185,7 @@ class Worker:
         self._running = self.place.start(side, imports, folders, self._log)
         self._frames: Frames | None = None
         self._greeted = False
+        self._gone: WorkerGone | None = None
 
     @property
     def pid(self) -> int:
@@ -192,7 +193,10 @@ class Worker:
         return self._running.pid
 
     def greet(self) -> None:
-        """Wait for its greeting, once. Raises WorkerError when that does not come, or is another protocol's."""
+        """Wait for its greeting, once. Raises WorkerError when that does not come, or is another protocol's: without
+        another wait where that is known."""
+        if self._gone is not None:
+            raise self._gone
         if self._greeted:
             return
         what = "its start; the environment needs requirements-worker.txt"
@@ -252,7 +256,8 @@ class Worker:
             self._running.process.wait(1.0)
         status = self._running.process.returncode
         ended = "" if status is None else f"; it ended with {_ending(status)}"
-        return WorkerGone(self.side, self._told(f"{what}{ended}"))
+        self._gone = WorkerGone(self.side, self._told(f"{what}{ended}"))
+        return self._gone
 
     def _told(self, what: str) -> str:
         # By position: where the worker writes next is the open file's, which both share.
