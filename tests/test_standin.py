@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ from trtgate.engines.tensorrt.api import Features, TensorRTError
 from trtgate.engines.tensorrt.build import RECIPES, build_plan, make_calibrator
 from trtgate.engines.tensorrt.run import TensorRTEngine, TensorRTLane
 from trtgate.graphs import half
-from trtgate.kinds import UserError
+from trtgate.kinds import EngineRefused, EngineSpec, UserError
 from trtgate.measure import worker
 from trtgate.measure.spread import Spread
 from trtgate.models.base import Architecture, Preprocessing
@@ -571,25 +571,31 @@ def test_a_version_that_is_built_for_several_cudas_has_plans_of_each(
 def test_a_fresh_process_loads_the_plan_that_was_audited(
     reuse: bool, install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Told of no calibration, or of no timings, it would look for another plan and build that: without ranges one that
-    is INT8 by name alone."""
+    """It is told of no calibration and of no timings: did it look for the plan by them it would build another one,
+    without ranges, that is INT8 by name alone."""
     install(NEWEST_10)
     spec, samples = parse_spec("tensorrt-int8-calibrated"), Seeded(small.signature(), {}, {}, 3, seed=0)
     graph = SimpleNamespace(path=tmp_path / "graph.onnx", digest="of the graph")
+    made = SimpleNamespace(path=tmp_path / "plan.engine")
     layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * small.CROP**2, 10))
     monkeypatch.setitem(OWN, "small", lambda: Architecture(layers, Preprocessing(resize=16, crop=small.CROP)))
     monkeypatch.setattr(Graphs, "of", lambda graphs, kind: graph)
     monkeypatch.setattr(Workbench, "samples", lambda bench, split: samples)
+    monkeypatch.setattr(Workbench, "plan", lambda bench, spec: made)
     settings = Settings(engines=(spec,), plan_cache=tmp_path / "plans", reuse_timing_cache=reuse)
     with Workbench("small", settings) as bench:
         job = Spread(bench, 1)._job(spec, tmp_path / "model.pt", tmp_path / "samples")
-        told, own = worker.request_of(job, spec, PlanCache(settings.plan_cache)), bench._request(spec)
-    maker = backend("tensorrt")
-    assert maker.build_options(spec, told) == maker.build_options(spec, own)
-    assert told.timing_cache == (own.timing_cache.resolve() if own.timing_cache else None)
-    assert bool(told.timing_cache) is reuse
-    assert told.calibration is not None
-    np.testing.assert_equal(list(told.calibration.samples()), [dict(samples[index]) for index in range(3)])
+    loaded: list[Path | None] = []
+
+    def load(maker: object, spec: EngineSpec, request: BuildRequest, plan: Path | None) -> NoReturn:
+        loaded.append(plan)
+        raise EngineRefused("seen enough")
+
+    monkeypatch.setattr(type(backend("tensorrt")), "load", load)
+    monkeypatch.setattr(type(backend("tensorrt")), "build", lambda *_: pytest.fail("it builds another plan"))
+    with pytest.raises(EngineRefused, match="seen enough"):
+        worker.Worker(cast(Any, None)).open(**job)
+    assert loaded == [made.path]
 
 
 def test_a_calibrated_engine_is_not_built_without_its_samples(install: Install, tmp_path: Path) -> None:
