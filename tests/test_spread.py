@@ -354,7 +354,6 @@ def test_all_processes_have_imported_before_one_is_raced(
         return process(found, *given)
 
     monkeypatch.setattr(Spread, "_process", note)
-    found.prepare()
     assert len(made) == 2
     found.first()
     assert waited == [*range(first, 0, -1)] * (8 // first)
@@ -381,8 +380,7 @@ def test_processes_import_while_the_driver_has_other_things_to_do(
     monkeypatch.setattr(Spread, "_job", lambda *_: {})
     bench.settings = replace(bench.settings, threads=cores, processes=6)
     found = bench.spread({1: before} if before else None)
-    found.prepare()
-    found.prepare()
+    assert bench.spread() is found
     assert len(made) == ahead
     assert not any(each.greeted for each in made)
     found.first()
@@ -408,7 +406,7 @@ def test_none_imports_while_a_plan_is_built(bench: Workbench, monkeypatch: pytes
     monkeypatch.setattr(plan, "run_in_child", building)
     monkeypatch.setattr(Spread, "_started", lambda _: worker)
     bench.settings = replace(bench.settings, threads=1, rebuild=True)
-    bench.spread().prepare()
+    bench.spread()
     assert not worker.greeted
     assert bench.plan(INT8)
     assert seen
@@ -428,7 +426,6 @@ def test_who_hangs_as_it_imports_is_waited_for_once(bench: Workbench, monkeypatc
         return receive(worker, what, timeout)
 
     monkeypatch.setattr(Worker, "_receive", note)
-    found.prepare()
     for _ in range(3):
         found.settle()
     assert len(asked) == 1

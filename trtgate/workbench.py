@@ -552,12 +552,13 @@ class Workbench:
         return {} if plan is None else {"plan_bytes": float(plan.size), "build_seconds": plan.build_seconds}
 
     def spread(self, before: Mapping[int, Mapping[str, float]] | None = None) -> Spread:
-        """The race spread over fresh processes, none of which was run when this is first asked for; they are to meet
-        the machine as it was when fixed work took `before`, by batch size."""
+        """The race spread over fresh processes, the first of which begin to import when this is first asked for; they
+        are to meet the machine as it was when fixed work took `before`, by batch size."""
 
         def make() -> Spread:
             spread = Spread(self, self.settings.processes, before)
             self._exit.callback(spread.close)
+            spread.prepare()
             return spread
 
         made: Spread = self._once("spread", make)

@@ -110,7 +110,6 @@ class Spread:
         self._died_in: list[str] = []
         self._wanted: dict[tuple[str, int], int] = {}
         self._ready: list[Worker] = []
-        self._prepared = False
         self._at = ""  # the engine that the present process is asked of; "" for what is no engine's
         self._loaded: Sequence[EngineSpec] = ()  # by each process: what loading costs depends on what was loaded before
         self.lost: list[str] = []
@@ -166,11 +165,9 @@ class Spread:
     def prepare(self) -> None:
         """Have the first processes import what they need while this one does what is not timed: those of both looks,
         where there is a baseline and a core for each."""
-        if not (self._prepared or self._sound):
-            # One that cannot be started is told of when it is its turn.
-            with contextlib.suppress(WorkerError, OSError):
-                self._start(self._room(self._count * (LOOKS if self._before else 1)))
-        self._prepared = True
+        # One that cannot be started is told of when it is its turn.
+        with contextlib.suppress(WorkerError, OSError):
+            self._start(self._room(self._count * (LOOKS if self._before else 1)))
 
     def settle(self) -> None:
         """Wait until none imports any more: what comes next is timed, and none uses a GPU before it is asked."""
